@@ -1,0 +1,52 @@
+# Turnout's commands. CI runs the same ones; `make help` lists them.
+PYTHON ?= python3
+# The ONNX Runtime build to install: gpu where an NVIDIA driver is loaded, else cpu. DEVICE=cpu|gpu overrides.
+DEVICE ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
+BIN := .venv/bin
+INSTALLED := .venv/.installed-$(DEVICE)
+PIP := -m pip --disable-pip-version-check
+
+.PHONY: help install demo test lint format proto image clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED)  ## make .venv with everything (DEVICE=cpu|gpu)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Turnout needs Python 3.11 or newer; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@if [ "$(DEVICE)" = cpu ]; then $(BIN)/python $(PIP) uninstall -q -y onnxruntime-gpu; else $(BIN)/python $(PIP) uninstall -q -y onnxruntime; fi 2>/dev/null || true
+	$(BIN)/python $(PIP) install -c constraints.txt -e '.[$(DEVICE),test]'
+	@rm -f .venv/.installed-* && touch $@
+
+demo: install  ## train, export, serve, load-test and report, on every device there is (5 minutes)
+	$(BIN)/python examples/demo.py
+
+test: install .venv-proto/.installed  ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: install  ## ruff and mypy (strict), source and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The code generator lives in an environment of its own; see proto/generate.py for why.
+.venv-proto/.installed: Makefile
+	@test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python $(PIP) install -q grpcio-tools==1.85.1
+	@touch $@
+
+proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
+	.venv-proto/bin/python proto/generate.py proto/turnout_proto
+
+IMAGE_TOOL ?= docker
+image:  ## build the container image (TARGET=cpu|gpu|export)
+	$(IMAGE_TOOL) build --target $(or $(TARGET),cpu) -t turnout:$(or $(TARGET),cpu) .
+
+clean:  ## remove environments and what the demo made
+	rm -rf .venv .venv-proto models reports
