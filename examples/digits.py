@@ -1,7 +1,7 @@
 """Two small classifiers of handwritten digits: a CNN and an LSTM, trained offline in seconds.
 
-The data is scikit-learn's `load_digits`, which comes inside its wheel: 1 797 grey images of 8x8 pixels. Train one, keep its
-weights and publish it:
+The data is scikit-learn's `load_digits`, which comes inside its wheel: 1 797 grey images of 8x8 pixels. Train one, keep
+its weights and publish it:
 
     python examples/digits.py cnn digits-cnn.safetensors
     turnout-export examples/digits.py:cnn --weights digits-cnn.safetensors --name digits-cnn --repository models \
