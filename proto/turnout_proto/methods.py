@@ -26,7 +26,7 @@ class Method:
 
 
 def _read() -> dict[str, Method]:
-    service = POOL.FindServiceByName(SERVICE)  # type: ignore[no-untyped-call]
+    service = POOL.FindServiceByName(SERVICE)
     return {
         rpc.name: Method(
             name=rpc.name,

@@ -20,7 +20,7 @@ POOL = _fill()
 
 def names_of(file: str) -> dict[str, Any]:
     """What a generated module for `file` would define: message classes, enums and the enums' values, by name."""
-    descriptor = POOL.FindFileByName(file)  # type: ignore[no-untyped-call]
+    descriptor = POOL.FindFileByName(file)
     names: dict[str, Any] = {"DESCRIPTOR": descriptor}
     for name, message in descriptor.message_types_by_name.items():
         names[name] = message_factory.GetMessageClass(message)

@@ -1,0 +1,7 @@
+"""Turnout's server: ONNX models over gRPC, each request on the device it asks for."""
+
+import os
+
+# ONNX Runtime reports usage over the network since 1.29 and reads these only while it is being imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("ORT_TELEMETRY_DISABLED", "1")

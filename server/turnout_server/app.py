@@ -1,0 +1,101 @@
+"""Builds a server out of its parts and runs it: the only place where they all meet."""
+
+import importlib.metadata
+import logging
+import threading
+import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from turnout_server import devices, reflection, sessions
+from turnout_server.dataplane import DataPlane
+from turnout_server.health import HealthService
+from turnout_server.loading import Loader
+from turnout_server.metrics import Metrics
+from turnout_server.monitoring import MonitoringServer
+from turnout_server.readiness import Listeners
+from turnout_server.repository import Repository
+from turnout_server.scheduler import Executor
+from turnout_server.services import InferenceService
+from turnout_server.settings import Settings
+from turnout_server.transport import Handlers, Transport
+from turnout_server.transport.aio import AioTransport
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """A whole server. `start` returns once its ports are bound; models load in the background.
+
+    Raises:
+        OSError: a port is taken.
+        FailedPrecondition: the installation is broken; the text has the fix.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        sessions.check_installation()
+        self._settings = settings
+        self._changes = Listeners()
+        found = devices.discover()
+        for kind, reason in found.missing.items():
+            logger.info("%s: not available: %s", kind, reason)
+        self._executors = {
+            device.name: Executor(device.name, device.instances, settings.max_queue_size) for device in found.present
+        }
+        self._repository = Repository(
+            settings.model_repository, Loader(found.present, sessions.OnnxSession), self._changes.notify
+        )
+        metrics = Metrics(lambda: {name: executor.in_flight() for name, executor in self._executors.items()})
+        self._dataplane = DataPlane(
+            self._repository, self._executors, found.missing, metrics, settings.default_device, self._changes
+        )
+        registry = CollectorRegistry()
+        registry.register(metrics)
+        self._transport: Transport = AioTransport(
+            f"{settings.host}:{settings.grpc_port}", _handlers(self._dataplane, settings), _options(settings)
+        )
+        self._monitoring = MonitoringServer(settings.host, settings.metrics_port, registry, self._dataplane.ready)
+        self._control = threading.Thread(target=self._repository.load, name="control", daemon=True)
+
+    @property
+    def grpc_port(self) -> int:
+        return self._transport.port
+
+    @property
+    def metrics_port(self) -> int:
+        return self._monitoring.port
+
+    def start(self) -> None:
+        """Answers from now on; ready once the models have settled."""
+        self._transport.start()
+        self._monitoring.start()
+        host = self._settings.host
+        logger.info("gRPC on %s:%d, metrics on %s:%d", host, self.grpc_port, host, self.metrics_port)
+        self._control.start()
+
+    def stop(self) -> None:
+        """Says 'not ready', goes on serving for the drain delay, lets calls in flight finish, and ends."""
+        self._dataplane.drain()
+        time.sleep(self._settings.drain_delay_s)
+        self._transport.stop(self._settings.drain_timeout_s)
+        for executor in self._executors.values():
+            executor.stop(timeout_s=1.0)
+        self._monitoring.stop()
+
+
+def _handlers(dataplane: DataPlane, settings: Settings) -> Handlers:
+    inference = InferenceService(dataplane, settings.server_name, importlib.metadata.version("turnout"))
+    health = HealthService(dataplane)
+    return Handlers(
+        unary={**inference.handlers(), **health.unary()},
+        stream={**health.stream(), **(reflection.handlers() if settings.reflection else {})},
+    )
+
+
+def _options(settings: Settings) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.so_reuseport", 0),  # else a second server on a taken port starts happily and steals its calls
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+    ]

@@ -1,0 +1,147 @@
+"""The protocol-free core: what an inference server does, in a straight line."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from turnout_server import routing
+from turnout_server.devicenames import kind_of
+from turnout_server.errors import ServingError, status_of
+from turnout_server.loading import ModelVersion
+from turnout_server.messages import Done, InferRequest, InferResponse
+from turnout_server.metrics import NOBODY, Key, Metrics
+from turnout_server.readiness import Listeners
+from turnout_server.repository import Repository
+from turnout_server.routing import Candidate, Route
+from turnout_server.scheduler import Execution, Executor, Work
+
+
+class DataPlane:
+    """Answers requests from the models of a repository, on the executors of this server's devices.
+
+    Args:
+        executors: by device name.
+        missing: why kinds of device that this host could have are absent.
+        default_device: where a request runs that says nothing, of a model that says nothing.
+        changes: told whenever `ready`, or the readiness of a model, may have changed.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        executors: Mapping[str, Executor],
+        missing: dict[str, str],
+        metrics: Metrics,
+        default_device: str,
+        changes: Listeners,
+    ) -> None:
+        self.repository = repository
+        self.changes = changes
+        self.draining = False
+        self._executors = executors
+        self._missing = missing
+        self._metrics = metrics
+        self._default_device = default_device
+
+    def ready(self) -> bool:
+        """Whether traffic may be sent here: every model has settled, and the server isn't stopping."""
+        return not self.draining and self.repository.settled()
+
+    def drain(self) -> None:
+        """Not ready from now on; requests are still answered."""
+        self.draining = True
+        self.changes.notify()
+
+    def infer(self, request: InferRequest, done: Done) -> Callable[[], None]:
+        """Runs a request on the device that is chosen for it.
+
+        Args:
+            done: told the answer or the error, from the thread that reached it; may happen before this returns.
+
+        Returns:
+            What to call when the caller has gone away.
+        """
+        key: Key = NOBODY
+        try:
+            model = self.repository.find(request.model, request.version)
+            key = (model.name, str(model.version), "")
+            rows = model.signature.rows_of(request)
+            route = self._route(request, model, rows)
+            key = (model.name, str(model.version), route.device)
+            work = self._work(request, model, rows, route, key, done)
+            self._executors[route.device].submit(work)
+        except ServingError as error:
+            self._failed(key, error, done)
+            return _nothing_to_cancel
+        return work.cancel
+
+    def _route(self, request: InferRequest, model: ModelVersion, rows: int) -> Route:
+        requested = request.device or model.configuration.default_device or self._default_device
+        candidates = [
+            Candidate(name, kind_of(name), model.problems.get(name), self._predict_us(model, name, rows))
+            for name in self._executors
+        ]
+        return routing.choose(requested, candidates, self._missing)
+
+    def _predict_us(self, model: ModelVersion, device: str, rows: int) -> float | None:
+        profile = model.profiles.get(device)
+        return profile.predict_us(rows) if profile else None
+
+    def _work(self, request: InferRequest, model: ModelVersion, rows: int, route: Route, key: Key, done: Done) -> Work:
+        outputs = _in_model_order(request.outputs, model.signature.output_names)
+
+        def finished(outcome: Execution | ServingError) -> None:
+            if isinstance(outcome, ServingError):
+                self._failed(key, outcome, done)
+                return
+            if outcome.first:
+                model.profiles[route.device].observe(outcome.batch_rows, outcome.compute_s * 1e6)
+            done(_response(request, model, route, outputs, outcome))
+            self._answered(key, request, outcome)
+
+        return Work(
+            session=model.sessions[route.device],
+            inputs={name: request.inputs[name] for name in model.signature.input_by_name},
+            outputs=outputs,
+            rows=rows,
+            max_rows=model.signature.max_batch_size or 1,
+            deadline_s=request.deadline_s,
+            done=finished,
+        )
+
+    def _answered(self, key: Key, request: InferRequest, execution: Execution) -> None:
+        series = self._metrics.series(key)
+        series.request_s.observe(time.monotonic() - request.arrived_s)
+        series.queue_s.observe(execution.queue_s)
+        series.compute_s.observe(execution.compute_s)
+        if execution.first:
+            series.batch_rows.observe(execution.batch_rows)
+
+    def _failed(self, key: Key, error: ServingError, done: Done) -> None:
+        self._metrics.series(key).failures[status_of(error)] += 1
+        done(error)
+
+
+def _nothing_to_cancel() -> None:
+    """The request has ended already."""
+
+
+def _in_model_order(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in wanted) if wanted else names
+
+
+def _response(
+    request: InferRequest, model: ModelVersion, route: Route, outputs: tuple[str, ...], execution: Execution
+) -> InferResponse:
+    parameters: dict[str, str | int] = {
+        "device": route.device,
+        "device_requested": request.device,
+        "route_reason": route.reason,
+        "decode_us": request.decode_us,
+        "queue_us": int(execution.queue_s * 1e6),
+        "compute_us": int(execution.compute_s * 1e6),
+        "batch_size": execution.batch_rows,
+    }
+    if route.predicted_us is not None:
+        parameters["predicted_us"] = int(route.predicted_us)
+    arrays = dict(zip(outputs, execution.outputs, strict=True))
+    return InferResponse(model.name, str(model.version), request.id, arrays, parameters)

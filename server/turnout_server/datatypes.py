@@ -1,0 +1,77 @@
+"""The protocol's tensor datatypes and what each is called elsewhere.
+
+An array's dtype says which one it is, so that a tensor is just a numpy array: BYTES are object arrays of `str` (what ONNX
+Runtime takes: given `bytes` it would store the text "b'...'"), BF16 is ml_dtypes' bfloat16.
+Source: Open Inference Protocol, "Tensor Data"; ONNX TensorProto.DataType.
+"""
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Datatype:
+    """One element type, by its names in each vocabulary.
+
+    Attributes:
+        name: the protocol's name, `FP32`.
+        dtype: numpy's.
+        onnx: what ONNX Runtime calls a tensor of it, `tensor(float)`.
+        contents: the field of InferTensorContents that holds its elements; None where it only travels raw.
+        config: its name in a model configuration, `TYPE_FP32`.
+    """
+
+    name: str
+    dtype: np.dtype
+    onnx: str
+    contents: str | None
+    config: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element; 0 for BYTES, whose elements vary."""
+        return 0 if self.dtype.kind == "O" else self.dtype.itemsize
+
+
+DATATYPES = {
+    name: Datatype(name, np.dtype(dtype), f"tensor({onnx})", contents, config)
+    for name, dtype, onnx, contents, config in [
+        ("BOOL", np.bool_, "bool", "bool_contents", "TYPE_BOOL"),
+        ("UINT8", np.uint8, "uint8", "uint_contents", "TYPE_UINT8"),
+        ("UINT16", np.uint16, "uint16", "uint_contents", "TYPE_UINT16"),
+        ("UINT32", np.uint32, "uint32", "uint_contents", "TYPE_UINT32"),
+        ("UINT64", np.uint64, "uint64", "uint64_contents", "TYPE_UINT64"),
+        ("INT8", np.int8, "int8", "int_contents", "TYPE_INT8"),
+        ("INT16", np.int16, "int16", "int_contents", "TYPE_INT16"),
+        ("INT32", np.int32, "int32", "int_contents", "TYPE_INT32"),
+        ("INT64", np.int64, "int64", "int64_contents", "TYPE_INT64"),
+        ("FP16", np.float16, "float16", None, "TYPE_FP16"),
+        ("FP32", np.float32, "float", "fp32_contents", "TYPE_FP32"),
+        ("FP64", np.float64, "double", "fp64_contents", "TYPE_FP64"),
+        ("BYTES", np.object_, "string", "bytes_contents", "TYPE_STRING"),
+        ("BF16", ml_dtypes.bfloat16, "bfloat16", None, "TYPE_BF16"),
+    ]
+}
+
+_BY_DTYPE = {datatype.dtype: datatype for datatype in DATATYPES.values()}
+_BY_ONNX = {datatype.onnx: datatype for datatype in DATATYPES.values()}
+
+
+def of_dtype(dtype: np.dtype) -> Datatype:
+    """The datatype of an array's elements.
+
+    Raises:
+        KeyError: the protocol has no such datatype (complex numbers, for one).
+    """
+    return _BY_DTYPE[dtype]
+
+
+def of_onnx(onnx: str) -> Datatype:
+    """The datatype that ONNX Runtime calls `tensor(...)`.
+
+    Raises:
+        KeyError: the protocol has no such datatype (sequences, maps, complex numbers).
+    """
+    return _BY_ONNX[onnx]

@@ -1,0 +1,199 @@
+"""Carries decisions out: a bounded queue and worker threads for each device.
+
+Work-conserving: an idle worker takes what is waiting at once; batches form only while the device is busy.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from turnout_server import batching
+from turnout_server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Overloaded,
+    ServingError,
+    Unavailable,
+    internal_error,
+)
+from turnout_server.sessions import Session
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a run went for one of the requests in it.
+
+    Attributes:
+        outputs: arrays with this request's rows, in the order of the names it asked for.
+        batch_rows: rows executed together.
+        first: exactly one request of each run has this set, for counting runs.
+    """
+
+    outputs: list[np.ndarray]
+    queue_s: float
+    compute_s: float
+    batch_rows: int
+    first: bool
+
+
+class Work:
+    """One request on its way through a device. Ends exactly once; a result that comes later is dropped.
+
+    Args:
+        max_rows: the most rows that a run may join; 1 for a model without a batch axis.
+        done: told the outcome, from whichever thread reached it.
+    """
+
+    __slots__ = (
+        "_done",
+        "cancelled",
+        "deadline_s",
+        "enqueued_s",
+        "inputs",
+        "key",
+        "max_rows",
+        "outputs",
+        "rows",
+        "session",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        inputs: dict[str, np.ndarray],
+        outputs: tuple[str, ...],
+        rows: int,
+        max_rows: int,
+        deadline_s: float | None,
+        done: Callable[[Execution | ServingError], None],
+    ) -> None:
+        self.session = session
+        self.inputs = inputs
+        self.outputs = outputs
+        self.rows = rows
+        self.max_rows = max_rows
+        self.deadline_s = deadline_s
+        self.enqueued_s = 0.0
+        self.cancelled = False
+        self.key = (id(session), outputs, *(array.shape[1:] for array in inputs.values()))
+        self._done = [done]
+
+    def finish(self, outcome: Execution | ServingError) -> bool:
+        """Delivers the outcome; False if another thread had done so before."""
+        try:
+            done = self._done.pop()  # atomic: only one thread gets it
+        except IndexError:
+            return False
+        done(outcome)
+        return True
+
+    def cancel(self) -> None:
+        """The caller is gone: don't run this if it still waits."""
+        self.cancelled = True
+
+
+class Executor:
+    """One device's queue and its worker threads, one for each instance.
+
+    Args:
+        limit: how many requests may wait; one more is refused at once.
+    """
+
+    def __init__(self, name: str, instances: int = 1, limit: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self._limit = limit
+        self._clock = clock
+        self._queue: list[Work] = []
+        self._running = 0
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}/{number}", daemon=True) for number in range(instances)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Enqueues.
+
+        Raises:
+            Overloaded: the queue is full.
+            Unavailable: the server is stopping.
+        """
+        with self._changed:
+            if self._stopping:
+                raise Unavailable("the server is shutting down")
+            if len(self._queue) >= self._limit:
+                raise Overloaded(f"Exceeds maximum queue size: {self._limit} requests wait for device '{self.name}'")
+            work.enqueued_s = self._clock()
+            self._queue.append(work)
+            self._changed.notify()
+
+    def in_flight(self) -> int:
+        """Requests waiting or running."""
+        return len(self._queue) + self._running
+
+    def stop(self, timeout_s: float) -> None:
+        """Takes nothing more, finishes what waits, and fails what is left after `timeout_s`."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        deadline_s = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        with self._changed:
+            left, self._queue = self._queue, []
+        for work in left:
+            work.finish(Unavailable("the server is shutting down"))
+
+    def _serve(self) -> None:
+        while (selection := self._next()) is not None:
+            for work in selection.cancelled:
+                work.finish(Cancelled("the caller cancelled the request while it waited"))
+            for work in selection.expired:
+                work.finish(DeadlineExceeded(f"Request timeout expired while waiting for device '{self.name}'"))
+            if selection.batch:
+                self._run(selection.batch)
+                with self._changed:
+                    self._running -= len(selection.batch)
+
+    def _next(self) -> "batching.Selection[Work] | None":
+        """Waits for work and takes the next batch; None once stopped and empty."""
+        with self._changed:
+            while not self._queue:
+                if self._stopping:
+                    return None
+                self._changed.wait()
+            selection = batching.select(self._queue, self._clock())
+            self._queue = selection.rest
+            self._running += len(selection.batch)
+            return selection
+
+    def _run(self, batch: Sequence[Work]) -> None:
+        """Runs a batch; whatever happens, every request in it ends and the worker lives on."""
+        started_s = self._clock()
+        try:
+            inputs = batching.collate([work.inputs for work in batch])
+            outputs = batch[0].session.run(inputs, batch[0].outputs)
+            parts = batching.scatter(outputs, [work.rows for work in batch])
+        except ServingError as error:
+            self._fail(batch, error)
+        except BaseException:
+            hidden = internal_error()
+            logger.exception("a batch of %d failed on %s: %s", len(batch), self.name, hidden)
+            self._fail(batch, hidden)
+        else:
+            compute_s = self._clock() - started_s
+            rows = sum(work.rows for work in batch)
+            for work, part in zip(batch, parts, strict=True):
+                work.finish(Execution(part, started_s - work.enqueued_s, compute_s, rows, work is batch[0]))
+
+    def _fail(self, batch: Sequence[Work], error: ServingError) -> None:
+        for work in batch:
+            work.finish(error)

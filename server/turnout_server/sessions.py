@@ -1,0 +1,186 @@
+"""ONNX Runtime, and nothing else: the only module that imports it.
+
+ONNX Runtime answers a request for a device that it can't have by running on the CPU without a word. So a session counts only
+once it says itself that it has the provider it was made for.
+"""
+
+import ctypes
+import importlib.metadata
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from turnout_server.datatypes import of_dtype, of_onnx
+from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.signatures import TensorSpec
+
+if TYPE_CHECKING:
+    from turnout_server.devices import Device
+
+logger = logging.getLogger(__name__)
+
+#: `y = -x` on one float32, as ONNX bytes (IR 8, opset 13): the smallest real run there is.
+NEGATE = bytes.fromhex(
+    "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
+)
+
+
+class Session(Protocol):
+    """A model version on one device."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        """Runs once.
+
+        Args:
+            inputs: an array for every input, in its datatype.
+            outputs: the names of the outputs to compute.
+
+        Returns:
+            An array for each of `outputs`, in that order.
+
+        Raises:
+            ServingError: what went wrong, fit for the caller.
+        """
+        ...
+
+
+class OnnxSession:
+    """An ONNX Runtime session that really is on the device it names."""
+
+    def __init__(self, model: Path | bytes, device: "Device") -> None:
+        """Loads.
+
+        Args:
+            model: an ONNX file, or its bytes.
+
+        Raises:
+            FailedPrecondition: the model or the device is unusable; the text says why.
+        """
+        self._session = _create(str(model) if isinstance(model, Path) else model, device)
+        self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
+        self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        self._by_value = any(spec.datatype.name == "BF16" for spec in (*self.inputs, *self.outputs))
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        """See Session.run."""
+        try:
+            if self._by_value:
+                return self._run_by_value(inputs, outputs)
+            result: list[np.ndarray] = self._session.run(outputs, inputs)
+        except Exception as error:
+            raise _run_error(error) from error
+        return result
+
+    def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        """The long way round for BF16, which numpy and so ONNX Runtime's plain `run` don't know."""
+        values = {name: _to_value(array) for name, array in inputs.items()}
+        return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values)]
+
+
+def _create(model: str | bytes, device: "Device") -> Any:
+    if device.provider not in built_in_providers():
+        raise FailedPrecondition(f"the installed ONNX Runtime has no {device.provider}; it has {list(built_in_providers())}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.log_severity_level = 4  # what goes wrong is raised or checked below
+    # Threads that spin while they wait take the CPU from the front end.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[(device.provider, device.provider_options)])
+    except Exception as error:
+        text = _first_line(error)
+        raise FailedPrecondition(text if isinstance(model, bytes) else text.replace(model, Path(model).name)) from error
+    session.disable_fallback()
+    if session.get_providers()[0] != device.provider:
+        raise FailedPrecondition(
+            f"{device.provider} could not be set up and ONNX Runtime would have used the CPU instead; "
+            f"check that the driver and the CUDA 13 and cuDNN 9 libraries can be loaded"
+        )
+    return session
+
+
+def problem_with(device: "Device") -> str | None:
+    """Why nothing can run on `device`; None if a real run on it gave the right answer."""
+    try:
+        (result,) = OnnxSession(NEGATE, device).run({"x": np.array([2.0], np.float32)}, ["y"])
+    except ServingError as error:
+        return str(error)
+    return None if result.tolist() == [-2.0] else f"a test run gave {result.tolist()} where -2 is right"
+
+
+@cache
+def built_in_providers() -> tuple[str, ...]:
+    """What ONNX Runtime was compiled with, which doesn't say that any of it works. Loads the CUDA libraries first."""
+    providers = tuple(onnxruntime.get_available_providers())
+    if "CUDAExecutionProvider" in providers:
+        onnxruntime.preload_dlls()
+    return providers
+
+
+def check_installation() -> None:
+    """Raises FailedPrecondition where both ONNX Runtime wheels are installed: the last one installed would silently win."""
+    wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(wheels) > 1:
+        raise FailedPrecondition(
+            "both onnxruntime and onnxruntime-gpu are installed, and they overwrite each other; "
+            "run: pip uninstall -y onnxruntime onnxruntime-gpu, then install turnout[cpu] or turnout[gpu]"
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _spec(argument: Any) -> TensorSpec:
+    try:
+        datatype = of_onnx(argument.type)
+    except KeyError:
+        raise FailedPrecondition(f"'{argument.name}' is a {argument.type}, which the protocol cannot carry") from None
+    return TensorSpec(argument.name, datatype, tuple(d if isinstance(d, int) else -1 for d in argument.shape))
+
+
+def _to_value(array: np.ndarray) -> Any:
+    if of_dtype(array.dtype).name != "BF16":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    bits = np.ascontiguousarray(array).view(np.uint16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, 16)  # TensorProto.BFLOAT16
+
+
+def _from_value(value: Any) -> np.ndarray:
+    datatype = of_onnx(value.data_type())
+    if datatype.name != "BF16":
+        array: np.ndarray = value.numpy()
+        return array
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(data, datatype.dtype).reshape(value.shape())
+
+
+def _first_line(error: Exception) -> str:
+    """ONNX Runtime's own words, without what follows them."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _run_error(error: Exception) -> ServingError:
+    text = _first_line(error)
+    if isinstance(error, native.InvalidArgument):
+        return InvalidRequest(f"the model refused these inputs: {text}")
+    if isinstance(error, MemoryError) or "bad_alloc" in text or "Failed to allocate memory" in text:
+        return Overloaded(f"not enough memory to run this request: {text}")
+    internal = internal_error()
+    logger.error("a run failed: %s (%s)", error, internal)
+    return internal

@@ -1,0 +1,144 @@
+"""The server's settings: command line over environment over file over default.
+
+The flag `--grpc-port`, the variable `TURNOUT_GRPC_PORT` and the TOML key `grpc_port` are one setting. A name that isn't known
+is an error wherever it stands, because a setting that is silently ignored is a server that isn't what it seems.
+"""
+
+import argparse
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from turnout_server.devicenames import entries_of
+
+PREFIX = "TURNOUT_"
+#: Kubernetes sets these for every Service in the namespace, and one may well be called `turnout`.
+_KUBERNETES = re.compile(r"TURNOUT_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class UsageError(Exception):
+    """A setting is wrong; the text names it, its value and the fix."""
+
+
+class Settings(BaseSettings):
+    """Serves a repository of ONNX models over gRPC; every request chooses its device."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="forbid",
+        protected_namespaces=(),
+        cli_kebab_case=True,
+        cli_implicit_flags="dual",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_prog_name="turnout-server",
+    )
+
+    model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx")
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
+    metrics_port: Port = Field(8002, description="port of /metrics, /healthz and /readyz; 0 picks a free one")
+    default_device: str = Field(
+        "auto", description="where a request runs that doesn't say: auto, cpu, cuda, cuda:0, 'cuda,cpu'"
+    )
+    server_name: str = Field("turnout", description="the name that ServerMetadata answers")
+    reflection: bool = Field(True, description="answer reflection requests")
+    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message taken or sent")
+    max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
+    drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
+    drain_timeout_s: float = Field(30.0, ge=0, description="seconds that calls in flight get to finish, on SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to log")
+
+    @field_validator("model_repository")
+    @classmethod
+    def _is_directory(cls, path: Path) -> Path:
+        if not path.is_dir():
+            raise ValueError("it is not a directory; create it, or export a model into it with turnout-export")
+        return path
+
+    @field_validator("default_device")
+    @classmethod
+    def _is_device(cls, value: str) -> str:
+        entries_of(value)
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line (put in front by `read`), then environment, then the file."""
+        return env_settings, init_settings
+
+
+def read(arguments: Sequence[str]) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        UsageError: a value or a name is wrong.
+        SystemExit: `--help`, or arguments that argparse doesn't understand.
+    """
+    _refuse_unknown_variables()
+    file = _config_file(arguments)
+    try:
+        values = TomlConfigSettingsSource(Settings, toml_file=file)() if file else {}
+        command_line = CliSettingsSource[argparse.ArgumentParser](Settings, cli_parse_args=list(arguments))
+        return Settings(_cli_settings_source=command_line, **values)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
+    except (SettingsError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from None
+
+
+def _config_file(arguments: Sequence[str]) -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get(f"{PREFIX}CONFIG"))
+    name = parser.parse_known_args(arguments)[0].config
+    if name and not Path(name).is_file():
+        raise UsageError(f"--config: there is no file '{name}'")
+    return Path(name) if name else None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and not _KUBERNETES.fullmatch(name):
+            raise UsageError(f"unknown environment variable {name}{_suggestion(name, known)}")
+
+
+def _explain(problem: dict[str, object]) -> str:
+    location = problem["loc"]
+    name = str(location[0]) if isinstance(location, tuple) and location else "settings"
+    flag = "--" + name.replace("_", "-")
+    if problem["type"] == "missing":
+        return f"{flag} is required (or {PREFIX}{name.upper()}, or '{name}' in the --config file)"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting '{name}'{_suggestion(name, set(Settings.model_fields))}"
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{flag}: {problem['input']!s}: {reason}"
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"

@@ -1,0 +1,157 @@
+"""The transport on grpc.aio: public interfaces only, at the price of an event loop between the wire and the workers."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from turnout_server.transport import OK, STREAM_WINDOW, Handlers, Status, StreamHandler, UnaryHandler
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AioTransport:
+    """Runs `handlers` on an event loop in a thread of its own.
+
+    Args:
+        address: `host:port`; port 0 picks a free one.
+        options: gRPC channel arguments.
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+
+    def __init__(self, address: str, handlers: Handlers, options: Sequence[tuple[str, Any]]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="transport", daemon=True)
+        self._thread.start()
+        try:
+            self._server, self.port = self._on_loop(self._bind(address, handlers, options))
+        except RuntimeError as error:
+            self._end_loop()
+            raise OSError(f"cannot listen on {address}: {error}") from None
+
+    def start(self) -> None:
+        """See Transport."""
+        self._on_loop(self._server.start())
+
+    def stop(self, grace_s: float) -> None:
+        """See Transport."""
+        self._on_loop(self._server.stop(grace_s))
+        self._end_loop()
+
+    async def _bind(self, address: str, handlers: Handlers, options: Sequence[tuple[str, Any]]) -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server(options=list(options))
+        server.add_generic_rpc_handlers([_Router(handlers, self._loop)])
+        return server, server.add_insecure_port(address)
+
+    def _on_loop(self, awaitable: Awaitable[Any]) -> Any:
+        async def wait() -> Any:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    def __init__(self, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
+        self._methods: dict[str, Any] = {}
+        for path, unary in handlers.unary.items():
+            self._methods[path] = grpc.unary_unary_rpc_method_handler(_unary(unary, loop))
+        for path, stream in handlers.stream.items():
+            self._methods[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, loop))
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._methods.get(handler_call_details.method)
+
+
+class _AioCall:
+    """A Call whose answers go into a queue that its coroutine on the loop empties."""
+
+    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
+        self.metadata: Mapping[str, str] = {
+            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+        }
+        remaining_s = context.time_remaining()
+        self.deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
+        self.outbox: asyncio.Queue[bytes | Status] = asyncio.Queue()
+        self._loop = loop
+        self._cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+        if self._cancelled:
+            self.cancel()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        while self._callbacks:
+            self._callbacks.pop()()
+
+    def send(self, message: bytes) -> None:
+        self._loop.call_soon_threadsafe(self.outbox.put_nowait, message)
+
+    def finish(self, status: Status = OK) -> None:
+        self._loop.call_soon_threadsafe(self.outbox.put_nowait, status)
+
+
+def _unary(handler: UnaryHandler, loop: asyncio.AbstractEventLoop) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def respond(request: bytes, context: Context) -> bytes:
+        call = _AioCall(context, loop)
+        handler(call, request)
+        try:
+            answer = await call.outbox.get()
+            if isinstance(answer, bytes):
+                return answer
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        await _abort(context, answer)
+        return b""  # for the type checker: abort raises
+
+    return respond
+
+
+def _stream(
+    handler: StreamHandler, loop: asyncio.AbstractEventLoop
+) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
+    async def respond(requests: AsyncIterator[bytes], context: Context) -> None:
+        call = _AioCall(context, loop)
+        window = asyncio.Semaphore(STREAM_WINDOW)
+        reader = loop.create_task(_read(requests, handler, call, window))
+        try:
+            while isinstance(answer := await call.outbox.get(), bytes):
+                await context.write(answer)
+                window.release()
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        finally:
+            reader.cancel()
+        call.cancel()  # whatever the handler still runs for this call is for nobody
+        if answer.code is not grpc.StatusCode.OK:
+            await _abort(context, answer)
+
+    return respond
+
+
+async def _read(requests: AsyncIterator[bytes], handler: StreamHandler, call: _AioCall, window: asyncio.Semaphore) -> None:
+    receiver = handler(call)
+    await window.acquire()
+    async for request in requests:
+        receiver.message(request)
+        await window.acquire()
+    receiver.half_closed()
+
+
+async def _abort(context: Context, status: Status) -> None:
+    await context.abort(status.code, status.details, status.trailing_metadata)

@@ -1,0 +1,71 @@
+"""What a session's first runs tell: whether its rows are independent, and how long a run takes."""
+
+import time
+
+import numpy as np
+
+from turnout_server.batching import collate, scatter
+from turnout_server.errors import ServingError
+from turnout_server.profiles import Profile
+from turnout_server.sessions import Session
+from turnout_server.signatures import TensorSpec
+
+#: What a free dimension other than the batch is given.
+FREE_DIMENSION = 2
+#: Rows run together and rows run alone may differ by this much of the largest value: kernels add up in other orders.
+TOLERANCE = 1e-3
+
+
+def generated_inputs(inputs: tuple[TensorSpec, ...], rows: int, seed: int) -> dict[str, np.ndarray]:
+    """An array for each input: standard normal floats, and zeros for the rest, an index that every vocabulary has."""
+    generator = np.random.default_rng(seed)
+    return {spec.name: _generated(spec, rows, generator) for spec in inputs}
+
+
+def _generated(spec: TensorSpec, rows: int, generator: np.random.Generator) -> np.ndarray:
+    free = [rows, *[FREE_DIMENSION] * (len(spec.shape) - 1)]
+    shape = [default if size == -1 else size for size, default in zip(spec.shape, free, strict=True)]
+    dtype = spec.datatype.dtype
+    if spec.datatype.name == "BYTES":
+        return np.full(shape, "", dtype)
+    if spec.datatype.name in ("FP16", "FP32", "FP64", "BF16"):
+        return generator.standard_normal(shape).astype(dtype)
+    return np.zeros(shape, dtype)
+
+
+def rows_are_independent(session: Session) -> bool:
+    """Whether axis 0 is a batch: two requests run together give what each gives alone."""
+    specs = (*session.inputs, *session.outputs)
+    if not session.inputs or any(spec.shape[:1] != (-1,) for spec in specs):
+        return False
+    names = [spec.name for spec in session.outputs]
+    requests = [generated_inputs(session.inputs, rows, seed=rows) for rows in (1, 2)]
+    try:
+        alone = [session.run(inputs, names) for inputs in requests]
+        together = scatter(session.run(collate(requests), names), [1, 2])
+    except (ServingError, ValueError):
+        return False
+    return all(_close(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape or a.dtype.kind in "OUS":
+        return a.shape == b.shape and a.tolist() == b.tolist()
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    scale = np.max(np.abs(x), initial=0.0)
+    return bool(np.allclose(x, y, rtol=0, atol=TOLERANCE * scale, equal_nan=True))
+
+
+def measured(session: Session) -> Profile:
+    """A first profile: the second of two runs of one row. Empty where the model doesn't take made-up inputs."""
+    profile = Profile()
+    names = [spec.name for spec in session.outputs]
+    inputs = generated_inputs(session.inputs, 1, seed=0)
+    try:
+        session.run(inputs, names)
+        started_s = time.perf_counter()
+        session.run(inputs, names)
+    except ServingError:
+        return profile
+    profile.observe(1, (time.perf_counter() - started_s) * 1e6)
+    return profile
