@@ -1,0 +1,120 @@
+"""The command line of `turnout-export`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from turnout_exporter.errors import ExportError, SpecError
+from turnout_exporter.inputspec import dims_of, parse_inputs
+from turnout_exporter.pipeline import Request, export
+from turnout_exporter.points import DEFAULT_MAX_BATCH_SIZE, limit_all, parse_range, plan
+from turnout_exporter.publish import Destination
+from turnout_exporter.sources import Source, parse_kwarg
+from turnout_exporter.terminal import Terminal, show_error
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", metavar="SOURCE")
+@click.option("--name", required=True, help="The model's name in the repository.")
+@click.option(
+    "--repository",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The model repository; it is made where there is none.",
+)
+@click.option(
+    "--input",
+    "inputs",
+    required=True,
+    multiple=True,
+    metavar="NAME=DTYPE[DIMS]@LOW:HIGH",
+    help="An input: numbers are fixed dimensions, names are free ones, `batch` is the one that rows are joined along. "
+    "Values are drawn from LOW up to but without HIGH, which integers need; floats are standard normal otherwise. Repeatable.",
+)
+@click.option("--weights", type=_FILE, help="A state dict, .safetensors or written by torch.save; it must fit exactly.")
+@click.option("--kwarg", "kwargs", multiple=True, metavar="NAME=VALUE", help="An argument of the factory. Repeatable.")
+@click.option(
+    "--range",
+    "ranges",
+    multiple=True,
+    metavar="DIM=LOW..HIGH",
+    help="The sizes that a free dimension may have, both included; both are verified. Repeatable.",
+)
+@click.option("--output-names", metavar="A,B", help="Names for the outputs, in order, instead of those from forward.")
+@click.option("--labels", type=_FILE, help="The names of the classes, one a line.")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(min=0),
+    help=f"The most rows that may run together; so many are verified. 0: never join rows.  [default: the end of "
+    f"--range batch, else {DEFAULT_MAX_BATCH_SIZE}]",
+)
+@click.option("--version", default=1, show_default=True, type=click.IntRange(min=1), help="The version to publish as.")
+@click.option("--force", is_flag=True, help="Replace this version, and a config.pbtxt that it doesn't fit.")
+@click.option("--verbose", is_flag=True, help="On an error, also show where in the code it happened.")
+def export_command(verbose: bool, **arguments: Any) -> None:
+    r"""Export a PyTorch model to ONNX, prove that it gives the same answers, and publish it.
+
+    SOURCE names a function that returns the model, or its class: module:attr or file.py:attr. Importing it runs its code.
+
+    \b
+    turnout-export model.py:build --weights model.safetensors --name faces --repository models \
+        --input 'image=float32[batch,3,224,224]@0:1'
+    """
+    try:
+        with Terminal(Console()) as terminal:
+            result = export(_request(**arguments), terminal)
+        terminal.published(result)
+    except ExportError as error:
+        show_error(Console(stderr=True), error, verbose)
+        sys.exit(error.exit_code)
+
+
+def _request(
+    *,
+    source: str,
+    name: str,
+    repository: Path,
+    inputs: tuple[str, ...],
+    weights: Path | None,
+    kwargs: tuple[str, ...],
+    ranges: tuple[str, ...],
+    output_names: str | None,
+    labels: Path | None,
+    max_batch_size: int | None,
+    version: int,
+    force: bool,
+) -> Request:
+    """What the arguments ask for.
+
+    Raises:
+        SpecError: one of them can't be read, or two contradict each other.
+    """
+    specs = parse_inputs(list(inputs))
+    dims = dims_of(specs)
+    limits, rows = limit_all(dims, dict(parse_range(text) for text in ranges), max_batch_size)
+    return Request(
+        source=Source.parse(source),
+        kwargs=dict(parse_kwarg(text) for text in kwargs),
+        weights=weights,
+        inputs=specs,
+        points=plan(dims, limits),
+        output_names=output_names.split(",") if output_names else None,
+        labels=_read_labels(labels) if labels else (),
+        max_batch_size=rows,
+        destination=Destination(repository, name, version, force),
+    )
+
+
+def _read_labels(file: Path) -> tuple[str, ...]:
+    try:
+        labels = tuple(file.read_text(encoding="utf-8").splitlines())
+    except UnicodeDecodeError as error:
+        raise SpecError(f"labels {file} aren't UTF-8 text: {error}") from error
+    if not labels:
+        raise SpecError(f"labels {file} is empty: write one label a line")
+    return labels

@@ -1,0 +1,54 @@
+"""The element types that a published model may take and give, by their name in each vocabulary.
+
+bfloat16 is missing: numpy has none, so that `golden.npz` couldn't hold it, and ONNX Runtime's CPU kernels refuse it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from turnout_exporter.errors import ConversionError
+
+
+@dataclass(frozen=True)
+class Datatype:
+    """One element type.
+
+    Attributes:
+        name: the inference protocol's, `FP32`.
+        dtype: numpy's and, by its name, PyTorch's.
+        onnx: how ONNX Runtime calls a tensor of it, `tensor(float)`.
+    """
+
+    name: str
+    dtype: np.dtype
+    onnx: str
+
+
+DATATYPES = tuple(
+    Datatype(name, np.dtype(dtype), f"tensor({onnx})")
+    for name, dtype, onnx in [
+        ("BOOL", np.bool_, "bool"),
+        ("UINT8", np.uint8, "uint8"),
+        ("INT8", np.int8, "int8"),
+        ("INT16", np.int16, "int16"),
+        ("INT32", np.int32, "int32"),
+        ("INT64", np.int64, "int64"),
+        ("FP16", np.float16, "float16"),
+        ("FP32", np.float32, "float"),
+        ("FP64", np.float64, "double"),
+    ]
+)
+
+BY_DTYPE_NAME = {datatype.dtype.name: datatype for datatype in DATATYPES}
+
+
+def of_array(array: np.ndarray) -> Datatype:
+    """The datatype of an array's elements.
+
+    Raises:
+        ConversionError: no client could receive them (complex numbers, for one).
+    """
+    if array.dtype.name not in BY_DTYPE_NAME:
+        raise ConversionError(f"a tensor of {array.dtype.name} can't be served; use one of {', '.join(BY_DTYPE_NAME)}")
+    return BY_DTYPE_NAME[array.dtype.name]

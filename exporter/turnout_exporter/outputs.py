@@ -1,0 +1,39 @@
+"""What a model's outputs are called: after the structure that `forward` returns, which ONNX itself would forget."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree  # the flattening that torch.export itself uses, so that the orders agree
+
+from turnout_exporter.errors import ConversionError, SpecError
+
+
+def named_outputs(answer: object, names: list[str] | None) -> dict[str, Tensor]:
+    """The tensors that `forward` returned, in order, by name.
+
+    A dict's keys are the names, nested ones joined by `_`; the items of a tuple are `output_0`, `output_1`, ...; a lone tensor
+    is `output`. Names that the caller gives replace all of these.
+
+    Raises:
+        ConversionError: something that was returned is no tensor, or two names are the same.
+        SpecError: the caller gives another number of names than there are outputs.
+    """
+    leaves, _ = pytree.tree_flatten_with_path(answer)
+    derived = [_name(path) for path, _ in leaves]
+    for name, (_, leaf) in zip(derived, leaves, strict=True):
+        if not isinstance(leaf, Tensor):
+            raise ConversionError(f"output {name!r} is {type(leaf).__name__}, not a tensor: let forward return tensors only")
+    chosen = derived if names is None else names
+    if len(chosen) != len(leaves):
+        raise SpecError(f"{len(chosen)} output names for {len(leaves)} outputs; in order they are {', '.join(derived)}")
+    if len(set(chosen)) != len(chosen):
+        raise ConversionError(f"two outputs have the same name: {', '.join(chosen)}; give other ones with --output-names")
+    return {name: leaf for name, (_, leaf) in zip(chosen, leaves, strict=True)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """A name for the place of one tensor: `{"boxes": (xy, wh)}` has boxes_0 and boxes_1."""
+    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path]
+    if not parts or parts[0].isdecimal():
+        parts.insert(0, "output")
+    return "_".join(parts)

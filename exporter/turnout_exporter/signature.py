@@ -1,0 +1,100 @@
+"""What a model takes and gives, as PyTorch showed it at the points that were tried.
+
+Measured rather than read from the ONNX file: a graph may declare a size that only the example had.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from turnout_exporter.datatypes import of_array
+from turnout_exporter.errors import SpecError
+from turnout_exporter.inputspec import Bounds, InputSpec
+from turnout_exporter.points import BATCH, Point
+from turnout_exporter.reference import Sample
+
+Dim = int | str  #: a fixed size, the name of a free dimension, or -1 for a size that follows from others
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        datatype: the protocol's name, `FP32`.
+        bounds: the values that an input takes, from the first up to but without the second.
+        labels: the names of the classes along an output's last axis.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[Dim, ...]
+    bounds: Bounds | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def numeric_shape(self) -> tuple[int, ...]:
+        """The shape with -1 for every size that isn't fixed."""
+        return tuple(dim if isinstance(dim, int) else -1 for dim in self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.datatype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """All of a model's inputs and outputs."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+    @property
+    def batch_axis(self) -> int | None:
+        """0 where axis 0 of every input and output is the batch, else None."""
+        tensors = (*self.inputs, *self.outputs)
+        return 0 if all(spec.shape[:1] == (BATCH,) for spec in tensors) else None
+
+
+def measure(specs: list[InputSpec], samples: list[Sample]) -> Signature:
+    """The inputs as they were asked for and the outputs as they came."""
+    return Signature(inputs_of(specs), outputs_of(samples))
+
+
+def inputs_of(specs: Iterable[InputSpec]) -> list[TensorSpec]:
+    """The inputs as they were asked for."""
+    return [TensorSpec(spec.name, spec.datatype.name, spec.dims, spec.bounds) for spec in specs]
+
+
+def outputs_of(samples: list[Sample]) -> list[TensorSpec]:
+    """The outputs as they came: a size is fixed when it was the same at every point."""
+    points = [sample.point for sample in samples]
+    specs = []
+    for name, first in samples[0].outputs.items():
+        shapes = [sample.outputs[name].shape for sample in samples]
+        axes = [_dim([shape[axis] for shape in shapes], points) for axis in range(first.ndim)]
+        specs.append(TensorSpec(name, of_array(first).name, tuple(axes)))
+    return specs
+
+
+def _dim(sizes: list[int], points: list[Point]) -> Dim:
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    for dim in points[0].sizes:
+        if sizes == [point.sizes[dim] for point in points]:
+            return dim
+    return -1
+
+
+def with_labels(signature: Signature, labels: tuple[str, ...]) -> Signature:
+    """The signature with the labels on the output that they fit, the only one whose last axis is as long.
+
+    Raises:
+        SpecError: no output fits, or several do.
+    """
+    fitting = [spec for spec in signature.outputs if spec.shape[-1:] == (len(labels),)]
+    if len(fitting) != 1:
+        raise SpecError(
+            f"{len(labels)} labels fit {len(fitting)} outputs, not one: the last dimension must be {len(labels)} in one of "
+            f"{', '.join(map(str, signature.outputs))}"
+        )
+    outputs = [replace(spec, labels=labels) if spec is fitting[0] else spec for spec in signature.outputs]
+    return Signature(signature.inputs, outputs)
