@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import logging
-import threading
 import time
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from turnout_server import devices, reflection, sessions
+from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
 from turnout_server.health import HealthService
 from turnout_server.loading import Loader
@@ -21,6 +21,7 @@ from turnout_server.services import InferenceService
 from turnout_server.settings import Settings
 from turnout_server.transport import Handlers, Transport
 from turnout_server.transport.aio import AioTransport
+from turnout_server.tritonmetrics import TritonMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +44,22 @@ class Server:
         self._executors = {
             device.name: Executor(device.name, device.instances, settings.max_queue_size) for device in found.present
         }
-        self._repository = Repository(
-            settings.model_repository, Loader(found.present, sessions.OnnxSession), self._changes.notify
+        repository = Repository(
+            settings.model_repository,
+            Loader(found.present, sessions.OnnxSession),
+            settings.model_name,
+            self._changes.notify,
         )
+        self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
         metrics = Metrics(lambda: {name: executor.in_flight() for name, executor in self._executors.items()})
-        self._dataplane = DataPlane(
-            self._repository, self._executors, found.missing, metrics, settings.default_device, self._changes
-        )
+        self._dataplane = DataPlane(repository, self._executors, found.missing, metrics, settings.default_device, self._changes)
         registry = CollectorRegistry()
         registry.register(metrics)
+        registry.register(TritonMetrics(metrics))
         self._transport: Transport = AioTransport(
             f"{settings.host}:{settings.grpc_port}", _handlers(self._dataplane, settings), _options(settings)
         )
         self._monitoring = MonitoringServer(settings.host, settings.metrics_port, registry, self._dataplane.ready)
-        self._control = threading.Thread(target=self._repository.load, name="control", daemon=True)
 
     @property
     def grpc_port(self) -> int:
@@ -79,6 +82,7 @@ class Server:
         self._dataplane.drain()
         time.sleep(self._settings.drain_delay_s)
         self._transport.stop(self._settings.drain_timeout_s)
+        self._control.stop()
         for executor in self._executors.values():
             executor.stop(timeout_s=1.0)
         self._monitoring.stop()

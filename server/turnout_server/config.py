@@ -1,16 +1,96 @@
-"""A model's configuration: what `config.pbtxt` says of it, or what can be told without one."""
+"""What the server needs to know of a model beyond its ONNX file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from google.protobuf import text_format
-from turnout_proto import model_config_pb2
-
-from turnout_server.devicenames import KINDS, entries_of, kind_of
-from turnout_server.errors import FailedPrecondition
-
-#: What a model whose file says nothing gets.
+#: What a model whose configuration says nothing gets.
 DEFAULT_MAX_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Options of one model's sessions; None leaves a choice to the device.
+
+    Attributes:
+        parallel: whether independent nodes may run at once.
+        optimization_level: `all`, `extended`, `basic` or `off`.
+        cuda: options of the CUDA provider.
+    """
+
+    intra_op_threads: int | None = None
+    inter_op_threads: int | None = None
+    parallel: bool = False
+    memory_arena: bool = True
+    memory_pattern: bool = True
+    optimization_level: str = "all"
+    cuda: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorConfig:
+    """What the configuration says of an input or output.
+
+    Attributes:
+        datatype: `TYPE_FP32`, ...
+        dims: without the batch dimension if the model has one.
+        reshape: the shape that the ONNX graph has instead of `dims`; None if the same.
+        labels: for classification, one for each index.
+    """
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    reshape: tuple[int, ...] | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WarmupInput:
+    """An input to warm up with.
+
+    Attributes:
+        dims: without the batch dimension.
+        datatype: `TYPE_FP32`, ...
+        source: `zero`, `random`, or the file with its raw bytes.
+    """
+
+    dims: tuple[int, ...]
+    datatype: str
+    source: str | Path
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A run to make before a model counts as ready.
+
+    Attributes:
+        rows: size of the batch dimension; 0 if the model has none.
+    """
+
+    rows: int
+    count: int
+    inputs: dict[str, WarmupInput]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How requests for a model may wait.
+
+    Attributes:
+        preferred_rows: batch sizes to prefer; empty for none.
+        max_delay_us: how long an incomplete batch may wait for more.
+        max_size: requests that may wait; 0 leaves it to the server.
+        timeout_us: how long a request may wait that doesn't say; 0 for ever.
+        timeout_override: whether a request may shorten that.
+        rejects: what happens then: refused, or (False) put behind the others.
+    """
+
+    preferred_rows: tuple[int, ...] = ()
+    max_delay_us: int = 0
+    max_size: int = 0
+    timeout_us: int = 0
+    timeout_override: bool = True
+    rejects: bool = True
 
 
 @dataclass(frozen=True)
@@ -19,18 +99,28 @@ class ModelConfiguration:
 
     Attributes:
         max_batch_size: most rows in one run; 0 if axis 0 isn't a batch; None if nobody said.
+        inputs, outputs: what the file declares; empty where it leaves that to the ONNX graph.
         default_device: where a request runs that doesn't say; empty leaves it to the server.
         devices: where it may run, as names and kinds; empty means anywhere.
         files: the ONNX file by device name or kind; the key `""` holds the default.
         versions: version numbers to serve; an int n means the n highest, None all.
+        batches: whether requests may be joined.
+        notes: what the file says that has no effect here.
     """
 
     name: str
     max_batch_size: int | None = None
+    inputs: tuple[TensorConfig, ...] = ()
+    outputs: tuple[TensorConfig, ...] = ()
     default_device: str = ""
     devices: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=lambda: {"": "model.onnx"})
     versions: int | tuple[int, ...] | None = 1
+    queue: Queue = Queue()
+    batches: bool = True
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    warmups: tuple[Warmup, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def file_for(self, device: str, kind: str) -> str:
         """The ONNX file that runs on a device."""
@@ -48,86 +138,3 @@ class ModelConfiguration:
         if isinstance(self.versions, int):
             return available[-self.versions :]
         return [version for version in available if version in self.versions]
-
-
-def read(path: Path, name: str) -> ModelConfiguration:
-    """Reads a `config.pbtxt`; a missing file is an empty one.
-
-    Raises:
-        FailedPrecondition: it isn't a model configuration, or asks for what Turnout doesn't do. The text says where and what.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ModelConfiguration(name)
-    try:
-        message = text_format.Parse(text, model_config_pb2.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise FailedPrecondition(f"{path.name} is not a model configuration: {error}") from None
-    return _interpret(message, name)
-
-
-def _interpret(message: model_config_pb2.ModelConfig, name: str) -> ModelConfiguration:
-    if message.name and message.name != name:
-        raise FailedPrecondition(f"config.pbtxt names model '{message.name}', but its directory is '{name}'")
-    if message.platform not in ("", "onnxruntime_onnx") or message.backend not in ("", "onnxruntime"):
-        asked = message.platform or message.backend
-        raise FailedPrecondition(f"platform or backend '{asked}' is not served here: only 'onnxruntime_onnx' is")
-    ours = {key: value.string_value for key, value in message.parameters.items()}
-    return ModelConfiguration(
-        name=name,
-        max_batch_size=message.max_batch_size,
-        default_device=_device_list(ours, "turnout.default_device"),
-        devices=_devices(message, ours),
-        files=_files(message, ours),
-        versions=_versions(message.version_policy),
-    )
-
-
-def _device_list(ours: dict[str, str], key: str) -> str:
-    value = ours.get(key, "")
-    try:
-        if value:
-            entries_of(value)
-    except ValueError as error:
-        raise FailedPrecondition(f"parameter '{key}': {error}") from None
-    return value
-
-
-def _devices(message: model_config_pb2.ModelConfig, ours: dict[str, str]) -> tuple[str, ...]:
-    """`turnout.devices` where given, else what the instance groups say."""
-    if listed := _device_list(ours, "turnout.devices"):
-        return tuple(entry.strip() for entry in listed.split(","))
-    devices: list[str] = []
-    for group in message.instance_group:
-        kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
-        if kind == "KIND_CPU":
-            devices.append("cpu")
-        elif kind == "KIND_GPU":
-            devices += [f"cuda:{gpu}" for gpu in group.gpus] or ["cuda"]
-        else:
-            return ()
-    return tuple(devices)
-
-
-def _files(message: model_config_pb2.ModelConfig, ours: dict[str, str]) -> dict[str, str]:
-    files = {"": message.default_model_filename or "model.onnx"}
-    for key, file in ours.items():
-        if key.startswith("turnout.file."):
-            files[key.removeprefix("turnout.file.")] = file
-    for file in files.values():
-        if Path(file).name != file:
-            raise FailedPrecondition(f"model file '{file}' must be a plain name inside the version directory")
-    for device in files:
-        if device and kind_of(device) not in KINDS:
-            raise FailedPrecondition(f"parameter 'turnout.file.{device}': unknown device; kinds are {list(KINDS)}")
-    return files
-
-
-def _versions(policy: model_config_pb2.ModelVersionPolicy) -> int | tuple[int, ...] | None:
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return None
-    if choice == "specific":
-        return tuple(policy.specific.versions)
-    return policy.latest.num_versions or 1

@@ -44,7 +44,7 @@ class DataPlane:
 
     def ready(self) -> bool:
         """Whether traffic may be sent here: every model has settled, and the server isn't stopping."""
-        return not self.draining and self.repository.settled()
+        return not self.draining and self.repository.settled
 
     def drain(self) -> None:
         """Not ready from now on; requests are still answered."""
@@ -70,7 +70,7 @@ class DataPlane:
             work = self._work(request, model, rows, route, key, done)
             self._executors[route.device].submit(work)
         except ServingError as error:
-            self._failed(key, error, done)
+            self._failed(key, request, error, done)
             return _nothing_to_cancel
         return work.cancel
 
@@ -91,16 +91,16 @@ class DataPlane:
 
         def finished(outcome: Execution | ServingError) -> None:
             if isinstance(outcome, ServingError):
-                self._failed(key, outcome, done)
+                self._failed(key, request, outcome, done)
                 return
             if outcome.first:
                 model.profiles[route.device].observe(outcome.batch_rows, outcome.compute_s * 1e6)
             done(_response(request, model, route, outputs, outcome))
-            self._answered(key, request, outcome)
+            self._answered(key, request, rows, outcome)
 
         return Work(
             session=model.sessions[route.device],
-            inputs={name: request.inputs[name] for name in model.signature.input_by_name},
+            inputs=model.signature.to_graph(request.inputs),
             outputs=outputs,
             rows=rows,
             max_rows=model.signature.max_batch_size or 1,
@@ -108,16 +108,23 @@ class DataPlane:
             done=finished,
         )
 
-    def _answered(self, key: Key, request: InferRequest, execution: Execution) -> None:
+    def _answered(self, key: Key, request: InferRequest, rows: int, execution: Execution) -> None:
         series = self._metrics.series(key)
         series.request_s.observe(time.monotonic() - request.arrived_s)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
+        series.rows += rows
+        series.input_s += execution.input_s
+        series.output_s += execution.output_s
+        series.last_s = time.time()
         if execution.first:
             series.batch_rows.observe(execution.batch_rows)
+            series.batches[execution.batch_rows].observe(execution.input_s, execution.compute_s, execution.output_s)
 
-    def _failed(self, key: Key, error: ServingError, done: Done) -> None:
-        self._metrics.series(key).failures[status_of(error)] += 1
+    def _failed(self, key: Key, request: InferRequest, error: ServingError, done: Done) -> None:
+        series = self._metrics.series(key)
+        series.failures[status_of(error)] += 1
+        series.failed_s += time.monotonic() - request.arrived_s
         done(error)
 
 
@@ -143,5 +150,6 @@ def _response(
     }
     if route.predicted_us is not None:
         parameters["predicted_us"] = int(route.predicted_us)
-    arrays = dict(zip(outputs, execution.outputs, strict=True))
+    signature = model.signature
+    arrays = {name: signature.to_client(name, a) for name, a in zip(outputs, execution.outputs, strict=True)}
     return InferResponse(model.name, str(model.version), request.id, arrays, parameters)

@@ -56,6 +56,7 @@ DATATYPES = {
 }
 
 _BY_DTYPE = {datatype.dtype: datatype for datatype in DATATYPES.values()}
+_BY_CONFIG = {datatype.config: datatype for datatype in DATATYPES.values()}
 _BY_ONNX = {datatype.onnx: datatype for datatype in DATATYPES.values()}
 
 
@@ -75,3 +76,12 @@ def of_onnx(onnx: str) -> Datatype:
         KeyError: the protocol has no such datatype (sequences, maps, complex numbers).
     """
     return _BY_ONNX[onnx]
+
+
+def of_config(config: str) -> Datatype:
+    """The datatype that model configurations call `TYPE_...`.
+
+    Raises:
+        KeyError: there is no such datatype.
+    """
+    return _BY_CONFIG[config]

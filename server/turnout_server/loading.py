@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from turnout_server.config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
+from turnout_server.config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration, RuntimeOptions
 from turnout_server.devices import Device
 from turnout_server.errors import FailedPrecondition, ServingError
 from turnout_server.profiles import Profile
 from turnout_server.sessions import Session
-from turnout_server.signatures import Signature
-from turnout_server.warmup import measured, rows_are_independent
+from turnout_server.signatures import Signature, declared
+from turnout_server.warmup import measured, rows_are_independent, run_configured
 
 logger = logging.getLogger(__name__)
 
 #: Makes a session of an ONNX file on a device, or raises a ServingError.
-OpenSession = Callable[[Path, Device], Session]
+OpenSession = Callable[[Path, Device, RuntimeOptions], Session]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,11 @@ class Loader:
         self._devices = devices
         self._open_session = open_session
 
-    def load(self, directory: Path, configuration: ModelConfiguration) -> ModelVersion:
-        """Opens `directory`, a version's, on every device that the model may use.
+    def load(self, directory: Path, number: int, configuration: ModelConfiguration) -> ModelVersion:
+        """Opens a version on every device that the model may use.
+
+        Args:
+            directory: the version's, with its ONNX files.
 
         Raises:
             FailedPrecondition: it runs on none of them, or isn't what its configuration says.
@@ -53,12 +56,12 @@ class Loader:
             except ServingError as error:
                 problems[device.name] = error
         if not sessions:
-            raise FailedPrecondition("; ".join(f"{device}: {error}" for device, error in problems.items()))
+            raise FailedPrecondition("; ".join(f"{device}: {problem}" for device, problem in problems.items()))
         for name, problem in problems.items():
-            logger.warning("model %s version %s does not run on %s: %s", configuration.name, directory.name, name, problem)
+            logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, name, problem)
         return ModelVersion(
             name=configuration.name,
-            version=int(directory.name),
+            version=number,
             configuration=configuration,
             signature=_signature(configuration, next(iter(sessions.values()))),
             sessions=sessions,
@@ -72,7 +75,10 @@ class Loader:
                 f"model '{configuration.name}' is not allowed on device '{device.name}' by its configuration, "
                 f"which lists {list(configuration.devices)}"
             )
-        return self._open_session(_checked(directory / configuration.file_for(device.name, device.kind)), device)
+        file = _checked(directory / configuration.file_for(device.name, device.kind))
+        session = self._open_session(file, device, configuration.runtime)
+        run_configured(session, configuration.warmups)
+        return session
 
 
 def _checked(path: Path) -> Path:
@@ -90,10 +96,6 @@ def _signature(configuration: ModelConfiguration, session: Session) -> Signature
     max_batch_size = configuration.max_batch_size
     if max_batch_size is None:
         max_batch_size = DEFAULT_MAX_BATCH_SIZE if rows_are_independent(session) else 0
-    for spec in (*session.inputs, *session.outputs) if max_batch_size else ():
-        if spec.shape[:1] != (-1,):
-            raise FailedPrecondition(
-                f"max_batch_size is {max_batch_size}, but the first dimension of '{spec.name}' is not free: its shape is "
-                f"{list(spec.shape)}; set max_batch_size to 0 or export the model with a dynamic batch dimension"
-            )
-    return Signature(session.inputs, session.outputs, max_batch_size)
+    inputs = declared(session.inputs, configuration.inputs, max_batch_size, "input")
+    outputs = declared(session.outputs, configuration.outputs, max_batch_size, "output")
+    return Signature(inputs, outputs, max_batch_size)

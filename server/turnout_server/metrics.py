@@ -8,6 +8,7 @@ import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
@@ -46,23 +47,95 @@ class Histogram:
         return pairs
 
 
-class Series:
-    """What one thread has seen of one (model, version, device)."""
+@dataclass(slots=True)
+class Batches:
+    """Runs of one size: how many, and the seconds they took in all to join, run and take apart."""
 
-    __slots__ = ("batch_rows", "compute_s", "failures", "queue_s", "request_s")
+    count: int = 0
+    input_s: float = 0.0
+    compute_s: float = 0.0
+    output_s: float = 0.0
+
+    def observe(self, input_s: float, compute_s: float, output_s: float) -> None:
+        self.count += 1
+        self.input_s += input_s
+        self.compute_s += compute_s
+        self.output_s += output_s
+
+    def add(self, other: "Batches") -> None:
+        self.count += other.count
+        self.input_s += other.input_s
+        self.compute_s += other.compute_s
+        self.output_s += other.output_s
+
+
+class Series:
+    """What one thread has seen of one (model, version, device).
+
+    Attributes:
+        request_s, queue_s, compute_s: one observation for each request answered, in seconds.
+        batch_rows: one observation for each run.
+        rows: rows of the requests answered.
+        input_s, output_s: seconds of joining inputs and of taking outputs apart, counted once for each request.
+        failures, failed_s: requests that failed by status, and the seconds they took in all.
+        batches: runs by their rows.
+        last_s: when the last request was answered, in seconds since the epoch.
+    """
+
+    __slots__ = (
+        "batch_rows",
+        "batches",
+        "compute_s",
+        "failed_s",
+        "failures",
+        "input_s",
+        "last_s",
+        "output_s",
+        "queue_s",
+        "request_s",
+        "rows",
+    )
 
     def __init__(self) -> None:
-        self.failures: defaultdict[str, int] = defaultdict(int)
         self.request_s = Histogram(SECONDS)
         self.queue_s = Histogram(SECONDS)
         self.compute_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
+        self.rows = 0
+        self.input_s = 0.0
+        self.output_s = 0.0
+        self.failures: defaultdict[str, int] = defaultdict(int)
+        self.failed_s = 0.0
+        self.batches: defaultdict[int, Batches] = defaultdict(Batches)
+        self.last_s = 0.0
+
+    @property
+    def answered(self) -> int:
+        """Requests answered."""
+        return sum(self.request_s.counts)
+
+    @property
+    def executions(self) -> int:
+        """Runs."""
+        return sum(self.batch_rows.counts)
 
     def add(self, other: "Series") -> None:
+        for mine, theirs in (
+            (self.request_s, other.request_s),
+            (self.queue_s, other.queue_s),
+            (self.compute_s, other.compute_s),
+            (self.batch_rows, other.batch_rows),
+        ):
+            mine.add(theirs)
+        self.rows += other.rows
+        self.input_s += other.input_s
+        self.output_s += other.output_s
+        self.failed_s += other.failed_s
+        self.last_s = max(self.last_s, other.last_s)
         for code, count in list(other.failures.items()):
             self.failures[code] += count
-        for name in ("request_s", "queue_s", "compute_s", "batch_rows"):
-            getattr(self, name).add(getattr(other, name))
+        for rows, batches in list(other.batches.items()):
+            self.batches[rows].add(batches)
 
 
 class Metrics:
@@ -97,6 +170,14 @@ class Metrics:
                 totals[key].add(series)
         return totals
 
+    def by_model(self) -> dict[tuple[str, str], Series]:
+        """The same summed over devices, by model and version; without what named no model that exists."""
+        models: defaultdict[tuple[str, str], Series] = defaultdict(Series)
+        for (model, version, _), series in self.totals().items():
+            if version:
+                models[model, version].add(series)
+        return models
+
     def collect(self) -> Iterator[Metric]:
         """Yields the metric families; the interface that prometheus_client's registry calls."""
         labels = ["model", "version", "device"]
@@ -114,7 +195,7 @@ class Metrics:
                 failures.add_metric([*key, code], count)
             if not key[2]:  # failed before it had a device: there is nothing else to tell
                 continue
-            requests.add_metric(key, sum(series.request_s.counts))
+            requests.add_metric(key, series.answered)
             for name, family in families.items():
                 histogram: Histogram = getattr(series, name)
                 family.add_metric(key, histogram.cumulative(), histogram.total)

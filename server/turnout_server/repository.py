@@ -1,39 +1,41 @@
-"""The model repository: which models there are, how each one stands, and which version answers a request.
-
-Layout: `<root>/<model>/config.pbtxt` (optional) and `<root>/<model>/<version>/model.onnx`.
-"""
+"""The model repository: which models there are, how each one stands, and which version answers a request."""
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
-from turnout_server import config
-from turnout_server.errors import FailedPrecondition, InvalidRequest, NotFound, ServingError, Unavailable
+from turnout_server import configfile
+from turnout_server.config import ModelConfiguration
+from turnout_server.errors import FailedPrecondition, InternalError, InvalidRequest, NotFound, ServingError, Unavailable
+from turnout_server.layout import ModelFiles, find_models
 from turnout_server.loading import Loader, ModelVersion
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Model:
-    """A model of the repository.
+    """How a model stands. Never changed, only replaced whole: who holds one sees a consistent state.
 
     Attributes:
+        state: `settled` means that every version is in `versions` or in `failures`.
         versions: those that answer, by number.
         failures: why others don't, by number; None stands for the model as a whole.
-        settled: every version is in one of the two.
+        fingerprint: of the files that it was loaded from.
     """
 
     name: str
-    versions: dict[int, ModelVersion] = field(default_factory=dict)
-    failures: dict[int | None, str] = field(default_factory=dict)
-    settled: bool = False
+    state: Literal["unloaded", "loading", "settled"] = "unloaded"
+    versions: Mapping[int, ModelVersion] = field(default_factory=dict)
+    failures: Mapping[int | None, str] = field(default_factory=dict)
+    fingerprint: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A line of the repository's index; `state` is READY, LOADING or UNAVAILABLE."""
+    """A line of the repository's index; `state` is READY, LOADING, UNAVAILABLE, or empty for a model never loaded."""
 
     name: str
     version: str
@@ -44,24 +46,76 @@ class IndexEntry:
 class Repository:
     """The models below one directory.
 
-    `load` belongs to one control thread; every other method may be called from any thread meanwhile.
+    Methods that load or unload belong to one control thread; the others may be called from any thread meanwhile.
 
     Args:
+        model_name: what the one bare model is called that `root` holds; empty for a directory of models.
         changed: called on the control thread after every change of a model's state.
     """
 
-    def __init__(self, root: Path, loader: Loader, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, root: Path, loader: Loader, model_name: str = "", changed: Callable[[], None] = lambda: None) -> None:
         self._root = root
         self._loader = loader
-        names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        self._models = {name: Model(name) for name in names}
+        self._model_name = model_name
         self._changed = changed
+        self._models = {name: Model(name) for name in find_models(root, model_name)}
+        self.settled = False
 
-    def load(self) -> None:
-        """Loads every model; one that fails is reported and harms no other."""
-        for model in self._models.values():
-            self._load(model)
-            self._changed()
+    def start(self, names: set[str] | None = None) -> None:
+        """Loads the models named, or all; one that fails is reported and harms no other. Then the repository has settled."""
+        for name in sorted(self._models.keys() if names is None else names):
+            try:
+                self.load(name)
+            except ServingError as error:
+                logger.error("model %s failed to load: %s", name, error)
+        self.settled = True
+        self._changed()
+
+    def load(self, name: str, configuration: str = "") -> None:
+        """Loads or reloads a model; the version it had goes on answering until the new one can.
+
+        Args:
+            configuration: JSON that replaces config.pbtxt; empty for the file.
+
+        Raises:
+            InvalidRequest: it can't be loaded. What answered before still does.
+            InternalError: there is no such model; Triton's status, which its clients expect.
+        """
+        files = find_models(self._root, self._model_name).get(name)
+        if files is None:
+            raise InternalError(f"failed to load '{name}', failed to poll from model repository")
+        before = self._models.get(name, Model(name))
+        if not before.versions:
+            self._replace(Model(name, "loading"))
+        loaded = self._load(name, files, configuration)
+        keeps = bool(loaded.failures and before.versions)
+        self._replace(replace(before, fingerprint=loaded.fingerprint) if keeps else loaded)
+        if loaded.failures:
+            raise InvalidRequest(f"load failed for model '{name}': {_reasons(loaded)}")
+
+    def unload(self, name: str) -> None:
+        """Answers no more requests for a model; those in flight finish.
+
+        Raises:
+            InvalidRequest: there is no such model.
+        """
+        if name not in self._models:
+            raise InvalidRequest(f"failed to unload '{name}': it is not in the model repository")
+        self._replace(Model(name))
+        logger.info("model %s is unloaded", name)
+
+    def poll(self) -> None:
+        """Loads what is new or has changed on disk, and unloads what is gone."""
+        found = find_models(self._root, self._model_name)
+        for name in [name for name, model in self._models.items() if name not in found]:
+            self.unload(name)
+            del self._models[name]
+        for name, files in found.items():
+            if self._models.get(name, Model(name)).fingerprint != files.fingerprint():
+                try:
+                    self.load(name)
+                except ServingError as error:
+                    logger.error("model %s: %s", name, error)
 
     def find(self, name: str, version: str = "") -> ModelVersion:
         """The version that answers a request.
@@ -73,9 +127,11 @@ class Repository:
             InvalidRequest: the version is no positive number.
             NotFound, Unavailable, FailedPrecondition: no such model or version; still loading; broken.
         """
-        model = self._model(name)
+        model = self._models.get(name)
+        if model is None or model.state == "unloaded":
+            raise NotFound(f"Request for unknown model: '{name}' is not found")
         number = _version_number(version) if version else max(model.versions, default=None)
-        if number in model.versions:
+        if number is not None and number in model.versions:
             return model.versions[number]
         raise _absence(model, number)
 
@@ -91,77 +147,75 @@ class Repository:
             return False
         return True
 
-    def ready_versions(self, name: str) -> list[int]:
-        """The versions of a model that can answer, ascending."""
-        return sorted(self._model(name).versions)
-
-    def settled(self) -> bool:
-        """Whether every model is ready or has failed by name."""
-        return all(model.settled for model in self._models.values())
+    def ready(self, name: str = "") -> list[ModelVersion]:
+        """The versions that can answer, of one model or of all, ascending."""
+        models = [model for model in list(self._models.values()) if name in ("", model.name)]
+        return [model.versions[number] for model in models for number in sorted(model.versions)]
 
     def index(self) -> list[IndexEntry]:
         """How every version of every model stands."""
-        return [entry for model in self._models.values() for entry in _index_of(model)]
+        return [entry for model in list(self._models.values()) for entry in _index_of(model)]
 
-    def _model(self, name: str) -> Model:
-        try:
-            return self._models[name]
-        except KeyError:
-            raise NotFound(f"Request for unknown model: '{name}' is not found") from None
+    def _replace(self, model: Model) -> None:
+        self._models[model.name] = model
+        self._changed()
 
-    def _load(self, model: Model) -> None:
-        directory = self._root / model.name
+    def _load(self, name: str, files: ModelFiles, json: str) -> Model:
+        versions: dict[int, ModelVersion] = {}
+        failures: dict[int | None, str] = {}
+        fingerprint = files.fingerprint()
         try:
-            configuration = config.read(directory / "config.pbtxt", model.name)
-            numbers = configuration.select(_version_numbers(directory))
-            if not numbers:
-                raise FailedPrecondition("there is no version to serve: expected a directory such as '1' with a model.onnx")
-            for number in numbers:
-                self._load_version(model, configuration, number)
+            configuration = _configuration(name, files, json)
+            for number in _chosen(configuration, files):
+                try:
+                    versions[number] = self._loader.load(files.versions[number], number, configuration)
+                except (ServingError, OSError) as error:
+                    failures[number] = str(error)
         except (ServingError, OSError) as error:
-            self._failed(model, None, error)
-        model.settled = True
+            failures[None] = str(error)
+        for number, version in versions.items():
+            logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.sessions))
+        return Model(name, "settled", versions, failures, fingerprint)
 
-    def _load_version(self, model: Model, configuration: config.ModelConfiguration, number: int) -> None:
-        try:
-            version = self._loader.load(self._root / model.name / str(number), configuration)
-        except (ServingError, OSError) as error:
-            self._failed(model, number, error)
-            return
-        model.versions[number] = version
-        logger.info("model %s version %d is ready on %s", model.name, number, ", ".join(version.sessions))
 
-    def _failed(self, model: Model, number: int | None, error: Exception) -> None:
-        model.failures[number] = str(error)
-        logger.error("model %s%s failed to load: %s", model.name, f" version {number}" if number else "", error)
+def _configuration(name: str, files: ModelFiles, json: str) -> ModelConfiguration:
+    configuration = configfile.parse_json(json, name, files.directory) if json else configfile.read(files.directory, name)
+    if configuration.notes:
+        logger.warning("model %s: these settings have no effect here: %s", name, ", ".join(configuration.notes))
+    return configuration
+
+
+def _chosen(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
+    numbers = configuration.select(list(files.versions))
+    if not numbers:
+        raise FailedPrecondition("there is no version to serve: expected a directory such as '1' with a model.onnx")
+    return numbers
 
 
 def _index_of(model: Model) -> Iterator[IndexEntry]:
-    if not model.settled:
+    if model.state == "unloaded":
+        yield IndexEntry(model.name, "", "")
+    elif model.state == "loading":
         yield IndexEntry(model.name, "", "LOADING")
-        return
     for number in sorted(model.versions):
         yield IndexEntry(model.name, str(number), "READY")
     for failed, reason in model.failures.items():
         yield IndexEntry(model.name, "" if failed is None else str(failed), "UNAVAILABLE", reason)
 
 
+def _reasons(model: Model) -> str:
+    return "; ".join(f"version {number}: {why}" if number else why for number, why in model.failures.items())
+
+
 def _absence(model: Model, number: int | None) -> ServingError:
     """Why no version of `model` answers a request for `number`, or for any."""
-    if not model.settled:
+    if model.state == "loading":
         return Unavailable(f"model '{model.name}' is not at ready state: it is being loaded", pushback_ms=1000)
-    if number is None:
-        reason = "; ".join(f"version {n}: {why}" if n else why for n, why in model.failures.items())
-        return FailedPrecondition(f"model '{model.name}' could not be loaded: {reason}")
+    if number is None or None in model.failures:
+        return FailedPrecondition(f"model '{model.name}' could not be loaded: {_reasons(model)}")
     if number in model.failures:
         return FailedPrecondition(f"model '{model.name}' version {number} could not be loaded: {model.failures[number]}")
     return NotFound(f"Request for unknown model: '{model.name}' version {number} is not found")
-
-
-def _version_numbers(directory: Path) -> list[int]:
-    """A model's versions: directories named by a positive decimal number without leading zeros."""
-    names = [path.name for path in directory.iterdir() if path.is_dir()]
-    return [int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
 
 
 def _version_number(version: str) -> int:

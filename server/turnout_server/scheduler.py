@@ -32,6 +32,7 @@ class Execution:
     Attributes:
         outputs: arrays with this request's rows, in the order of the names it asked for.
         batch_rows: rows executed together.
+        input_s, output_s: what joining the inputs and taking the outputs apart took.
         first: exactly one request of each run has this set, for counting runs.
     """
 
@@ -40,6 +41,8 @@ class Execution:
     compute_s: float
     batch_rows: int
     first: bool
+    input_s: float = 0.0
+    output_s: float = 0.0
 
 
 class Work:
@@ -180,7 +183,9 @@ class Executor:
         started_s = self._clock()
         try:
             inputs = batching.collate([work.inputs for work in batch])
+            collated_s = self._clock()
             outputs = batch[0].session.run(inputs, batch[0].outputs)
+            ran_s = self._clock()
             parts = batching.scatter(outputs, [work.rows for work in batch])
         except ServingError as error:
             self._fail(batch, error)
@@ -189,10 +194,11 @@ class Executor:
             logger.exception("a batch of %d failed on %s: %s", len(batch), self.name, hidden)
             self._fail(batch, hidden)
         else:
-            compute_s = self._clock() - started_s
             rows = sum(work.rows for work in batch)
+            input_s, compute_s, output_s = collated_s - started_s, ran_s - collated_s, self._clock() - ran_s
             for work, part in zip(batch, parts, strict=True):
-                work.finish(Execution(part, started_s - work.enqueued_s, compute_s, rows, work is batch[0]))
+                queue_s = started_s - work.enqueued_s
+                work.finish(Execution(part, queue_s, compute_s, rows, work is batch[0], input_s, output_s))
 
     def _fail(self, batch: Sequence[Work], error: ServingError) -> None:
         for work in batch:

@@ -65,7 +65,7 @@ class InferenceService:
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._repository.find(request.name, request.version)
-        versions = [model.version] if request.version else self._repository.ready_versions(request.name)
+        versions = [model.version] if request.version else [m.version for m in self._repository.ready(request.name)]
         return pb.ModelMetadataResponse(
             name=model.name,
             versions=map(str, versions),

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
+from turnout_server.config import RuntimeOptions
 from turnout_server.datatypes import of_dtype, of_onnx
 from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, internal_error
 from turnout_server.signatures import TensorSpec
@@ -29,6 +30,14 @@ logger = logging.getLogger(__name__)
 NEGATE = bytes.fromhex(
     "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
 )
+
+
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "off": "ORT_DISABLE_ALL",
+}
 
 
 class Session(Protocol):
@@ -58,7 +67,7 @@ class Session(Protocol):
 class OnnxSession:
     """An ONNX Runtime session that really is on the device it names."""
 
-    def __init__(self, model: Path | bytes, device: "Device") -> None:
+    def __init__(self, model: Path | bytes, device: "Device", options: RuntimeOptions | None = None) -> None:
         """Loads.
 
         Args:
@@ -67,7 +76,7 @@ class OnnxSession:
         Raises:
             FailedPrecondition: the model or the device is unusable; the text says why.
         """
-        self._session = _create(str(model) if isinstance(model, Path) else model, device)
+        self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions())
         self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
         self._by_value = any(spec.datatype.name == "BF16" for spec in (*self.inputs, *self.outputs))
@@ -88,16 +97,14 @@ class OnnxSession:
         return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values)]
 
 
-def _create(model: str | bytes, device: "Device") -> Any:
+def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any:
     if device.provider not in built_in_providers():
         raise FailedPrecondition(f"the installed ONNX Runtime has no {device.provider}; it has {list(built_in_providers())}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = device.threads
-    options.log_severity_level = 4  # what goes wrong is raised or checked below
-    # Threads that spin while they wait take the CPU from the front end.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    provider_options = {**device.provider_options, **(chosen.cuda if device.kind == "cuda" else {})}
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[(device.provider, device.provider_options)])
+        session = onnxruntime.InferenceSession(
+            model, _session_options(device, chosen), providers=[(device.provider, provider_options)]
+        )
     except Exception as error:
         text = _first_line(error)
         raise FailedPrecondition(text if isinstance(model, bytes) else text.replace(model, Path(model).name)) from error
@@ -108,6 +115,20 @@ def _create(model: str | bytes, device: "Device") -> Any:
             f"check that the driver and the CUDA 13 and cuDNN 9 libraries can be loaded"
         )
     return session
+
+
+def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = device.threads if chosen.intra_op_threads is None else chosen.intra_op_threads
+    options.inter_op_num_threads = chosen.inter_op_threads or 0
+    options.execution_mode = getattr(onnxruntime.ExecutionMode, "ORT_PARALLEL" if chosen.parallel else "ORT_SEQUENTIAL")
+    options.enable_cpu_mem_arena = chosen.memory_arena
+    options.enable_mem_pattern = chosen.memory_pattern
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[chosen.optimization_level])
+    options.log_severity_level = 4  # what goes wrong is raised or checked afterwards
+    # Threads that spin while they wait take the CPU from the front end.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def problem_with(device: "Device") -> str | None:

@@ -23,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from turnout_server.control import Mode
 from turnout_server.devicenames import entries_of
 
 PREFIX = "TURNOUT_"
@@ -51,6 +52,10 @@ class Settings(BaseSettings):
     )
 
     model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx")
+    model_name: str = Field("", description="what the model is called, where the repository is one bare model")
+    model_control_mode: Mode = Field("none", description="load all at the start; also follow the disk; or on request only")
+    load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
+    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two looks at the disk in mode poll")
     config: Path | None = Field(None, description="TOML file with any of these settings")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")

@@ -9,8 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
+from turnout_server.config import TensorConfig
 from turnout_server.datatypes import Datatype, of_dtype
-from turnout_server.errors import InvalidRequest
+from turnout_server.errors import FailedPrecondition, InvalidRequest
 from turnout_server.messages import InferRequest
 
 
@@ -19,12 +20,16 @@ class TensorSpec:
     """One input or output.
 
     Attributes:
-        shape: with -1 for a free dimension, the batch dimension included.
+        shape: as clients see it, with -1 for a free dimension, the batch dimension included.
+        graph_shape: as the ONNX graph has it, where the configuration asks for a reshape; None if the same.
+        labels: for classification, one for each index.
     """
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...]
+    graph_shape: tuple[int, ...] | None = None
+    labels: tuple[str, ...] = ()
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape may be passed."""
@@ -50,8 +55,21 @@ class Signature:
         return {spec.name: spec for spec in self.inputs}
 
     @cached_property
+    def output_by_name(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in self.outputs}
+
+    @cached_property
     def output_names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.outputs)
+
+    def to_graph(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A checked request's arrays, in the order and the shapes of the ONNX graph."""
+        return {spec.name: _reshaped(inputs[spec.name], spec.shape, spec.graph_shape) for spec in self.inputs}
+
+    def to_client(self, name: str, output: np.ndarray) -> np.ndarray:
+        """An output in the shape that clients see."""
+        spec = self.output_by_name[name]
+        return output if spec.graph_shape is None else _reshaped(output, spec.graph_shape, spec.shape)
 
     def rows_of(self, request: InferRequest) -> int:
         """The number of rows in a request, once everything about it has been checked; 1 where there is no batch.
@@ -65,7 +83,7 @@ class Signature:
         for name, array in inputs.items():
             self._check(self.input_by_name[name], array, request.model)
         for name in request.outputs:
-            if name not in self.output_names:
+            if name not in self.output_by_name:
                 raise InvalidRequest(
                     f"unexpected inference output '{name}' for model '{request.model}'; it has {list(self.output_names)}"
                 )
@@ -97,6 +115,61 @@ class Signature:
         if rows > self.max_batch_size:
             raise InvalidRequest(f"inference request batch-size must be <= {self.max_batch_size} for '{model}', got {rows}")
         return rows
+
+
+def declared(
+    graph: tuple[TensorSpec, ...], configs: tuple[TensorConfig, ...], max_batch_size: int, what: str
+) -> tuple[TensorSpec, ...]:
+    """The inputs (or outputs) of an ONNX graph as a configuration shows them; all as they are where it says nothing.
+
+    Args:
+        what: `input` or `output`, for messages.
+
+    Raises:
+        FailedPrecondition: the two contradict each other.
+    """
+    by_name = {spec.name: spec for spec in graph}
+    for config in configs:
+        if config.name not in by_name:
+            raise FailedPrecondition(f"config.pbtxt has an {what} '{config.name}', but the ONNX graph has {list(by_name)}")
+    if what == "input" and configs and len(configs) != len(graph):
+        left_out = [name for name in by_name if name not in {config.name for config in configs}]
+        raise FailedPrecondition(f"config.pbtxt leaves out the inputs {left_out} of the ONNX graph")
+    specs = tuple(_declared(by_name[config.name], config, max_batch_size) for config in configs) or graph
+    for spec in specs if max_batch_size else ():
+        if (spec.graph_shape or spec.shape)[:1] != (-1,) or by_name[spec.name].shape[:1] != (-1,):
+            raise FailedPrecondition(
+                f"max_batch_size is {max_batch_size}, but the first dimension of '{spec.name}' is not free: its shape is "
+                f"{list(by_name[spec.name].shape)}; set max_batch_size to 0 or export the model with a free batch dimension"
+            )
+    return specs
+
+
+def _declared(spec: TensorSpec, config: TensorConfig, max_batch_size: int) -> TensorSpec:
+    if config.datatype not in ("TYPE_INVALID", spec.datatype.config):
+        raise FailedPrecondition(
+            f"'{spec.name}' is {spec.datatype.config} in the ONNX graph, but {config.datatype} in config.pbtxt"
+        )
+    batch = (-1,) if max_batch_size else ()
+    shape = (*batch, *config.dims)
+    graph_shape = shape if config.reshape is None else (*batch, *config.reshape)
+    agree = len(graph_shape) == len(spec.shape) and all(
+        a == b or -1 in (a, b) for a, b in zip(graph_shape, spec.shape, strict=True)
+    )
+    if not agree:
+        raise FailedPrecondition(
+            f"'{spec.name}' has shape {list(spec.shape)} in the ONNX graph, but {list(graph_shape)} in config.pbtxt"
+            f"{' (the batch dimension first)' if batch else ''}"
+        )
+    return TensorSpec(spec.name, spec.datatype, shape, graph_shape if config.reshape is not None else None, config.labels)
+
+
+def _reshaped(array: np.ndarray, old: tuple[int, ...], new: tuple[int, ...] | None) -> np.ndarray:
+    """`array` in shape `new`, free dimensions of which take the sizes of those of `old`, in their order."""
+    if new is None:
+        return array
+    free = iter([size for size, want in zip(array.shape, old, strict=True) if want == -1])
+    return array.reshape([next(free) if want == -1 else want for want in new])
 
 
 def _brackets(shape: Iterable[int]) -> str:

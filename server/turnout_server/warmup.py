@@ -5,7 +5,9 @@ import time
 import numpy as np
 
 from turnout_server.batching import collate, scatter
-from turnout_server.errors import ServingError
+from turnout_server.config import Warmup, WarmupInput
+from turnout_server.datatypes import of_config
+from turnout_server.errors import FailedPrecondition, ServingError
 from turnout_server.profiles import Profile
 from turnout_server.sessions import Session
 from turnout_server.signatures import TensorSpec
@@ -31,6 +33,35 @@ def _generated(spec: TensorSpec, rows: int, generator: np.random.Generator) -> n
     if spec.datatype.name in ("FP16", "FP32", "FP64", "BF16"):
         return generator.standard_normal(shape).astype(dtype)
     return np.zeros(shape, dtype)
+
+
+def run_configured(session: Session, warmups: tuple[Warmup, ...]) -> None:
+    """Runs the inputs that a configuration lists under `model_warmup`.
+
+    Raises:
+        FailedPrecondition: one of them can't be made, or fails.
+    """
+    for warmup in warmups:
+        batch = (warmup.rows,) if warmup.rows else ()
+        inputs = {name: _warmup_input(name, batch, spec) for name, spec in warmup.inputs.items()}
+        for _ in range(warmup.count):
+            try:
+                session.run(inputs, [spec.name for spec in session.outputs])
+            except ServingError as error:
+                raise FailedPrecondition(f"model_warmup failed: {error}") from None
+
+
+def _warmup_input(name: str, batch: tuple[int, ...], spec: WarmupInput) -> np.ndarray:
+    shape = (*batch, *spec.dims)
+    datatype = of_config(spec.datatype)
+    if spec.source == "random":
+        return _generated(TensorSpec(name, datatype, shape), 0, np.random.default_rng(0))
+    if spec.source == "zero":
+        return np.full(shape, "" if datatype.name == "BYTES" else 0, datatype.dtype)
+    try:
+        return np.fromfile(spec.source, datatype.dtype).reshape(shape)
+    except (OSError, ValueError, TypeError) as error:
+        raise FailedPrecondition(f"model_warmup input '{name}' of shape {list(shape)}: {error}") from None
 
 
 def rows_are_independent(session: Session) -> bool:

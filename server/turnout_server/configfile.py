@@ -1,0 +1,263 @@
+"""Reads `config.pbtxt`, or the same as JSON, into a ModelConfiguration.
+
+Every field of ModelConfig is either acted on, or noted in the log as having no effect here, or refused. Nothing that would
+change answers is passed over. docs/protocol.md has the table.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, text_format
+from google.protobuf.message import Message
+from turnout_proto import model_config_pb2
+from turnout_proto.model_config_pb2 import ModelConfig
+
+from turnout_server.config import ModelConfiguration, Queue, TensorConfig, Warmup, WarmupInput
+from turnout_server.devicenames import KINDS, entries_of, kind_of
+from turnout_server.errors import FailedPrecondition, InvalidRequest
+from turnout_server.runtimeoptions import PARAMETERS, runtime_options
+
+#: Sections that ask for something Turnout doesn't do, and what that is.
+REFUSED = {
+    "sequence_batching": "sequence batching: requests that depend on earlier ones are not supported",
+    "ensemble_scheduling": "an ensemble: models that feed each other are not supported; export them as one ONNX graph",
+    "batch_input": "batch inputs: not supported; compute them in the ONNX graph",
+    "batch_output": "batch outputs: not supported; compute them in the ONNX graph",
+    "cc_model_filenames": "a file by compute capability: not supported; set turnout.file.<device> in parameters",
+    "model_operations": "libraries of custom operators: never loaded, because they are code of somebody's",
+    "model_repository_agents": "repository agents: not supported",
+    "runtime": "another runtime: only ONNX Runtime is served",
+}
+#: Sections that don't change answers and have no effect here.
+WITHOUT_EFFECT = ("metric_tags", "response_cache", "model_metrics")
+
+OURS = ("default_device", "objective", "latency_target_us", "tolerance", "batching", "devices")
+
+
+def read(directory: Path, name: str) -> ModelConfiguration:
+    """Reads the `config.pbtxt` of a model's directory; a missing file is an empty one.
+
+    Raises:
+        FailedPrecondition: it isn't a model configuration, or asks for what Turnout doesn't do. The text says which and what.
+    """
+    path = directory / "config.pbtxt"
+    try:
+        message = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+    except FileNotFoundError:
+        return ModelConfiguration(name)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(f"config.pbtxt is not a model configuration: {error}") from None
+    return interpret(message, name, directory)
+
+
+def parse_json(text: str, name: str, directory: Path) -> ModelConfiguration:
+    """The configuration in a load request's JSON.
+
+    Raises:
+        InvalidRequest: it isn't one.
+        FailedPrecondition: it asks for what Turnout doesn't do.
+    """
+    try:
+        message = json_format.Parse(text, ModelConfig(), max_recursion_depth=20)
+    except json_format.ParseError as error:
+        raise InvalidRequest(f"the 'config' parameter is not a model configuration in JSON: {error}") from None
+    return interpret(message, name, directory)
+
+
+def interpret(message: ModelConfig, name: str, directory: Path) -> ModelConfiguration:
+    """What a configuration means for this server; label files and warm-up data are read from `directory`.
+
+    Raises:
+        FailedPrecondition: a section isn't supported, or is wrong.
+    """
+    _refuse(message, name)
+    ours = _ours(message)
+    return ModelConfiguration(
+        name=name,
+        max_batch_size=message.max_batch_size,
+        inputs=tuple(_tensor(spec) for spec in message.input),
+        outputs=tuple(_tensor(spec, directory) for spec in message.output),
+        default_device=_checked_devices(ours, "default_device"),
+        devices=_devices(message, ours),
+        files=_files(message),
+        versions=_versions(message.version_policy),
+        queue=_queue(message.dynamic_batching),
+        batches=_switch(ours, "batching"),
+        runtime=runtime_options(message),
+        warmups=tuple(_warmup(warmup, directory) for warmup in message.model_warmup),
+        notes=tuple(_notes(message)),
+    )
+
+
+def _refuse(message: ModelConfig, name: str) -> None:
+    if message.name and message.name != name:
+        raise FailedPrecondition(f"config.pbtxt names model '{message.name}', but its directory is '{name}'")
+    if message.platform not in ("", "onnxruntime_onnx") or message.backend not in ("", "onnxruntime"):
+        asked = message.platform if message.platform not in ("", "onnxruntime_onnx") else message.backend
+        raise FailedPrecondition(f"platform or backend '{asked}' is not served here: only 'onnxruntime_onnx' is")
+    if message.max_batch_size < 0:
+        raise FailedPrecondition(f"max_batch_size is {message.max_batch_size}; it must not be negative")
+    for section in _set_in(message):
+        if section in REFUSED:
+            raise FailedPrecondition(f"config.pbtxt has '{section}', {REFUSED[section]}")
+    if message.model_transaction_policy.decoupled:
+        raise FailedPrecondition("config.pbtxt asks for a decoupled model, which is not supported: one request, one answer")
+    for group in message.instance_group:
+        if group.secondary_devices or group.passive:
+            raise FailedPrecondition(
+                "config.pbtxt has an instance group with secondary devices or passive instances, unsupported"
+            )
+    _refuse_in_tensors(message)
+
+
+def _refuse_in_tensors(message: ModelConfig) -> None:
+    specs: list[Any] = [*message.input, *message.output]
+    for spec in specs:
+        if spec.is_shape_tensor or spec.is_non_linear_format_io:
+            raise FailedPrecondition(f"'{spec.name}' is declared a shape tensor or non-linear, which only TensorRT knows")
+    for declared in message.input:
+        if declared.allow_ragged_batch or declared.optional:
+            which = "allow_ragged_batch" if declared.allow_ragged_batch else "optional"
+            raise FailedPrecondition(f"input '{declared.name}' is declared '{which}', which is not supported")
+
+
+def _set_in(message: Message) -> list[str]:
+    return [descriptor.name for descriptor, _ in message.ListFields()]
+
+
+def _notes(message: ModelConfig) -> list[str]:
+    notes = [section for section in _set_in(message) if section in WITHOUT_EFFECT]
+    notes += [
+        f"optimization.{name}" for name in _set_in(message.optimization) if name not in ("graph", "execution_accelerators")
+    ]
+    for group in message.instance_group:
+        notes += [f"instance_group.{name}" for name in _set_in(group) if name in ("rate_limiter", "profile", "host_policy")]
+    known = ("turnout.", *PARAMETERS)
+    notes += [f"parameters['{key}']" for key in message.parameters if not key.startswith(known)]
+    return notes
+
+
+def _ours(message: ModelConfig) -> dict[str, str]:
+    """Our own parameters, without their prefix.
+
+    Raises:
+        FailedPrecondition: one that doesn't exist, because a typing error would go unnoticed.
+    """
+    ours = {
+        key.removeprefix("turnout."): value.string_value
+        for key, value in message.parameters.items()
+        if key.startswith("turnout.") and not key.startswith("turnout.file.")
+    }
+    for key in ours:
+        if key not in OURS:
+            near = difflib.get_close_matches(key, OURS, n=1) or OURS
+            raise FailedPrecondition(
+                f"unknown parameter 'turnout.{key}'; did you mean {' or '.join(f'turnout.{n}' for n in near)}?"
+            )
+    return ours
+
+
+def _switch(ours: dict[str, str], key: str) -> bool:
+    value = ours.get(key, "on")
+    if value not in ("on", "off"):
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be 'on' or 'off'")
+    return value == "on"
+
+
+def _checked_devices(ours: dict[str, str], key: str) -> str:
+    value = ours.get(key, "")
+    try:
+        if value:
+            entries_of(value)
+    except ValueError as error:
+        raise FailedPrecondition(f"parameter 'turnout.{key}': {error}") from None
+    return value
+
+
+def _devices(message: ModelConfig, ours: dict[str, str]) -> tuple[str, ...]:
+    """`turnout.devices` where given, else what the instance groups say."""
+    if listed := _checked_devices(ours, "devices"):
+        return tuple(entries_of(listed))
+    devices: list[str] = []
+    for group in message.instance_group:
+        kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
+        if kind == "KIND_CPU":
+            devices.append("cpu")
+        elif kind == "KIND_GPU":
+            devices += [f"cuda:{gpu}" for gpu in group.gpus] or ["cuda"]
+        else:
+            return ()
+    return tuple(devices)
+
+
+def _files(message: ModelConfig) -> dict[str, str]:
+    prefix = "turnout.file."
+    files = {key.removeprefix(prefix): v.string_value for key, v in message.parameters.items() if key.startswith(prefix)}
+    for device in files:
+        if kind_of(device) not in KINDS:
+            raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {list(KINDS)}")
+    files[""] = message.default_model_filename or "model.onnx"
+    for file in files.values():
+        _plain_name(file)
+    return files
+
+
+def _plain_name(file: str) -> str:
+    if Path(file).name != file or file in ("", "..") or "\0" in file:
+        raise FailedPrecondition(f"file name '{file}' must be a plain name, without directories")
+    return file
+
+
+def _versions(policy: model_config_pb2.ModelVersionPolicy) -> int | tuple[int, ...] | None:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return None
+    if choice == "specific":
+        return tuple(policy.specific.versions)
+    return policy.latest.num_versions or 1
+
+
+def _tensor(spec: model_config_pb2.ModelInput | model_config_pb2.ModelOutput, directory: Path | None = None) -> TensorConfig:
+    file = getattr(spec, "label_filename", "")
+    return TensorConfig(
+        name=spec.name,
+        datatype=model_config_pb2.DataType.Name(spec.data_type),
+        dims=tuple(spec.dims),
+        reshape=tuple(spec.reshape.shape) if spec.HasField("reshape") else None,
+        labels=_labels(directory / _plain_name(file)) if directory and file else (),
+    )
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(f"label file '{path.name}' cannot be read: {type(error).__name__}") from None
+
+
+def _queue(batching: model_config_pb2.ModelDynamicBatching) -> Queue:
+    policy = batching.default_queue_policy
+    return Queue(
+        preferred_rows=tuple(sorted(batching.preferred_batch_size)),
+        max_delay_us=batching.max_queue_delay_microseconds,
+        max_size=policy.max_queue_size,
+        timeout_us=policy.default_timeout_microseconds,
+        timeout_override=policy.allow_timeout_override or not policy.default_timeout_microseconds,
+        rejects=policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT,
+    )
+
+
+def _warmup(warmup: model_config_pb2.ModelWarmup, directory: Path) -> Warmup:
+    inputs = {name: _warmup_input(name, spec, directory) for name, spec in warmup.inputs.items()}
+    return Warmup(warmup.batch_size, max(1, warmup.count), inputs)
+
+
+def _warmup_input(name: str, spec: model_config_pb2.ModelWarmup.Input, directory: Path) -> WarmupInput:
+    kind = spec.WhichOneof("input_data_type")
+    datatype = model_config_pb2.DataType.Name(spec.data_type)
+    if kind is None or datatype == "TYPE_INVALID":
+        raise FailedPrecondition(f"model_warmup input '{name}' needs a data_type and zero_data, random_data or input_data_file")
+    if kind == "input_data_file":
+        return WarmupInput(tuple(spec.dims), datatype, directory / "warmup" / _plain_name(spec.input_data_file))
+    return WarmupInput(tuple(spec.dims), datatype, kind.removesuffix("_data"))
