@@ -1,0 +1,116 @@
+"""A cell: one model on one device under one load. From its raw samples to its row in the report."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turnout_loadtests.samples import Samples
+from turnout_loadtests.statistics import median, per_second, percentile
+
+CLIENT_LIMIT_CPU = 0.85  # of the one core that a Locust process can use
+CLIENT_LIMITED = "client-limited"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked of the server in one cell. The load is closed: each user waits for its answer."""
+
+    host: str
+    model: str
+    device: str
+    batch: int = 1
+    users: int = 4
+    warm_up_s: float = 1.0
+    duration_s: float = 5.0
+    shape: str = ""
+    inputs: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was measured. A percentile is None where there were too few samples for it, never a guess.
+
+    `service_*` is the time from sending a request to having its answer, of answered requests only. `queue_*` and
+    `compute_*` are what the server states in its answers.
+    """
+
+    model: str
+    device: str
+    batch: int
+    users: int
+    arrival: str
+    round: int
+    duration_s: float
+    requests: int
+    failures: int
+    failures_by_code: dict[str, int]
+    requests_per_s: float
+    rows_per_s: float
+    service_p50_ms: float | None
+    service_p90_ms: float | None
+    service_p95_ms: float | None
+    service_p99_ms: float | None
+    queue_p50_us: float | None
+    compute_p50_us: float | None
+    rows_run_together: float | None
+    answered_by: dict[str, int]
+    client_cpu: float
+    flags: list[str]
+    command: str
+
+
+def summarise(load: Load, samples: Samples, command: str, round_: int = 1) -> Cell:
+    """The cell of these samples: latency and counts of what began in the window, throughput of what ended in it."""
+    begin_s, end_s = samples.window_s
+    duration_s = max(0.0, float(end_s - begin_s)) if np.isfinite(end_s - begin_s) else 0.0
+    answered = samples.code == "OK"
+    counted = (samples.began_s >= begin_s) & (samples.began_s < end_s)
+    good = counted & answered
+    ended = answered & (samples.ended_s >= begin_s) & (samples.ended_s < end_s)
+    service_ms = (samples.ended_s - samples.began_s)[good] * 1e3
+    requests_per_s = per_second(int(ended.sum()), duration_s)
+    client_cpu = per_second(1, duration_s) * float(samples.client_cpu_s) if duration_s else 0.0
+    failed = _counts(samples.code[counted & ~answered])
+    return Cell(
+        model=load.model,
+        device=load.device,
+        batch=load.batch,
+        users=load.users,
+        arrival="closed",
+        round=round_,
+        duration_s=duration_s,
+        requests=int(counted.sum()),
+        failures=sum(failed.values()),
+        failures_by_code=failed,
+        requests_per_s=requests_per_s,
+        rows_per_s=requests_per_s * load.batch,
+        service_p50_ms=percentile(service_ms, 0.50),
+        service_p90_ms=percentile(service_ms, 0.90),
+        service_p95_ms=percentile(service_ms, 0.95),
+        service_p99_ms=percentile(service_ms, 0.99),
+        queue_p50_us=median(samples.queue_us[good]),
+        compute_p50_us=median(samples.compute_us[good]),
+        rows_run_together=median(samples.batch_size[good & (samples.batch_size > 0)]),
+        answered_by=_counts(samples.device[good]),
+        client_cpu=client_cpu,
+        flags=flags(failures=sum(failed.values()), answers=int(good.sum()), client_cpu=client_cpu),
+        command=command,
+    )
+
+
+def flags(*, failures: int, answers: int, client_cpu: float) -> list[str]:
+    """What a reader must know before trusting the cell."""
+    stated = {
+        "no answers": not answers,
+        "failures": failures > 0,
+        CLIENT_LIMITED: client_cpu > CLIENT_LIMIT_CPU,
+    }
+    return [name for name, holds in stated.items() if holds]
+
+
+def _counts(values: NDArray[np.str_]) -> dict[str, int]:
+    counted: Counter[Any] = Counter(values.tolist())
+    return dict(sorted(counted.items()))

@@ -1,0 +1,103 @@
+"""Questions to a server outside the measurement: what it has, and whether a device answers."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import grpc
+from turnout_proto import inference_pb2 as pb
+from turnout_proto.methods import Stub
+
+from turnout_loadtests.errors import LoadTestError
+
+QUESTION_TIMEOUT_S = 10.0
+FIRST_INFERENCE_TIMEOUT_S = 60.0  # it may create a session
+PASSING = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def connect(host: str) -> Stub:
+    """A stub over a channel of its own, with no limit on message sizes."""
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    return Stub(grpc.insecure_channel(host, [*unlimited, ("grpc.use_local_subchannel_pool", 1)]))
+
+
+def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:
+    """Return once ServerReady says so; `tick` is called about five times a second meanwhile.
+
+    Raises:
+        LoadTestError: it didn't within `timeout_s`.
+    """
+    until_s = time.monotonic() + timeout_s
+    while time.monotonic() < until_s:
+        tick()
+        try:
+            if stub.ServerReady(pb.ServerReadyRequest(), timeout=QUESTION_TIMEOUT_S).ready:
+                return
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise refused(error) from error
+        time.sleep(0.2)
+    raise LoadTestError(f"the server wasn't ready within {timeout_s:.0f} s")
+
+
+def server_name(stub: Stub) -> str:
+    """The server's name and version, as it states them."""
+    try:
+        answer = stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError as error:
+        raise refused(error) from error
+    return f"{answer.name} {answer.version}"
+
+
+def model_metadata(stub: Stub, model: str) -> pb.ModelMetadataResponse:
+    """What the model takes and gives; with an empty name, the first ready model the server lists."""
+    try:
+        name = model or _first_ready_model(stub)
+        answer: pb.ModelMetadataResponse = stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError as error:
+        raise refused(error) from error
+    return answer
+
+
+def why_unavailable(stub: Stub, request: pb.ModelInferRequest) -> str | None:
+    """Send one inference: the server's reason if the model can't run on that device, else None.
+
+    Raises:
+        LoadTestError: the request itself is wrong. A device that is busy or slow is there: its failures get measured.
+    """
+    try:
+        stub.ModelInfer(request, timeout=FIRST_INFERENCE_TIMEOUT_S)
+    except grpc.RpcError as error:
+        if error.code() in PASSING:
+            return None
+        if error.code() != grpc.StatusCode.FAILED_PRECONDITION:
+            raise refused(error) from error
+        device = request.parameters["device"].string_param
+        return str(error.details()).removeprefix(f"device '{device}' is not available: ")
+    return None
+
+
+def text(parameters: Mapping[str, pb.InferParameter], key: str) -> str:
+    """A parameter of an answer; empty where the server doesn't send it."""
+    return parameters[key].string_param if key in parameters else ""  # looked up, a protobuf map invents an entry
+
+
+def number(parameters: Mapping[str, pb.InferParameter], key: str) -> int:
+    """A parameter of an answer; 0 where the server doesn't send it."""
+    return parameters[key].int64_param if key in parameters else 0
+
+
+def refused(error: grpc.RpcError) -> LoadTestError:
+    """The failure of a question, for the user."""
+    return LoadTestError(f"asking the server failed with {reason(error)}")
+
+
+def reason(error: grpc.RpcError) -> str:
+    """The status as one line, the same for the same cause."""
+    return f"{error.code().name}: {error.details()}"
+
+
+def _first_ready_model(stub: Stub) -> str:
+    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=QUESTION_TIMEOUT_S)
+    if not index.models:
+        raise LoadTestError("the server has no ready model; name one with --model")
+    return str(index.models[0].name)

@@ -1,0 +1,94 @@
+"""Models against devices: who can be measured, one cell after another, and the results."""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from turnout_proto.methods import Stub
+
+from turnout_loadtests import environment
+from turnout_loadtests.cells import Load
+from turnout_loadtests.client import connect, model_metadata, server_name, why_unavailable
+from turnout_loadtests.payloads import parse_shape, read_inputs, request_pool
+from turnout_loadtests.results import SCHEMA_VERSION, Results, Skipped
+from turnout_loadtests.run import run_cell
+from turnout_loadtests.verdict import verdicts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What to measure: every model on every device at every batch, each under `load`'s users and times."""
+
+    models: Sequence[str]
+    devices: Sequence[str]
+    batches: Sequence[int]
+    load: Load  # its model, device and batch are replaced
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Whom to tell what happens; each is called from the thread that compares."""
+
+    skipped: Callable[[Skipped], None] = lambda skipped: None
+    begun: Callable[[Load, int, int], None] = lambda load, number, total: None
+    tick: Callable[[float], None] = lambda share: None
+
+
+def compare(plan: Comparison, folder: Path, command: Sequence[str], progress: Progress) -> Results:
+    """Measure all that can be measured; the raw samples go to `folder/samples`.
+
+    Raises:
+        LoadTestError: the server can't be reached, a model isn't there, or Locust couldn't run.
+    """
+    stub, started = connect(plan.load.host), datetime.now(UTC)
+    server, surroundings = server_name(stub), environment.describe()
+    loads, skipped = [], []
+    for load in candidates(plan):
+        if reason := _why_not(stub, load):
+            skipped.append(Skipped(load.model, load.device, reason))
+            progress.skipped(skipped[-1])
+        else:
+            loads += [replace(load, batch=batch) for batch in plan.batches]
+    cells = []
+    for number, load in enumerate(loads, 1):
+        progress.begun(load, number, len(loads))
+        cells.append(run_cell(load, folder / "samples" / f"{_file_name(load)}.npz", progress.tick))
+    return Results(
+        schema_version=SCHEMA_VERSION,
+        turnout_version=version("turnout"),
+        command=shlex.join(command),
+        started=started.isoformat(timespec="seconds"),
+        server=server,
+        environment=surroundings,
+        models=list(plan.models),
+        devices=list(plan.devices),
+        skipped=skipped,
+        cells=cells,
+        verdicts=verdicts(plan.models, cells, skipped),
+    )
+
+
+def candidates(plan: Comparison) -> Iterator[Load]:
+    """Each model on each device, with one row."""
+    for model in plan.models:
+        for device in plan.devices:
+            yield replace(plan.load, model=model, device=device, batch=1)
+
+
+def _why_not(stub: Stub, load: Load) -> str | None:
+    pool = request_pool(
+        model_metadata(stub, load.model),
+        device=load.device,
+        batch=load.batch,
+        shapes=dict(parse_shape(text) for text in load.shape.split()),
+        inputs=read_inputs(Path(load.inputs)) if load.inputs else None,
+        count=1,
+    )
+    return why_unavailable(stub, pool[0])
+
+
+def _file_name(load: Load) -> str:
+    return f"{load.model}-{load.device}-b{load.batch}".replace(":", "").replace("/", "-")

@@ -1,0 +1,21 @@
+"""How numbers are written for people: three significant digits, and words where there is no number."""
+
+TOO_FEW = "n too small"
+
+
+def three_digits(value: float) -> str:
+    """`0.347`, `12.5`, `1 230`: rounded to three significant digits, thousands set apart."""
+    rounded = float(f"{value:.3g}")
+    if rounded == 0 or abs(rounded) >= 100:
+        return f"{rounded:,.0f}".replace(",", " ")
+    return f"{rounded:.3g}"
+
+
+def ms(value: float | None) -> str:
+    """A latency without its unit; a percentile that had too few samples says so."""
+    return TOO_FEW if value is None else three_digits(value)
+
+
+def or_dash(value: float | None) -> str:
+    """A number that may not have been stated."""
+    return "–" if value is None else three_digits(value)  # noqa: RUF001 (a dash)

@@ -1,0 +1,82 @@
+"""Renders results as report.html (one file, no scripts) and report.md with its charts beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from turnout_loadtests import plots
+from turnout_loadtests.cells import CLIENT_LIMIT_CPU, CLIENT_LIMITED, Cell
+from turnout_loadtests.environment import NOISY_PRESSURE_PERCENT
+from turnout_loadtests.formatting import ms, or_dash, three_digits
+from turnout_loadtests.results import Results
+
+#: What each flag on a cell means.
+FLAGS = {
+    "no answers": "no request was answered in the measured time",
+    "failures": "some requests failed; they are counted, and left out of every latency and throughput",
+    CLIENT_LIMITED: f"the sending process used over {CLIENT_LIMIT_CPU:.0%} of its core: the server may be able to do more",
+}
+
+
+def render(results: Results, folder: Path) -> list[Path]:
+    """Write the report into `folder`: report.html, report.md and the charts that the latter shows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    charts = {"throughput": plots.throughput(results.cells), "latency": plots.latency(results.cells)}
+    texts = {f"{name}.svg": on_white(svg) for name, svg in charts.items()}
+    inline = {name: Markup(in_page(svg)) for name, svg in charts.items()}  # our own SVG
+    facts = {"results": results, "notes": notes(results.cells), "facts": surroundings(results), "charts": inline}
+    for name in ("report.html", "report.md"):
+        texts[name] = _templates().get_template(f"{name}.j2").render(facts)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def notes(cells: Sequence[Cell]) -> dict[str, str]:
+    """The flags that these cells carry, explained."""
+    return {flag: meaning for flag, meaning in FLAGS.items() if any(flag in cell.flags for cell in cells)}
+
+
+def surroundings(results: Results) -> dict[str, str]:
+    """The environment as rows of text; what couldn't be read says so."""
+    machine = results.environment
+    limit = "" if machine.cpu_limit is None else f", limited to {machine.cpu_limit:g}"
+    return {
+        "CPU": f"{machine.cpu}, {machine.cores} cores{limit}",
+        "Memory": "unknown" if machine.memory_gib is None else f"{machine.memory_gib:g} GiB",
+        "GPU": "; ".join(machine.gpus) or "none visible",
+        "System": machine.system,
+        "Server": results.server,
+        "Versions": ", ".join(f"{name} {number}" for name, number in machine.versions.items()),
+        "Other load": _noise(machine.cpu_pressure_percent),
+    }
+
+
+def in_page(svg: str) -> str:
+    """The chart for use within HTML: no XML header, its text in the page's colour."""
+    return svg[svg.index("<svg") :].replace(plots.INK, "currentColor")
+
+
+def on_white(svg: str) -> str:
+    """The chart as a file of its own, which a viewer may show on any colour."""
+    return svg.replace("<svg ", '<svg style="background: white" ', 1)
+
+
+def _noise(pressure_percent: float | None) -> str:
+    if pressure_percent is None:
+        return "unknown (this system doesn't state CPU pressure)"
+    return f"CPU pressure {pressure_percent:.1f} % before the first cell (over {NOISY_PRESSURE_PERCENT:.0f} % is noisy)"
+
+
+def _templates() -> Environment:
+    templates = Environment(
+        loader=PackageLoader("turnout_loadtests"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(ms=ms, digits=three_digits, or_dash=or_dash)
+    return templates
