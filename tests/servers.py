@@ -1,0 +1,120 @@
+"""A real `turnout-server` in a process of its own, as tests start, watch and stop it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from turnout_proto.methods import Stub
+
+#: The transports that every wire test runs over, and the flags that choose each. One more line here tests one more.
+TRANSPORTS: dict[str, list[str]] = {"aio": []}
+
+START_TIMEOUT_S = 30
+
+
+class Process:
+    """`turnout-server` with these flags; its log is read as it comes."""
+
+    def __init__(self, *flags: str, env: Mapping[str, str] | None = None) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "turnout_server", *flags], stderr=subprocess.PIPE, text=True, env={**clean, **(env or {})}
+        )
+        self.pid = self._process.pid
+        self._lines: list[str] = []
+        self._grown = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        with self._grown:
+            return "".join(self._lines)
+
+    def wait_for(self, pattern: str, timeout_s: float = START_TIMEOUT_S) -> re.Match[str]:
+        """The first match of `pattern` in the log, once it is there."""
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            found.extend(re.finditer(pattern, "".join(self._lines)))
+            return bool(found) or self._ended
+
+        with self._grown:
+            self._grown.wait_for(look, timeout_s)
+            assert found, f"no {pattern!r} in the server's log:\n{''.join(self._lines)}"
+        return found[0]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to this process and to no other."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """The exit status, once it has ended and all it said was read."""
+        status = self._process.wait(timeout_s)
+        self._reader.join()
+        return status
+
+    def end(self) -> None:
+        """Makes sure that it is gone."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        self.wait()
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                with self._grown:
+                    self._lines.append(line)
+                    self._grown.notify_all()
+        with self._grown:
+            self._ended = True
+            self._grown.notify_all()
+
+
+class RunningServer:
+    """A server whose ports are bound, and the ways to talk to it."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        ports = process.wait_for(r"gRPC on 127\.0\.0\.1:(\d+), metrics on 127\.0\.0\.1:(\d+)")
+        self.address = f"127.0.0.1:{ports[1]}"
+        self.monitoring = f"http://127.0.0.1:{ports[2]}"
+        self.channel = grpc.insecure_channel(
+            self.address, [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        )
+        self.stub = Stub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def wait_until_ready(self) -> None:
+        """Returns once every model has settled."""
+        watch = self.health.Watch(health_pb2.HealthCheckRequest(), timeout=START_TIMEOUT_S)
+        next(change for change in watch if change.status == health_pb2.HealthCheckResponse.SERVING)
+        watch.cancel()
+
+
+@contextmanager
+def running(
+    repository: Path, *flags: str, transport: str = "aio", env: Mapping[str, str] | None = None
+) -> Iterator[RunningServer]:
+    """A server over `repository` on ports of its own, ready to answer; gone afterwards."""
+    ports = ["--grpc-port=0", "--metrics-port=0"]
+    quick = ["--drain-delay-s=0", "--drain-timeout-s=5"]
+    process = Process(f"--model-repository={repository}", *ports, *quick, *TRANSPORTS[transport], *flags, env=env)
+    try:
+        server = RunningServer(process)
+        with server.channel:
+            server.wait_until_ready()
+            yield server
+    finally:
+        process.end()
