@@ -8,7 +8,15 @@ from typing import Literal
 
 from turnout_server import configfile
 from turnout_server.config import ModelConfiguration
-from turnout_server.errors import FailedPrecondition, InternalError, InvalidRequest, NotFound, ServingError, Unavailable
+from turnout_server.errors import (
+    FailedPrecondition,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    ServingError,
+    Unavailable,
+    internal_error,
+)
 from turnout_server.layout import ModelFiles, find_models
 from turnout_server.loading import Loader, ModelVersion
 
@@ -173,6 +181,9 @@ class Repository:
                     failures[number] = str(error)
         except (ServingError, OSError) as error:
             failures[None] = str(error)
+        except Exception:  # what we didn't foresee in one model must not keep the others from loading
+            failures[None] = str(hidden := internal_error())
+            logger.exception("model %s: %s", name, hidden)
         for number, version in versions.items():
             logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.sessions))
         return Model(name, "settled", versions, failures, fingerprint)

@@ -178,7 +178,7 @@ def _spec(argument: Any) -> TensorSpec:
 def _to_value(array: np.ndarray) -> Any:
     if of_dtype(array.dtype).name != "BF16":
         return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-    bits = np.ascontiguousarray(array).view(np.uint16)
+    bits = np.asarray(array, order="C").view(np.uint16)  # ascontiguousarray would make a scalar an array of one
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, 16)  # TensorProto.BFLOAT16
 
 

@@ -25,7 +25,7 @@ def generated_inputs(inputs: tuple[TensorSpec, ...], rows: int, seed: int) -> di
 
 
 def _generated(spec: TensorSpec, rows: int, generator: np.random.Generator) -> np.ndarray:
-    free = [rows, *[FREE_DIMENSION] * (len(spec.shape) - 1)]
+    free = [rows if axis == 0 else FREE_DIMENSION for axis in range(len(spec.shape))]
     shape = [default if size == -1 else size for size, default in zip(spec.shape, free, strict=True)]
     dtype = spec.datatype.dtype
     if spec.datatype.name == "BYTES":
