@@ -10,6 +10,7 @@ from types import FrameType
 from turnout_server import settings
 from turnout_server.app import Server
 from turnout_server.errors import ServingError
+from turnout_server.logsettings import LogSettings
 
 logger = logging.getLogger("turnout_server")
 
@@ -20,11 +21,12 @@ def main() -> None:
         chosen = settings.read(sys.argv[1:])
     except settings.UsageError as error:
         sys.exit(_complain(str(error), 2))
-    logging.basicConfig(
-        level=chosen.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # what of it is shown, LogSettings decides
+    log = LogSettings(handler, chosen.log_level)
     try:
-        server = Server(chosen)
+        server = Server(chosen, log)
     except (OSError, ServingError) as error:
         sys.exit(_complain(str(error), 1))
     _serve(server)

@@ -8,22 +8,40 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from turnout_server import devices, reflection, sessions
+from turnout_server.codec import Codec
 from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
+from turnout_server.extensions import ExtensionService
 from turnout_server.health import HealthService
+from turnout_server.inference import InferenceService
 from turnout_server.loading import Loader
+from turnout_server.logsettings import LogSettings
 from turnout_server.metrics import Metrics
 from turnout_server.monitoring import MonitoringServer
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
 from turnout_server.scheduler import Executor
-from turnout_server.services import InferenceService
+from turnout_server.services import ModelService
 from turnout_server.settings import Settings
+from turnout_server.sharedmemory import SharedMemory
+from turnout_server.tracing import Tracer
 from turnout_server.transport import Handlers, Transport
 from turnout_server.transport.aio import AioTransport
 from turnout_server.tritonmetrics import TritonMetrics
 
 logger = logging.getLogger(__name__)
+
+#: What ServerMetadata lists: only what really works.
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+)
 
 
 class Server:
@@ -34,7 +52,7 @@ class Server:
         FailedPrecondition: the installation is broken; the text has the fix.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, log: LogSettings) -> None:
         sessions.check_installation()
         self._settings = settings
         self._changes = Listeners()
@@ -52,12 +70,15 @@ class Server:
         )
         self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
         metrics = Metrics(lambda: {name: executor.in_flight() for name, executor in self._executors.items()})
-        self._dataplane = DataPlane(repository, self._executors, found.missing, metrics, settings.default_device, self._changes)
+        self._tracer = Tracer(settings.trace_file)
+        self._dataplane = DataPlane(
+            repository, self._executors, found.missing, metrics, settings.default_device, self._changes, self._tracer
+        )
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(TritonMetrics(metrics))
         self._transport: Transport = AioTransport(
-            f"{settings.host}:{settings.grpc_port}", _handlers(self._dataplane, settings), _options(settings)
+            f"{settings.host}:{settings.grpc_port}", self._handlers(settings, log), _options(settings)
         )
         self._monitoring = MonitoringServer(settings.host, settings.metrics_port, registry, self._dataplane.ready)
 
@@ -85,16 +106,21 @@ class Server:
         self._control.stop()
         for executor in self._executors.values():
             executor.stop(timeout_s=1.0)
+        self._tracer.close()
         self._monitoring.stop()
 
-
-def _handlers(dataplane: DataPlane, settings: Settings) -> Handlers:
-    inference = InferenceService(dataplane, settings.server_name, importlib.metadata.version("turnout"))
-    health = HealthService(dataplane)
-    return Handlers(
-        unary={**inference.handlers(), **health.unary()},
-        stream={**health.stream(), **(reflection.handlers() if settings.reflection else {})},
-    )
+    def _handlers(self, settings: Settings, log: LogSettings) -> Handlers:
+        memory = SharedMemory() if settings.allow_client_shm else None
+        extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
+        version = importlib.metadata.version("turnout")
+        inference = InferenceService(self._dataplane, Codec(memory))
+        models = ModelService(self._dataplane, self._control, settings.server_name, version, extensions)
+        extras = ExtensionService(memory, self._tracer, log)
+        health = HealthService(self._dataplane)
+        return Handlers(
+            unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},
+            stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
+        )
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:

@@ -8,11 +8,12 @@ from turnout_server.devicenames import kind_of
 from turnout_server.errors import ServingError, status_of
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import Done, InferRequest, InferResponse
-from turnout_server.metrics import NOBODY, Key, Metrics
+from turnout_server.metrics import NOBODY, Key, Metrics, Series
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
 from turnout_server.routing import Candidate, Route
 from turnout_server.scheduler import Execution, Executor, Work
+from turnout_server.tracing import Tracer
 
 
 class DataPlane:
@@ -22,6 +23,7 @@ class DataPlane:
         executors: by device name.
         missing: why kinds of device that this host could have are absent.
         default_device: where a request runs that says nothing, of a model that says nothing.
+        tracer: told of every request that was answered.
         changes: told whenever `ready`, or the readiness of a model, may have changed.
     """
 
@@ -33,6 +35,7 @@ class DataPlane:
         metrics: Metrics,
         default_device: str,
         changes: Listeners,
+        tracer: Tracer,
     ) -> None:
         self.repository = repository
         self.changes = changes
@@ -40,6 +43,7 @@ class DataPlane:
         self._executors = executors
         self._missing = missing
         self._metrics = metrics
+        self._tracer = tracer
         self._default_device = default_device
 
     def ready(self) -> bool:
@@ -50,6 +54,10 @@ class DataPlane:
         """Not ready from now on; requests are still answered."""
         self.draining = True
         self.changes.notify()
+
+    def statistics(self, model: ModelVersion) -> dict[str, Series]:
+        """What has been counted of a model version, by device; under the empty name what failed before it had one."""
+        return self._metrics.by_device(model.name, str(model.version))
 
     def infer(self, request: InferRequest, done: Done) -> Callable[[], None]:
         """Runs a request on the device that is chosen for it.
@@ -97,6 +105,8 @@ class DataPlane:
                 model.profiles[route.device].observe(outcome.batch_rows, outcome.compute_s * 1e6)
             done(_response(request, model, route, outputs, outcome))
             self._answered(key, request, rows, outcome)
+            if self._tracer.active:
+                self._tracer.record(*key, request.id, _timestamps_ns(request, outcome))
 
         return Work(
             session=model.sessions[route.device],
@@ -128,6 +138,23 @@ class DataPlane:
         done(error)
 
 
+def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int]:
+    """When each step of a request that has just ended began, on the monotonic clock."""
+    end_s = time.monotonic()
+    computed_s = end_s - execution.output_s
+    started_s = computed_s - execution.compute_s
+    steps_s = {
+        "REQUEST_START": request.arrived_s,
+        "QUEUE_START": started_s - execution.input_s - execution.queue_s,
+        "COMPUTE_START": started_s - execution.input_s,
+        "COMPUTE_INPUT_END": started_s,
+        "COMPUTE_OUTPUT_START": computed_s,
+        "COMPUTE_END": end_s,
+        "REQUEST_END": end_s,
+    }
+    return {name: int(at_s * 1e9) for name, at_s in steps_s.items()}
+
+
 def _nothing_to_cancel() -> None:
     """The request has ended already."""
 
@@ -152,4 +179,4 @@ def _response(
         parameters["predicted_us"] = int(route.predicted_us)
     signature = model.signature
     arrays = {name: signature.to_client(name, a) for name, a in zip(outputs, execution.outputs, strict=True)}
-    return InferResponse(model.name, str(model.version), request.id, arrays, parameters)
+    return InferResponse(model.name, str(model.version), request.id, signature, arrays, parameters)

@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from turnout_proto.methods import SERVICE
 
+from turnout_server.answering import answering, status
 from turnout_server.dataplane import DataPlane
 from turnout_server.errors import InvalidRequest, NotFound
-from turnout_server.services import answering, status
 from turnout_server.transport import Call, Receiver, StreamHandler, UnaryHandler
 
 CHECK = "/grpc.health.v1.Health/Check"

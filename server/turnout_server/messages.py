@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from turnout_server.errors import ServingError
+
+if TYPE_CHECKING:
+    from turnout_server.signatures import Signature
 
 
 @dataclass(slots=True)
@@ -40,12 +44,14 @@ class InferResponse:
     """The answer: outputs by name, in the model's order, and what happened on the way.
 
     Attributes:
+        signature: of the model version that answered.
         parameters: the response parameters of docs/protocol.md (`device`, `route_reason`, `queue_us`, ...).
     """
 
     model: str
     version: str
     id: str
+    signature: "Signature"
     outputs: dict[str, np.ndarray]
     parameters: Mapping[str, str | int] = field(default_factory=dict)
 

@@ -178,6 +178,10 @@ class Metrics:
                 models[model, version].add(series)
         return models
 
+    def by_device(self, model: str, version: str) -> dict[str, Series]:
+        """The series of one model version, by device."""
+        return {key[2]: series for key, series in self.totals().items() if key[:2] == (model, version)}
+
     def collect(self) -> Iterator[Metric]:
         """Yields the metric families; the interface that prometheus_client's registry calls."""
         labels = ["model", "version", "device"]

@@ -7,8 +7,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from turnout_proto.methods import SERVICE
 from turnout_proto.pool import POOL
 
+from turnout_server.answering import status
 from turnout_server.errors import InvalidRequest
-from turnout_server.services import status
 from turnout_server.transport import Call, StreamHandler
 
 PATH = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

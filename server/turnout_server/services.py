@@ -1,55 +1,50 @@
-"""One function for each RPC of the inference service, and how errors become statuses."""
+"""The RPCs about the server, its models and its repository: one function each."""
 
-import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
-import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
-from turnout_server import codec
+from turnout_server import describe
+from turnout_server.answering import Settled, answering, settling
+from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
-from turnout_server.errors import InvalidRequest, ServingError, internal_error, status_of
-from turnout_server.messages import InferResponse
-from turnout_server.signatures import TensorSpec
-from turnout_server.transport import Call, Status, UnaryHandler
-
-logger = logging.getLogger(__name__)
-
-PLATFORM = "onnxruntime_onnx"
-EXTENSIONS = ("binary_tensor_data", "parameters")
-#: Longer texts make gRPC drop the status itself: metadata has a hard limit of 16 KiB.
-MAX_DETAILS_BYTES = 1024
+from turnout_server.errors import InvalidRequest, Unsupported
+from turnout_server.transport import UnaryHandler
 
 
-class InferenceService:
-    """The Open Inference Protocol over a data plane.
+class ModelService:
+    """What the server is, what its models are, and which ones it has.
 
     Args:
-        name, version: what ServerMetadata answers.
+        name, version, extensions: what ServerMetadata answers.
     """
 
-    def __init__(self, dataplane: DataPlane, name: str, version: str) -> None:
+    def __init__(self, dataplane: DataPlane, control: Control, name: str, version: str, extensions: list[str]) -> None:
         self._dataplane = dataplane
         self._repository = dataplane.repository
-        self._name = name
-        self._version = version
+        self._control = control
+        self._metadata = pb.ServerMetadataResponse(name=name, version=version, extensions=extensions)
 
-    def handlers(self) -> dict[str, UnaryHandler]:
-        """Handlers of the unary RPCs, by path."""
+    def unary(self) -> dict[str, UnaryHandler]:
+        """Handlers by path."""
         functions: dict[str, Callable[[Any], Message]] = {
             "ServerLive": self.server_live,
             "ServerReady": self.server_ready,
             "ServerMetadata": self.server_metadata,
             "ModelReady": self.model_ready,
             "ModelMetadata": self.model_metadata,
+            "ModelConfig": self.model_config,
+            "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
         }
-        plain = {METHODS[name].path: answering(METHODS[name].request, function) for name, function in functions.items()}
-        return {**plain, METHODS["ModelInfer"].path: self.model_infer}
+        handlers = {METHODS[name].path: answering(METHODS[name].request, function) for name, function in functions.items()}
+        load, unload = METHODS["RepositoryModelLoad"], METHODS["RepositoryModelUnload"]
+        handlers[load.path] = settling(load.request, self.repository_model_load, load.response())
+        handlers[unload.path] = settling(unload.request, self.repository_model_unload, unload.response())
+        return handlers
 
     def server_live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -58,103 +53,48 @@ class InferenceService:
         return pb.ServerReadyResponse(ready=self._dataplane.ready())
 
     def server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name=self._name, version=self._version, extensions=EXTENSIONS)
+        return self._metadata
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=self._repository.is_ready(request.name, request.version))
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._repository.find(request.name, request.version)
-        versions = [model.version] if request.version else [m.version for m in self._repository.ready(request.name)]
-        return pb.ModelMetadataResponse(
-            name=model.name,
-            versions=map(str, versions),
-            platform=PLATFORM,
-            inputs=map(_tensor_metadata, model.signature.inputs),
-            outputs=map(_tensor_metadata, model.signature.outputs),
-        )
+        answering_now = [model] if request.version else self._repository.ready(request.name)
+        return describe.metadata(model, [each.version for each in answering_now])
+
+    def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=describe.configuration(self._repository.find(request.name, request.version)))
+
+    def model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        if request.name:
+            self._repository.find(request.name, request.version)
+        models = [model for model in self._repository.ready(request.name) if request.version in ("", str(model.version))]
+        rows = [describe.statistics(model, self._dataplane.statistics(model)) for model in models]
+        return pb.ModelStatisticsResponse(model_stats=rows)
 
     def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        entries = [e for e in self._repository.index() if e.state == "READY" or not request.ready]
-        return pb.RepositoryIndexResponse(
-            models=[
-                pb.RepositoryIndexResponse.ModelIndex(name=e.name, version=e.version, state=e.state, reason=e.reason)
-                for e in entries
-            ]
-        )
+        return describe.index(entry for entry in self._repository.index() if entry.state == "READY" or not request.ready)
 
-    def model_infer(self, call: Call, message: bytes) -> None:
-        """Decodes, hands over to the data plane, and answers from whichever thread has the outcome."""
-        started_s = time.monotonic()
-        request_id = ""
-        try:
-            parsed = codec.parse(message)
-            request_id = parsed.id
-            request = codec.decode(parsed, call.metadata)
-        except ServingError as error:
-            call.finish(status(error, request_id))
-            return
-        except Exception:
-            call.finish(status(_unexpected(), request_id))
-            return
-        request.arrived_s = started_s
-        request.deadline_s = _earlier(call.deadline_s, started_s, request.timeout_us)
-        request.decode_us = int((time.monotonic() - started_s) * 1e6)
+    def repository_model_load(self, request: pb.RepositoryModelLoadRequest, settled: Settled) -> None:
+        """Settles on the control thread, once the model answers."""
+        name = self._model_name(request.repository_name, request.model_name)
+        for key in request.parameters:
+            if key != "config":
+                raise Unsupported(
+                    f"load parameter '{key}' is not supported: only 'config' is, files are never taken from clients"
+                )
+        self._control.load(name, request.parameters["config"].string_param if "config" in request.parameters else "", settled)
 
-        def done(outcome: InferResponse | ServingError) -> None:
-            if isinstance(outcome, ServingError):
-                call.finish(status(outcome, request_id))
-            else:
-                call.send(codec.encode(outcome))
-                call.finish()
+    def repository_model_unload(self, request: pb.RepositoryModelUnloadRequest, settled: Settled) -> None:
+        """Settles on the control thread, once no new request reaches the model."""
+        self._control.unload(self._model_name(request.repository_name, request.model_name), settled)
 
-        call.on_cancel(self._dataplane.infer(request, done))
-
-
-def answering(request_class: Any, function: Callable[[Any], Message]) -> UnaryHandler:
-    """The handler of an RPC that is answered on the spot."""
-
-    def handle(call: Call, message: bytes) -> None:
-        try:
-            response = function(request_class.FromString(message))
-        except DecodeError:
-            call.finish(status(InvalidRequest(f"the message is not a valid {request_class.DESCRIPTOR.name}")))
-        except ServingError as error:
-            call.finish(status(error))
-        except Exception:
-            call.finish(status(_unexpected()))
-        else:
-            call.send(response.SerializeToString())
-            call.finish()
-
-    return handle
-
-
-def status(error: ServingError, request_id: str = "") -> Status:
-    """The gRPC status of an error, its text capped and free of control characters."""
-    text = f"[request id: {request_id}] {error}" if request_id else str(error)
-    pushback_ms = getattr(error, "pushback_ms", None)
-    trailing = () if pushback_ms is None else (("grpc-retry-pushback-ms", str(pushback_ms)),)
-    return Status(grpc.StatusCode[status_of(error)], _printable(text), trailing)
-
-
-def _printable(text: str) -> str:
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MAX_DETAILS_BYTES])
-    return escaped.encode(errors="replace")[:MAX_DETAILS_BYTES].decode(errors="ignore")
-
-
-def _unexpected() -> ServingError:
-    error = internal_error()
-    logger.exception("%s", error)
-    return error
-
-
-def _earlier(deadline_s: float | None, now_s: float, timeout_us: int | None) -> float | None:
-    if timeout_us is None:
-        return deadline_s
-    own_s = now_s + timeout_us * 1e-6
-    return own_s if deadline_s is None else min(deadline_s, own_s)
-
-
-def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype.name, shape=spec.shape)
+    def _model_name(self, repository_name: str, model_name: str) -> str:
+        """The model that a load or unload is about. KServe's stubs send its name in the field before ours."""
+        if repository_name and (model_name or not self._repository.knows(repository_name)):
+            raise Unsupported("'repository_name' specification is not supported")
+        name = model_name or repository_name
+        if not name or name in (".", "..") or "/" in name or "\0" in name or name != name.strip():
+            raise InvalidRequest(f"'{name}' is not the name of a model: it must be a plain directory name")
+        return name

@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     )
     server_name: str = Field("turnout", description="the name that ServerMetadata answers")
     reflection: bool = Field(True, description="answer reflection requests")
+    allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
+    trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message taken or sent")
     max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")

@@ -1,0 +1,87 @@
+"""ModelInfer and ModelStreamInfer."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from turnout_proto import inference_pb2 as pb
+from turnout_proto.methods import METHODS
+
+from turnout_server import codec
+from turnout_server.answering import status, unexpected
+from turnout_server.codec import Codec
+from turnout_server.dataplane import DataPlane
+from turnout_server.errors import ServingError
+from turnout_server.messages import InferResponse
+from turnout_server.streaming import Answer, InferStream
+from turnout_server.transport import Call, Receiver, StreamHandler, UnaryHandler
+
+
+class InferenceService:
+    """Decodes requests, hands them to the data plane, and answers from whichever thread has the outcome."""
+
+    def __init__(self, dataplane: DataPlane, codec: Codec) -> None:
+        self._dataplane = dataplane
+        self._codec = codec
+
+    def unary(self) -> dict[str, UnaryHandler]:
+        """Handlers by path."""
+        return {METHODS["ModelInfer"].path: self.model_infer}
+
+    def stream(self) -> dict[str, StreamHandler]:
+        """Handlers by path."""
+        return {METHODS["ModelStreamInfer"].path: self.model_stream_infer}
+
+    def model_infer(self, call: Call, message: bytes) -> None:
+        def answer(request_id: str, outcome: pb.ModelInferResponse | ServingError) -> None:
+            if isinstance(outcome, ServingError):
+                call.finish(status(outcome, request_id))
+            else:
+                call.send(outcome.SerializeToString())
+                call.finish()
+
+        call.on_cancel(self._infer(call, message, answer))
+
+    def model_stream_infer(self, call: Call) -> Receiver:
+        return InferStream(call, self._infer, status)
+
+    def _infer(self, call: Call, message: bytes, answer: Answer) -> Callable[[], None]:
+        """Starts a request; returns what to call when nobody wants its answer any more."""
+        arrived_s = time.monotonic()
+        request_id = ""
+        try:
+            parsed = codec.parse(message)
+            request_id = parsed.id
+            request, forms = self._codec.decode(parsed, call.metadata)
+        except ServingError as error:
+            answer(request_id, error)
+            return _nothing_to_cancel
+        except Exception:
+            answer(request_id, unexpected())
+            return _nothing_to_cancel
+        request.arrived_s = arrived_s
+        request.deadline_s = _earlier(call.deadline_s, arrived_s, request.timeout_us)
+        request.decode_us = int((time.monotonic() - arrived_s) * 1e6)
+        return self._dataplane.infer(request, lambda outcome: answer(request_id, self._encoded(outcome, forms)))
+
+    def _encoded(
+        self, outcome: InferResponse | ServingError, forms: Mapping[str, codec.Form]
+    ) -> pb.ModelInferResponse | ServingError:
+        if isinstance(outcome, ServingError):
+            return outcome
+        try:
+            return self._codec.encode(outcome, forms)
+        except ServingError as error:
+            return error
+        except Exception:
+            return unexpected()
+
+
+def _nothing_to_cancel() -> None:
+    """The request has ended already."""
+
+
+def _earlier(deadline_s: float | None, now_s: float, timeout_us: int | None) -> float | None:
+    if timeout_us is None:
+        return deadline_s
+    own_s = now_s + timeout_us * 1e-6
+    return own_s if deadline_s is None else min(deadline_s, own_s)
