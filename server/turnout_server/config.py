@@ -92,6 +92,13 @@ class Queue:
     timeout_override: bool = True
     rejects: bool = True
 
+    def effective_timeout_us(self, requested_us: int | None) -> int | None:
+        """How long a request may wait that asks for `requested_us`; None for ever. A request can only shorten it."""
+        own_us = self.timeout_us if self.rejects else 0
+        if not self.timeout_override or requested_us is None:
+            return own_us or None
+        return min(requested_us, own_us or requested_us)
+
 
 @dataclass(frozen=True)
 class ModelConfiguration:

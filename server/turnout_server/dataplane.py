@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from turnout_server import routing
+from turnout_server.config import Queue
 from turnout_server.devicenames import kind_of
 from turnout_server.errors import ServingError, status_of
 from turnout_server.loading import ModelVersion
@@ -114,7 +115,7 @@ class DataPlane:
             outputs=outputs,
             rows=rows,
             max_rows=model.signature.max_batch_size or 1,
-            deadline_s=request.deadline_s,
+            deadline_s=_deadline_s(request, model.configuration.queue),
             done=finished,
         )
 
@@ -136,6 +137,15 @@ class DataPlane:
         series.failures[status_of(error)] += 1
         series.failed_s += time.monotonic() - request.arrived_s
         done(error)
+
+
+def _deadline_s(request: InferRequest, queue: Queue) -> float | None:
+    """When nobody wants the answer any more: the earlier of the caller's own deadline and of what its timeout allows."""
+    timeout_us = queue.effective_timeout_us(request.timeout_us)
+    if timeout_us is None:
+        return request.deadline_s
+    expires_s = request.arrived_s + timeout_us * 1e-6
+    return expires_s if request.deadline_s is None else min(request.deadline_s, expires_s)
 
 
 def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int]:

@@ -59,7 +59,7 @@ class InferenceService:
             answer(request_id, unexpected())
             return _nothing_to_cancel
         request.arrived_s = arrived_s
-        request.deadline_s = _earlier(call.deadline_s, arrived_s, request.timeout_us)
+        request.deadline_s = call.deadline_s
         request.decode_us = int((time.monotonic() - arrived_s) * 1e6)
         return self._dataplane.infer(request, lambda outcome: answer(request_id, self._encoded(outcome, forms)))
 
@@ -78,10 +78,3 @@ class InferenceService:
 
 def _nothing_to_cancel() -> None:
     """The request has ended already."""
-
-
-def _earlier(deadline_s: float | None, now_s: float, timeout_us: int | None) -> float | None:
-    if timeout_us is None:
-        return deadline_s
-    own_s = now_s + timeout_us * 1e-6
-    return own_s if deadline_s is None else min(deadline_s, own_s)

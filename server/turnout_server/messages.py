@@ -22,7 +22,7 @@ class InferRequest:
         outputs: names of the wanted outputs; empty asks for all.
         device: where to run, verbatim; empty where the client didn't say.
         timeout_us: how long the request may take from its arrival, if the client said.
-        deadline_s: when the caller stops caring, on the monotonic clock: the earlier of its deadline and `timeout_us`.
+        deadline_s: when the caller hangs up, on the monotonic clock.
         arrived_s: when the message was received, on the monotonic clock.
         decode_us: what decoding it took.
     """
