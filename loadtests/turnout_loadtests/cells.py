@@ -1,10 +1,10 @@
 """A cell: one model on one device under one load. From its raw samples to its row in the report."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from turnout_loadtests.samples import Samples
@@ -64,15 +64,15 @@ class Cell:
 
 def summarise(load: Load, samples: Samples, command: str, round_: int = 1) -> Cell:
     """The cell of these samples: latency and counts of what began in the window, throughput of what ended in it."""
-    begin_s, end_s = samples.window_s
-    duration_s = max(0.0, float(end_s - begin_s)) if np.isfinite(end_s - begin_s) else 0.0
+    begin_s, end_s = map(float, samples.window_s)
+    duration_s = end_s - begin_s if begin_s < end_s < math.inf else 0.0
     answered = samples.code == "OK"
     counted = (samples.began_s >= begin_s) & (samples.began_s < end_s)
     good = counted & answered
     ended = answered & (samples.ended_s >= begin_s) & (samples.ended_s < end_s)
     service_ms = (samples.ended_s - samples.began_s)[good] * 1e3
     requests_per_s = per_second(int(ended.sum()), duration_s)
-    client_cpu = per_second(1, duration_s) * float(samples.client_cpu_s) if duration_s else 0.0
+    client_cpu = float(samples.client_cpu_s) / duration_s if duration_s else 0.0
     failed = _counts(samples.code[counted & ~answered])
     return Cell(
         model=load.model,
@@ -111,6 +111,6 @@ def flags(*, failures: int, answers: int, client_cpu: float) -> list[str]:
     return [name for name, holds in stated.items() if holds]
 
 
-def _counts(values: NDArray[np.str_]) -> dict[str, int]:
+def _counts(values: NDArray[Any]) -> dict[str, int]:
     counted: Counter[Any] = Counter(values.tolist())
     return dict(sorted(counted.items()))

@@ -1,10 +1,11 @@
 """Models against devices: who can be measured, one cell after another, and the results."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 from turnout_proto.methods import Stub
@@ -45,13 +46,8 @@ def compare(plan: Comparison, folder: Path, command: Sequence[str], progress: Pr
     """
     stub, started = connect(plan.load.host), datetime.now(UTC)
     server, surroundings = server_name(stub), environment.describe()
-    loads, skipped = [], []
-    for load in candidates(plan):
-        if reason := _why_not(stub, load):
-            skipped.append(Skipped(load.model, load.device, reason))
-            progress.skipped(skipped[-1])
-        else:
-            loads += [replace(load, batch=batch) for batch in plan.batches]
+    able, skipped = _devices_of(stub, plan, progress)
+    loads = in_turn(plan, able)
     cells = []
     for number, load in enumerate(loads, 1):
         progress.begun(load, number, len(loads))
@@ -71,11 +67,26 @@ def compare(plan: Comparison, folder: Path, command: Sequence[str], progress: Pr
     )
 
 
-def candidates(plan: Comparison) -> Iterator[Load]:
-    """Each model on each device, with one row."""
-    for model in plan.models:
-        for device in plan.devices:
-            yield replace(plan.load, model=model, device=device, batch=1)
+def in_turn(plan: Comparison, able: Mapping[str, Sequence[str]]) -> list[Load]:
+    """The cells in order: the devices that a model can use alternate, so that a drift of the machine meets all of them."""
+    return [
+        replace(plan.load, model=model, device=device, batch=batch)
+        for model in plan.models
+        for batch in plan.batches
+        for device in able[model]
+    ]
+
+
+def _devices_of(stub: Stub, plan: Comparison, progress: Progress) -> tuple[dict[str, list[str]], list[Skipped]]:
+    able: dict[str, list[str]] = {model: [] for model in plan.models}
+    skipped = []
+    for model, device in product(plan.models, plan.devices):
+        if reason := _why_not(stub, replace(plan.load, model=model, device=device, batch=1)):
+            skipped.append(Skipped(model, device, reason))
+            progress.skipped(skipped[-1])
+        else:
+            able[model].append(device)
+    return able, skipped
 
 
 def _why_not(stub: Stub, load: Load) -> str | None:

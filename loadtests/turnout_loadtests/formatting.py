@@ -4,11 +4,11 @@ TOO_FEW = "n too small"
 
 
 def three_digits(value: float) -> str:
-    """`0.347`, `12.5`, `1 230`: rounded to three significant digits, thousands set apart."""
+    """`0.347`, `12.5`, `1 230`: rounded to three significant digits, thousands set apart so that no line breaks there."""
     rounded = float(f"{value:.3g}")
     if rounded == 0 or abs(rounded) >= 100:
-        return f"{rounded:,.0f}".replace(",", " ")
-    return f"{rounded:.3g}"
+        return f"{rounded:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
+    return f"{rounded:#.3g}"
 
 
 def ms(value: float | None) -> str:

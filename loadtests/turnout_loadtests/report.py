@@ -23,7 +23,7 @@ FLAGS = {
 def render(results: Results, folder: Path) -> list[Path]:
     """Write the report into `folder`: report.html, report.md and the charts that the latter shows."""
     folder.mkdir(parents=True, exist_ok=True)
-    charts = {"throughput": plots.throughput(results.cells), "latency": plots.latency(results.cells)}
+    charts = plots.charts(results.cells)
     texts = {f"{name}.svg": on_white(svg) for name, svg in charts.items()}
     inline = {name: Markup(in_page(svg)) for name, svg in charts.items()}  # our own SVG
     facts = {"results": results, "notes": notes(results.cells), "facts": surroundings(results), "charts": inline}

@@ -52,7 +52,7 @@ def verdict(cells: Sequence[Cell], unavailable: Sequence[str]) -> str:
     if not answered:
         return f"Undecided: no request was answered{f' ({missing})' if missing else ''}."
     half = "CPU half only" if cpu else "GPU half only" if gpu else f"only {answered[0].device} was measured"
-    return f"{f'{missing}: ' if missing else ''}{half} — {'; '.join(map(_does, answered))}."
+    return f"{f'{missing}: ' if missing else ''}{half} — {', '.join(map(_does, answered))}."
 
 
 def _compared(pairs: Sequence[Pair]) -> str:
@@ -65,7 +65,7 @@ def _compared(pairs: Sequence[Pair]) -> str:
     at_least = "at least " if CLIENT_LIMITED in best.gpu.flags else ""
     gain = f"The GPU is {at_least}{three_digits(best.speedup)} times as fast at {_sides(best)}."
     others = [pair for pair in pairs if pair not in faster]
-    return gain + (f" The CPU is enough at {'; '.join(map(_sides, others))}." if others else "")
+    return gain + (f" It is no faster at {'; '.join(map(_sides, others))}." if others else "")
 
 
 def _sides(pair: Pair) -> str:
@@ -77,7 +77,7 @@ def _sides(pair: Pair) -> str:
 
 def _does(cell: Cell) -> str:
     return (
-        f"batch {cell.batch}: {three_digits(cell.rows_per_s)} rows/s, p50 {ms(cell.service_p50_ms)} ms with {cell.users} users"
+        f"{three_digits(cell.rows_per_s)} rows/s at batch {cell.batch} (p50 {ms(cell.service_p50_ms)} ms, {cell.users} users)"
     )
 
 

@@ -1,0 +1,24 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_loadtests.buckets import three_significant_digits
+from turnout_loadtests.formatting import TOO_FEW, ms, or_dash, three_digits
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.34721, "0.347"), (5.3, "5.30"), (99.96, "100"), (128.4, "128"), (1234.0, "1\N{NO-BREAK SPACE}230")],
+)
+def test_numbers_keep_three_significant_digits(value: float, text: str) -> None:
+    assert three_digits(value) == text
+
+
+def test_a_missing_percentile_says_why() -> None:
+    assert ms(None) == TOO_FEW
+    assert ms(2.5) == "2.50"
+    assert or_dash(None) == "\N{EN DASH}"
+
+
+@given(st.floats(1e-6, 1e9))
+def test_a_histogram_bucket_is_within_half_a_percent(response_time_ms: float) -> None:
+    assert three_significant_digits(response_time_ms) == pytest.approx(response_time_ms, rel=0.005)
