@@ -18,7 +18,14 @@ from turnout_exporter.terminal import Terminal, show_error
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+_EXAMPLE = """\b
+Example:
+  turnout-export model.py:build --weights model.safetensors --name faces --repository models \\
+      --input 'image=float32[batch,3,224,224]@0:1'
+"""  # \b keeps the lines as they are
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLE)
 @click.argument("source", metavar="SOURCE")
 @click.option("--name", required=True, help="The model's name in the repository.")
 @click.option(
@@ -57,21 +64,18 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--force", is_flag=True, help="Replace this version, and a config.pbtxt that it doesn't fit.")
 @click.option("--verbose", is_flag=True, help="On an error, also show where in the code it happened.")
 def export_command(verbose: bool, **arguments: Any) -> None:
-    r"""Export a PyTorch model to ONNX, prove that it gives the same answers, and publish it.
+    """Export a PyTorch model to ONNX, prove that it gives the same answers, and publish it.
 
     SOURCE names a function that returns the model, or its class: module:attr or file.py:attr. Importing it runs its code.
-
-    \b
-    turnout-export model.py:build --weights model.safetensors --name faces --repository models \
-        --input 'image=float32[batch,3,224,224]@0:1'
     """
     try:
+        request = _request(**arguments)
         with Terminal(Console()) as terminal:
-            result = export(_request(**arguments), terminal)
+            result = export(request, terminal)
         terminal.published(result)
-    except ExportError as error:
+    except Exception as error:  # the process's edge: a person gets a message, never a traceback unasked
         show_error(Console(stderr=True), error, verbose)
-        sys.exit(error.exit_code)
+        sys.exit(error.exit_code if isinstance(error, ExportError) else 1)
 
 
 def _request(

@@ -38,8 +38,6 @@ def compare(point: str, output: str, expected: np.ndarray, actual: np.ndarray) -
     if (expected.shape, expected.dtype) != (actual.shape, actual.dtype):
         return failed(point, output, f"is {_kind(actual)}, PyTorch's is {_kind(expected)}")
     finite = expected[np.isfinite(expected)].astype(np.float64)
-    if expected.size and not finite.size:
-        return failed(point, output, "PyTorch's has no finite value, which proves nothing: give the input its range, @low:high")
     scale = float(np.abs(finite).max(initial=0.0))
     differences = _differences(expected, actual)
     error = float(differences.max(initial=0.0))

@@ -88,10 +88,10 @@ def export(request: Request, progress: Progress) -> Published:
     with tempfile.TemporaryDirectory(prefix="turnout-export-") as directory:
         work = _Work(Path(directory))
         built = _build(request, work, progress)
-        samples = reference.read(work.reference)
-        measured = _measure(request, samples)
         verified = _verify(request, work, progress)
         progress.step("Publishing")
+        samples = reference.read(work.reference)
+        measured = _measure(request, samples)
         reference.write(work.files / GOLDEN_FILE, reference.golden(samples))
         _write_manifest(request, work, measured, built, verified)
         max_batch_size = request.max_batch_size if measured.batch_axis == 0 else 0

@@ -60,7 +60,7 @@ def publish(files: Path, config: ModelConfig, labels: Sequence[str], destination
     """Copy a folder of files into the repository as the version, with the files that all versions share.
 
     Raises:
-        PublishError: the version exists, or the shared files say something else; the repository is as it was.
+        PublishError: the version exists, or the shared files say something else, or the disk is full; nothing was published.
     """
     destination.check_free()
     shared = _shared_files(config, labels, destination)

@@ -4,6 +4,7 @@ Where the output is no terminal the same lines are printed without colour or mot
 """
 
 import time
+from traceback import format_exception
 from typing import Self
 
 from rich.console import Console
@@ -48,7 +49,7 @@ class Terminal:
     def compared(self, comparisons: list[Comparison]) -> None:
         """One row for each point, of the output that is nearest to its limit there."""
         self._end("[red]✗[/]" if any(c.problem for c in comparisons) else "[green]✓[/]")
-        table = Table("point", "output", box=None, padding=(0, 2), header_style="dim")
+        table = Table("  point", "output", box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
         for title in ("max error", "relative", "allowed"):
             table.add_column(title, justify="right")
         table.add_column()
@@ -78,11 +79,14 @@ def _nearness(comparison: Comparison) -> float:
 def _row(worst: Comparison) -> list[str]:
     numbers = (worst.max_abs_error, worst.max_rel_error, worst.allowed)
     verdict = "[red]✗ differs[/]" if worst.problem else "[green]✓[/]"
-    return [escape(worst.point), escape(worst.output), *(f"{number:.1e}" for number in numbers), verdict]
+    return [f"  {escape(worst.point)}", escape(worst.output), *(f"{number:.1e}" for number in numbers), verdict]
 
 
-def show_error(console: Console, error: ExportError, verbose: bool) -> None:
-    """One message; the traceback and the child's log only where they were asked for."""
-    if verbose and error.detail:
-        console.print(escape(error.detail), highlight=False, soft_wrap=True)
+def show_error(console: Console, error: Exception, verbose: bool) -> None:
+    """One message; where in the code it happened only if that was asked for."""
+    if verbose:
+        detail = error.detail if isinstance(error, ExportError) else ""
+        console.print(detail or "".join(format_exception(error)), markup=False, highlight=False, soft_wrap=True)
+    if not isinstance(error, ExportError):
+        error = ExportError(f"unexpected {type(error).__name__}: {error} (--verbose shows where; please report it)")
     console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

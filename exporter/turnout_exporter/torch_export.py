@@ -10,13 +10,11 @@ from typing import Any, Self
 
 import numpy as np
 import onnx
-import onnx_ir.passes.common as onnx_passes
-import onnx_ir.traversal
 import onnxscript
 import torch
 from torch import Tensor, nn
 
-from turnout_exporter import children, reference, weights
+from turnout_exporter import children, graph, reference, weights
 from turnout_exporter.children import Json, Step
 from turnout_exporter.errors import ConversionError, SourceError
 from turnout_exporter.inputspec import InputSpec, dims_of, parse_inputs
@@ -24,6 +22,7 @@ from turnout_exporter.jobs import Built, ExportJob
 from turnout_exporter.outputs import named_outputs
 from turnout_exporter.points import Point
 from turnout_exporter.reference import Sample
+from turnout_exporter.signature import outputs_of
 from turnout_exporter.sources import Source
 
 
@@ -70,7 +69,8 @@ def run(job_fields: Json, step: Step) -> Json:
     reference.write(Path(job.reference), samples)
     step("Exporting with torch.onnx")
     program = _export(call, inputs, samples[0], job.opset)
-    _strip(program)
+    graph.strip_metadata(program.model)
+    graph.correct_shapes(program.model, outputs_of(samples))
     program.save(job.model)  # weights over 1.5 GB go to a .data file beside it
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     return asdict(Built(str(source_file) if source_file else None, _precision(model), versions))
@@ -93,17 +93,23 @@ def _sample(call: Call, inputs: list[InputSpec], point: Point, output_names: lis
     except Exception as error:  # the user's code may raise anything
         raise ConversionError(
             f"the model itself fails at {point.label}: {type(error).__name__}: {error}. "
-            f"If it can't take that size, say which ones it can: --range dim=low..high"
+            f"If it can't take that size, say which it can with --range dim=low..high; if not those values, with @low:high"
         ) from error
     outputs = named_outputs(answer, output_names)
     for name in arrays.keys() & outputs.keys():
         raise ConversionError(f"an input and an output are both called {name!r}; rename the output with --output-names")
-    return Sample(point, arrays, {name: _array(tensor) for name, tensor in outputs.items()})
+    return Sample(point, arrays, {name: _array(name, tensor, point) for name, tensor in outputs.items()})
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def _array(name: str, tensor: Tensor, point: Point) -> np.ndarray:
+    """An output as numpy's array, once it can serve as a reference."""
     if tensor.dtype == torch.bfloat16:
-        raise ConversionError("an output is bfloat16, which can't be served; let forward return .float()")
+        raise ConversionError(f"output {name!r} is bfloat16, which can't be served; let forward return .float()")
+    if tensor.numel() and not tensor.isfinite().any():
+        raise ConversionError(
+            f"output {name!r} has no finite value at {point.label}, which proves nothing; "
+            f"load --weights or give the inputs their range, @low:high"
+        )
     array: np.ndarray = tensor.detach().cpu().contiguous().numpy()
     return array
 
@@ -130,20 +136,10 @@ def _export(call: Call, inputs: list[InputSpec], base: Sample, opset: int) -> to
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what started it all: torch wraps the cause in pages of advice."""
+    """The first lines of what started it all: torch wraps the cause in pages of advice."""
     while error.__cause__:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-
-
-def _strip(program: torch.onnx.ONNXProgram) -> None:
-    """Remove what torch notes beside every node: stack traces with the paths and lines of this machine's files."""
-    onnx_passes.ClearMetadataAndDocStringPass()(program.model)
-    for node in onnx_ir.traversal.RecursiveGraphIterator(program.model.graph):
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*program.model.graph.inputs, *program.model.graph.initializers.values()):
-        value.metadata_props.clear()
+    return "\n  ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:4]])
 
 
 def _precision(model: nn.Module) -> str:

@@ -1,0 +1,28 @@
+"""What is corrected in a graph that torch exported, before it is saved."""
+
+import onnx_ir
+import onnx_ir.passes.common as onnx_passes
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from turnout_exporter.signature import TensorSpec
+
+
+def strip_metadata(model: onnx_ir.Model) -> None:
+    """Remove what torch notes beside every node: stack traces with the paths and lines of this machine's files."""
+    onnx_passes.ClearMetadataAndDocStringPass()(model)
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for node in RecursiveGraphIterator(model.graph) for value in node.outputs]
+    for value in values:
+        value.metadata_props.clear()
+
+
+def correct_shapes(model: onnx_ir.Model, outputs: list[TensorSpec]) -> None:
+    """Declare each output with the shape that was measured, and leave those within to ONNX Runtime to find.
+
+    torch 2.13 declares a free sequence length behind an LSTM as the number that its example had.
+    """
+    for node in RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            value.shape = None
+    for value, spec in zip(model.graph.outputs, outputs, strict=True):
+        value.shape = onnx_ir.Shape([None if dim == -1 else dim for dim in spec.shape])

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_exporter.errors import SpecError
+from turnout_exporter.points import Limits, Point, limit_all, parse_range, plan
+
+DIMS = ["batch", "seq", "width"]
+
+
+def sizes(points: list[Point]) -> list[dict[str, int]]:
+    return [point.sizes for point in points]
+
+
+def test_each_dimension_is_tried_at_one_and_larger_and_all_at_one() -> None:
+    assert sizes(plan(["batch", "seq"], {})) == [
+        {"batch": 2, "seq": 3},
+        {"batch": 1, "seq": 3},
+        {"batch": 7, "seq": 3},
+        {"batch": 2, "seq": 1},
+        {"batch": 2, "seq": 10},
+        {"batch": 1, "seq": 1},
+    ]
+
+
+def test_both_ends_of_a_range_are_tried() -> None:
+    tried = sizes(plan(["height"], {"height": Limits(64, 320)}))
+    assert tried == [{"height": 64}, {"height": 193}, {"height": 320}]
+
+
+def test_a_model_without_free_dimensions_is_tried_with_two_draws() -> None:
+    assert [point.label for point in plan([], {})] == ["fixed", "fixed#2"]
+
+
+limits = st.builds(lambda low, more: Limits(low, low + more), st.integers(1, 50), st.integers(0, 50))
+
+
+@given(st.lists(st.sampled_from(DIMS), min_size=1, unique=True), st.dictionaries(st.sampled_from(DIMS), limits))
+def test_every_point_lies_within_the_limits_and_none_is_tried_twice(dims: list[str], ranges: dict[str, Limits]) -> None:
+    tried = sizes(plan(dims, ranges))
+    assert all(list(point) == dims for point in tried)
+    assert all(ranges.get(dim, Limits()).clamp(size) == size for point in tried for dim, size in point.items())
+    assert len({tuple(point.items()) for point in tried}) == len(tried)
+    for dim in ranges.keys() & set(dims):
+        assert {ranges[dim].low, ranges[dim].high} <= {point[dim] for point in tried}
+
+
+@given(st.lists(st.sampled_from(DIMS), min_size=1, unique=True))
+def test_the_base_sizes_are_at_least_two_and_all_different(dims: list[str]) -> None:
+    base = list(plan(dims, {})[0].sizes.values())
+    assert min(base) >= 2
+    assert len(set(base)) == len(base)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]\w*", fullmatch=True), st.integers(1, 999)), st.integers(1, 3))
+def test_a_point_is_read_back_from_its_label(sizes: dict[str, int], draw: int) -> None:
+    point = Point(sizes, draw)
+    assert Point.parse(point.label) == point
+
+
+def test_a_point_gives_the_same_random_values_every_time() -> None:
+    first, again, other = (Point({"batch": size}).random().random(4) for size in (2, 2, 3))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_range_includes_both_ends() -> None:
+    assert parse_range("seq=1..512") == ("seq", Limits(1, 512))
+
+
+@pytest.mark.parametrize("text", ["seq", "seq=1", "seq=1:5", "seq=..5", "seq=0..5", "seq=5..4", "seq=-1..4"])
+def test_a_range_that_cannot_be_read_is_named(text: str) -> None:
+    with pytest.raises(SpecError, match=f"range '{text}'"):
+        parse_range(text)
+
+
+def test_as_many_rows_as_may_run_together_are_tried() -> None:
+    limits, rows = limit_all(["batch"], {}, 64)
+    assert rows == 64
+    assert {"batch": 64} in sizes(plan(["batch"], limits))
+
+
+def test_the_end_of_the_batch_range_is_the_default_batch_size() -> None:
+    assert limit_all(["batch"], {"batch": Limits(1, 8)}, None) == ({"batch": Limits(1, 8)}, 8)
+
+
+def test_one_row_at_most_is_still_proven_with_two() -> None:
+    assert limit_all(["batch"], {}, 1) == ({"batch": Limits(1, 2)}, 1)
+
+
+def test_without_batching_the_batch_is_a_dimension_like_any_other() -> None:
+    assert limit_all(["batch"], {}, 0) == ({}, 0)
+
+
+@pytest.mark.parametrize("given_limits", [Limits(1, 4), Limits(2, 8)])
+def test_rows_outside_the_batch_range_are_refused(given_limits: Limits) -> None:
+    with pytest.raises(SpecError, match="a batch of 1 to 8 rows isn't within --range batch"):
+        limit_all(["batch"], {"batch": given_limits}, 8)
+
+
+def test_a_range_of_an_unknown_dimension_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"no input has a dimension 'sqe'.*there are batch, seq"):
+        limit_all(["batch", "seq"], {"sqe": Limits(1, 4)}, None)

@@ -1,0 +1,42 @@
+"""Small models for the tests, each with one property that an exporter gets wrong or that decides how it is published."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Words(nn.Module):
+    """ids (batch, seq) int64 -> scores (batch, 3) and states (batch, seq, 8), from a dict."""
+
+    def __init__(self, layers: int = 1) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(100, 8)
+        self.lstm = nn.LSTM(8, 8, layers, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> dict[str, Tensor]:
+        states, _ = self.lstm(self.embedding(ids))
+        return {"scores": self.head(states.amax(1)), "states": states}
+
+
+class Branch(nn.Module):
+    """x (batch, 4) -> (batch, 4); the way that Python takes depends on the number of rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if x.shape[0] > 4 else x + 1
+
+
+class Pooled(nn.Module):
+    """Two inputs by position -> (batch, 4), and (4,), which has no row for each row of the input."""
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return a + b, {"mean": torch.cat([a, b]).mean(0)}
+
+
+def broken() -> nn.Module:
+    """A factory that raises."""
+    raise ValueError("no [such] layer")
+
+
+def not_a_model() -> str:
+    """A factory of something else."""
+    return "model"
