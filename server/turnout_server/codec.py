@@ -1,19 +1,22 @@
 """ModelInfer's messages on one side, requests and answers on the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from turnout_proto import inference_pb2 as pb
 
-from turnout_server import parameters, tensors
+from turnout_server import parameters, tensors, wire
 from turnout_server.classification import classify
 from turnout_server.datatypes import of_dtype
 from turnout_server.errors import InvalidRequest, Unsupported
 from turnout_server.messages import InferRequest, InferResponse
 from turnout_server.sharedmemory import Region, SharedMemory
 from turnout_server.signatures import Signature
+
+#: Tensors as bytes, or as views of the message's bytes.
+Raw = Sequence[bytes | memoryview]
 
 #: As many class results as a request may ask for; more would be an answer much larger than its question.
 MAX_CLASSES = 1_000_000
@@ -42,12 +45,15 @@ class Codec:
     def __init__(self, shared_memory: SharedMemory | None) -> None:
         self._shared_memory = shared_memory
 
-    def decode(self, request: pb.ModelInferRequest, metadata: Mapping[str, str]) -> tuple[InferRequest, Mapping[str, Form]]:
+    def decode(
+        self, request: pb.ModelInferRequest, raw: Raw, metadata: Mapping[str, str]
+    ) -> tuple[InferRequest, Mapping[str, Form]]:
         """The request in a message, and the form of the outputs that it names.
 
         Numbers in raw form become views of the message's bytes, not copies.
 
         Args:
+            raw: the request's raw tensors, in the order of the inputs that have neither contents nor shared memory.
             metadata: of the call; `device` counts where the request's own parameters don't name one.
 
         Raises:
@@ -61,7 +67,7 @@ class Codec:
             model=request.model_name,
             version=request.model_version,
             id=request.id,
-            inputs=self._inputs(request),
+            inputs=self._inputs(request, raw),
             outputs=tuple(forms),
             device=parameters.text(request.parameters, "device") or metadata.get("device", ""),
             timeout_us=parameters.whole(request.parameters, "timeout") or None,
@@ -84,33 +90,32 @@ class Codec:
             message.raw_output_contents.append(_placed(tensor, tensors.to_raw(output), form))
         return message
 
-    def _inputs(self, request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
-        raw = iter(request.raw_input_contents)
+    def _inputs(self, request: pb.ModelInferRequest, raw: Raw) -> dict[str, np.ndarray]:
+        unread = iter(raw)
         arrays: dict[str, np.ndarray] = {}
         for tensor in request.inputs:
             if tensor.name in arrays:
                 raise InvalidRequest(f"input '{tensor.name}' already exists in request for model '{request.model_name}'")
-            arrays[tensor.name] = self._input(tensor, raw, request)
-        if next(raw, None) is not None:
+            arrays[tensor.name] = self._input(tensor, unread, request.model_name)
+        if next(unread, None) is not None:
             raise InvalidRequest(
-                f"{len(request.raw_input_contents)} raw_input_contents are too many for the {len(request.inputs)} inputs "
+                f"{len(raw)} raw_input_contents are too many for the {len(request.inputs)} inputs "
                 f"for model '{request.model_name}'"
             )
         return arrays
 
-    def _input(self, tensor: tensors.InputTensor, raw: Iterator[bytes], request: pb.ModelInferRequest) -> np.ndarray:
-        model = request.model_name
-        if place := self._place(tensor.parameters):
+    def _input(self, tensor: tensors.InputTensor, unread: Iterator[bytes | memoryview], model: str) -> np.ndarray:
+        if tensor.parameters and (place := self._place(tensor.parameters)):
             region, offset, byte_size = place
             return tensors.from_raw(tensor, region.read(offset, byte_size), model)
+        data = next(unread, None)
         if tensor.HasField("contents"):
-            if request.raw_input_contents:
+            if data is not None:
                 raise InvalidRequest(
                     f"contents field must not be specified when using raw_input_contents for '{tensor.name}' "
                     f"for model '{model}'"
                 )
             return tensors.from_typed(tensor, model)
-        data = next(raw, None)
         if data is None:
             raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
         return tensors.from_raw(tensor, data, model)
@@ -138,7 +143,7 @@ class Codec:
 
     def _place(self, given: parameters.Parameters) -> tuple[Region, int, int] | None:
         """The region, offset and size that a tensor's parameters name; None if they name none."""
-        if not given or "shared_memory_region" not in given:
+        if "shared_memory_region" not in given:
             return None
         name = parameters.text(given, "shared_memory_region")
         if self._shared_memory is None:
@@ -149,16 +154,20 @@ class Codec:
         return self._shared_memory.find(name), parameters.whole(given, "shared_memory_offset") or 0, byte_size
 
 
-def parse(message: bytes) -> pb.ModelInferRequest:
-    """Reads a message.
+def parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
+    """Reads a message; its raw tensors stay where they are if it is large.
 
     Raises:
         InvalidRequest: it isn't a ModelInferRequest.
     """
+    raw: Raw | None = None
+    if len(message) >= wire.LARGE_BYTES:
+        message, raw = wire.split(message)
     try:
-        return pb.ModelInferRequest.FromString(message)
+        request = pb.ModelInferRequest.FromString(message)
     except DecodeError:
         raise InvalidRequest("the message is not a valid ModelInferRequest") from None
+    return request, request.raw_input_contents if raw is None else raw
 
 
 def _set(parameter: pb.InferParameter, value: str | int) -> None:

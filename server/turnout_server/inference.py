@@ -49,9 +49,9 @@ class InferenceService:
         arrived_s = time.monotonic()
         request_id = ""
         try:
-            parsed = codec.parse(message)
+            parsed, raw = codec.parse(message)
             request_id = parsed.id
-            request, forms = self._codec.decode(parsed, call.metadata)
+            request, forms = self._codec.decode(parsed, raw, call.metadata)
         except ServingError as error:
             answer(request_id, error)
             return _nothing_to_cancel

@@ -21,21 +21,22 @@ MAX_RANK = 16
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
 
-def from_raw(tensor: InputTensor, data: bytes, model: str) -> np.ndarray:
-    """The array of a tensor whose bytes are `data`: a view of them, except for BYTES.
+def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str) -> np.ndarray:
+    """The array of a tensor whose bytes are `data`: a view of them where their alignment allows, except for BYTES.
 
     Raises:
         InvalidRequest: datatype, shape and bytes don't go together.
     """
     datatype, shape = _datatype(tensor), _shape(tensor, model)
     if datatype.name == "BYTES":
-        return _text_array(_split(data, tensor.name, model), shape, tensor.name, model)
+        return _text_array(_split(bytes(data), tensor.name, model), shape, tensor.name, model)
     expected = math.prod(shape) * datatype.itemsize
     if len(data) != expected:
         raise InvalidRequest(
             f"input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected {expected}, got {len(data)}"
         )
-    return np.frombuffer(data, datatype.dtype).reshape(shape)
+    array = _reshaped(np.frombuffer(data, datatype.dtype), shape, tensor.name)
+    return array if array.flags.aligned else array.copy()
 
 
 def from_typed(tensor: InputTensor, model: str) -> np.ndarray:
@@ -62,7 +63,7 @@ def from_typed(tensor: InputTensor, model: str) -> np.ndarray:
             f"but shape {list(shape)} holds {math.prod(shape)}"
         )
     try:
-        return np.array(values, datatype.dtype).reshape(shape)
+        return _reshaped(np.array(values, datatype.dtype), shape, tensor.name)
     except OverflowError:
         raise InvalidRequest(f"a value of input '{tensor.name}' is out of the range of {datatype.name}") from None
 
@@ -83,10 +84,10 @@ def _datatype(tensor: InputTensor) -> Datatype:
 
 
 def _shape(tensor: InputTensor, model: str) -> tuple[int, ...]:
-    if len(tensor.shape) > MAX_RANK:
-        raise InvalidRequest(f"input '{tensor.name}' has {len(tensor.shape)} dimensions, at most {MAX_RANK} are taken")
-    shape = tuple(tensor.shape)
-    if any(size < 0 for size in shape):
+    shape = tuple(tensor.shape[:])  # a slice is copied in one go, where iterating asks for each element
+    if len(shape) > MAX_RANK:
+        raise InvalidRequest(f"input '{tensor.name}' has {len(shape)} dimensions, at most {MAX_RANK} are taken")
+    if shape and min(shape) < 0:
         raise InvalidRequest(
             f"All input dimensions should be specified for input '{tensor.name}' for model '{model}', got {list(shape)}"
         )
@@ -123,4 +124,12 @@ def _text_array(elements: Iterable[bytes], shape: tuple[int, ...], name: str, mo
         array[:] = [value.decode() for value in values]
     except UnicodeDecodeError:
         raise InvalidRequest(f"input '{name}' for model '{model}' has an element that is not UTF-8 text") from None
-    return array.reshape(shape)
+    return _reshaped(array, shape, name)
+
+
+def _reshaped(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """`array` in `shape`; nothing can be of a size that no machine could count, not even times zero."""
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise InvalidRequest(f"input '{name}' cannot have shape {list(shape)}: its dimensions are too large") from None
