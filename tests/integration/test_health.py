@@ -1,0 +1,138 @@
+"""What probes, load balancers and explorers ask: health, reflection, metrics."""
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from turnout_proto import inference_pb2 as pb
+from turnout_proto.methods import METHODS, SERVICE
+
+from tests.servers import RunningServer
+from tests.wire import refused, request
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+ROW = {"INPUT": np.ones((3, 2), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("service", "status"), [("", SERVING), (SERVICE, SERVING), ("add_sub", SERVING), ("broken", NOT_SERVING)]
+)
+def test_health_is_told_of_the_server_and_of_each_model(server: RunningServer, service: str, status: int) -> None:
+    asked = health_pb2.HealthCheckRequest(service=service)
+    assert server.health.Check(asked).status == status
+    watch = server.health.Watch(asked, timeout=10)
+    assert next(watch).status == status
+    watch.cancel()
+
+
+def test_the_health_of_what_nobody_knows_is_unknown(server: RunningServer) -> None:
+    asked = health_pb2.HealthCheckRequest(service="nowhere")
+    with refused("NOT_FOUND", "'nowhere'"):
+        server.health.Check(asked)
+    watch = server.health.Watch(asked, timeout=10)
+    assert next(watch).status == SERVICE_UNKNOWN
+    watch.cancel()
+
+
+@pytest.mark.parametrize("rpc", ["Check", "Watch"])
+def test_a_malformed_health_request_is_refused(server: RunningServer, rpc: str) -> None:
+    path = f"/grpc.health.v1.Health/{rpc}"
+    with refused("INVALID_ARGUMENT", "HealthCheckRequest"):
+        if rpc == "Check":
+            server.channel.unary_unary(path)(b"\xff", timeout=10)
+        else:
+            next(server.channel.unary_stream(path)(b"\xff", timeout=10))
+
+
+def test_reflection_shows_the_service_and_nothing_else(server: RunningServer) -> None:
+    database = ProtoReflectionDescriptorDatabase(server.channel)
+    assert list(database.get_services()) == [SERVICE]
+
+
+def test_reflection_finds_every_method_and_message(server: RunningServer) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    symbols = [f"{SERVICE}.{name}" for name in METHODS] + ["inference.ModelConfig"]
+    questions = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol) for symbol in symbols]
+    answers = list(stub.ServerReflectionInfo(iter(questions), timeout=10))
+    assert [answer.WhichOneof("message_response") for answer in answers] == ["file_descriptor_response"] * len(symbols)
+
+
+def test_reflection_says_what_it_cannot_find(server: RunningServer) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol="nowhere.Nothing")
+    (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=10)
+    assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def get(server: RunningServer, path: str) -> tuple[int, str]:
+    """Status and body."""
+    try:
+        with urllib.request.urlopen(server.monitoring + path, timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def metrics(server: RunningServer) -> dict[str, Metric]:
+    """The metric families that are served, by name."""
+    status, text = get(server, "/metrics")
+    assert status == 200
+    families: Iterable[Metric] = text_string_to_metric_families(text)
+    return {family.name: family for family in families}
+
+
+def total(families: dict[str, Metric], family: str, sample: str, **labels: str) -> float:
+    """The sum of the samples that have these labels."""
+    samples = families[family].samples if family in families else []
+    return sum(s.value for s in samples if s.name == sample and labels.items() <= s.labels.items())
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/else", 404)])
+def test_probes_are_answered_over_http(server: RunningServer, path: str, status: int) -> None:
+    assert get(server, path)[0] == status
+
+
+def test_metrics_count_what_was_sent(server: RunningServer) -> None:
+    before = metrics(server)
+    for _ in range(5):
+        server.stub.ModelInfer(request("fp32_batch", ROW))
+    with refused("INVALID_ARGUMENT"):
+        server.stub.ModelInfer(request("fp32_batch", {}))
+    after = metrics(server)
+
+    def grown(family: str, sample: str, **labels: str) -> float:
+        labels["model"] = "fp32_batch"
+        return total(after, family, sample, **labels) - total(before, family, sample, **labels)
+
+    assert grown("turnout_requests", "turnout_requests_total", device="cpu", version="1") == 5
+    assert grown("turnout_request_failures", "turnout_request_failures_total", code="INVALID_ARGUMENT") == 1
+    for family in ("turnout_request_seconds", "turnout_queue_seconds", "turnout_compute_seconds", "turnout_batch_rows"):
+        assert grown(family, f"{family}_count") == 5
+        assert grown(family, f"{family}_bucket", le="+Inf") == 5
+    assert grown("turnout_batch_rows", "turnout_batch_rows_sum") == 15
+
+
+def test_names_that_clients_make_up_do_not_grow_the_metrics(server: RunningServer) -> None:
+    def refuse(names: Iterable[str]) -> None:
+        calls = [server.stub.ModelInfer.future(pb.ModelInferRequest(model_name=name)) for name in names]
+        assert {call.code() for call in calls} == {grpc.StatusCode.NOT_FOUND}
+
+    refuse(["anything"])
+    before = {name: len(family.samples) for name, family in metrics(server).items()}
+    refuse(f"made-up-{number}" for number in range(1000))
+    after = metrics(server)
+    assert {name: len(family.samples) for name, family in after.items()} == before
+    failures = "turnout_request_failures"
+    assert total(after, failures, f"{failures}_total", model="unknown", code="NOT_FOUND") >= 1001

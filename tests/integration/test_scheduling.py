@@ -1,0 +1,137 @@
+"""What happens to requests that wait: deadlines, cancellation, full queues, and everything else that goes on meanwhile."""
+
+import re
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from turnout_proto import inference_pb2 as pb
+
+from tests.servers import RunningServer, running
+from tests.wire import arrays, refused, request
+
+#: Rounds of the zoo's `slow` model that take about half a second.
+ROUNDS = 600_000
+ROW = {"INPUT": np.ones((1, 2), np.float32)}
+
+
+@contextmanager
+def busy(server: RunningServer) -> Iterator[Any]:
+    """The CPU device is occupied in here; yields the call that does it, which must succeed in the end."""
+    slow = server.stub.ModelInfer.future(request("slow", {"n": np.array(ROUNDS)}), timeout=30)
+    while not in_flight(server):
+        assert not slow.done()
+    yield slow
+    assert arrays(slow.result())["y"] == ROUNDS
+
+
+def metric(server: RunningServer, name: str, **labels: str) -> float:
+    """The sum of a metric's samples that have these labels."""
+    with urllib.request.urlopen(f"{server.monitoring}/metrics", timeout=10) as response:
+        text = response.read().decode()
+    lines = [line for line in text.splitlines() if re.match(rf"{name}[{{ ]", line)]
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
+
+
+def in_flight(server: RunningServer) -> float:
+    return metric(server, "turnout_in_flight", device="cpu")
+
+
+def runs_of(server: RunningServer, model: str) -> float:
+    return metric(server, "turnout_batch_rows_count", model=model)
+
+
+def test_a_request_that_expires_while_it_waits_never_runs(server: RunningServer) -> None:
+    before = runs_of(server, "fp32_batch")
+    with busy(server), refused("DEADLINE_EXCEEDED", "Request timeout expired"):
+        server.stub.ModelInfer(request("fp32_batch", ROW, parameters={"timeout": 1000}))
+    assert runs_of(server, "fp32_batch") == before
+
+
+def test_a_grpc_deadline_counts_like_a_timeout(server: RunningServer) -> None:
+    before = runs_of(server, "fp64_batch")
+    with busy(server) as slow, refused("DEADLINE_EXCEEDED"):
+        server.stub.ModelInfer(request("fp64_batch", {"INPUT": np.ones((1, 2))}), timeout=0.05)
+    assert slow.done()
+    server.stub.ModelInfer(request("fp64_batch", {"INPUT": np.ones((1, 2))}))
+    assert runs_of(server, "fp64_batch") == before + 1
+
+
+def test_a_cancelled_request_leaves_its_batch_mates_unharmed(server: RunningServer) -> None:
+    before = runs_of(server, "fp32_batch")
+    with busy(server):
+        calls = [
+            server.stub.ModelInfer.future(request("fp32_batch", {"INPUT": np.full((1, 2), n, np.float32)})) for n in range(5)
+        ]
+        while in_flight(server) < 6:
+            pass
+        calls[2].cancel()
+    for number in (0, 1, 3, 4):
+        np.testing.assert_array_equal(arrays(calls[number].result(timeout=10))["OUTPUT"], [[number, number]])
+    assert calls[2].code() is grpc.StatusCode.CANCELLED
+    assert runs_of(server, "fp32_batch") == before + 1
+
+
+def test_requests_that_wait_together_run_together(server: RunningServer) -> None:
+    with busy(server):
+        calls = [server.stub.ModelInfer.future(request("fp32_batch", ROW)) for _ in range(8)]
+        while in_flight(server) < 9:
+            pass
+    assert {call.result(timeout=10).parameters["batch_size"].int64_param for call in calls} == {8}
+
+
+def test_everything_else_goes_on_while_a_model_runs(server: RunningServer) -> None:
+    with busy(server) as slow:
+        for _ in range(20):
+            assert server.stub.ServerLive(pb.ServerLiveRequest(), timeout=5).live
+            assert server.stub.ModelReady(pb.ModelReadyRequest(name="slow"), timeout=5).ready
+        assert not slow.done()
+
+
+@pytest.fixture
+def small_queue(zoo: Path, transport: str) -> Iterator[RunningServer]:
+    with running(zoo, "--max-queue-size=1", transport=transport) as server:
+        yield server
+
+
+def test_a_full_queue_refuses_at_once_and_asks_not_to_be_retried(small_queue: RunningServer) -> None:
+    finished: SimpleQueue[Any] = SimpleQueue()
+    with busy(small_queue) as slow:
+        for _ in range(4):
+            small_queue.stub.ModelInfer.future(request("fp32_batch", ROW)).add_done_callback(finished.put)
+        refusals = [finished.get(timeout=10) for _ in range(3)]  # the fourth waits, or found the slow one still waiting
+        assert not slow.done()
+    for call in refusals:
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "Exceeds maximum queue size" in call.details()
+        assert ("grpc-retry-pushback-ms", "-1") in call.trailing_metadata()
+
+
+@pytest.fixture
+def small_messages(zoo: Path, transport: str) -> Iterator[RunningServer]:
+    with running(zoo, f"--max-message-bytes={2**20}", transport=transport) as server:
+        yield server
+
+
+def test_a_message_beyond_the_limit_is_refused(small_messages: RunningServer) -> None:
+    with refused("RESOURCE_EXHAUSTED"):
+        small_messages.stub.ModelInfer(request("fp32_plain", {"INPUT": np.zeros((1, 2**20), np.float32)}))
+    small_messages.stub.ModelInfer(request("fp32_plain", ROW))
+
+
+def test_a_compressed_bomb_takes_no_memory(small_messages: RunningServer) -> None:
+    process = psutil.Process(small_messages.process.pid)
+    small_messages.stub.ModelInfer(request("fp32_plain", ROW))
+    before = process.memory_info().rss
+    bomb = request("fp32_plain", {"INPUT": np.zeros((1, 2**24), np.float32)})
+    with refused("RESOURCE_EXHAUSTED"):
+        small_messages.stub.ModelInfer(bomb, compression=grpc.Compression.Gzip)
+    assert process.memory_info().rss - before < 16 * 2**20
