@@ -115,7 +115,7 @@ class Server:
         version = importlib.metadata.version("turnout")
         inference = InferenceService(self._dataplane, Codec(memory))
         models = ModelService(self._dataplane, self._control, settings.server_name, version, extensions)
-        extras = ExtensionService(memory, self._tracer, log)
+        extras = ExtensionService(memory, self._tracer, log, self._dataplane.repository.knows)
         health = HealthService(self._dataplane)
         return Handlers(
             unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},

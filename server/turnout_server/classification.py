@@ -4,6 +4,7 @@ Format `<value>:<index>[:<label>]`, floats with six decimals: Open Inference Pro
 src/classification.cc.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ def classify(output: np.ndarray, n: int, labels: Sequence[str], *, batched: bool
     name = of_dtype(output.dtype).name
     if name in _UNSUPPORTED:
         raise InvalidRequest(f"class result not available for output of datatype {name}")
-    rows = output.reshape(len(output), -1) if batched else output.reshape(1, -1)
+    rows = output.reshape((len(output), math.prod(output.shape[1:])) if batched else (1, output.size))
     n = min(n, rows.shape[1])
     best = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :n]
     text = np.empty(best.shape, np.object_)

@@ -96,7 +96,7 @@ class Codec:
         for tensor in request.inputs:
             if tensor.name in arrays:
                 raise InvalidRequest(f"input '{tensor.name}' already exists in request for model '{request.model_name}'")
-            arrays[tensor.name] = self._input(tensor, unread, request.model_name)
+            arrays[tensor.name] = self._input(tensor, unread, request.model_name, mixed=len(raw) > 0)
         if next(unread, None) is not None:
             raise InvalidRequest(
                 f"{len(raw)} raw_input_contents are too many for the {len(request.inputs)} inputs "
@@ -104,18 +104,20 @@ class Codec:
             )
         return arrays
 
-    def _input(self, tensor: tensors.InputTensor, unread: Iterator[bytes | memoryview], model: str) -> np.ndarray:
+    def _input(
+        self, tensor: tensors.InputTensor, unread: Iterator[bytes | memoryview], model: str, *, mixed: bool
+    ) -> np.ndarray:
         if tensor.parameters and (place := self._place(tensor.parameters)):
             region, offset, byte_size = place
             return tensors.from_raw(tensor, region.read(offset, byte_size), model)
-        data = next(unread, None)
         if tensor.HasField("contents"):
-            if data is not None:
+            if mixed:
                 raise InvalidRequest(
                     f"contents field must not be specified when using raw_input_contents for '{tensor.name}' "
                     f"for model '{model}'"
                 )
             return tensors.from_typed(tensor, model)
+        data = next(unread, None)
         if data is None:
             raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
         return tensors.from_raw(tensor, data, model)

@@ -5,6 +5,7 @@ change answers is passed over. docs/protocol.md has the table.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,32 @@ REFUSED = {
     "model_repository_agents": "repository agents: not supported",
     "runtime": "another runtime: only ONNX Runtime is served",
 }
-#: Sections that don't change answers and have no effect here.
-WITHOUT_EFFECT = ("metric_tags", "response_cache", "model_metrics")
+#: Fields that don't change answers and have no effect here, by the section they stand in.
+WITHOUT_EFFECT = {
+    "": ("metric_tags", "response_cache", "model_metrics"),
+    "input": ("format",),
+    "instance_group": ("count", "rate_limiter", "profile", "host_policy"),
+    "optimization": (
+        "priority",
+        "cuda",
+        "input_pinned_memory",
+        "output_pinned_memory",
+        "gather_kernel_buffer_threshold",
+        "eager_batching",
+    ),
+    "dynamic_batching": (
+        "preferred_batch_size",
+        "max_queue_delay_microseconds",
+        "priority_levels",
+        "default_priority_level",
+        "priority_queue_policy",
+    ),
+    "dynamic_batching.default_queue_policy": ("max_queue_size",),
+}
 
-OURS = ("default_device", "objective", "latency_target_us", "tolerance", "batching", "devices")
+OURS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")
+#: Of these, what has no effect yet.
+OURS_WITHOUT_EFFECT = ("objective", "latency_target_us", "tolerance")
 
 
 def read(directory: Path, name: str) -> ModelConfiguration:
@@ -127,15 +150,33 @@ def _set_in(message: Message) -> list[str]:
 
 
 def _notes(message: ModelConfig) -> list[str]:
-    notes = [section for section in _set_in(message) if section in WITHOUT_EFFECT]
-    notes += [
-        f"optimization.{name}" for name in _set_in(message.optimization) if name not in ("graph", "execution_accelerators")
+    """The fields that are set and have no effect here, each once."""
+    notes = [
+        f"{section}.{name}".removeprefix(".")
+        for section, names in WITHOUT_EFFECT.items()
+        for part in _parts(message, section)
+        for name in _set_in(part)
+        if name in names
     ]
-    for group in message.instance_group:
-        notes += [f"instance_group.{name}" for name in _set_in(group) if name in ("rate_limiter", "profile", "host_policy")]
-    known = ("turnout.", *PARAMETERS)
-    notes += [f"parameters['{key}']" for key in message.parameters if not key.startswith(known)]
-    return notes
+    if any(group.gpus and group.kind != model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group):
+        notes.append("instance_group.gpus of a group that isn't KIND_GPU")
+    notes += [f"parameters['{key}']" for key in message.parameters if not _acts(key)]
+    return list(dict.fromkeys(notes))
+
+
+def _parts(message: Any, section: str) -> list[Message]:
+    """The messages that stand at a dotted path, none where it isn't set."""
+    parts: list[Any] = [message]
+    for field in filter(None, section.split(".")):
+        repeated = isinstance(getattr(ModelConfig(), field, None), Sequence)
+        parts = [each for part in parts for each in (getattr(part, field) if repeated else [getattr(part, field)])]
+    return parts
+
+
+def _acts(key: str) -> bool:
+    """Whether a parameter has an effect; that of our prefix which doesn't exist is refused elsewhere."""
+    ours = key.startswith("turnout.") and key.removeprefix("turnout.") not in OURS_WITHOUT_EFFECT
+    return ours or key in PARAMETERS
 
 
 def _ours(message: ModelConfig) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """The protocol-free core: what an inference server does, in a straight line."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 
 from turnout_server import routing
 from turnout_server.config import Queue
 from turnout_server.devicenames import kind_of
-from turnout_server.errors import ServingError, status_of
+from turnout_server.errors import ServingError, internal_error, status_of
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import Done, InferRequest, InferResponse
 from turnout_server.metrics import NOBODY, Key, Metrics, Series
@@ -15,6 +16,8 @@ from turnout_server.repository import Repository
 from turnout_server.routing import Candidate, Route
 from turnout_server.scheduler import Execution, Executor, Work
 from turnout_server.tracing import Tracer
+
+logger = logging.getLogger(__name__)
 
 
 class DataPlane:
@@ -104,7 +107,14 @@ class DataPlane:
                 return
             if outcome.first:
                 model.profiles[route.device].observe(outcome.batch_rows, outcome.compute_s * 1e6)
-            done(_response(request, model, route, outputs, outcome))
+            try:
+                response = _response(request, model, route, outputs, outcome)
+            except ValueError as error:  # a run gave an output that isn't what the graph declares
+                hidden = internal_error()
+                logger.error("an output of model %s cannot be reshaped: %s (%s)", model.name, error, hidden)
+                self._failed(key, request, hidden, done)
+                return
+            done(response)
             self._answered(key, request, rows, outcome)
             if self._tracer.active:
                 self._tracer.record(*key, request.id, _timestamps_ns(request, outcome))

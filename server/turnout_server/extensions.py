@@ -8,7 +8,7 @@ from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
 from turnout_server.answering import answering
-from turnout_server.errors import InvalidRequest, Unsupported
+from turnout_server.errors import InvalidRequest, NotFound, Unsupported
 from turnout_server.logsettings import LogSettings
 from turnout_server.sharedmemory import SharedMemory
 from turnout_server.tracing import Tracer
@@ -23,10 +23,14 @@ class ExtensionService:
 
     Args:
         shared_memory: None if clients may not register any.
+        knows: whether there is a model of that name.
     """
 
-    def __init__(self, shared_memory: SharedMemory | None, tracer: Tracer, log: LogSettings) -> None:
+    def __init__(
+        self, shared_memory: SharedMemory | None, tracer: Tracer, log: LogSettings, knows: Callable[[str], bool]
+    ) -> None:
         self._shared_memory = shared_memory
+        self._knows = knows
         self._tracer = tracer
         self._log = log
 
@@ -75,6 +79,8 @@ class ExtensionService:
         return pb.CudaSharedMemoryUnregisterResponse()
 
     def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        if request.model_name and not self._knows(request.model_name):
+            raise NotFound(f"Request for unknown model: '{request.model_name}' is not found")
         changes = {key: list(setting.value) for key, setting in request.settings.items()}
         if changes:
             self._tracer.update(changes, request.model_name)

@@ -52,16 +52,15 @@ class InferenceService:
             parsed, raw = codec.parse(message)
             request_id = parsed.id
             request, forms = self._codec.decode(parsed, raw, call.metadata)
+            request.arrived_s = arrived_s
+            request.deadline_s = call.deadline_s
+            request.decode_us = int((time.monotonic() - arrived_s) * 1e6)
+            return self._dataplane.infer(request, lambda outcome: answer(request_id, self._encoded(outcome, forms)))
         except ServingError as error:
             answer(request_id, error)
-            return _nothing_to_cancel
         except Exception:
             answer(request_id, unexpected())
-            return _nothing_to_cancel
-        request.arrived_s = arrived_s
-        request.deadline_s = call.deadline_s
-        request.decode_us = int((time.monotonic() - arrived_s) * 1e6)
-        return self._dataplane.infer(request, lambda outcome: answer(request_id, self._encoded(outcome, forms)))
+        return _nothing_to_cancel
 
     def _encoded(
         self, outcome: InferResponse | ServingError, forms: Mapping[str, codec.Form]

@@ -59,11 +59,14 @@ class Loader:
             raise FailedPrecondition("; ".join(f"{device}: {problem}" for device, problem in problems.items()))
         for name, problem in problems.items():
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, name, problem)
+        signature = _signature(configuration, next(iter(sessions.values())))
+        for session in sessions.values():
+            run_configured(configuration.name, session, signature, configuration.warmups)
         return ModelVersion(
             name=configuration.name,
             version=number,
             configuration=configuration,
-            signature=_signature(configuration, next(iter(sessions.values()))),
+            signature=signature,
             sessions=sessions,
             problems=problems,
             profiles={name: measured(session) for name, session in sessions.items()},
@@ -76,9 +79,7 @@ class Loader:
                 f"which lists {list(configuration.devices)}"
             )
         file = _checked(directory / configuration.file_for(device.name, device.kind))
-        session = self._open_session(file, device, configuration.runtime)
-        run_configured(session, configuration.warmups)
-        return session
+        return self._open_session(file, device, configuration.runtime)
 
 
 def _checked(path: Path) -> Path:

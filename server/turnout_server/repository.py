@@ -178,15 +178,20 @@ class Repository:
                 try:
                     versions[number] = self._loader.load(files.versions[number], number, configuration)
                 except (ServingError, OSError) as error:
-                    failures[number] = str(error)
+                    failures[number] = _told(error)
         except (ServingError, OSError) as error:
-            failures[None] = str(error)
+            failures[None] = _told(error)
         except Exception:  # what we didn't foresee in one model must not keep the others from loading
             failures[None] = str(hidden := internal_error())
             logger.exception("model %s: %s", name, hidden)
         for number, version in versions.items():
             logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.sessions))
         return Model(name, "settled", versions, failures, fingerprint)
+
+
+def _told(error: ServingError | OSError) -> str:
+    """What clients may know of an error: names of files, not where they lie."""
+    return f"{Path(error.filename or '').name}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def _configuration(name: str, files: ModelFiles, json: str) -> ModelConfiguration:

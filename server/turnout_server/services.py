@@ -84,7 +84,10 @@ class ModelService:
                 raise Unsupported(
                     f"load parameter '{key}' is not supported: only 'config' is, files are never taken from clients"
                 )
-        self._control.load(name, request.parameters["config"].string_param if "config" in request.parameters else "", settled)
+            if request.parameters[key].WhichOneof("parameter_choice") != "string_param":
+                raise InvalidRequest("invalid value type for 'config' parameter, expected string_param.")
+        configuration = request.parameters["config"].string_param if "config" in request.parameters else ""
+        self._control.load(name, configuration, settled)
 
     def repository_model_unload(self, request: pb.RepositoryModelUnloadRequest, settled: Settled) -> None:
         """Settles on the control thread, once no new request reaches the model."""
@@ -92,7 +95,7 @@ class ModelService:
 
     def _model_name(self, repository_name: str, model_name: str) -> str:
         """The model that a load or unload is about. KServe's stubs send its name in the field before ours."""
-        if repository_name and (model_name or not self._repository.knows(repository_name)):
+        if repository_name and model_name:
             raise Unsupported("'repository_name' specification is not supported")
         name = model_name or repository_name
         if not name or name in (".", "..") or "/" in name or "\0" in name or name != name.strip():

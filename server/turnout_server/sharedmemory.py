@@ -105,8 +105,10 @@ class SharedMemory:
 
         Raises:
             AlreadyExists, Overloaded: the name is taken; there are too many.
-            InvalidRequest: see Region.
+            InvalidRequest: it has no name; or see Region.
         """
+        if not name:
+            raise InvalidRequest("a shared memory region needs a name")
         with self._lock:
             if name in self._regions:
                 raise AlreadyExists(f"shared memory region '{name}' already in manager")

@@ -3,6 +3,7 @@
 The texts are those that clients of Triton match on (core/src/infer_request.cc); docs/protocol.md lists them.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,7 +162,18 @@ def _declared(spec: TensorSpec, config: TensorConfig, max_batch_size: int) -> Te
             f"'{spec.name}' has shape {list(spec.shape)} in the ONNX graph, but {list(graph_shape)} in config.pbtxt"
             f"{' (the batch dimension first)' if batch else ''}"
         )
+    if config.reshape is not None and not _same_size(config.dims, config.reshape):
+        raise FailedPrecondition(
+            f"'{spec.name}' has dims {list(config.dims)} and reshape {list(config.reshape)} in config.pbtxt, "
+            f"which don't hold the same number of elements"
+        )
     return TensorSpec(spec.name, spec.datatype, shape, graph_shape if config.reshape is not None else None, config.labels)
+
+
+def _same_size(dims: tuple[int, ...], reshape: tuple[int, ...]) -> bool:
+    """Whether the fixed dimensions hold as many elements, and as many are free."""
+    fixed = [[size for size in sizes if size != -1] for sizes in (dims, reshape)]
+    return len(dims) - len(fixed[0]) == len(reshape) - len(fixed[1]) and math.prod(fixed[0]) == math.prod(fixed[1])
 
 
 def _reshaped(array: np.ndarray, old: tuple[int, ...], new: tuple[int, ...] | None) -> np.ndarray:

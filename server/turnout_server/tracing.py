@@ -5,6 +5,7 @@ to write; -1 without end), `log_frequency` (traces to gather before writing them
 """
 
 import json
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -13,6 +14,8 @@ from pathlib import Path
 from turnout_server.errors import InvalidRequest
 
 Settings = dict[str, list[str]]
+
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 class Tracer:
@@ -112,7 +115,7 @@ class Tracer:
             return
         if key == "trace_level":
             self._check_level(values)
-        elif len(values) != 1 or not values[0].removeprefix("-").isdecimal() or int(values[0]) < _LEAST[key]:
+        elif len(values) != 1 or not _NUMBER.fullmatch(values[0]) or int(values[0]) < _LEAST[key]:
             raise InvalidRequest(f"'{key}' must be one whole number >= {_LEAST[key]}, got {values}")
 
     def _check_level(self, values: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What a session's first runs tell: whether its rows are independent, and how long a run takes."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -8,9 +9,10 @@ from turnout_server.batching import collate, scatter
 from turnout_server.config import Warmup, WarmupInput
 from turnout_server.datatypes import of_config
 from turnout_server.errors import FailedPrecondition, ServingError
+from turnout_server.messages import InferRequest
 from turnout_server.profiles import Profile
 from turnout_server.sessions import Session
-from turnout_server.signatures import TensorSpec
+from turnout_server.signatures import Signature, TensorSpec
 
 #: What a free dimension other than the batch is given.
 FREE_DIMENSION = 2
@@ -35,20 +37,21 @@ def _generated(spec: TensorSpec, rows: int, generator: np.random.Generator) -> n
     return np.zeros(shape, dtype)
 
 
-def run_configured(session: Session, warmups: tuple[Warmup, ...]) -> None:
-    """Runs the inputs that a configuration lists under `model_warmup`.
+def run_configured(model: str, session: Session, signature: Signature, warmups: tuple[Warmup, ...]) -> None:
+    """Runs the inputs that a configuration lists under `model_warmup`, as requests would.
 
     Raises:
-        FailedPrecondition: one of them can't be made, or fails.
+        FailedPrecondition: one of them can't be made, doesn't fit the model, or fails.
     """
     for warmup in warmups:
         batch = (warmup.rows,) if warmup.rows else ()
         inputs = {name: _warmup_input(name, batch, spec) for name, spec in warmup.inputs.items()}
-        for _ in range(warmup.count):
-            try:
-                session.run(inputs, [spec.name for spec in session.outputs])
-            except ServingError as error:
-                raise FailedPrecondition(f"model_warmup failed: {error}") from None
+        try:
+            signature.rows_of(InferRequest(model, "", "", inputs))
+            for _ in range(warmup.count):
+                session.run(signature.to_graph(inputs), signature.output_names)
+        except ServingError as error:
+            raise FailedPrecondition(f"model_warmup failed: {error}") from None
 
 
 def _warmup_input(name: str, batch: tuple[int, ...], spec: WarmupInput) -> np.ndarray:
@@ -61,7 +64,10 @@ def _warmup_input(name: str, batch: tuple[int, ...], spec: WarmupInput) -> np.nd
     try:
         return np.fromfile(spec.source, datatype.dtype).reshape(shape)
     except (OSError, ValueError, TypeError) as error:
-        raise FailedPrecondition(f"model_warmup input '{name}' of shape {list(shape)}: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise FailedPrecondition(
+            f"model_warmup input '{name}' of shape {list(shape)} from '{Path(spec.source).name}': {why}"
+        ) from None
 
 
 def rows_are_independent(session: Session) -> bool:
