@@ -102,6 +102,7 @@ class Server:
         """Says 'not ready', goes on serving for the drain delay, lets calls in flight finish, and ends."""
         self._dataplane.drain()
         time.sleep(self._settings.drain_delay_s)
+        self._changes.end()
         self._transport.stop(self._settings.drain_timeout_s)
         self._control.stop()
         for executor in self._executors.values():

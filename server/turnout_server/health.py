@@ -12,7 +12,7 @@ from turnout_proto.methods import SERVICE
 
 from turnout_server.answering import answering, status
 from turnout_server.dataplane import DataPlane
-from turnout_server.errors import InvalidRequest, NotFound
+from turnout_server.errors import InvalidRequest, NotFound, Unavailable
 from turnout_server.transport import Call, Receiver, StreamHandler, UnaryHandler
 
 CHECK = "/grpc.health.v1.Health/Check"
@@ -47,6 +47,11 @@ class HealthService:
     def subscribe(self, watch: "_Watch") -> None:
         """Tells `watch` of every change until its client goes away."""
         watch.call.on_cancel(self._dataplane.changes.add(watch.update))
+
+    @property
+    def ended(self) -> bool:
+        """No state will change any more."""
+        return self._dataplane.changes.ended
 
     def state_of(self, service: str) -> int:
         """The ServingStatus of a service by name."""
@@ -86,3 +91,5 @@ class _Watch:
             if state != self._sent:
                 self._sent = state
                 self.call.send(health_pb2.HealthCheckResponse(status=state).SerializeToString())
+        if self._health.ended:  # else every watcher would hold up the server's end
+            self.call.finish(status(Unavailable("the server is shutting down")))

@@ -23,7 +23,10 @@ class MonitoringServer:
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
-        self._server = _Server((host, port), _QuietHandler)
+        try:
+            self._server = _Server((host, port), _QuietHandler)
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
         self._server.set_app(_application(registry, ready))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)

@@ -8,6 +8,7 @@ class Listeners:
     """Callbacks that are told of every change of state. Any thread may call any method."""
 
     def __init__(self) -> None:
+        self.ended = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
@@ -22,6 +23,11 @@ class Listeners:
             callbacks = list(self._callbacks)
         for callback in callbacks:
             callback()
+
+    def end(self) -> None:
+        """Says once more that something changed, and that nothing will from now on."""
+        self.ended = True
+        self.notify()
 
     def _remove(self, callback: Callable[[], None]) -> None:
         with self._lock:

@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from turnout_proto.methods import SERVICE
+from turnout_proto.methods import METHODS, SERVICE
 from turnout_proto.pool import POOL
 
 from turnout_server.answering import status
@@ -33,6 +33,8 @@ class _Answers:
         except DecodeError:
             self._call.finish(status(InvalidRequest("the message is not a valid ServerReflectionRequest")))
             return
+        if request.file_containing_symbol.removeprefix(f"{SERVICE}.") in METHODS:
+            request.file_containing_symbol = SERVICE  # protobuf's pool finds services, but not their methods
         answers: Any = self._servicer
         for response in answers.ServerReflectionInfo(iter([request]), None):
             self._call.send(response.SerializeToString())

@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -14,7 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from tests import models
 from tests.servers import TRANSPORTS, Process, RunningServer, running
-from tests.wire import arrays, request
+from tests.wire import arrays, refused, request
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -36,8 +35,6 @@ def own(small: Path, transport: str) -> Iterator[RunningServer]:
         yield server
 
 
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_stop_lets_what_is_in_flight_finish_and_exits_0(own: RunningServer, number: signal.Signals) -> None:
     slow = own.stub.ModelInfer.future(request("slow", {"n": np.array(600_000)}), timeout=20)
@@ -53,6 +50,8 @@ def test_a_watcher_sees_the_server_stop_serving_and_does_not_hold_it_up(own: Run
     assert next(watch).status == SERVING
     own.process.signal(signal.SIGTERM)
     assert next(watch).status == NOT_SERVING
+    with refused("UNAVAILABLE", "shutting down"):
+        next(watch)
     assert own.process.wait(timeout_s=3) == 0  # the drain timeout is 5 s
 
 

@@ -246,7 +246,9 @@ def test_values_in_the_field_of_another_datatype_are_refused(server: RunningServ
         server.stub.ModelInfer(message)
 
 
-@pytest.mark.parametrize(("datatype", "value"), [("INT8", 128), ("INT8", -129), ("INT16", 2**15), ("UINT8", 256), ("UINT16", 2**16)])
+@pytest.mark.parametrize(
+    ("datatype", "value"), [("INT8", 128), ("INT8", -129), ("INT16", 2**15), ("UINT8", 256), ("UINT16", 2**16)]
+)
 def test_a_typed_number_out_of_range_is_refused_and_never_cut_off(server: RunningServer, datatype: str, value: int) -> None:
     message = pb.ModelInferRequest(model_name=f"{datatype.lower()}_batch")
     tensor = message.inputs.add(name="INPUT", datatype=datatype, shape=[1, 1])
@@ -294,7 +296,12 @@ def test_inputs_with_different_numbers_of_rows_are_refused(server: RunningServer
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
-    [("device", 1, "string_param"), ("device", True, "string_param"), ("timeout", "1", "int64_param"), ("timeout", True, "int64_param")],
+    [
+        ("device", 1, "string_param"),
+        ("device", True, "string_param"),
+        ("timeout", "1", "int64_param"),
+        ("timeout", True, "int64_param"),
+    ],
 )
 def test_a_parameter_of_another_type_is_refused(server: RunningServer, key: str, value: str | int, expected: str) -> None:
     with refused("INVALID_ARGUMENT", f"invalid value type for '{key}' parameter, expected {expected}"):

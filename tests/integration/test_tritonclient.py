@@ -45,9 +45,7 @@ def test_it_asks_whether_models_are_ready(client: triton.InferenceServerClient) 
 def test_it_reads_a_models_metadata(client: triton.InferenceServerClient) -> None:
     metadata = client.get_model_metadata("add_sub", as_json=True)
     assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("add_sub", ["1"], "onnxruntime_onnx")
-    assert metadata["inputs"] == [
-        {"name": name, "datatype": "FP32", "shape": ["-1", "16"]} for name in ("INPUT0", "INPUT1")
-    ]
+    assert metadata["inputs"] == [{"name": name, "datatype": "FP32", "shape": ["-1", "16"]} for name in ("INPUT0", "INPUT1")]
     assert [output["name"] for output in metadata["outputs"]] == ["OUTPUT0", "OUTPUT1"]
     assert client.get_model_metadata("versions").versions == ["1", "2"]
     assert client.get_model_metadata("versions", "1").versions == ["1"]
