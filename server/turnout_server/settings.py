@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from turnout_server.control import Mode
 from turnout_server.devicenames import entries_of
+from turnout_server.transport import selection
 
 PREFIX = "TURNOUT_"
 #: Kubernetes sets these for every Service in the namespace, and one may well be called `turnout`.
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="TOML file with any of these settings")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
+    transport: selection.Name = Field("auto", description="how gRPC is served; auto takes the fast way where it works")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz and /readyz; 0 picks a free one")
     default_device: str = Field(
         "auto", description="where a request runs that doesn't say: auto, cpu, cuda, cuda:0, 'cuda,cpu'"

@@ -4,11 +4,16 @@ A handler is told of a call and its messages, as bytes, and answers through the 
 Whatever carries it (`aio`, or the completion queue) is a Transport; both run the same handlers and pass the same tests.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
+
+from turnout_server.errors import internal_error
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,13 @@ class Status:
 
 
 OK = Status(grpc.StatusCode.OK)
+
+
+def handler_failed() -> Status:
+    """How a call ends whose handler raised the exception being handled: that is a bug, so the log gets all of it."""
+    hidden = internal_error()
+    logger.exception("a handler failed: %s", hidden)
+    return Status(grpc.StatusCode.INTERNAL, str(hidden))
 
 
 class Call(Protocol):
@@ -37,7 +49,10 @@ class Call(Protocol):
     def deadline_s(self) -> float | None: ...
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the client goes away before the call has ended; at once if it is gone already."""
+        """Calls `callback` when the client goes away before the call has ended; at once if it is gone already.
+
+        On a stream also when it has ended, because what runs for it then is for nobody.
+        """
         ...
 
     def send(self, message: bytes) -> None:
@@ -67,12 +82,22 @@ UnaryHandler = Callable[[Call, bytes], None]
 StreamHandler = Callable[[Call], Receiver]
 
 
+def _nothing() -> None:
+    """Where nobody waits for a drain."""
+
+
 @dataclass(frozen=True)
 class Handlers:
-    """What a server answers, by the RPC's path (`/package.Service/Method`)."""
+    """What a server answers, by the RPC's path (`/package.Service/Method`).
+
+    Attributes:
+        drained: called by a transport that polls, in its polling thread, whenever it has handed over what had come: the
+            moment to run together what was handed over. Must not take longer than a fraction of a millisecond.
+    """
 
     unary: Mapping[str, UnaryHandler]
     stream: Mapping[str, StreamHandler]
+    drained: Callable[[], None] = _nothing
 
 
 class Transport(Protocol):

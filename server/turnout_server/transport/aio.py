@@ -4,12 +4,13 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from turnout_server.transport import OK, STREAM_WINDOW, Handlers, Status, StreamHandler, UnaryHandler
+from turnout_server.transport import OK, STREAM_WINDOW, Handlers, Status, StreamHandler, UnaryHandler, handler_failed
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -20,17 +21,24 @@ class AioTransport:
     Args:
         address: `host:port`; port 0 picks a free one.
         options: gRPC channel arguments.
+        credentials: for TLS; none means plain text.
 
     Raises:
         OSError: the address can't be bound.
     """
 
-    def __init__(self, address: str, handlers: Handlers, options: Sequence[tuple[str, Any]]) -> None:
+    def __init__(
+        self,
+        address: str,
+        handlers: Handlers,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="transport", daemon=True)
         self._thread.start()
         try:
-            self._server, self.port = self._on_loop(self._bind(address, handlers, options))
+            self._server, self.port = self._on_loop(self._bind(address, handlers, options, credentials))
         except RuntimeError as error:
             self._end_loop()
             raise OSError(f"cannot listen on {address}: {error}") from None
@@ -41,13 +49,22 @@ class AioTransport:
 
     def stop(self, grace_s: float) -> None:
         """See Transport."""
-        self._on_loop(self._server.stop(grace_s))
-        self._end_loop()
+        if not self._loop.is_closed():
+            self._on_loop(self._server.stop(grace_s))
+            self._end_loop()
 
-    async def _bind(self, address: str, handlers: Handlers, options: Sequence[tuple[str, Any]]) -> tuple[grpc.aio.Server, int]:
+    async def _bind(
+        self,
+        address: str,
+        handlers: Handlers,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ServerCredentials | None,
+    ) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=list(options))
         server.add_generic_rpc_handlers([_Router(handlers, self._loop)])
-        return server, server.add_insecure_port(address)
+        if credentials is None:
+            return server, server.add_insecure_port(address)
+        return server, server.add_secure_port(address, credentials)
 
     def _on_loop(self, awaitable: Awaitable[Any]) -> Any:
         async def wait() -> Any:
@@ -98,16 +115,23 @@ class _AioCall:
             self._callbacks.pop()()
 
     def send(self, message: bytes) -> None:
-        self._loop.call_soon_threadsafe(self.outbox.put_nowait, message)
+        self._put(message)
 
     def finish(self, status: Status = OK) -> None:
-        self._loop.call_soon_threadsafe(self.outbox.put_nowait, status)
+        self._put(status)
+
+    def _put(self, answer: bytes | Status) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and every call with it
+            self._loop.call_soon_threadsafe(self.outbox.put_nowait, answer)
 
 
 def _unary(handler: UnaryHandler, loop: asyncio.AbstractEventLoop) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def respond(request: bytes, context: Context) -> bytes:
         call = _AioCall(context, loop)
-        handler(call, request)
+        try:
+            handler(call, request)
+        except BaseException:  # any that got through would end the loop, or reach the client as a text
+            call.finish(handler_failed())
         try:
             answer = await call.outbox.get()
             if isinstance(answer, bytes):
@@ -145,12 +169,17 @@ def _stream(
 
 
 async def _read(requests: AsyncIterator[bytes], handler: StreamHandler, call: _AioCall, window: asyncio.Semaphore) -> None:
-    receiver = handler(call)
-    await window.acquire()
-    async for request in requests:
-        receiver.message(request)
+    try:
+        receiver = handler(call)
         await window.acquire()
-    receiver.half_closed()
+        async for request in requests:
+            receiver.message(request)
+            await window.acquire()
+        receiver.half_closed()
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        call.finish(handler_failed())
 
 
 async def _abort(context: Context, status: Status) -> None:

@@ -1,0 +1,317 @@
+"""The transport straight on gRPC's completion queue: one thread polls, and replies start from whichever thread has them.
+
+`grpc.server` and `grpc.aio` stand on the same queue, but hand each call to a thread pool or an event loop, which costs more
+than a small model does. The interface below them, `grpc._cython.cygrpc`, is private: this is the one module that touches it,
+and `selection` tries it out before it is used.
+
+Three rules of that interface, which break as crashes or as calls that never end: an operation belongs to one batch of one
+call and is made anew for each; of each kind of operation a call has one in flight; an event keeps its call alive, so it is
+dropped before the next poll.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from turnout_server.transport import (
+    OK,
+    STREAM_WINDOW,
+    Handlers,
+    Receiver,
+    Status,
+    StreamHandler,
+    UnaryHandler,
+    handler_failed,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Calls that gRPC may hand over without waiting for us to ask for the next.
+REQUESTED_CALLS = 64
+#: Events handled before what they brought is run: three make a call, so a few hundred microseconds.
+EVENTS_A_DRAIN = 96
+#: After its calls were cancelled a server needs milliseconds to end; one that takes longer is left behind.
+CANCEL_TIMEOUT_S = 5.0
+
+_NO_FLAGS = 0
+_AT_ONCE = 0  # a moment in the past
+#: gRPC's "no deadline" is a date centuries ahead.
+_NEVER_S = 1e9
+_NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactly one request message")
+_NO_METHOD = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+class CompletionQueueTransport:
+    """Runs `handlers` in a polling thread.
+
+    Args:
+        address: `host:port`; port 0 picks a free one.
+        options: gRPC channel arguments.
+        credentials: for TLS; none means plain text.
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        handlers: Handlers,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        self._unary = {path.encode(): handler for path, handler in handlers.unary.items()}
+        self._stream = {path.encode(): handler for path, handler in handlers.stream.items()}
+        self._drained = handlers.drained
+        self._unanswered: deque[_UnaryCall] = deque()
+        self._ended = False
+        self._queue = cygrpc.CompletionQueue()
+        self._server = cygrpc.Server(list(options), False)
+        self._server.register_completion_queue(self._queue)
+        secure = () if credentials is None else (credentials._credentials,)  # type: ignore[attr-defined]
+        self.port: int = self._server.add_http2_port(address.encode(), *secure)
+        if not self.port:
+            self._server.destroy()
+            raise OSError(f"cannot listen on {address}: the address is taken, or not this machine's")
+        self._thread = threading.Thread(target=self._poll, name="transport", daemon=True)
+
+    def start(self) -> None:
+        """See Transport."""
+        self._server.start()
+        for _ in range(REQUESTED_CALLS):
+            self._request_call()
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> None:
+        """See Transport."""
+        if not self._thread.ident:  # never started: gRPC ends only what has begun
+            self.start()
+        self._server.shutdown(self._queue, self._shut_down)
+        self._thread.join(grace_s)
+        if self._thread.is_alive():
+            self._server.cancel_all_calls()
+            self._thread.join(CANCEL_TIMEOUT_S)
+
+    def _poll(self) -> None:
+        while not self._ended:
+            self._drain()
+            _guarded(self._drained)
+            while self._unanswered:
+                self._unanswered.popleft().watch()
+
+    def _drain(self) -> None:
+        """Waits for an event, and handles it and those behind it."""
+        until: float | None = None
+        for _ in range(EVENTS_A_DRAIN):
+            event = self._queue.poll(until)
+            if event.completion_type == cygrpc.CompletionType.queue_timeout:
+                return
+            _guarded(event.tag, event)
+            event = None  # see above: it keeps its call alive
+            until = _AT_ONCE
+
+    def _request_call(self) -> None:
+        try:
+            self._server.request_call(self._queue, self._queue, self._accept)
+        except ValueError:
+            logger.debug("no more calls: the server is shutting down")
+
+    def _accept(self, event: Any) -> None:
+        if not event.success:  # asked for in advance, and given back by the shutdown
+            return
+        self._request_call()
+        method = event.call_details.method
+        if method in self._unary:
+            _UnaryCall(event, self._unary[method], self._unanswered).receive()
+        elif method in self._stream:
+            _StreamCall(event, self._stream[method]).open()
+        else:
+            _Call(event).finish(_NO_METHOD)
+
+    def _shut_down(self, _: Any) -> None:
+        self._server.destroy()
+        self._ended = True
+
+
+class _Call:
+    """A Call. Its lock guards what the poller shares with the threads that answer.
+
+    Answers wait in `_outbox` until the batch of operations before them is through; `_flush` starts the next one.
+    """
+
+    def __init__(self, event: Any) -> None:
+        remaining_s = event.call_details.deadline - time.time()
+        self.deadline_s = None if remaining_s > _NEVER_S else time.monotonic() + remaining_s
+        self._metadata = event.invocation_metadata
+        self._call = event.call
+        self._lock = threading.Lock()
+        self._outbox: deque[bytes] = deque()
+        self._status: Status | None = None
+        self._opened = False  # initial metadata has been sent
+        self._sending = False
+        self._watched = False
+        self._over = False  # nothing more is sent: the status is on its way, or the client is gone
+        self._callbacks: list[Callable[[], None]] | None = []  # None once the client is known to be gone
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return {key: value for key, value in self._metadata if isinstance(value, str)}
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        with self._lock:
+            if self._callbacks is not None:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def send(self, message: bytes) -> None:
+        with self._lock:
+            if self._status is None and not self._over:
+                self._outbox.append(message)
+
+    def finish(self, status: Status = OK) -> None:
+        with self._lock:
+            if self._status is None:
+                self._status = status
+                self._flush()
+
+    def watch(self) -> None:
+        """Listens for the client going away, which costs an event; done by the last batch for calls answered before it."""
+        with self._lock:
+            if not self._watched and not self._over:
+                self._watched = True
+                self._start(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS), tag=self._closed)
+
+    def _closed(self, event: Any) -> None:
+        with self._lock:
+            if event.batch_operations[0].cancelled():
+                self._over = True
+                self._outbox.clear()
+            callbacks, self._callbacks = self._callbacks or [], None
+        for callback in callbacks:
+            _guarded(callback)
+
+    def _flush(self) -> None:
+        if self._sending or self._over or not (self._outbox or self._status):
+            return
+        operations = []
+        if not self._opened:
+            self._opened = True
+            operations.append(cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS))
+        if self._outbox:
+            operations.append(cygrpc.SendMessageOperation(self._outbox.popleft(), _NO_FLAGS))
+        if self._status and not self._outbox:
+            self._over = True
+            code, details = self._status.code.value[0], self._status.details
+            operations.append(cygrpc.SendStatusFromServerOperation(self._status.trailing_metadata, code, details, _NO_FLAGS))
+            if not self._watched:  # a call whose close was never received is reset when it is dropped
+                self._watched = True
+                operations.append(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
+        self._sending = True
+        self._start(*operations, tag=self._sent)
+
+    def _sent(self, event: Any) -> None:
+        with self._lock:
+            self._sending = False
+            self._flush()
+
+    def _start(self, *operations: Any, tag: Callable[[Any], None]) -> None:
+        error = self._call.start_server_batch(operations, tag)
+        if error:  # a status that gRPC refuses, say; the call must not stay open for ever
+            logger.error("gRPC refused %s with error %d", [type(operation).__name__ for operation in operations], error)
+            self._call.cancel()
+
+
+class _UnaryCall(_Call):
+    """A call with one message each way; the answer waits for its status, so that one batch carries both."""
+
+    def __init__(self, event: Any, handler: UnaryHandler, unanswered: "deque[_UnaryCall]") -> None:
+        super().__init__(event)
+        self._handler = handler
+        self._unanswered = unanswered
+
+    def receive(self) -> None:
+        self._start(cygrpc.ReceiveMessageOperation(_NO_FLAGS), tag=self._received)
+
+    def _received(self, event: Any) -> None:
+        message = event.batch_operations[0].message()
+        if message is None:
+            self.finish(_NO_MESSAGE)
+            return
+        try:
+            self._handler(self, message)
+        except BaseException:
+            self.finish(handler_failed())
+        if not self._over:
+            self._unanswered.append(self)
+
+
+class _StreamCall(_Call):
+    """A call with any number of messages each way. It reads on while few answers are due or waiting to be sent."""
+
+    def __init__(self, event: Any, handler: StreamHandler) -> None:
+        super().__init__(event)
+        self._handler = handler
+        self._receiver: Receiver | None = None
+        self._due = 0  # messages not answered yet
+        self._reading = False  # by the poller alone
+
+    def open(self) -> None:
+        self.watch()
+        try:
+            self._receiver = self._handler(self)
+        except BaseException:
+            self.finish(handler_failed())
+        self._read()
+
+    def send(self, message: bytes) -> None:
+        with self._lock:
+            if self._status is None and not self._over:
+                self._outbox.append(message)
+                self._due = max(0, self._due - 1)
+                self._flush()
+
+    def _read(self) -> None:
+        with self._lock:
+            if self._reading or self._status or self._over or self._due + len(self._outbox) >= STREAM_WINDOW:
+                return
+            self._reading = True
+            self._start(cygrpc.ReceiveMessageOperation(_NO_FLAGS), tag=self._received)
+
+    def _received(self, event: Any) -> None:
+        message = event.batch_operations[0].message()
+        if self._receiver is None:
+            return
+        try:
+            if message is None:  # the last one: `_reading` stays set
+                self._receiver.half_closed()
+                return
+            with self._lock:
+                self._due += 1
+            self._reading = False
+            self._receiver.message(message)
+        except BaseException:
+            self.finish(handler_failed())
+        self._read()
+
+    def _sent(self, event: Any) -> None:
+        super()._sent(event)
+        self._read()
+
+    def _closed(self, event: Any) -> None:
+        super()._closed(event)
+        self._receiver = None  # it refers to this call, too
+
+
+def _guarded(function: Callable[..., None], *arguments: Any) -> None:
+    """Calls; whatever goes wrong is logged, because the polling thread must outlive it."""
+    try:
+        function(*arguments)
+    except BaseException:
+        logger.exception("the polling thread goes on after an error")

@@ -1,0 +1,73 @@
+"""Which transport a server uses: the fast one where it proves to work here, else the one on public interfaces."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any, Literal
+
+import grpc
+
+from turnout_server.errors import FailedPrecondition
+from turnout_server.transport import OK, Call, Handlers, Transport
+from turnout_server.transport.aio import AioTransport
+
+logger = logging.getLogger(__name__)
+
+Name = Literal["auto", "completion-queue", "aio"]
+#: Makes a transport from an address, handlers, gRPC channel arguments and credentials; None for plain text.
+Make = Callable[[str, Handlers, Sequence[tuple[str, Any]], grpc.ServerCredentials | None], Transport]
+
+CHECK_TIMEOUT_S = 5.0
+
+
+def choose(name: Name) -> Make:
+    """The transport of that name; `auto` takes the completion queue if it passes its check.
+
+    Raises:
+        FailedPrecondition: `completion-queue` was asked for and doesn't work here.
+    """
+    if name == "aio":
+        return AioTransport
+    try:
+        from turnout_server.transport.completion_queue import CompletionQueueTransport  # noqa: PLC0415 - it may not import
+
+        check(CompletionQueueTransport)
+    except Exception as error:
+        why = f"the completion-queue transport doesn't work with grpcio {grpc.__version__}: {error!r}"
+        if name == "completion-queue":
+            raise FailedPrecondition(f"{why}; use --transport=aio") from error
+        logger.warning("%s; using grpc.aio, which costs about three times the CPU for each small request", why)
+        return AioTransport
+    return CompletionQueueTransport
+
+
+def check(make: Make) -> None:
+    """Raises unless a unary call and a stream come back right through a real socket, and the server ends."""
+    handlers = Handlers(unary={"/check/Unary": _echo}, stream={"/check/Stream": _Echoes})
+    transport = make("127.0.0.1:0", handlers, [("grpc.so_reuseport", 0)], None)
+    transport.start()
+    try:
+        channel: Any
+        with closing(grpc.insecure_channel(f"127.0.0.1:{transport.port}")) as channel:
+            answer = channel.unary_unary("/check/Unary")(b"unary", timeout=CHECK_TIMEOUT_S)
+            answers = list(channel.stream_stream("/check/Stream")(iter([b"a", b"b"]), timeout=CHECK_TIMEOUT_S))
+    finally:
+        transport.stop(0)
+    if (answer, answers) != (b"unary", [b"a", b"b"]):
+        raise RuntimeError(f"it answered {answer!r} and {answers!r}")
+
+
+def _echo(call: Call, message: bytes) -> None:
+    call.send(message)
+    call.finish(OK)
+
+
+class _Echoes:
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def message(self, data: bytes) -> None:
+        self._call.send(data)
+
+    def half_closed(self) -> None:
+        self._call.finish()
