@@ -25,8 +25,7 @@ from turnout_server.services import ModelService
 from turnout_server.settings import Settings
 from turnout_server.sharedmemory import SharedMemory
 from turnout_server.tracing import Tracer
-from turnout_server.transport import Handlers, Transport
-from turnout_server.transport.aio import AioTransport
+from turnout_server.transport import Handlers, Transport, selection
 from turnout_server.tritonmetrics import TritonMetrics
 
 logger = logging.getLogger(__name__)
@@ -77,8 +76,8 @@ class Server:
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(TritonMetrics(metrics))
-        self._transport: Transport = AioTransport(
-            f"{settings.host}:{settings.grpc_port}", self._handlers(settings, log), _options(settings)
+        self._transport: Transport = selection.choose(settings.transport)(
+            f"{settings.host}:{settings.grpc_port}", self._handlers(settings, log), _options(settings), None
         )
         self._monitoring = MonitoringServer(settings.host, settings.metrics_port, registry, self._dataplane.ready)
 
