@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from turnout_proto.methods import Stub
 
 #: The transports that every wire test runs over, and the flags that choose each. One more line here tests one more.
-TRANSPORTS: dict[str, list[str]] = {"aio": []}
+TRANSPORTS: dict[str, list[str]] = {name: [f"--transport={name}"] for name in ("completion-queue", "aio")}
 
 START_TIMEOUT_S = 30
 
@@ -105,7 +105,7 @@ class RunningServer:
 
 @contextmanager
 def running(
-    repository: Path, *flags: str, transport: str = "aio", env: Mapping[str, str] | None = None
+    repository: Path, *flags: str, transport: str = "completion-queue", env: Mapping[str, str] | None = None
 ) -> Iterator[RunningServer]:
     """A server over `repository` on ports of its own, ready to answer; gone afterwards."""
     ports = ["--grpc-port=0", "--metrics-port=0"]
