@@ -9,7 +9,8 @@ its weights and publish it:
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-EPOCHS = {"cnn": 30, "lstm": 60}
+EPOCHS = {"cnn": 20, "lstm": 40}
 HELD_OUT_SHARE = 0.25
 ROWS_PER_STEP = 64
 
@@ -28,8 +29,8 @@ class Cnn(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
         )  # fmt: skip
         self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 2 * 2, 10))
@@ -94,6 +95,17 @@ def split() -> Split:
     return Split(train_images, train_digits, held_out_images, held_out_digits)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So little work is done sooner by one: two that wait for each other on busy cores took ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A model in evaluation mode and the share of held-out images that it names correctly."""
@@ -111,12 +123,12 @@ def train(kind: str, *, seed: int = 0, progress: Callable[[int, int], None] = la
         progress: called after each epoch with the number done and the number there will be.
     """
     data, epochs = split(), EPOCHS[kind]
-    with torch.random.fork_rng(devices=[]):
+    with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FACTORIES[kind]()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
         steps_per_epoch = -(-len(data.train_images) // ROWS_PER_STEP)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, epochs * steps_per_epoch)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-2, epochs * steps_per_epoch)
         for epoch in range(1, epochs + 1):
             _train_epoch(model, kind, data, optimizer, schedule)
             progress(epoch, epochs)

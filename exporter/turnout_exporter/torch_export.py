@@ -65,7 +65,7 @@ def run(job_fields: Json, step: Step) -> Json:
     model, source_file = _build(job)
     call = Call.of(model, inputs)
     step(f"Running PyTorch at {len(job.points)} points")
-    samples = [_sample(call, inputs, Point.parse(label), job.output_names) for label in job.points]
+    samples = [sample_at(Point.parse(label), call, inputs, job.output_names) for label in job.points]
     reference.write(Path(job.reference), samples)
     step("Exporting with torch.onnx")
     program = _export(call, inputs, samples[0], job.opset)
@@ -85,7 +85,12 @@ def _build(job: ExportJob) -> tuple[nn.Module, Path | None]:
     return model.eval(), file
 
 
-def _sample(call: Call, inputs: list[InputSpec], point: Point, output_names: list[str] | None) -> Sample:
+def sample_at(point: Point, call: Call, inputs: list[InputSpec], output_names: list[str] | None) -> Sample:
+    """Run the model at one point, on random values.
+
+    Raises:
+        ConversionError: it fails, or its outputs can't serve as a reference.
+    """
     random = point.random()
     arrays = {spec.name: spec.draw(point.sizes, random) for spec in inputs}
     try:
