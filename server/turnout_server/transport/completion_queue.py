@@ -32,6 +32,17 @@ from turnout_server.transport import (
 
 logger = logging.getLogger(__name__)
 
+#: What this module takes from `cygrpc`.
+NEEDED = (
+    "CompletionQueue",
+    "CompletionType",
+    "ReceiveCloseOnServerOperation",
+    "ReceiveMessageOperation",
+    "SendInitialMetadataOperation",
+    "SendMessageOperation",
+    "SendStatusFromServerOperation",
+    "Server",
+)
 #: Calls that gRPC may hand over without waiting for us to ask for the next.
 REQUESTED_CALLS = 64
 #: Events handled before what they brought is run: three make a call, so a few hundred microseconds.
@@ -57,6 +68,7 @@ class CompletionQueueTransport:
 
     Raises:
         OSError: the address can't be bound.
+        ImportError: this grpcio isn't one that this module knows.
     """
 
     def __init__(
@@ -66,6 +78,8 @@ class CompletionQueueTransport:
         options: Sequence[tuple[str, Any]],
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
+        if missing := [name for name in NEEDED if not hasattr(cygrpc, name)]:
+            raise ImportError(f"grpc._cython.cygrpc has no {' and no '.join(missing)}")
         self._unary = {path.encode(): handler for path, handler in handlers.unary.items()}
         self._stream = {path.encode(): handler for path, handler in handlers.stream.items()}
         self._drained = handlers.drained

@@ -33,7 +33,7 @@ def choose(name: Name) -> Make:
 
         check(CompletionQueueTransport)
     except Exception as error:
-        why = f"the completion-queue transport doesn't work with grpcio {grpc.__version__}: {error!r}"
+        why = f"the completion-queue transport doesn't work with grpcio {grpc.__version__}: {_reason(error)}"
         if name == "completion-queue":
             raise FailedPrecondition(f"{why}; use --transport=aio") from error
         logger.warning("%s; using grpc.aio, which costs about three times the CPU for each small request", why)
@@ -55,6 +55,10 @@ def check(make: Make) -> None:
         transport.stop(0)
     if (answer, answers) != (b"unary", [b"a", b"b"]):
         raise RuntimeError(f"it answered {answer!r} and {answers!r}")
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else repr(error)
 
 
 def _echo(call: Call, message: bytes) -> None:

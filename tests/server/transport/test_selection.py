@@ -1,0 +1,62 @@
+"""Which transport a server takes, and when it does without the fast one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import pytest
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from turnout_server.errors import FailedPrecondition
+from turnout_server.transport import Handlers, completion_queue, selection
+from turnout_server.transport.aio import AioTransport
+from turnout_server.transport.completion_queue import NEEDED, CompletionQueueTransport
+
+
+def test_the_tested_grpcio_gets_the_completion_queue(caplog: pytest.LogCaptureFixture) -> None:
+    assert selection.choose("auto") is CompletionQueueTransport
+    assert selection.choose("completion-queue") is CompletionQueueTransport
+    assert selection.choose("aio") is AioTransport
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_grpcio_that_lacks_something_gets_aio_and_one_sentence(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(cygrpc, name)
+    assert selection.choose("auto") is AioTransport
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == selection.__name__]
+    assert name in warning
+    assert "grpc.aio" in warning
+
+
+def test_a_grpcio_whose_calls_never_end_gets_aio_and_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(selection, "CHECK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(completion_queue, "_NO_FLAGS", "not a number")
+    assert selection.choose("auto") is AioTransport
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == selection.__name__]
+    assert "DEADLINE_EXCEEDED" in warning
+
+
+def test_who_asked_for_the_completion_queue_is_told_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cygrpc, "Server")
+    with pytest.raises(FailedPrecondition, match="--transport=aio"):
+        selection.choose("completion-queue")
+
+
+def test_both_transports_pass_the_check() -> None:
+    for transport in (CompletionQueueTransport, AioTransport):
+        selection.check(transport)
+
+
+def test_a_transport_that_answers_wrongly_fails_the_check() -> None:
+    def wrong(
+        address: str, handlers: Handlers, options: Sequence[tuple[str, Any]], credentials: grpc.ServerCredentials | None
+    ) -> CompletionQueueTransport:
+        swapped = Handlers({"/check/Unary": lambda call, _: handlers.unary["/check/Unary"](call, b"?")}, handlers.stream)
+        return CompletionQueueTransport(address, swapped, options, credentials)
+
+    with pytest.raises(RuntimeError, match="answered"):
+        selection.check(wrong)

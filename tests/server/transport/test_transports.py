@@ -1,0 +1,396 @@
+"""What every transport promises the handlers behind it. Each test runs on all of them."""
+
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from turnout_server.transport import OK, STREAM_WINDOW, Call, Handlers, Status
+from turnout_server.transport.aio import AioTransport
+from turnout_server.transport.completion_queue import CompletionQueueTransport
+from turnout_server.transport.selection import Make
+
+TIMEOUT_S = 10.0
+OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 8 << 20)]
+
+
+class Waiter:
+    """A handler that keeps its calls; each has an event that tells of its cancellation."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Call, threading.Event]] = []
+        self._grown = threading.Condition()
+
+    def __call__(self, call: Call, message: bytes) -> None:
+        cancelled = threading.Event()
+        call.on_cancel(cancelled.set)
+        with self._grown:
+            self.calls.append((call, cancelled))
+            self._grown.notify_all()
+
+    def wait(self, count: int = 1) -> tuple[Call, threading.Event]:
+        """The last call, once there were `count`."""
+        with self._grown:
+            assert self._grown.wait_for(lambda: len(self.calls) >= count, TIMEOUT_S)
+            return self.calls[-1]
+
+
+class Streamed:
+    """A receiver that does with each message what it is told to."""
+
+    def __init__(self, call: Call, on_message: Callable[[Call, bytes], None]) -> None:
+        self._call = call
+        self._on_message = on_message
+
+    def message(self, data: bytes) -> None:
+        self._on_message(self._call, data)
+
+    def half_closed(self) -> None:
+        self._call.finish()
+
+
+def echo(call: Call, message: bytes) -> None:
+    call.send(message)
+    call.finish()
+
+
+def describe(call: Call, message: bytes) -> None:
+    deadline_s = call.deadline_s
+    left_s = "none" if deadline_s is None else f"{deadline_s - time.monotonic():.1f}"
+    call.send(f"{call.metadata.get('device')} {left_s}".encode())
+    call.finish()
+
+
+def refuse(call: Call, message: bytes) -> None:
+    call.finish(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "voll: \u00fc", (("grpc-retry-pushback-ms", "-1"),)))
+
+
+def fail(call: Call, message: bytes) -> None:
+    raise ZeroDivisionError("/a/secret/path")
+
+
+def exit_(call: Call, message: bytes) -> None:
+    raise SystemExit(3)
+
+
+def answer_twice(call: Call, message: bytes) -> None:
+    for text in (b"first", b"second"):
+        call.send(text)
+        call.finish()
+
+
+def answer_from_a_thread(call: Call, message: bytes) -> None:
+    threading.Timer(0.01, echo, (call, message)).start()
+
+
+@pytest.fixture(params=[CompletionQueueTransport, AioTransport])
+def make(request: pytest.FixtureRequest) -> Make:
+    transport: Make = request.param
+    return transport
+
+
+@contextmanager
+def serving(
+    make: Make, handlers: Handlers, credentials: grpc.ServerCredentials | None = None, port: int = 0
+) -> Iterator[tuple[Any, Any]]:
+    """(a transport that serves these handlers, a channel to it)."""
+    transport = make(f"127.0.0.1:{port}", handlers, OPTIONS, credentials)
+    transport.start()
+    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    with ExitStack() as stack:
+        stack.callback(transport.stop, 0)
+        channel: Any = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{transport.port}", options))
+        yield transport, channel
+
+
+def unary(**handlers: Callable[[Call, bytes], None]) -> Handlers:
+    return Handlers({f"/t/{name}": handler for name, handler in handlers.items()}, {})
+
+
+def stream(on_message: Callable[[Call, bytes], None]) -> Handlers:
+    return Handlers({"/t/echo": echo}, {"/t/stream": lambda call: Streamed(call, on_message)})
+
+
+def ask(channel: Any, method: str, message: bytes = b"x", timeout: float = TIMEOUT_S, **options: Any) -> bytes:
+    answer: bytes = channel.unary_unary(f"/t/{method}")(message, timeout=timeout, **options)
+    return answer
+
+
+def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[str, str]:
+    """(code, details) of the failure of a call."""
+    with pytest.raises(grpc.RpcError) as caught:
+        function(*arguments, **options)
+    error: Any = caught.value
+    return error.code().name, error.details()
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+@pytest.mark.parametrize("handler", [echo, answer_from_a_thread])
+def test_a_message_comes_back(make: Make, size: int, handler: Callable[[Call, bytes], None]) -> None:
+    with serving(make, unary(echo=handler)) as (_, channel):
+        message = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+        assert ask(channel, "echo", message) == message
+
+
+def test_metadata_and_deadline_reach_the_handler(make: Make) -> None:
+    with serving(make, unary(describe=describe)) as (_, channel):
+        metadata = (("device", "cuda:1"), ("trace-bin", b"\x00\xff"))
+        assert ask(channel, "describe", timeout=5, metadata=metadata) in (b"cuda:1 5.0", b"cuda:1 4.9")
+        assert channel.unary_unary("/t/describe")(b"") == b"None none"
+
+
+def test_code_details_and_trailing_metadata_reach_the_client(make: Make) -> None:
+    with serving(make, unary(refuse=refuse)) as (_, channel):
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(channel, "refuse")
+        error: Any = caught.value
+        assert (error.code(), error.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "voll: \u00fc")
+        assert ("grpc-retry-pushback-ms", "-1") in [tuple(pair) for pair in error.trailing_metadata()]
+
+
+def test_the_first_answer_counts(make: Make) -> None:
+    with serving(make, unary(twice=answer_twice)) as (_, channel):
+        assert [ask(channel, "twice") for _ in range(3)] == [b"first"] * 3
+
+
+@pytest.mark.parametrize("failing", [fail, exit_])
+def test_a_handler_that_raises_is_internal_for_that_call_alone(make: Make, failing: Callable[[Call, bytes], None]) -> None:
+    waiter = Waiter()
+    with serving(make, unary(fail=failing, wait=waiter, echo=echo)) as (_, channel):
+        other = channel.unary_unary("/t/wait").future(b"", timeout=TIMEOUT_S)
+        waiting, _ = waiter.wait()
+        code, details = error_of(ask, channel, "fail")
+        assert code == "INTERNAL"
+        assert "secret" not in details
+        echo(waiting, b"unharmed")
+        assert other.result() == b"unharmed"
+        assert ask(channel, "echo") == b"x"
+
+
+@pytest.mark.parametrize("failing", [fail, exit_])
+def test_a_receiver_that_raises_is_internal_for_that_stream_alone(make: Make, failing: Callable[[Call, bytes], None]) -> None:
+    with serving(make, stream(failing)) as (_, channel):
+        answers = channel.stream_stream("/t/stream")(iter([b"a", b"b"]), timeout=TIMEOUT_S)
+        assert error_of(list, answers)[0] == "INTERNAL"
+        assert ask(channel, "echo") == b"x"
+
+
+def test_an_unknown_method_is_unimplemented(make: Make) -> None:
+    with serving(make, unary(echo=echo)) as (_, channel):
+        assert error_of(ask, channel, "nothing") == ("UNIMPLEMENTED", "Method not found!")
+
+
+def test_a_message_over_the_limit_is_resource_exhausted(make: Make) -> None:
+    with serving(make, unary(echo=echo)) as (_, channel):
+        assert error_of(ask, channel, "echo", bytes(9 << 20))[0] == "RESOURCE_EXHAUSTED"
+        assert ask(channel, "echo") == b"x"
+
+
+def test_compressed_messages_are_read(make: Make) -> None:
+    with serving(make, unary(echo=echo)) as (_, channel):
+        assert ask(channel, "echo", bytes(100_000), compression=grpc.Compression.Gzip) == bytes(100_000)
+
+
+def test_stream_answers_keep_their_order(make: Make) -> None:
+    with serving(make, stream(lambda call, message: call.send(message))) as (_, channel):
+        messages = [str(number).encode() for number in range(10 * STREAM_WINDOW)]
+        assert list(channel.stream_stream("/t/stream")(iter(messages), timeout=TIMEOUT_S)) == messages
+
+
+def test_a_message_may_have_many_answers_and_a_stream_a_status(make: Make) -> None:
+    def burst(call: Call, message: bytes) -> None:
+        for number in range(5 * STREAM_WINDOW):
+            call.send(str(number).encode())
+        call.finish(Status(grpc.StatusCode.ABORTED, "enough"))
+        call.send(b"too late")
+
+    with serving(make, stream(burst)) as (_, channel):
+        answers = channel.stream_stream("/t/stream")(iter([b"", b""]), timeout=TIMEOUT_S)
+        assert [next(answers) for _ in range(5 * STREAM_WINDOW)] == [str(n).encode() for n in range(5 * STREAM_WINDOW)]
+        assert error_of(next, answers) == ("ABORTED", "enough")
+
+
+def test_a_stream_without_messages_ends(make: Make) -> None:
+    with serving(make, stream(echo)) as (_, channel):
+        assert list(channel.stream_stream("/t/stream")(iter([]), timeout=TIMEOUT_S)) == []
+
+
+def test_a_slow_reader_stops_the_reading(make: Make) -> None:
+    """Ten thousand answers of 64 KiB would be 640 MB; the window and the sockets hold a few."""
+    read = 0
+
+    def amplify(call: Call, message: bytes) -> None:
+        nonlocal read
+        read += 1
+        call.send(bytes(65536))
+
+    with serving(make, stream(amplify)) as (_, channel):
+        before = psutil.Process().memory_info().rss
+        answers = channel.stream_stream("/t/stream")((b"" for _ in range(10_000)), timeout=60)
+        for _ in range(3):
+            next(answers)  # and no more
+        seen = -1
+        for _ in range(100):  # until it stands still
+            if seen == read:
+                break
+            seen = read
+            time.sleep(0.2)
+        assert read < 10 * STREAM_WINDOW
+        assert psutil.Process().memory_info().rss - before < 100 << 20
+        assert ask(channel, "echo") == b"x"
+        answers.cancel()
+
+
+@pytest.mark.parametrize("ending", ["cancel", "deadline", "disconnect"])
+def test_a_client_that_goes_away_is_noticed(make: Make, ending: str) -> None:
+    waiter = Waiter()
+    with serving(make, unary(wait=waiter, echo=echo)) as (_, channel):
+        future = channel.unary_unary("/t/wait").future(b"", timeout=0.3 if ending == "deadline" else None)
+        call, cancelled = waiter.wait()
+        if ending == "cancel":
+            future.cancel()
+        elif ending == "disconnect":
+            channel.close()
+        assert cancelled.wait(TIMEOUT_S)
+        late = threading.Event()
+        call.on_cancel(late.set)
+        assert late.wait(TIMEOUT_S)
+        echo(call, b"for nobody")
+
+
+def test_a_stream_that_goes_away_is_noticed(make: Make) -> None:
+    waiter = Waiter()
+    with serving(make, stream(waiter)) as (_, channel):
+        answers = channel.stream_stream("/t/stream")(iter([b""]), timeout=TIMEOUT_S)
+        _, cancelled = waiter.wait()
+        answers.cancel()
+        assert cancelled.wait(TIMEOUT_S)
+        assert ask(channel, "echo") == b"x"
+
+
+def test_many_calls_from_many_threads_all_get_their_own_answer(make: Make) -> None:
+    failures: list[str] = []
+
+    def client(number: int) -> None:
+        for i in range(100):
+            message = f"{number}/{i}".encode()
+            if ask(channel, "echo", message) != message:
+                failures.append(message.decode())
+
+    with serving(make, unary(echo=answer_from_a_thread)) as (_, channel):
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    assert failures == []
+
+
+def test_stop_lets_calls_in_flight_finish_and_takes_no_new_ones(make: Make) -> None:
+    waiter = Waiter()
+    with serving(make, unary(wait=waiter)) as (transport, channel):
+        future = channel.unary_unary("/t/wait").future(b"", timeout=TIMEOUT_S)
+        call, _ = waiter.wait()
+        stopping = threading.Thread(target=transport.stop, args=(TIMEOUT_S,))
+        stopping.start()
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline_s:  # the stop begins in its thread when it does
+            late = channel.unary_unary("/t/wait").future(b"", timeout=0.5)
+            code = late.code()
+            if code is grpc.StatusCode.UNAVAILABLE:
+                break
+        assert code is grpc.StatusCode.UNAVAILABLE
+        echo(call, b"in time")
+        assert future.result() == b"in time"
+        for other, _ in waiter.calls:
+            echo(other, b"")
+        stopping.join(TIMEOUT_S)
+        assert not stopping.is_alive()
+
+
+def test_stop_cancels_what_outlives_the_grace(make: Make) -> None:
+    waiter = Waiter()
+    with serving(make, unary(wait=waiter)) as (transport, channel):
+        future = channel.unary_unary("/t/wait").future(b"", timeout=TIMEOUT_S)
+        call, _ = waiter.wait()
+        started_s = time.monotonic()
+        transport.stop(0.2)
+        assert 0.2 <= time.monotonic() - started_s < 5
+        assert future.code() is grpc.StatusCode.UNAVAILABLE
+        echo(call, b"for nobody")
+        transport.stop(0.2)  # once more does nothing
+
+
+def test_a_transport_that_never_started_stops(make: Make) -> None:
+    make("127.0.0.1:0", unary(), OPTIONS, None).stop(0)
+
+
+def test_a_taken_port_is_an_error(make: Make) -> None:
+    with serving(make, unary()) as (transport, _), pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{transport.port}"):
+        make(f"127.0.0.1:{transport.port}", unary(), OPTIONS, None)
+
+
+def test_the_port_is_free_again_after_a_stop(make: Make) -> None:
+    with serving(make, unary()) as (transport, _):
+        port = transport.port
+    with serving(make, unary(echo=echo), port=port) as (_, channel):
+        assert ask(channel, "echo") == b"x"
+
+
+def test_tls(make: Make, tmp_path: Path) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    newkey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = ["openssl", "req", "-x509", *newkey, "-keyout", str(key), "-out", str(certificate), *names]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    with serving(make, unary(echo=echo), credentials) as (transport, plain):
+        trusting = grpc.ssl_channel_credentials(certificate.read_bytes())
+        secure: Any
+        with grpc.secure_channel(f"localhost:{transport.port}", trusting) as secure:
+            assert ask(secure, "echo") == b"x"
+        assert error_of(ask, plain, "echo")[0] == "UNAVAILABLE"
+
+
+def test_what_came_together_is_run_together_by_the_polling_thread() -> None:
+    """Only a transport that polls has drains; the others must do without."""
+    pending: list[tuple[Call, bytes]] = []
+    threads: list[set[int]] = [set(), set()]
+
+    def wait(call: Call, message: bytes) -> None:
+        threads[0].add(threading.get_ident())
+        pending.append((call, message))
+
+    def run() -> None:
+        threads[1].add(threading.get_ident())
+        while pending:
+            echo(*pending.pop())
+
+    handlers = Handlers({"/t/wait": wait}, {}, drained=run)
+    with serving(CompletionQueueTransport, handlers) as (_, channel):
+        futures = [channel.unary_unary("/t/wait").future(str(n).encode(), timeout=TIMEOUT_S) for n in range(200)]
+        assert [future.result() for future in futures] == [str(n).encode() for n in range(200)]
+    assert len(threads[0]) == 1
+    assert threads[0] == threads[1]
+
+
+def test_a_drain_that_raises_leaves_the_server_alive() -> None:
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    with serving(CompletionQueueTransport, Handlers({"/t/echo": echo}, {}, drained=fails)) as (_, channel):
+        assert [ask(channel, "echo") for _ in range(3)] == [b"x"] * 3
+
+
+def test_ok_is_the_default_end() -> None:
+    assert OK.code is grpc.StatusCode.OK
