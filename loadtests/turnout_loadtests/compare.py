@@ -4,14 +4,13 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
 from turnout_proto.methods import Stub
 
 from turnout_loadtests import environment
-from turnout_loadtests.cells import Load
+from turnout_loadtests.cells import Cell, Load
 from turnout_loadtests.client import connect, model_metadata, server_name, why_unavailable
 from turnout_loadtests.payloads import parse_shape, read_inputs, request_pool
 from turnout_loadtests.results import SCHEMA_VERSION, Results, Skipped
@@ -47,14 +46,10 @@ def compare(plan: Comparison, folder: Path, command: Sequence[str], progress: Pr
     stub, started = connect(plan.load.host), datetime.now(UTC)
     server, surroundings = server_name(stub), environment.describe()
     able, skipped = _devices_of(stub, plan, progress)
-    loads = in_turn(plan, able)
-    cells = []
-    for number, load in enumerate(loads, 1):
-        progress.begun(load, number, len(loads))
-        cells.append(run_cell(load, folder / "samples" / f"{_file_name(load)}.npz", progress.tick))
+    cells = _measure(in_turn(plan, able), folder / "samples", progress)
     return Results(
         schema_version=SCHEMA_VERSION,
-        turnout_version=version("turnout"),
+        turnout_version=surroundings.versions.get("turnout", "unknown"),
         command=shlex.join(command),
         started=started.isoformat(timespec="seconds"),
         server=server,
@@ -75,6 +70,14 @@ def in_turn(plan: Comparison, able: Mapping[str, Sequence[str]]) -> list[Load]:
         for batch in plan.batches
         for device in able[model]
     ]
+
+
+def _measure(loads: Sequence[Load], samples: Path, progress: Progress) -> list[Cell]:
+    cells = []
+    for number, load in enumerate(loads, 1):
+        progress.begun(load, number, len(loads))
+        cells.append(run_cell(load, samples / f"{_file_name(load)}.npz", progress.tick))
+    return cells
 
 
 def _devices_of(stub: Stub, plan: Comparison, progress: Progress) -> tuple[dict[str, list[str]], list[Skipped]]:

@@ -30,7 +30,9 @@ def cells_table(cells: Sequence[Cell]) -> Table:
 
 def show(console: Console, results: Results) -> None:
     """The table and the verdicts."""
+    console.print()
     console.print(cells_table(results.cells))
+    console.print()
     for verdict in results.verdicts:
         console.print(f"[bold]{verdict.model}[/]: {escape(verdict.sentence)}", highlight=False, soft_wrap=True)
 
