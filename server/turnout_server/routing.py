@@ -82,15 +82,13 @@ def _pick(entry: str, ready: list[Candidate], is_list: bool) -> Route:
 def _problem(entry: str, matching: list[Candidate], missing: dict[str, str]) -> ServingError:
     if matching:
         problems = [candidate.problem for candidate in matching if candidate.problem is not None]
-        return problems[0] if len(problems) == 1 else _joined(problems)
+        return _joined(problems)
     reason = missing.get(kind_of(entry), "this host has no device of that name")
     return FailedPrecondition(f"device '{entry}' is not available: {reason}")
 
 
 def _joined(problems: list[ServingError]) -> ServingError:
-    """All the reasons, with the status of the last one."""
-    if len(problems) == 1:
-        return problems[0]
+    """All the reasons, with the status of the last: a new error, because one raised again and again keeps every frame."""
     text = "; ".join(map(str, problems))
     last = problems[-1]
     return Unavailable(text, last.pushback_ms) if isinstance(last, Unavailable) else type(last)(text)

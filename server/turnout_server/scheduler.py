@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,7 @@ class Work:
     Args:
         max_rows: the most rows that a run may join; 1 for a model without a batch axis.
         done: told the outcome, from whichever thread reached it.
+        predicted_us: what running it alone takes; None if that was never measured.
     """
 
     __slots__ = (
@@ -62,6 +64,7 @@ class Work:
         "key",
         "max_rows",
         "outputs",
+        "predicted_us",
         "rows",
         "session",
     )
@@ -75,6 +78,7 @@ class Work:
         max_rows: int,
         deadline_s: float | None,
         done: Callable[[Execution | ServingError], None],
+        predicted_us: float | None = None,
     ) -> None:
         self.session = session
         self.inputs = inputs
@@ -82,6 +86,7 @@ class Work:
         self.rows = rows
         self.max_rows = max_rows
         self.deadline_s = deadline_s
+        self.predicted_us = predicted_us
         self.enqueued_s = 0.0
         self.cancelled = False
         self.key = (id(session), outputs, *(array.shape[1:] for array in inputs.values()))
@@ -93,7 +98,13 @@ class Work:
             done = self._done.pop()  # atomic: only one thread gets it
         except IndexError:
             return False
-        done(outcome)
+        try:
+            done(outcome)
+        except Exception:  # the thread that brings an answer outlives what becomes of it
+            hidden = internal_error()
+            logger.exception("a request's outcome could not be delivered: %s", hidden)
+            with suppress(Exception):
+                done(hidden)
         return True
 
     def cancel(self) -> None:
@@ -103,6 +114,9 @@ class Work:
 
 class Executor:
     """One device's queue and its worker threads, one for each instance.
+
+    The thread that calls `drained` runs what is tiny of its own submissions itself, there and then: a model that takes 20 us
+    isn't worth waking a worker for.
 
     Args:
         limit: how many requests may wait; one more is refused at once.
@@ -114,6 +128,9 @@ class Executor:
         self._clock = clock
         self._queue: list[Work] = []
         self._running = 0
+        self._tiny: list[Work] = []
+        self._tiny_us = 0.0
+        self._drainer: int | None = None
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
@@ -129,18 +146,31 @@ class Executor:
             Overloaded: the queue is full.
             Unavailable: the server is stopping.
         """
+        work.enqueued_s = self._clock()
+        if threading.get_ident() == self._drainer and batching.runs_at_once(work.predicted_us, self._tiny_us):
+            self._tiny.append(work)
+            self._tiny_us += work.predicted_us or 0.0
+            return
         with self._changed:
             if self._stopping:
                 raise Unavailable("the server is shutting down")
             if len(self._queue) >= self._limit:
                 raise Overloaded(f"Exceeds maximum queue size: {self._limit} requests wait for device '{self.name}'")
-            work.enqueued_s = self._clock()
             self._queue.append(work)
             self._changed.notify()
 
+    def drained(self) -> None:
+        """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next."""
+        self._drainer = threading.get_ident()
+        while self._tiny:
+            selection = batching.select(self._tiny, self._clock())
+            self._tiny = selection.rest
+            self._end(selection)
+        self._tiny_us = 0.0
+
     def in_flight(self) -> int:
         """Requests waiting or running."""
-        return len(self._queue) + self._running
+        return len(self._queue) + len(self._tiny) + self._running
 
     def stop(self, timeout_s: float) -> None:
         """Takes nothing more, finishes what waits, and fails what is left after `timeout_s`."""
@@ -157,14 +187,9 @@ class Executor:
 
     def _serve(self) -> None:
         while (selection := self._next()) is not None:
-            for work in selection.cancelled:
-                work.finish(Cancelled("the caller cancelled the request while it waited"))
-            for work in selection.expired:
-                work.finish(DeadlineExceeded(f"Request timeout expired while waiting for device '{self.name}'"))
-            if selection.batch:
-                self._run(selection.batch)
-                with self._changed:
-                    self._running -= len(selection.batch)
+            self._end(selection)
+            with self._changed:
+                self._running -= len(selection.batch)
 
     def _next(self) -> "batching.Selection[Work] | None":
         """Waits for work and takes the next batch; None once stopped and empty."""
@@ -178,6 +203,14 @@ class Executor:
             self._running += len(selection.batch)
             return selection
 
+    def _end(self, selection: "batching.Selection[Work]") -> None:
+        for work in selection.cancelled:
+            work.finish(Cancelled("the caller cancelled the request while it waited"))
+        for work in selection.expired:
+            work.finish(DeadlineExceeded(f"Request timeout expired while waiting for device '{self.name}'"))
+        if selection.batch:
+            self._run(selection.batch)
+
     def _run(self, batch: Sequence[Work]) -> None:
         """Runs a batch; whatever happens, every request in it ends and the worker lives on."""
         started_s = self._clock()
@@ -188,7 +221,11 @@ class Executor:
             ran_s = self._clock()
             parts = batching.scatter(outputs, [work.rows for work in batch])
         except ServingError as error:
-            self._fail(batch, error)
+            if len(batch) == 1:
+                self._fail(batch, error)
+            else:  # one bad request fails the run of all: each alone shows whose it was
+                for work in batch:
+                    self._run([work])
         except BaseException:
             hidden = internal_error()
             logger.exception("a batch of %d failed on %s: %s", len(batch), self.name, hidden)

@@ -50,9 +50,9 @@ def test_a_malformed_health_request_is_refused(server: RunningServer, rpc: str) 
     path = f"/grpc.health.v1.Health/{rpc}"
     with refused("INVALID_ARGUMENT", "HealthCheckRequest"):
         if rpc == "Check":
-            server.channel.unary_unary(path)(b"\xff", timeout=10)
+            server.channel.unary_unary(path, bytes, bytes)(b"\xff", timeout=10)
         else:
-            next(server.channel.unary_stream(path)(b"\xff", timeout=10))
+            list(server.channel.unary_stream(path, bytes, bytes)(b"\xff", timeout=10))
 
 
 def test_reflection_shows_the_service_and_nothing_else(server: RunningServer) -> None:

@@ -26,9 +26,9 @@ def lives_on(server: RunningServer) -> Iterator[None]:
     np.testing.assert_array_equal(arrays(answer)["OUTPUT0"], ROW + ROW)
 
 
-def call_raw(server: RunningServer, path: str, message: bytes, **options: object) -> bytes:
+def call_raw(server: RunningServer, path: str, message: bytes) -> bytes:
     """Sends bytes as they are; answers with bytes."""
-    answer: bytes = server.channel.unary_unary(path)(message, timeout=10, **options)  # type: ignore[arg-type]
+    answer: bytes = server.channel.unary_unary(path, bytes, bytes)(message, timeout=10)
     return answer
 
 

@@ -1,0 +1,50 @@
+"""Stand-ins for what is slow or hard to steer: a session that adds numbers, a clock that tests set."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from turnout_server.datatypes import DATATYPES
+from turnout_server.signatures import TensorSpec
+
+
+class Clock:
+    """Stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def spec(name: str, *shape: int, datatype: str = "FP32") -> TensorSpec:
+    return TensorSpec(name, DATATYPES[datatype], shape)
+
+
+@dataclass
+class AddingSession:
+    """y = a + b, rows of two numbers; runs are recorded, and can be made to wait or to fail.
+
+    Attributes:
+        gate: a run waits for it.
+        trouble: called with a run's inputs before it is answered; may raise.
+    """
+
+    inputs: tuple[TensorSpec, ...] = (spec("a", -1, 2), spec("b", -1, 2))
+    outputs: tuple[TensorSpec, ...] = (spec("y", -1, 2),)
+    runs: list[int] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+    started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    trouble: Callable[[Mapping[str, np.ndarray]], None] = lambda inputs: None
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        self.runs.append(len(inputs["a"]))
+        self.started.release()
+        assert self.gate.wait(timeout=10)
+        self.trouble(inputs)
+        return [inputs["a"] + inputs["b"] for _ in outputs]

@@ -1,0 +1,34 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_server.devicenames import entries_of, kind_of
+
+NAMES = st.one_of(st.sampled_from(["auto", "cpu", "cuda"]), st.from_regex(r"(cpu|cuda):[a-z0-9._-]{1,32}", fullmatch=True))
+
+
+@given(st.lists(NAMES, min_size=1, max_size=10), st.sampled_from([",", ", ", " ,"]))
+def test_a_list_is_read_in_its_order(names: list[str], comma: str) -> None:
+    assert entries_of(comma.join(names)) == names
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cpu", "cpu"), ("cuda:1", "cuda"), ("cpu:slow", "cpu"), ("auto", "auto")])
+def test_the_kind_stands_before_the_colon(name: str, kind: str) -> None:
+    assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize("value", ["", "tpu", "CPU", "cpu:", "cuda:" + "x" * 33, "cuda:A", "auto:0", "cpu,,cuda", "cpu;cuda"])
+def test_what_is_no_device_is_named(value: str) -> None:
+    with pytest.raises(ValueError, match="unknown device '"):
+        entries_of(value)
+
+
+@given(st.text(max_size=2000))
+def test_any_other_text_is_refused_in_a_short_sentence(text: str) -> None:
+    refusal = ""
+    try:
+        entries = entries_of(text)
+    except ValueError as error:
+        entries, refusal = [], str(error)
+    assert len(refusal) < 200
+    assert all(kind_of(entry) in ("auto", "cpu", "cuda") for entry in entries)
+    assert bool(entries) != bool(refusal)

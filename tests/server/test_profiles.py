@@ -1,0 +1,58 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_server.profiles import WEIGHT, Profile
+
+TIMES = st.floats(1, 1e6)
+
+
+def profile(measured: dict[int, float]) -> Profile:
+    made = Profile()
+    for rows, service_us in measured.items():
+        made.observe(rows, service_us)
+    return made
+
+
+def test_nothing_is_predicted_before_the_first_run() -> None:
+    assert Profile().predict_us(1) is None
+
+
+@given(st.dictionaries(st.integers(1, 64), TIMES, min_size=1), st.integers(0, 200))
+def test_a_prediction_lies_between_its_neighbours(measured: dict[int, float], rows: int) -> None:
+    predicted = profile(measured).predict_us(rows)
+    assert predicted is not None
+    below = [size for size in measured if size <= rows]
+    above = [size for size in measured if size >= rows]
+    if below and above:
+        ends = measured[max(below)], measured[min(above)]
+        assert min(ends) * (1 - 1e-9) <= predicted <= max(ends) * (1 + 1e-9)
+    elif below:
+        assert predicted == pytest.approx(measured[max(below)] * rows / max(below))
+    else:
+        assert predicted == measured[min(above)]
+
+
+@given(st.dictionaries(st.integers(1, 64), TIMES, min_size=1))
+def test_what_was_measured_is_predicted(measured: dict[int, float]) -> None:
+    made = profile(measured)
+    for rows, service_us in measured.items():
+        assert made.predict_us(rows) == pytest.approx(service_us)
+
+
+@given(TIMES, st.lists(TIMES, max_size=20))
+def test_an_outlier_moves_the_estimate_only_so_far(first: float, others: list[float]) -> None:
+    made = profile({1: first})
+    for service_us in others:
+        before = made.predict_us(1)
+        made.observe(1, service_us)
+        after = made.predict_us(1)
+        assert before is not None
+        assert after is not None
+        assert after - before <= WEIGHT * 2 * before * (1 + 1e-9)
+
+
+def test_the_estimate_follows_a_lasting_change() -> None:
+    made = profile({1: 100})
+    for _ in range(200):
+        made.observe(1, 1000)
+    assert made.predict_us(1) == pytest.approx(1000, rel=0.01)

@@ -1,0 +1,124 @@
+import os
+from pathlib import Path
+
+import pytest
+from turnout_server import settings
+from turnout_server.settings import Settings, UsageError
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    path = tmp_path / "models"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("TURNOUT_"):
+            monkeypatch.delenv(name)
+
+
+def test_only_the_repository_has_no_default(repository: Path) -> None:
+    chosen = settings.read([f"--model-repository={repository}"])
+    assert (chosen.host, chosen.grpc_port, chosen.metrics_port) == ("127.0.0.1", 8001, 8002)
+    assert (chosen.default_device, chosen.max_message_bytes, chosen.reflection) == ("auto", 256 * 2**20, True)
+    with pytest.raises(UsageError, match=r"--model-repository is required \(or TURNOUT_MODEL_REPOSITORY"):
+        settings.read([])
+
+
+def test_flag_wins_over_variable_over_file_over_default(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [f"--model-repository={repository}"]
+    assert settings.read(flags).grpc_port == 8001
+    file = tmp_path / "turnout.toml"
+    file.write_text("grpc_port = 1\nmetrics_port = 1\nmax_queue_size = 1\n")
+    flags.append(f"--config={file}")
+    assert settings.read(flags).grpc_port == 1
+    monkeypatch.setenv("TURNOUT_GRPC_PORT", "2")
+    monkeypatch.setenv("TURNOUT_METRICS_PORT", "2")
+    assert settings.read(flags).grpc_port == 2
+    chosen = settings.read([*flags, "--grpc-port=3"])
+    assert (chosen.grpc_port, chosen.metrics_port, chosen.max_queue_size) == (3, 2, 1)
+
+
+def test_a_variable_names_the_file_too(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text(f'model_repository = "{repository}"\nhost = "0.0.0.0"\n')
+    monkeypatch.setenv("TURNOUT_CONFIG", str(file))
+    assert settings.read([]).host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(("flags", "value"), [([], True), (["--no-reflection"], False), (["--reflection"], True)])
+def test_a_switch_has_both_forms(repository: Path, flags: list[str], value: bool) -> None:
+    assert settings.read([f"--model-repository={repository}", *flags]).reflection is value
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--grpc-port=65536", "--grpc-port: 65536"),
+        ("--grpc-port=-1", "--grpc-port: -1"),
+        ("--grpc-port=web", "--grpc-port: web"),
+        ("--max-queue-size=0", "--max-queue-size: 0"),
+        ("--drain-delay-s=-1", "--drain-delay-s: -1"),
+        ("--max-message-bytes=2147483648", "--max-message-bytes: 2147483648"),
+        ("--log-level=loud", "--log-level: loud"),
+        ("--default-device=tpu", "--default-device: tpu: unknown device 'tpu'"),
+        ("--model-repository=/nowhere", "--model-repository: /nowhere: it is not a directory"),
+        ("--config=/nowhere.toml", "--config: there is no file '/nowhere.toml'"),
+    ],
+)
+def test_a_wrong_value_is_shown_beside_its_flag(repository: Path, flag: str, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings.read([f"--model-repository={repository}", flag])
+    assert text in str(caught.value)
+
+
+def test_an_unknown_key_in_the_file_is_an_error_with_a_suggestion(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text("grpc_prot = 1\n")
+    with pytest.raises(UsageError, match=r"unknown setting 'grpc_prot'; did you mean grpc_port\?"):
+        settings.read([f"--model-repository={repository}", f"--config={file}"])
+
+
+def test_a_file_that_is_no_toml_is_named(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text("grpc_port: 1")
+    with pytest.raises(UsageError, match=r"turnout\.toml"):
+        settings.read([f"--model-repository={repository}", f"--config={file}"])
+
+
+def test_an_unknown_variable_is_an_error_with_a_suggestion(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_MODEL_REPOSITRY", "x")
+    with pytest.raises(UsageError, match=r"TURNOUT_MODEL_REPOSITRY; did you mean TURNOUT_MODEL_REPOSITORY\?"):
+        settings.read([f"--model-repository={repository}"])
+
+
+def test_an_unknown_flag_is_an_error(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings.read([f"--model-repository={repository}", "--grpc-prot=1"])
+    assert "--grpc-prot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["TURNOUT_SERVICE_HOST", "TURNOUT_SERVICE_PORT", "TURNOUT_SERVICE_PORT_GRPC", "TURNOUT_PORT", "TURNOUT_PORT_8001_TCP_ADDR"],
+)
+def test_what_kubernetes_sets_for_a_service_called_turnout_is_tolerated(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.0.0.1:8001")
+    settings.read([f"--model-repository={repository}"])
+
+
+def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        settings.read(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert field.description

@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from turnout_server.errors import InternalError
+from turnout_server.sessions import Session
+from turnout_server.signatures import TensorSpec
+from turnout_server.warmup import generated_inputs, measured, rows_are_independent
+
+from tests.server.fakes import AddingSession, spec
+from tests.wire import DTYPES
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+@pytest.mark.parametrize(("declared", "made"), [((), ()), ((-1,), (3,)), ((-1, -1, 4), (3, 2, 4)), ((5,), (5,))], ids=str)
+def test_inputs_are_made_for_every_datatype_and_shape(datatype: str, declared: tuple[int, ...], made: tuple[int, ...]) -> None:
+    array = generated_inputs((spec("x", *declared, datatype=datatype),), rows=3, seed=0)["x"]
+    assert (array.dtype, array.shape) == (DTYPES[datatype], made)
+
+
+def test_inputs_are_the_same_for_the_same_seed() -> None:
+    one, same, other = (generated_inputs((spec("x", -1, 4),), 2, seed)["x"].tolist() for seed in (1, 1, 2))
+    assert one == same != other
+
+
+class Mixing(AddingSession):
+    """Adds the mean over the batch to every row: its rows are not independent."""
+
+    def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
+        (y,) = super().run(inputs, outputs)  # type: ignore[arg-type]
+        return [y + y.mean(axis=0)]
+
+
+class Failing(AddingSession):
+    def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
+        raise InternalError("no made-up inputs, please")
+
+
+FIXED: tuple[TensorSpec, ...] = (spec("a", 1, 2), spec("b", 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("session", "independent"),
+    [
+        (AddingSession(), True),
+        (Mixing(), False),
+        (Failing(), False),
+        (AddingSession(inputs=FIXED), False),
+        (AddingSession(outputs=(spec("y"),)), False),
+        (AddingSession(inputs=()), False),
+    ],
+    ids=["adds", "mixes rows", "fails", "fixed axis", "scalar output", "no inputs"],
+)
+def test_batching_is_proven_before_it_is_used(session: Session, independent: bool) -> None:
+    assert rows_are_independent(session) is independent
+
+
+def test_the_first_profile_is_measured_on_the_second_run() -> None:
+    session = AddingSession()
+    predicted = measured(session).predict_us(1)
+    assert session.runs == [1, 1]
+    assert predicted is not None
+    assert predicted > 0
+
+
+def test_a_model_that_refuses_made_up_inputs_has_no_profile() -> None:
+    assert measured(Failing()).predict_us(1) is None
