@@ -1,0 +1,62 @@
+"""The servers that other people's clients talk to: over a repository that was written for Triton."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as triton
+
+from tests import tritonrepository
+from tests.servers import TRANSPORTS, RunningServer, running
+
+
+@pytest.fixture(scope="session")
+def triton_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("triton")
+    tritonrepository.save(root)
+    return root
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def shared_servers(
+    triton_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], RunningServer]]:
+    """The one server of each transport that all tests share, started when the first of them asks."""
+    traces = tmp_path_factory.mktemp("traces")
+
+    def start(transport: str) -> RunningServer:
+        flags = ["--allow-client-shm", "--server-name=triton", f"--trace-file={traces / transport}"]
+        return stack.enter_context(running(triton_repository, *flags, transport=transport))
+
+    with ExitStack() as stack:
+        yield cache(start)
+
+
+@pytest.fixture
+def server(shared_servers: Callable[[str], RunningServer], transport: str) -> RunningServer:
+    """A server that answers as `triton` and takes shared memory. Don't stop it, and leave its settings as they were."""
+    return shared_servers(transport)
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(server.address) as client:
+        yield client
+
+
+@pytest.fixture
+def explicit_client(triton_repository: Path, transport: str) -> Iterator[triton.InferenceServerClient]:
+    """A client of a server of its own, which loads what it is asked for."""
+    with (
+        running(triton_repository, "--model-control-mode=explicit", "--load-model=simple", transport=transport) as server,
+        triton.InferenceServerClient(server.address) as client,
+    ):
+        yield client

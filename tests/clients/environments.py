@@ -1,0 +1,29 @@
+"""Environments of other clients, which can't share ours; `make test` creates them before pytest starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KSERVE = ROOT / ".venv-kserve"
+PERF = ROOT / ".venv-perf"
+
+
+def run_python(environment: Path | None, script: str, *arguments: str, timeout_s: float = 60) -> str:
+    """Runs a script in an environment (None for ours) that finds turnout_proto too; returns what it printed.
+
+    Raises:
+        AssertionError: it failed; the text is what it said.
+    """
+    python = Path(sys.executable) if environment is None else environment / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"there is no {python.parent.parent.name}; run: make {python.parent.parent.name}/.installed")
+    found = {**os.environ, "PYTHONPATH": str(ROOT / "proto")}
+    done = subprocess.run(
+        [str(python), "-c", script, *arguments], capture_output=True, text=True, timeout=timeout_s, env=found, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
