@@ -2,7 +2,7 @@ r"""Load one model on one device of a server, in Locust's web page or without it
 
     locust -f loadtests/locustfile.py --host 127.0.0.1:8001
     locust -f loadtests/locustfile.py --host 127.0.0.1:8001 --model digits-cnn --device cpu --batch 8 \
-        --headless --users 4 --spawn-rate 4 --run-time 30s
+        --headless --users 4 --spawn-rate 4 --duration 30
 
 Needs a server of the Open Inference Protocol over gRPC; each user keeps one request in flight. Every option is a field of
 the web page, too. Keep load shapes out of this file: Locust obeys any that it finds here.
@@ -25,6 +25,7 @@ def add_options(parser: Any, **_: Any) -> None:
     add("--inputs", default="", env_var="LOCUST_INPUTS", help="an .npz of rows by input name; by default random ones")
     add("--request-timeout", type=float, default=30.0, env_var="LOCUST_REQUEST_TIMEOUT", help="deadline in seconds")
     add("--warm-up", type=float, default=1.0, env_var="LOCUST_WARM_UP", help="seconds that don't count")
+    add("--duration", type=float, default=0.0, env_var="LOCUST_DURATION", help="seconds that count; 0: until it's stopped")
     add("--samples", default="", env_var="LOCUST_SAMPLES", help="an .npz to write every sample to")
 
 

@@ -1,6 +1,5 @@
 """One cell run: Locust as a child process, headless, its samples read back from a file."""
 
-import math
 import os
 import shlex
 import subprocess
@@ -57,8 +56,8 @@ def arguments(load: Load, samples: Path) -> list[str]:
         "--inputs": load.inputs,
         "--users": load.users,
         "--spawn-rate": min(load.users, 100),
-        "--run-time": f"{math.ceil(load.warm_up_s + load.duration_s)}s",
         "--warm-up": f"{load.warm_up_s:g}",
+        "--duration": f"{load.duration_s:g}",
         "--request-timeout": REQUEST_TIMEOUT_S,
         "--stop-timeout": REQUEST_TIMEOUT_S,
         "--samples": samples,

@@ -102,17 +102,19 @@ def sample_of(outcome: pb.ModelInferResponse | grpc.RpcError, began_s: float, en
 
 
 def prepare(environment: Environment, **_: Any) -> None:
-    """Connect, read what the model takes, build the requests, and let the warm-up begin."""
-    InferenceUser.recorder = Recorder()
-    if isinstance(environment.runner, MasterRunner):
-        return
+    """Connect, read what the model takes, build the requests, and let the clock of warm-up and duration run."""
+    runner: Any = environment.runner
     options: Any = environment.parsed_options
-    try:
-        _prepare(environment.host or str(InferenceUser.host), options)
-    except LoadTestError as error:
-        environment.process_exit_code = 2
-        raise StopTest(str(error)) from error
-    gevent.spawn_later(options.warm_up, InferenceUser.recorder.start)
+    InferenceUser.recorder = Recorder()
+    if not isinstance(runner, MasterRunner):
+        try:
+            _prepare(environment.host or str(InferenceUser.host), options)
+        except LoadTestError as error:
+            environment.process_exit_code = 2
+            raise StopTest(str(error)) from error
+        gevent.spawn_later(options.warm_up, InferenceUser.recorder.start)
+    if options.duration and not isinstance(runner, WorkerRunner):
+        gevent.spawn_later(options.warm_up + options.duration, runner.quit if options.headless else runner.stop)
 
 
 def _prepare(host: str, options: Any) -> None:

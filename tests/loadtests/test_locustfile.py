@@ -28,12 +28,12 @@ def test_a_cell_has_exact_latencies_and_the_servers_words(load: Load, tmp_path: 
     shares: list[float] = []
     cell = run_cell(load, tmp_path / "samples.npz", shares.append)
     assert cell.service_p50_ms is not None
-    assert 2.0 < cell.service_p50_ms < 50.0
+    assert cell.service_p50_ms > 2.0
     assert cell.failures == 0
     assert cell.rows_per_s == 2 * cell.requests_per_s > 0
     assert (cell.queue_p50_us, cell.compute_p50_us, cell.rows_run_together) == (100, 2000, 2)
     assert cell.answered_by == {"cpu": cell.requests}
-    assert 1.0 < cell.duration_s < 2.5
+    assert cell.duration_s == pytest.approx(load.duration_s, abs=0.5)
     assert shares == sorted(shares)
     samples = Samples.load(tmp_path / "samples.npz")
     assert samples.began_s.min() < samples.window_s[0]  # the warm-up is on record, and not in the figures
@@ -41,7 +41,7 @@ def test_a_cell_has_exact_latencies_and_the_servers_words(load: Load, tmp_path: 
 
 
 def test_failures_never_enter_latency_figures(load: Load, tmp_path: Path) -> None:
-    options = {"--host": load.host, "--device": "failing", "-t": "2s", "--warm-up": "0.2", "--json-file": "stats"}
+    options = {"--host": load.host, "--device": "failing", "--warm-up": "0.2", "--duration": "2", "--json-file": "stats"}
     done = locust(*[text for pair in options.items() for text in pair], cwd=tmp_path)
     stats: list[dict[str, Any]] = json.loads((tmp_path / "stats.json").read_text())
     assert done.returncode == 1  # some requests failed
@@ -75,7 +75,7 @@ class Slow(Inference):
 def test_a_fast_call_is_not_held_up_by_slow_ones_in_the_same_process(fake: str, tmp_path: Path) -> None:
     """With blocking calls, more than nine slow ones in flight made a fast one wait for them."""
     (tmp_path / "mixed.py").write_text(MIXED)
-    options = ["--host", fake, "-u", "21", "-r", "21", "-t", "4s", "--device", "cpu", "--samples", "mixed.npz"]
+    options = ["--host", fake, "-u", "21", "-r", "21", "--duration", "3", "--device", "cpu", "--samples", "mixed.npz"]
     command = [sys.executable, "-m", "locust", "-f", "mixed.py", "--headless", "--only-summary", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def test_a_device_that_is_not_there_is_counted_by_code(load: Load, tmp_path: Pat
 
 
 def test_an_unknown_model_stops_locust_with_one_line(load: Load, tmp_path: Path) -> None:
-    done = locust("--host", load.host, "--model", "nope", "-t", "20s", cwd=tmp_path)
+    done = locust("--host", load.host, "--model", "nope", "--duration", "20", cwd=tmp_path)
     assert done.returncode == 2
     assert "unknown model 'nope'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -101,7 +101,9 @@ def test_an_unknown_model_stops_locust_with_one_line(load: Load, tmp_path: Path)
 
 
 def test_workers_each_write_their_samples(load: Load, tmp_path: Path) -> None:
-    done = locust("--host", load.host, "--processes", "2", "-u", "4", "-r", "4", "-t", "3s", "--samples", "s.npz", cwd=tmp_path)
+    done = locust(
+        "--host", load.host, "--processes", "2", "-u", "4", "-r", "4", "--duration", "1", "--samples", "s.npz", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert sum(len(Samples.load(tmp_path / f"s-{worker}.npz").began_s) > 0 for worker in (0, 1)) == 2
 
