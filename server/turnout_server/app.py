@@ -120,6 +120,7 @@ class Server:
         return Handlers(
             unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},
             stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
+            drained=self._executors["cpu"].drained,
         )
 
 
