@@ -82,6 +82,8 @@ def parse_json(text: str, name: str, directory: Path) -> ModelConfiguration:
         FailedPrecondition: it asks for what Turnout doesn't do.
     """
     try:
+        if not text.lstrip().startswith("{"):
+            raise json_format.ParseError("it must be an object")
         message = json_format.Parse(text, ModelConfig(), max_recursion_depth=20)
     except json_format.ParseError as error:
         raise InvalidRequest(f"the 'config' parameter is not a model configuration in JSON: {error}") from None

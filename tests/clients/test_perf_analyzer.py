@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
         pytest.skip("there is no .venv-perf; run: make .venv-perf/.installed")
     paths = [str(path) for pattern in LIBRARIES for path in PERF.glob(pattern)]
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(paths)}
-    command = [PERF / "bin" / "perf_analyzer", "--version"]
+    command = [str(PERF / "bin" / "perf_analyzer"), "--version"]
     started = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if "error while loading shared libraries" in started.stderr:
         pytest.skip(started.stderr.strip())
