@@ -21,6 +21,12 @@ class Device:
         provider: the execution provider's name in ONNX Runtime.
         threads: intra-op threads; 0 leaves it to ONNX Runtime.
         instances: how many runs may go on at once.
+        cpus: the cores that its threads may use; empty for all of the process's.
+        memory_limit_mb: as much memory may it take, in 2**20 bytes; 0 for no limit.
+        price_per_hour: what an hour of it costs; None if nobody said.
+        idle_w, busy_w: watts it draws when idle and when busy; None if nobody said.
+        isolated: whether its sessions live in a process of their own.
+        watchdog_s: a run of such a device that takes longer, and much longer than any before, counts as hung.
     """
 
     name: str
@@ -29,6 +35,13 @@ class Device:
     provider_options: dict[str, str] = field(default_factory=dict)
     threads: int = 0
     instances: int = 1
+    cpus: tuple[int, ...] = ()
+    memory_limit_mb: int = 0
+    price_per_hour: float | None = None
+    idle_w: float | None = None
+    busy_w: float | None = None
+    isolated: bool = False
+    watchdog_s: float = 10.0
 
 
 @dataclass(frozen=True)

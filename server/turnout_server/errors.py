@@ -39,6 +39,13 @@ class Unavailable(ServingError):
         self.pushback_ms = pushback_ms
 
 
+class DeviceLost(Unavailable):
+    """The device's process ended with the request in it. Whoever didn't insist on that device may be served elsewhere."""
+
+    def __init__(self, message: str, pushback_ms: int | None = 1000) -> None:
+        super().__init__(message, pushback_ms)
+
+
 class Overloaded(ServingError):
     """Refused to protect the requests already taken. Never to be retried at once: that would amplify the overload."""
 
@@ -68,6 +75,7 @@ STATUS = {
     AlreadyExists: "ALREADY_EXISTS",
     FailedPrecondition: "FAILED_PRECONDITION",
     Unavailable: "UNAVAILABLE",
+    DeviceLost: "UNAVAILABLE",
     Overloaded: "RESOURCE_EXHAUSTED",
     DeadlineExceeded: "DEADLINE_EXCEEDED",
     Cancelled: "CANCELLED",

@@ -7,6 +7,7 @@ once it says itself that it has the provider it was made for.
 import ctypes
 import importlib.metadata
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -65,7 +66,11 @@ class Session(Protocol):
 
 
 class OnnxSession:
-    """An ONNX Runtime session that really is on the device it names."""
+    """An ONNX Runtime session that really is on the device it names.
+
+    Attributes:
+        placement: how many of the graph's nodes each provider runs.
+    """
 
     def __init__(self, model: Path | bytes, device: "Device", options: RuntimeOptions | None = None) -> None:
         """Loads.
@@ -79,6 +84,9 @@ class OnnxSession:
         self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions())
         self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        self.placement: Counter[str] = Counter()
+        for subgraph in self._session.get_provider_graph_assignment_info():
+            self.placement[subgraph.ep_name] += len(subgraph.get_nodes())
         self._by_value = any(spec.datatype.name == "BF16" for spec in (*self.inputs, *self.outputs))
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
@@ -128,6 +136,7 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     options.log_severity_level = 4  # what goes wrong is raised or checked afterwards
     # Threads that spin while they wait take the CPU from the front end.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options
 
 
