@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from turnout_exporter.datatypes import of_array
-from turnout_exporter.errors import SpecError
+from turnout_exporter.errors import ConversionError, SpecError
 from turnout_exporter.inputspec import Bounds, InputSpec
 from turnout_exporter.points import BATCH, Point
 from turnout_exporter.reference import Sample
@@ -65,14 +65,30 @@ def inputs_of(specs: Iterable[InputSpec]) -> list[TensorSpec]:
 
 
 def outputs_of(samples: list[Sample]) -> list[TensorSpec]:
-    """The outputs as they came: a size is fixed when it was the same at every point."""
+    """The outputs as they came: a size is fixed when it was the same at every point.
+
+    Raises:
+        ConversionError: an output has another number of dimensions at another point, or is missing there.
+    """
     points = [sample.point for sample in samples]
     specs = []
     for name, first in samples[0].outputs.items():
-        shapes = [sample.outputs[name].shape for sample in samples]
+        shapes = [_shape_like(samples[0], sample, name) for sample in samples]
         axes = [_dim([shape[axis] for shape in shapes], points) for axis in range(first.ndim)]
         specs.append(TensorSpec(name, of_array(first).name, tuple(axes)))
     return specs
+
+
+def _shape_like(base: Sample, sample: Sample, name: str) -> tuple[int, ...]:
+    """An output's shape, once it is known to have as many dimensions as at the base point."""
+    shapes = [s.outputs[name].shape if name in s.outputs else None for s in (base, sample)]
+    if shapes[1] is None or len(shapes[1]) != base.outputs[name].ndim:
+        was, became = (list(shape) if shape is not None else "missing" for shape in shapes)
+        raise ConversionError(
+            f"output {name!r} is {was} at {base.point.label} but {became} at {sample.point.label}; "
+            f"forward must return the same structure at every size (squeeze() drops each dimension that happens to be 1)"
+        )
+    return shapes[1]
 
 
 def _dim(sizes: list[int], points: list[Point]) -> Dim:

@@ -8,6 +8,7 @@ from traceback import format_exception
 from typing import Self
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
@@ -66,7 +67,7 @@ class Terminal:
         self._line(f"batch    {f'up to {rows} rows run together' if rows else 'none: axis 0 is not a batch everywhere'}")
         self._line(f"Published {result.directory}", style="bold green")
         for file in sorted(result.directory.iterdir()):
-            self._line(f"  {file.name:16} {file.stat().st_size / 1e6:10.3f} MB")
+            self._line(f"  {file.name:16} {decimal(file.stat().st_size):>10}")
 
     def _line(self, text: str, style: str = "") -> None:
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

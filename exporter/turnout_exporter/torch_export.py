@@ -66,11 +66,12 @@ def run(job_fields: Json, step: Step) -> Json:
     call = Call.of(model, inputs)
     step(f"Running PyTorch at {len(job.points)} points")
     samples = [sample_at(Point.parse(label), call, inputs, job.output_names) for label in job.points]
+    outputs = outputs_of(samples)
     reference.write(Path(job.reference), samples)
     step("Exporting with torch.onnx")
     program = _export(call, inputs, samples[0], job.opset)
     graph.strip_metadata(program.model)
-    graph.correct_shapes(program.model, outputs_of(samples))
+    graph.correct_shapes(program.model, outputs)
     program.save(job.model)  # weights over 1.5 GB go to a .data file beside it
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     return asdict(Built(str(source_file) if source_file else None, _precision(model), versions))

@@ -1,6 +1,7 @@
 """Real exports, in real processes; each takes seconds."""
 
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -103,13 +104,13 @@ def test_nothing_published_tells_of_this_machine(version: Path) -> None:
 
 
 def test_an_lstm_exports_a_second_time_and_leaves_the_first_version(directory: Path, tmp_path: Path) -> None:
-    for name in ("words.safetensors", "classes"):
-        (tmp_path / name).write_bytes((directory / name).read_bytes())
-    for number in (1, 2):
-        result = export_words(tmp_path, "--version", str(number))
-        assert result.exit_code == 0, result.output
-    one, two = (tmp_path / "models/words" / number / "model.onnx" for number in "12")
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    config = (copy / "models/words/config.pbtxt").read_bytes()
+    result = export_words(copy, "--version", "2")
+    assert result.exit_code == 0, result.output
+    one, two = (copy / "models/words" / number / "model.onnx" for number in "12")
     assert sha256(one) == sha256(two)
+    assert (copy / "models/words/config.pbtxt").read_bytes() == config
 
 
 def test_a_branch_on_the_shape_is_refused_with_the_place_and_the_size(tmp_path: Path) -> None:

@@ -61,3 +61,15 @@ def test_labels_go_to_the_output_that_is_as_wide() -> None:
 def test_labels_that_fit_no_output_are_refused_with_the_outputs(width: int | str) -> None:
     with pytest.raises(SpecError, match=r"2 labels fit 0 outputs.*scores FP32\[batch,"):
         signature.with_labels(Signature([], [TensorSpec("scores", "FP32", ("batch", width))]), ("cat", "dog"))
+
+
+def test_an_output_that_loses_a_dimension_at_one_row_is_told_with_both_shapes() -> None:
+    squeezed = [Sample(Point({"batch": rows}), outputs={"y": np.zeros((rows, 4)).squeeze()}) for rows in (2, 1)]
+    with pytest.raises(ConversionError, match=r"'y' is \[2, 4\] at batch=2 but \[4\] at batch=1"):
+        signature.outputs_of(squeezed)
+
+
+def test_an_output_that_is_missing_at_one_point_is_named() -> None:
+    samples = [Sample(Point({"batch": 2}), outputs={"y": np.zeros(2)}), Sample(Point({"batch": 1}))]
+    with pytest.raises(ConversionError, match=r"'y' is .* at batch=2 but missing at batch=1"):
+        signature.outputs_of(samples)
