@@ -105,28 +105,41 @@ def reshape() -> onnx.ModelProto:
     return model([helper.make_node("Reshape", ["x", "shape"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("a", "b"))})
 
 
+#: Rounds that a loop takes at least, so that no server takes its model for a tiny one: about two milliseconds.
+ROUNDS = 2000
+
+
 def countdown() -> onnx.ModelProto:
-    """y = n after n rounds of a loop; int64 scalars. As slow as its input says."""
-    rounds, going, total = (
-        helper.make_tensor_value_info("round", TensorProto.INT64, []),
-        helper.make_tensor_value_info("going", TensorProto.BOOL, []),
-        helper.make_tensor_value_info("total", TensorProto.INT64, []),
-    )
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["going"], ["still_going"]),
-            helper.make_node("Add", ["total", "one"], ["new_total"]),
-        ],
-        "body",
-        [rounds, going, total],
-        [
-            helper.make_tensor_value_info("still_going", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("new_total", TensorProto.INT64, []),
-        ],
-    )
-    constants = {"one": np.array(1), "zero": np.array(0), "true": np.array(True)}
+    """y = n after n rounds of a loop, and ROUNDS more; int64 scalars. As slow as its input says."""
+    constants = {"step": np.array(1), "more": np.array(ROUNDS), "start": np.array(-ROUNDS), "true": np.array(True)}
     what = (TensorProto.INT64, ())
-    return model([helper.make_node("Loop", ["n", "true", "zero"], ["y"], body=body)], {"n": what}, {"y": what}, constants)
+    nodes = [
+        helper.make_node("Add", ["n", "more"], ["rounds"]),
+        helper.make_node("Loop", ["rounds", "true", "start"], ["y"], body=_adding_step(what)),
+    ]
+    return model(nodes, {"n": what}, {"y": what}, constants)
+
+
+def lazy() -> onnx.ModelProto:
+    """y = x after ROUNDS rounds of a loop; float32 (batch, n)."""
+    constants = {"step": np.array(0, np.float32), "rounds": np.array(ROUNDS), "true": np.array(True)}
+    what: Tensor = (TensorProto.FLOAT, ("batch", "n"))
+    loop = helper.make_node("Loop", ["rounds", "true", "x"], ["y"], body=_adding_step(what))
+    return model([loop], {"x": what}, {"y": what}, constants)
+
+
+def _adding_step(what: Tensor) -> onnx.GraphProto:
+    """A loop's body that adds the outer graph's `step` to its state."""
+
+    def scalar(name: str, element: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, element, [])
+
+    return helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["on"]), helper.make_node("Add", ["before", "step"], ["after"])],
+        "body",
+        [scalar("round", TensorProto.INT64), scalar("going", TensorProto.BOOL), helper.make_tensor_value_info("before", *what)],
+        [scalar("on", TensorProto.BOOL), helper.make_tensor_value_info("after", *what)],
+    )
 
 
 def save(root: Path, name: str, content: onnx.ModelProto | bytes, version: int = 1, configuration: str | None = None) -> None:
@@ -153,6 +166,7 @@ def save_zoo(root: Path) -> None:
     save(root, "gather", gather())
     save(root, "reshape", reshape())
     save(root, "slow", countdown())
+    save(root, "lazy", lazy(), configuration="max_batch_size: 8")
     save(root, "broken", b"this is no model")
     save(root, "half_broken", add_constant(1), version=1, configuration="version_policy { all {} }")
     save(root, "half_broken", b"", version=2)

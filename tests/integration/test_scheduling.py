@@ -17,17 +17,16 @@ from turnout_proto import inference_pb2 as pb
 from tests.servers import RunningServer, running
 from tests.wire import arrays, refused, request
 
-#: Rounds of the zoo's `slow` model that take about half a second.
-ROUNDS = 600_000
-ROW = {"INPUT": np.ones((1, 2), np.float32)}
+#: Rounds of the zoo's `slow` model that take a second or two: much longer than sending a few requests does.
+ROUNDS = 1_500_000
+ROW = {"x": np.ones((1, 2), np.float32)}
 
 
 @contextmanager
 def busy(server: RunningServer) -> Iterator[Any]:
     """The CPU device is occupied in here; yields the call that does it, which must succeed in the end."""
     slow = server.stub.ModelInfer.future(request("slow", {"n": np.array(ROUNDS)}), timeout=30)
-    while not in_flight(server):
-        assert not slow.done()
+    wait_for_in_flight(server, 1, slow)
     yield slow
     assert arrays(slow.result())["y"] == ROUNDS
 
@@ -41,50 +40,55 @@ def metric(server: RunningServer, name: str, **labels: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
 
 
-def in_flight(server: RunningServer) -> float:
-    return metric(server, "turnout_in_flight", device="cpu")
+def wait_for_in_flight(server: RunningServer, count: int, slow: Any) -> None:
+    """Returns once so many requests wait or run, `slow` among them."""
+    while metric(server, "turnout_in_flight", device="cpu") < count:
+        assert not slow.done(), "the slow request is over too soon"
 
 
 def runs_of(server: RunningServer, model: str) -> float:
     return metric(server, "turnout_batch_rows_count", model=model)
 
 
+def runs_once_more(server: RunningServer, model: str, before: float) -> bool:
+    """Whether there was one run since, and no more; a run is counted just after its answer has been sent."""
+    while (runs := runs_of(server, model)) == before:
+        pass
+    return runs == before + 1
+
+
 def test_a_request_that_expires_while_it_waits_never_runs(server: RunningServer) -> None:
-    before = runs_of(server, "fp32_batch")
+    before = runs_of(server, "lazy")
     with busy(server), refused("DEADLINE_EXCEEDED", "Request timeout expired"):
-        server.stub.ModelInfer(request("fp32_batch", ROW, parameters={"timeout": 1000}))
-    assert runs_of(server, "fp32_batch") == before
+        server.stub.ModelInfer(request("lazy", ROW, parameters={"timeout": 1000}))
+    assert runs_of(server, "lazy") == before
 
 
 def test_a_grpc_deadline_counts_like_a_timeout(server: RunningServer) -> None:
-    before = runs_of(server, "fp64_batch")
+    before = runs_of(server, "lazy")
     with busy(server) as slow, refused("DEADLINE_EXCEEDED"):
-        server.stub.ModelInfer(request("fp64_batch", {"INPUT": np.ones((1, 2))}), timeout=0.05)
+        server.stub.ModelInfer(request("lazy", ROW), timeout=0.05)
     assert slow.done()
-    server.stub.ModelInfer(request("fp64_batch", {"INPUT": np.ones((1, 2))}))
-    assert runs_of(server, "fp64_batch") == before + 1
+    server.stub.ModelInfer(request("lazy", ROW))
+    assert runs_once_more(server, "lazy", before)
 
 
 def test_a_cancelled_request_leaves_its_batch_mates_unharmed(server: RunningServer) -> None:
-    before = runs_of(server, "fp32_batch")
-    with busy(server):
-        calls = [
-            server.stub.ModelInfer.future(request("fp32_batch", {"INPUT": np.full((1, 2), n, np.float32)})) for n in range(5)
-        ]
-        while in_flight(server) < 6:
-            pass
+    before = runs_of(server, "lazy")
+    with busy(server) as slow:
+        calls = [server.stub.ModelInfer.future(request("lazy", {"x": np.full((1, 2), n, np.float32)})) for n in range(5)]
+        wait_for_in_flight(server, 6, slow)
         calls[2].cancel()
     for number in (0, 1, 3, 4):
-        np.testing.assert_array_equal(arrays(calls[number].result(timeout=10))["OUTPUT"], [[number, number]])
+        np.testing.assert_array_equal(arrays(calls[number].result(timeout=10))["y"], [[number, number]])
     assert calls[2].code() is grpc.StatusCode.CANCELLED
-    assert runs_of(server, "fp32_batch") == before + 1
+    assert runs_once_more(server, "lazy", before)
 
 
 def test_requests_that_wait_together_run_together(server: RunningServer) -> None:
-    with busy(server):
-        calls = [server.stub.ModelInfer.future(request("fp32_batch", ROW)) for _ in range(8)]
-        while in_flight(server) < 9:
-            pass
+    with busy(server) as slow:
+        calls = [server.stub.ModelInfer.future(request("lazy", ROW)) for _ in range(8)]
+        wait_for_in_flight(server, 9, slow)
     assert {call.result(timeout=10).parameters["batch_size"].int64_param for call in calls} == {8}
 
 
@@ -106,7 +110,7 @@ def test_a_full_queue_refuses_at_once_and_asks_not_to_be_retried(small_queue: Ru
     finished: SimpleQueue[Any] = SimpleQueue()
     with busy(small_queue) as slow:
         for _ in range(4):
-            small_queue.stub.ModelInfer.future(request("fp32_batch", ROW)).add_done_callback(finished.put)
+            small_queue.stub.ModelInfer.future(request("lazy", ROW)).add_done_callback(finished.put)
         refusals = [finished.get(timeout=10) for _ in range(3)]  # the fourth waits, or found the slow one still waiting
         assert not slow.done()
     for call in refusals:
@@ -124,12 +128,12 @@ def small_messages(zoo: Path, transport: str) -> Iterator[RunningServer]:
 def test_a_message_beyond_the_limit_is_refused(small_messages: RunningServer) -> None:
     with refused("RESOURCE_EXHAUSTED"):
         small_messages.stub.ModelInfer(request("fp32_plain", {"INPUT": np.zeros((1, 2**20), np.float32)}))
-    small_messages.stub.ModelInfer(request("fp32_plain", ROW))
+    small_messages.stub.ModelInfer(request("lazy", ROW))
 
 
 def test_a_compressed_bomb_takes_no_memory(small_messages: RunningServer) -> None:
     process = psutil.Process(small_messages.process.pid)
-    small_messages.stub.ModelInfer(request("fp32_plain", ROW))
+    small_messages.stub.ModelInfer(request("lazy", ROW))
     before = process.memory_info().rss
     bomb = request("fp32_plain", {"INPUT": np.zeros((1, 2**24), np.float32)})
     with refused("RESOURCE_EXHAUSTED"):
