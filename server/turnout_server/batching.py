@@ -30,22 +30,6 @@ class Waiting(Protocol):
     def cancelled(self) -> bool: ...
 
 
-#: Handing a request to another thread and back costs this much: measured, 40 to 100 us on two cores under load.
-TINY_US = 100.0
-#: How long the thread that polls may be away from its queue, so that no call waits behind more.
-DRAIN_US = 500.0
-
-
-def runs_at_once(predicted_us: float | None, waiting_us: float) -> bool:
-    """Whether the thread that brought a request runs it too, before it looks for more, instead of handing it over.
-
-    Args:
-        predicted_us: what running it alone takes; None if that was never measured.
-        waiting_us: the same of what this thread has already taken on; run together they take less.
-    """
-    return predicted_us is not None and predicted_us <= TINY_US and waiting_us + predicted_us <= DRAIN_US
-
-
 W = TypeVar("W", bound=Waiting)
 
 

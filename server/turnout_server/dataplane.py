@@ -127,7 +127,7 @@ class DataPlane:
             max_rows=model.signature.max_batch_size or 1,
             deadline_s=_deadline_s(request, model.configuration.queue),
             done=finished,
-            predicted_us=self._predict_us(model, route.device, rows),
+            fastest_us=model.profiles[route.device].fastest_us(rows),
         )
 
     def _answered(self, key: Key, request: InferRequest, rows: int, execution: Execution) -> None:

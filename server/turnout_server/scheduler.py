@@ -25,6 +25,11 @@ from turnout_server.sessions import Session
 
 logger = logging.getLogger(__name__)
 
+#: A run shorter than this isn't worth handing to another thread, which costs 40 to 100 us.
+TINY_US = 100.0
+#: How long the thread that brings requests may be away from bringing more.
+DRAIN_US = 500.0
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:
@@ -52,7 +57,7 @@ class Work:
     Args:
         max_rows: the most rows that a run may join; 1 for a model without a batch axis.
         done: told the outcome, from whichever thread reached it.
-        predicted_us: what running it alone takes; None if that was never measured.
+        fastest_us: what running it alone takes when nothing disturbs it; None if that was never measured.
     """
 
     __slots__ = (
@@ -60,11 +65,11 @@ class Work:
         "cancelled",
         "deadline_s",
         "enqueued_s",
+        "fastest_us",
         "inputs",
         "key",
         "max_rows",
         "outputs",
-        "predicted_us",
         "rows",
         "session",
     )
@@ -78,7 +83,7 @@ class Work:
         max_rows: int,
         deadline_s: float | None,
         done: Callable[[Execution | ServingError], None],
-        predicted_us: float | None = None,
+        fastest_us: float | None = None,
     ) -> None:
         self.session = session
         self.inputs = inputs
@@ -86,7 +91,7 @@ class Work:
         self.rows = rows
         self.max_rows = max_rows
         self.deadline_s = deadline_s
-        self.predicted_us = predicted_us
+        self.fastest_us = fastest_us
         self.enqueued_s = 0.0
         self.cancelled = False
         self.key = (id(session), outputs, *(array.shape[1:] for array in inputs.values()))
@@ -115,8 +120,8 @@ class Work:
 class Executor:
     """One device's queue and its worker threads, one for each instance.
 
-    The thread that calls `drained` runs what is tiny of its own submissions itself, there and then: a model that takes 20 us
-    isn't worth waking a worker for.
+    The thread that calls `drained` runs what is tiny of its own submissions itself, there and then: waking a worker costs
+    more than a model that takes 20 us.
 
     Args:
         limit: how many requests may wait; one more is refused at once.
@@ -129,8 +134,8 @@ class Executor:
         self._queue: list[Work] = []
         self._running = 0
         self._tiny: list[Work] = []
-        self._tiny_us = 0.0
         self._drainer: int | None = None
+        self._not_tiny: set[int] = set()  # ids of sessions; one that is reused costs its session the short way, no more
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
@@ -147,9 +152,8 @@ class Executor:
             Unavailable: the server is stopping.
         """
         work.enqueued_s = self._clock()
-        if threading.get_ident() == self._drainer and batching.runs_at_once(work.predicted_us, self._tiny_us):
+        if threading.get_ident() == self._drainer and self._is_tiny(work):
             self._tiny.append(work)
-            self._tiny_us += work.predicted_us or 0.0
             return
         with self._changed:
             if self._stopping:
@@ -160,13 +164,30 @@ class Executor:
             self._changed.notify()
 
     def drained(self) -> None:
-        """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next."""
+        """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next.
+
+        What is left after `DRAIN_US` goes to the workers, so that the thread comes back to what it was doing.
+        """
         self._drainer = threading.get_ident()
-        while self._tiny:
-            selection = batching.select(self._tiny, self._clock())
+        if not self._tiny:
+            return
+        until_s = self._clock() + DRAIN_US * 1e-6
+        while self._tiny and (now_s := self._clock()) < until_s:
+            selection = batching.select(self._tiny, now_s)
             self._tiny = selection.rest
+            began_s = time.thread_time()
             self._end(selection)
-        self._tiny_us = 0.0
+            if time.thread_time() - began_s > DRAIN_US * 1e-6 * (1 + len(selection.batch)):
+                # It was fast when it was measured; its time depends on its data.
+                self._not_tiny.update(id(work.session) for work in selection.batch[:1])
+        if self._tiny:
+            left, self._tiny = self._tiny, []
+            with self._changed:
+                self._queue += left
+                self._changed.notify(len(left))
+
+    def _is_tiny(self, work: Work) -> bool:
+        return work.fastest_us is not None and work.fastest_us < TINY_US and id(work.session) not in self._not_tiny
 
     def in_flight(self) -> int:
         """Requests waiting or running."""

@@ -1,0 +1,148 @@
+"""Work too small for another thread: run by the thread that brought it, once that thread has brought all it had."""
+
+import threading
+import time
+from collections.abc import Iterator
+from queue import Queue
+
+import numpy as np
+import pytest
+from turnout_server.errors import Cancelled, DeadlineExceeded, ServingError
+from turnout_server.profiles import Profile
+from turnout_server.scheduler import DRAIN_US, TINY_US, Execution, Executor, Work
+
+from tests.server.fakes import AddingSession, Clock
+
+TIMEOUT_S = 10.0
+Outcome = tuple[int, Execution | ServingError]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def executor(clock: Clock) -> Iterator[Executor]:
+    """An executor that this thread drains."""
+    executor = Executor("cpu", clock=clock)
+    executor.drained()
+    yield executor
+    executor.stop(TIMEOUT_S)
+
+
+class Outcomes:
+    """What became of each work, in order, and which thread told."""
+
+    def __init__(self) -> None:
+        self.queue: Queue[tuple[int, int, Execution | ServingError]] = Queue()
+
+    def work(self, session: AddingSession, number: int = 0, fastest_us: float | None = 10, **options: float) -> Work:
+        array = np.full((1, 2), number, np.float32)
+        inputs = {"a": array, "b": array}
+        deadline_s = options.get("deadline_s")
+
+        def done(outcome: Execution | ServingError) -> None:
+            self.queue.put((number, threading.get_ident(), outcome))
+
+        return Work(session, inputs, ("y",), 1, 4, deadline_s, done, fastest_us)
+
+    def next(self) -> tuple[int, int, Execution | ServingError]:
+        return self.queue.get(timeout=TIMEOUT_S)
+
+
+def test_tiny_work_waits_for_the_drain_and_is_run_together_by_its_thread(executor: Executor) -> None:
+    session, outcomes = AddingSession(), Outcomes()
+    for number in range(3):
+        executor.submit(outcomes.work(session, number))
+    assert (session.runs, executor.in_flight()) == ([], 3)
+    executor.drained()
+    assert (session.runs, executor.in_flight()) == ([3], 0)
+    for number in range(3):
+        got, thread, outcome = outcomes.next()
+        assert (got, thread) == (number, threading.get_ident())
+        assert isinstance(outcome, Execution)
+        assert outcome.outputs[0].tolist() == [[2 * number, 2 * number]]
+
+
+@pytest.mark.parametrize("fastest_us", [None, TINY_US, 1e6])
+def test_longer_or_unknown_work_goes_to_a_worker(executor: Executor, fastest_us: float | None) -> None:
+    outcomes = Outcomes()
+    executor.submit(outcomes.work(AddingSession(), fastest_us=fastest_us))
+    assert outcomes.next()[1] != threading.get_ident()
+
+
+def test_other_threads_and_executors_without_drains_use_workers(executor: Executor) -> None:
+    outcomes = Outcomes()
+    other = threading.Thread(target=lambda: executor.submit(outcomes.work(AddingSession())))
+    other.start()
+    other.join()
+    assert outcomes.next()[1] not in (threading.get_ident(), other.ident)
+    undrained = Executor("cpu")
+    undrained.submit(outcomes.work(AddingSession()))
+    assert outcomes.next()[1] != threading.get_ident()
+    undrained.stop(TIMEOUT_S)
+
+
+def test_what_exceeds_the_budget_of_a_drain_goes_to_a_worker(executor: Executor, clock: Clock) -> None:
+    outcomes, session = Outcomes(), AddingSession()
+
+    def take_long(_: object) -> None:
+        clock.now_s += DRAIN_US * 1e-6
+
+    session.trouble = take_long
+    for number in range(5):  # four fit a run
+        executor.submit(outcomes.work(session, number))
+    executor.drained()
+    ended = [outcomes.next()[:2] for _ in range(5)]
+    assert [number for number, _ in ended] == [0, 1, 2, 3, 4]
+    assert [thread == threading.get_ident() for _, thread in ended] == [True, True, True, True, False]
+
+
+def test_a_model_that_turns_out_slow_is_run_by_workers_from_then_on(executor: Executor) -> None:
+    def compute(_: object) -> None:
+        until_s = time.thread_time() + 5 * DRAIN_US * 1e-6
+        while time.thread_time() < until_s:
+            pass
+
+    session, outcomes = AddingSession(trouble=compute), Outcomes()
+    executor.submit(outcomes.work(session))
+    executor.drained()
+    assert outcomes.next()[1] == threading.get_ident()
+    executor.submit(outcomes.work(session))
+    assert outcomes.next()[1] != threading.get_ident()
+    executor.submit(outcomes.work(AddingSession()))
+    assert outcomes.queue.empty()
+    executor.drained()
+
+
+def test_the_cancelled_and_the_expired_are_dropped_at_the_drain(executor: Executor, clock: Clock) -> None:
+    session, outcomes = AddingSession(), Outcomes()
+    cancelled, expired = outcomes.work(session, 1), outcomes.work(session, 2, deadline_s=clock.now_s + 1)
+    for work in (cancelled, expired, outcomes.work(session, 3)):
+        executor.submit(work)
+    cancelled.cancel()
+    clock.now_s += 2
+    executor.drained()
+    assert session.runs == [1]
+    assert [type(outcomes.next()[2]) for _ in range(3)] == [Cancelled, DeadlineExceeded, Execution]
+
+
+def test_a_run_that_fails_leaves_the_thread_alive(executor: Executor) -> None:
+    def explode(_: object) -> None:
+        raise SystemExit(3)
+
+    outcomes = Outcomes()
+    executor.submit(outcomes.work(AddingSession(trouble=explode)))
+    executor.drained()
+    assert isinstance(outcomes.next()[2], ServingError)
+
+
+def test_the_fastest_run_says_what_a_model_takes_undisturbed() -> None:
+    profile = Profile()
+    assert profile.fastest_us(1) is None
+    for service_us in (30.0, 20.0, 5000.0):
+        profile.observe(1, service_us)
+    assert profile.fastest_us(1) == 20
+    assert profile.fastest_us(4) == 80
+    assert profile.predict_us(1) > 20  # type: ignore[operator]
