@@ -12,8 +12,13 @@ def three_digits(value: float) -> str:
 
 
 def ms(value: float | None) -> str:
-    """A latency without its unit; a percentile that had too few samples says so."""
+    """A latency without its unit, for a table; a percentile that had too few samples says so."""
     return TOO_FEW if value is None else three_digits(value)
+
+
+def with_unit(value: float | None) -> str:
+    """A latency for a sentence."""
+    return TOO_FEW if value is None else f"{three_digits(value)} ms"
 
 
 def or_dash(value: float | None) -> str:

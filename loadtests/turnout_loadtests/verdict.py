@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from turnout_loadtests.cells import CLIENT_LIMITED, Cell
-from turnout_loadtests.formatting import ms, three_digits
+from turnout_loadtests.formatting import three_digits, with_unit
 from turnout_loadtests.results import Skipped, Verdict
 
 SAME_WITHIN = 0.05  # a difference this small, in one round, is no difference
@@ -71,14 +71,13 @@ def _compared(pairs: Sequence[Pair]) -> str:
 def _sides(pair: Pair) -> str:
     return (
         f"batch {pair.cpu.batch}: {three_digits(pair.gpu.rows_per_s)} rows/s against {three_digits(pair.cpu.rows_per_s)}, "
-        f"p50 {ms(pair.gpu.service_p50_ms)} ms against {ms(pair.cpu.service_p50_ms)}"
+        f"p50 {with_unit(pair.gpu.service_p50_ms)} against {with_unit(pair.cpu.service_p50_ms)}"
     )
 
 
 def _does(cell: Cell) -> str:
-    return (
-        f"{three_digits(cell.rows_per_s)} rows/s at batch {cell.batch} (p50 {ms(cell.service_p50_ms)} ms, {cell.users} users)"
-    )
+    how = f"p50 {with_unit(cell.service_p50_ms)}, {cell.users} users"
+    return f"{three_digits(cell.rows_per_s)} rows/s at batch {cell.batch} ({how})"
 
 
 def _missing(cells: Sequence[Cell], unavailable: Sequence[str]) -> str:

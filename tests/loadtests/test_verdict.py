@@ -16,9 +16,13 @@ def test_without_cuda_only_the_cpu_half_is_claimed() -> None:
     assert "enough" not in text
 
 
+def test_a_median_of_too_few_samples_is_not_given() -> None:
+    assert "at batch 1 (p50 n too small, 4 users)" in verdict([cell(service_p50_ms=None)], [])
+
+
 def test_a_faster_gpu_is_stated_with_both_sides_numbers() -> None:
     text = verdict([cell(), cell(device="cuda", rows_per_s=620.0, service_p50_ms=6.4)], [])
-    assert text == "The GPU is 6.20 times as fast at batch 1: 620 rows/s against 100, p50 6.40 ms against 40.0."
+    assert text == "The GPU is 6.20 times as fast at batch 1: 620 rows/s against 100, p50 6.40 ms against 40.0 ms."
 
 
 def test_a_gpu_that_is_faster_only_in_batches_is_said_to_be() -> None:
