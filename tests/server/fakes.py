@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from turnout_server.datatypes import DATATYPES
 from turnout_server.signatures import TensorSpec
+from turnout_server.transport import OK, Status
 
 
 class Clock:
@@ -23,7 +24,7 @@ def spec(name: str, *shape: int, datatype: str = "FP32") -> TensorSpec:
     return TensorSpec(name, DATATYPES[datatype], shape)
 
 
-@dataclass
+@dataclass(eq=False)
 class AddingSession:
     """y = a + b, rows of two numbers; runs are recorded, and can be made to wait or to fail.
 
@@ -48,3 +49,23 @@ class AddingSession:
         assert self.gate.wait(timeout=10)
         self.trouble(inputs)
         return [inputs["a"] + inputs["b"] for _ in outputs]
+
+
+class FakeCall:
+    """A call of the transport's: keeps what was sent, how it ended, and what to do when its client goes away."""
+
+    def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
+        self.metadata: Mapping[str, str] = metadata or {}
+        self.deadline_s: float | None = None
+        self.sent: list[bytes] = []
+        self.ended: list[Status] = []
+        self.on_cancelled: list[Callable[[], None]] = []
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        self.on_cancelled.append(callback)
+
+    def send(self, message: bytes) -> None:
+        self.sent.append(message)
+
+    def finish(self, status: Status = OK) -> None:
+        self.ended.append(status)

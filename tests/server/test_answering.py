@@ -1,5 +1,4 @@
 import logging
-from collections.abc import Callable, Mapping
 
 import grpc
 import pytest
@@ -10,24 +9,7 @@ from turnout_server.answering import MAX_DETAILS_BYTES, answering, printable, st
 from turnout_server.errors import InvalidRequest, NotFound, Overloaded, Unavailable
 from turnout_server.transport import OK, Status
 
-
-class FakeCall:
-    """Keeps what was sent and how it ended."""
-
-    def __init__(self) -> None:
-        self.metadata: Mapping[str, str] = {}
-        self.deadline_s: float | None = None
-        self.sent: list[bytes] = []
-        self.ended: list[Status] = []
-
-    def on_cancel(self, callback: Callable[[], None]) -> None:
-        pass
-
-    def send(self, message: bytes) -> None:
-        self.sent.append(message)
-
-    def finish(self, status: Status = OK) -> None:
-        self.ended.append(status)
+from tests.server.fakes import FakeCall
 
 
 def live(request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
