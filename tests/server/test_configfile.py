@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from turnout_proto.model_config_pb2 import ModelConfig
 from turnout_server import configfile
 from turnout_server.config import ModelConfiguration, Queue
@@ -61,7 +62,8 @@ ACTED_ON = {
     ),
     "optimization.graph": ("optimization { graph { level: 1 } }", ""),
     "optimization.execution_accelerators": (
-        'optimization { execution_accelerators { gpu_execution_accelerator { name: "cuda" parameters { key: "a" value: "b" } } } }',
+        "optimization { execution_accelerators { gpu_execution_accelerator "
+        '{ name: "cuda" parameters { key: "use_tf32" value: "0" } } } }',
         "",
     ),
     "model_warmup.batch_size": ("model_warmup { batch_size: 2 }", "model_warmup {}"),
@@ -133,7 +135,7 @@ OPENED = {
 }
 
 
-def fields(descriptor: Descriptor, prefix: str = "") -> Iterator[str]:
+def fields(descriptor: Any, prefix: str = "") -> Iterator[str]:
     for field in descriptor.fields:
         path = f"{prefix}{field.name}"
         if path in OPENED and field.type == FieldDescriptor.TYPE_MESSAGE:

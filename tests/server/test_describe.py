@@ -1,0 +1,121 @@
+"""Models as messages."""
+
+from typing import Any
+
+import pytest
+from turnout_proto.model_config_pb2 import DataType
+from turnout_server import describe
+from turnout_server.config import ModelConfiguration, Queue, TensorConfig
+from turnout_server.datatypes import DATATYPES
+from turnout_server.errors import FailedPrecondition
+from turnout_server.loading import ModelVersion
+from turnout_server.metrics import Series
+from turnout_server.repository import IndexEntry
+from turnout_server.signatures import Signature, TensorSpec, declared
+
+from tests.server.fakes import AddingSession, spec
+
+
+def version(max_batch_size: int = 8, devices: tuple[str, ...] = ("cpu",), **configuration: Any) -> ModelVersion:
+    inputs = (spec("x", -1, 4), spec("text", -1, -1, datatype="BYTES"))
+    signature = Signature(inputs, (spec("y", -1, 2, datatype="FP16"),), max_batch_size)
+    sessions = {device: AddingSession() for device in devices}
+    return ModelVersion("m", 3, ModelConfiguration("m", **configuration), signature, sessions, {}, {})
+
+
+def test_metadata_shows_the_batch_dimension_and_configuration_leaves_it_out() -> None:
+    model = version()
+    shapes = [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in describe.metadata(model, [1, 3]).inputs]
+    assert shapes == [("x", "FP32", [-1, 4]), ("text", "BYTES", [-1, -1])]
+    config = describe.configuration(model)
+    assert [(each.name, list(each.dims)) for each in config.input] == [("x", [4]), ("text", [-1])]
+    assert list(describe.metadata(model, [1, 3]).versions) == ["1", "3"]
+    assert describe.metadata(model, []).platform == config.platform == "onnxruntime_onnx"
+
+
+def test_without_a_batch_both_show_the_whole_shape() -> None:
+    config = describe.configuration(version(max_batch_size=0))
+    assert [list(each.dims) for each in config.input] == [[-1, 4], [-1, -1]]
+    assert not config.HasField("dynamic_batching")
+
+
+def test_the_scheduler_can_be_told_from_the_configuration() -> None:
+    queue = Queue(preferred_rows=(4, 8), max_delay_us=5, max_size=9, timeout_us=7, timeout_override=False, rejects=False)
+    batching = describe.configuration(version(queue=queue)).dynamic_batching
+    policy = batching.default_queue_policy
+    assert (list(batching.preferred_batch_size), batching.max_queue_delay_microseconds) == ([4, 8], 5)
+    assert (policy.max_queue_size, policy.default_timeout_microseconds, policy.timeout_action) == (9, 7, 1)
+    assert not policy.allow_timeout_override
+    assert not describe.configuration(version(batches=False)).HasField("dynamic_batching")
+
+
+def test_every_device_is_an_instance_group() -> None:
+    groups = describe.configuration(version(devices=("cpu", "cuda:1", "cpu:slow"))).instance_group
+    kinds = [(group.name, group.kind, list(group.gpus)) for group in groups]
+    assert kinds == [("m_cpu", 2, []), ("m_cuda:1", 1, [1]), ("m_cpu:slow", 2, [])]
+
+
+@pytest.mark.parametrize(("versions", "choice"), [(None, "all"), (2, "latest"), ((1, 3), "specific")])
+def test_the_version_policy_is_the_one_in_force(versions: Any, choice: str) -> None:
+    assert describe.configuration(version(versions=versions)).version_policy.WhichOneof("policy_choice") == choice
+
+
+def test_our_own_settings_come_back_as_they_would_be_written() -> None:
+    files = {"": "other.onnx", "cuda": "model.fp16.onnx"}
+    config = describe.configuration(version(files=files, default_device="cpu", batches=False))
+    assert config.default_model_filename == "other.onnx"
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "turnout.file.cuda": "model.fp16.onnx",
+        "turnout.default_device": "cpu",
+        "turnout.batching": "off",
+    }
+
+
+@pytest.mark.parametrize("datatype", DATATYPES)
+def test_every_datatype_has_its_name_in_a_configuration(datatype: str) -> None:
+    signature = Signature((spec("x", 1, datatype=datatype),), (spec("y", 1, datatype=datatype),), 0)
+    model = ModelVersion("m", 1, ModelConfiguration("m"), signature, {}, {}, {})
+    expected = "STRING" if datatype == "BYTES" else datatype
+    assert DataType.Name(describe.configuration(model).input[0].data_type) == f"TYPE_{expected}"
+
+
+def test_statistics_sum_the_devices_into_one_row() -> None:
+    cpu, gpu, nowhere = Series(), Series(), Series()
+    for series, seconds, rows in [(cpu, 0.25, 1), (gpu, 0.5, 4)]:
+        series.request_s.observe(2 * seconds)
+        series.queue_s.observe(seconds)
+        series.compute_s.observe(seconds)
+        series.batch_rows.observe(rows)
+        series.batches[rows].observe(0.0, seconds, 0.0)
+        series.rows += rows
+        series.last_s = seconds
+    nowhere.failures["INVALID_ARGUMENT"] += 2
+    gpu.failures["CANCELLED"] += 1
+    row = describe.statistics(version(devices=("cpu", "cuda:0")), {"cpu": cpu, "cuda:0": gpu, "": nowhere})
+    assert (row.name, row.version, row.inference_count, row.execution_count, row.last_inference) == ("m", "3", 5, 2, 500)
+    stats = row.inference_stats
+    assert (stats.success.count, stats.success.ns, stats.queue.ns, stats.compute_infer.ns) == (
+        2,
+        15 * 10**8,
+        75 * 10**7,
+        75 * 10**7,
+    )
+    assert stats.fail.count == 3
+    assert [(batch.batch_size, batch.compute_infer.count) for batch in row.batch_stats] == [(1, 1), (4, 1)]
+    assert row.response_stats["cpu"].success.count == 1
+    assert (row.response_stats["cuda:0"].cancel.count, row.response_stats["cuda:0"].fail.count) == (1, 0)
+    assert sorted(row.response_stats) == ["cpu", "cuda:0"]
+
+
+def test_the_index_is_told_line_by_line() -> None:
+    (line,) = describe.index([IndexEntry("m", "1", "UNAVAILABLE", "why")]).models
+    assert (line.name, line.version, line.state, line.reason) == ("m", "1", "UNAVAILABLE", "why")
+
+
+@pytest.mark.parametrize(("dims", "reshape"), [((4,), (2, 3)), ((-1,), (2, 2)), ((4,), (-1, 4)), ((4, 4), (15,)), ((0,), (1,))])
+def test_a_reshape_that_would_lose_elements_is_refused_when_the_model_loads(
+    dims: tuple[int, ...], reshape: tuple[int, ...]
+) -> None:
+    graph = TensorSpec("x", DATATYPES["FP32"], (-1,) * (len(reshape) + 1))
+    with pytest.raises(FailedPrecondition, match="don't hold the same number of elements"):
+        declared((graph,), (TensorConfig("x", "TYPE_FP32", dims, reshape),), 8, "input")
