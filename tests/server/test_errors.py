@@ -8,6 +8,7 @@ EXPECTED = {
     "AlreadyExists": "ALREADY_EXISTS",
     "FailedPrecondition": "FAILED_PRECONDITION",
     "Unavailable": "UNAVAILABLE",
+    "DeviceLost": "UNAVAILABLE",
     "Overloaded": "RESOURCE_EXHAUSTED",
     "DeadlineExceeded": "DEADLINE_EXCEEDED",
     "Cancelled": "CANCELLED",
@@ -16,7 +17,12 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("kind", ServingError.__subclasses__(), ids=lambda kind: kind.__name__)
+def below(kind: type[ServingError]) -> list[type[ServingError]]:
+    """Every class that derives from `kind`, at whatever distance."""
+    return [each for child in kind.__subclasses__() for each in (child, *below(child))]
+
+
+@pytest.mark.parametrize("kind", below(ServingError), ids=lambda kind: kind.__name__)
 def test_every_error_has_its_status(kind: type[ServingError]) -> None:
     error = kind("what went wrong")
     assert status_of(error) == EXPECTED[kind.__name__]
@@ -25,7 +31,7 @@ def test_every_error_has_its_status(kind: type[ServingError]) -> None:
 
 
 def test_the_table_lists_every_error_and_no_other() -> None:
-    assert set(STATUS) == set(ServingError.__subclasses__())
+    assert set(STATUS) == set(below(ServingError))
 
 
 def test_an_error_that_nobody_listed_is_internal_and_never_unknown() -> None:

@@ -16,6 +16,7 @@ LAYERS: list[set[str]] = [
     {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
     {"batching", "classification", "messages", "profiles", "routing", "signatures"},
     {"control", "devices", "layout", "loading", "readiness", "repository", "scheduler", "sessions", "warmup"}
+    | {"child", "engines", "isolation", "lanes"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane"},
     {"answering", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
