@@ -1,0 +1,142 @@
+"""Shared memory over the wire: a client may do its worst, and the server lives on."""
+
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from turnout_proto import inference_pb2 as pb
+
+from tests.integration.test_infer import assert_same, sample
+from tests.servers import RunningServer, running
+from tests.wire import DTYPES, arrays, pack, refused, request, unpack
+
+SIZE = 4096
+
+
+@pytest.fixture
+def sharing(zoo: Path, transport: str) -> Iterator[RunningServer]:
+    with running(zoo, "--allow-client-shm", transport=transport) as server:
+        yield server
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    path = Path("/dev/shm") / f"turnout-test-{uuid.uuid4().hex}"
+    path.write_bytes(bytes(SIZE))
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def register(server: RunningServer, path: Path, byte_size: int = SIZE, offset: int = 0) -> None:
+    message = pb.SystemSharedMemoryRegisterRequest(name="region", key=f"/{path.name}", offset=offset, byte_size=byte_size)
+    server.stub.SystemSharedMemoryRegister(message)
+
+
+def through(region: str, model: str, array: np.ndarray, datatype: str, byte_size: int, into: int) -> pb.ModelInferRequest:
+    """A request whose input lies at the region's start, and whose output goes to `into`."""
+    message = pb.ModelInferRequest(model_name=model)
+    tensor = message.inputs.add(name="INPUT", datatype=datatype, shape=array.shape)
+    output = message.outputs.add(name="OUTPUT")
+    for parameters, offset, size in ((tensor.parameters, 0, byte_size), (output.parameters, into, SIZE - into)):
+        parameters["shared_memory_region"].string_param = region
+        parameters["shared_memory_byte_size"].int64_param = size
+        parameters["shared_memory_offset"].int64_param = offset
+    return message
+
+
+def test_every_datatype_goes_through_shared_memory_bit_exact(sharing: RunningServer, path: Path) -> None:
+    register(sharing, path)
+    for datatype in DTYPES:
+        array = sample(datatype, (2, 3))
+        data = pack(array)
+        path.write_bytes(data.ljust(SIZE, b"\0"))
+        answer = sharing.stub.ModelInfer(through("region", f"{datatype.lower()}_batch", array, datatype, len(data), SIZE // 2))
+        (output,) = answer.outputs
+        assert list(answer.raw_output_contents) == [b""]
+        size = output.parameters["shared_memory_byte_size"].int64_param
+        assert_same(unpack(path.read_bytes()[SIZE // 2 :][:size], datatype, output.shape), array)
+
+
+def test_a_region_cut_short_while_it_is_used_never_harms_the_server(sharing: RunningServer, path: Path) -> None:
+    register(sharing, path)
+    array = np.zeros((1, 256), np.float32)
+    stop = threading.Event()
+
+    def spoil() -> None:
+        while not stop.is_set():
+            os.truncate(path, 0)
+            os.truncate(path, SIZE)
+
+    spoiler = threading.Thread(target=spoil)
+    spoiler.start()
+    try:
+        for _ in range(300):
+            try:
+                sharing.stub.ModelInfer(through("region", "fp32_batch", array, "FP32", 1024, 2048))
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # noqa: PT017
+    finally:
+        stop.set()
+        spoiler.join()
+    answer = sharing.stub.ModelInfer(request("fp32_batch", {"INPUT": array}))
+    assert_same(arrays(answer)["OUTPUT"], array)
+
+
+def test_unregistering_under_traffic_fails_requests_only_as_not_found(sharing: RunningServer, path: Path) -> None:
+    array = np.zeros((1, 256), np.float32)
+    codes = set()
+    for _ in range(50):
+        register(sharing, path)
+        calls = [
+            sharing.stub.ModelInfer.future(through("region", "fp32_batch", array, "FP32", 1024, 2048), timeout=20)
+            for _ in range(4)
+        ]
+        sharing.stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(name="region"))
+        codes |= {call.code().name for call in calls}
+    assert codes <= {"OK", "NOT_FOUND"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_clients_memory_outlives_the_server(zoo: Path, transport: str, path: Path, number: signal.Signals) -> None:
+    with running(zoo, "--allow-client-shm", transport=transport) as server:
+        register(server, path)
+        server.process.signal(number)
+        server.process.wait()
+    assert path.stat().st_size == SIZE
+
+
+def test_numbers_that_overflow_are_refused(sharing: RunningServer, path: Path) -> None:
+    for offset, size in [(32, 2**64 - 32), (2**64 - 1, 2), (0, SIZE + 1), (SIZE, 1), (0, 0)]:
+        with refused("INVALID_ARGUMENT", "is not within the object's"):
+            register(sharing, path, size, offset)
+    register(sharing, path)
+    for offset, size in [(SIZE, 1), (1, SIZE), (2**63 - 1, 2**63 - 1), (-1, 4), (0, -4)]:
+        message = through("region", "fp32_batch", np.zeros((1, 1), np.float32), "FP32", size, 0)
+        message.inputs[0].parameters["shared_memory_offset"].int64_param = offset
+        with refused("INVALID_ARGUMENT"):
+            sharing.stub.ModelInfer(message)
+    message = through("region", "fp32_batch", np.zeros((1, 1), np.float32), "FP32", 4, 0)
+    del message.inputs[0].parameters["shared_memory_byte_size"]
+    with refused("INVALID_ARGUMENT", "'shared_memory_byte_size' must be specified along with 'shared_memory_region'"):
+        sharing.stub.ModelInfer(message)
+    with refused("ALREADY_EXISTS", "'region' already in manager"):
+        register(sharing, path)
+
+
+def test_without_the_flag_nothing_is_shared_and_the_flag_is_named(server: RunningServer, path: Path) -> None:
+    text = "Client shared memory is disabled. Start the server with '--allow-client-shm' to enable."
+    with refused("UNIMPLEMENTED", text):
+        register(server, path)
+    with refused("UNIMPLEMENTED", text):
+        server.stub.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest())
+    with refused("UNIMPLEMENTED", text):
+        server.stub.ModelInfer(through("region", "fp32_batch", np.zeros((1, 1), np.float32), "FP32", 4, 64))
+    server.stub.CudaSharedMemoryUnregister(pb.CudaSharedMemoryUnregisterRequest())
+    extensions = server.stub.ServerMetadata(pb.ServerMetadataRequest()).extensions
+    assert "system_shared_memory" not in extensions
