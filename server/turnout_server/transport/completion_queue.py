@@ -111,6 +111,8 @@ class CompletionQueueTransport:
         if self._thread.is_alive():
             self._server.cancel_all_calls()
             self._thread.join(CANCEL_TIMEOUT_S)
+        if self._ended:  # not before: `shutdown` above may still be inside gRPC when its event is out
+            self._server.destroy()
 
     def _poll(self) -> None:
         while not self._ended:
@@ -149,7 +151,6 @@ class CompletionQueueTransport:
             _Call(event).finish(_NO_METHOD)
 
     def _shut_down(self, _: Any) -> None:
-        self._server.destroy()
         self._ended = True
 
 
