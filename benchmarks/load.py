@@ -1,0 +1,67 @@
+"""Keeps requests in flight with h2load (Debian: nghttp2-client), which speaks HTTP/2 and so gRPC, at the speed of C.
+
+A client in Python costs more CPU than the servers measured here, and perf_analyzer refuses servers without Triton's ModelConfig
+and ModelStatistics, which the peers don't have. h2load doesn't read gRPC statuses: that answers are right is checked before.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from turnout_proto.methods import METHODS
+
+#: Requests in flight on one connection; more clients get more connections.
+STREAMS = 4
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What clients saw in one measurement."""
+
+    requests: int
+    rate: float
+    p50_ms: float
+    p99_ms: float
+
+
+def h2load() -> str:
+    """The program; `H2LOAD` may name it.
+
+    Raises:
+        SystemExit: it isn't installed.
+    """
+    found = shutil.which(os.environ.get("H2LOAD", "h2load"))
+    if not found:
+        raise SystemExit("benchmarks: h2load is not installed; on Debian: apt-get install nghttp2-client")
+    return found
+
+
+def measure(port: int, request: bytes, clients: int, seconds: float) -> Reading:
+    """Keeps `clients` requests in flight for `seconds`, the first tenth of which doesn't count."""
+    streams = min(STREAMS, clients)
+    with tempfile.TemporaryDirectory() as scratch:
+        body, log = Path(scratch) / "body", Path(scratch) / "log"
+        body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+        connections = max(1, clients // streams)
+        command = [h2load(), "-D", f"{seconds * 1000:.0f}ms", "-c", str(connections), "-m", str(streams), "-d", str(body)]
+        command += ["-H", "content-type: application/grpc", "-H", "te: trailers", "-w", "24", "-W", "24"]
+        command += [f"--log-file={log}", f"http://127.0.0.1:{port}{METHODS['ModelInfer'].path}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=True)
+        rows = [tuple(map(int, line.split("\t"))) for line in log.read_text().splitlines()]
+    if not rows or any(status != 200 for _, status, _ in rows):
+        raise RuntimeError(f"requests failed:\n{done.stdout}")
+    from_us = min(start for start, _, _ in rows) + seconds * 1e5
+    counted = [took for start, _, took in rows if start >= from_us]
+    if len(counted) < 2:
+        counted = [took for _, _, took in rows] * 2
+    took_ms = [took / 1e3 for took in counted]
+    ends_us = max(start + took for start, _, took in rows)
+    return Reading(len(rows), len(counted) / (ends_us - from_us) * 1e6, statistics.median(took_ms), _p99(took_ms))
+
+
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[98]

@@ -1,0 +1,109 @@
+"""What the servers are measured against. Run as `python -m benchmarks.reference limit|floor|plain MODEL.onnx ...`."""
+
+import asyncio
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import onnxruntime
+from turnout_proto import inference_pb2 as pb
+from turnout_proto.methods import METHODS
+from turnout_server.transport import Call, Handlers
+from turnout_server.transport.selection import choose
+
+from benchmarks.cases import CASES
+
+OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+def session_of(path: str) -> Any:
+    """The session that every contestant runs: all cores, no spinning."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def limit(path: str, seconds: float) -> None:
+    """Prints runs a second and the median in ms of `session.run` in a loop: no server can beat it one by one."""
+    session = session_of(path)
+    case = next(case for case in CASES if case.name == Path(path).parent.parent.name)
+    inputs, took_s = case.request(), []
+    session.run(None, inputs)
+    began_s, cpu_s = time.perf_counter(), time.process_time()
+    while time.perf_counter() < began_s + seconds:
+        started_s = time.perf_counter()
+        session.run(None, inputs)
+        took_s.append(time.perf_counter() - started_s)
+    total_s = time.perf_counter() - began_s
+    cpu_us = (time.process_time() - cpu_s) / len(took_s) * 1e6
+    p99 = statistics.quantiles(took_s, n=100)[98] if len(took_s) > 1 else took_s[0]
+    print(len(took_s) / total_s, statistics.median(took_s) * 1e3, p99 * 1e3, cpu_us)
+
+
+def answered(session: Any, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    """What the simplest servicer there is would answer."""
+    inputs = {
+        tensor.name: np.frombuffer(raw, np.float32).reshape(tensor.shape)
+        for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+    }
+    names = [output.name for output in session.get_outputs()]
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version="1", id=request.id)
+    for name, array in zip(names, session.run(names, inputs), strict=True):
+        response.outputs.add(name=name, datatype="FP32", shape=array.shape)
+        response.raw_output_contents.append(array.tobytes())
+    return response
+
+
+def floor(path: str, port: str) -> None:
+    """Answers each ModelInfer with the same bytes: what gRPC in Python costs with nothing behind it."""
+    case = next(case for case in CASES if case.name == Path(path).parent.parent.name)
+    session = session_of(path)
+    request = pb.ModelInferRequest(model_name=case.name)
+    for name, array in case.request().items():
+        request.inputs.add(name=name, datatype="FP32", shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    answer = answered(session, request).SerializeToString()
+
+    def reply(call: Call, _: bytes) -> None:
+        call.send(answer)
+        call.finish()
+
+    transport = choose("auto")(f"127.0.0.1:{port}", Handlers({METHODS["ModelInfer"].path: reply}, {}), OPTIONS, None)
+    transport.start()
+    threading.Event().wait()
+
+
+async def plain(path: str, port: str) -> None:
+    """A servicer on grpc.aio as a tutorial writes it: decode, run, encode."""
+    session = session_of(path)
+
+    async def infer(request: pb.ModelInferRequest, _: Any) -> pb.ModelInferResponse:
+        return answered(session, request)
+
+    method = grpc.unary_unary_rpc_method_handler(
+        infer,
+        request_deserializer=pb.ModelInferRequest.FromString,
+        response_serializer=pb.ModelInferResponse.SerializeToString,
+    )
+    service, name = METHODS["ModelInfer"].path.strip("/").split("/")
+    server = grpc.aio.server(options=OPTIONS)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {name: method})])
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    what, model, argument = sys.argv[1:]
+    if what == "limit":
+        limit(model, float(argument))
+    elif what == "floor":
+        floor(model, argument)
+    else:
+        asyncio.run(plain(model, argument))
