@@ -146,7 +146,7 @@ def address(server: "subprocess.Popen[bytes]", log: Path) -> str:
         if found := re.search(r"gRPC on (127\.0\.0\.1:\d+)", log.read_text()):
             return found[1]
         time.sleep(0.1)
-    raise DemoError(f"the server didn't start; the end of {log}:\n{log.read_text()[-2000:]}")
+    raise DemoError(f"the server didn't start (exit code {server.poll()}); the end of {log}:\n{log.read_text()[-2000:]}")
 
 
 def stop(server: "subprocess.Popen[bytes]") -> None:

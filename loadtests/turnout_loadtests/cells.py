@@ -12,6 +12,8 @@ from turnout_loadtests.statistics import median, per_second, percentile
 
 CLIENT_LIMIT_CPU = 0.85  # of the one core that a Locust process can use
 CLIENT_LIMITED = "client-limited"
+NOISY_PRESSURE_PERCENT = 10.0
+NOISY = "noisy"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Cell:
     """What was measured. A percentile is None where there were too few samples for it, never a guess.
 
     `service_*` is the time from sending a request to having its answer, of answered requests only. `queue_*` and
-    `compute_*` are what the server states in its answers.
+    `compute_*` are what the server states in its answers. `client_cpu` is the sender's share of a core,
+    `idle_pressure_percent` how long other work kept tasks waiting for a processor just before.
     """
 
     model: str
@@ -58,11 +61,12 @@ class Cell:
     rows_run_together: float | None
     answered_by: dict[str, int]
     client_cpu: float
+    idle_pressure_percent: float | None
     flags: list[str]
     command: str
 
 
-def summarise(load: Load, samples: Samples, command: str, round_: int = 1) -> Cell:
+def summarise(load: Load, samples: Samples, command: str, idle_pressure_percent: float | None) -> Cell:
     """The cell of these samples: latency and counts of what began in the window, throughput of what ended in it."""
     begin_s, end_s = map(float, samples.window_s)
     duration_s = end_s - begin_s if begin_s < end_s < math.inf else 0.0
@@ -80,7 +84,7 @@ def summarise(load: Load, samples: Samples, command: str, round_: int = 1) -> Ce
         batch=load.batch,
         users=load.users,
         arrival="closed",
-        round=round_,
+        round=1,
         duration_s=duration_s,
         requests=int(counted.sum()),
         failures=sum(failed.values()),
@@ -96,17 +100,19 @@ def summarise(load: Load, samples: Samples, command: str, round_: int = 1) -> Ce
         rows_run_together=median(samples.batch_size[good & (samples.batch_size > 0)]),
         answered_by=_counts(samples.device[good]),
         client_cpu=client_cpu,
-        flags=flags(failures=sum(failed.values()), answers=int(good.sum()), client_cpu=client_cpu),
+        idle_pressure_percent=idle_pressure_percent,
+        flags=flags(sum(failed.values()), int(good.sum()), client_cpu, idle_pressure_percent or 0.0),
         command=command,
     )
 
 
-def flags(*, failures: int, answers: int, client_cpu: float) -> list[str]:
+def flags(failures: int, answers: int, client_cpu: float, pressure_percent: float) -> list[str]:
     """What a reader must know before trusting the cell."""
     stated = {
         "no answers": not answers,
         "failures": failures > 0,
         CLIENT_LIMITED: client_cpu > CLIENT_LIMIT_CPU,
+        NOISY: pressure_percent > NOISY_PRESSURE_PERCENT,
     }
     return [name for name, holds in stated.items() if holds]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-NOISY_PRESSURE_PERCENT = 10.0
 PACKAGES = ("turnout", "onnxruntime", "onnxruntime-gpu", "grpcio", "locust", "gevent", "numpy")
 
 
@@ -23,16 +22,10 @@ class Environment:
     gpus: list[str]
     system: str
     versions: dict[str, str]
-    cpu_pressure_percent: float | None
-
-    @property
-    def noisy(self) -> bool:
-        """Did other work hold up tasks while this load test was still idle?"""
-        return (self.cpu_pressure_percent or 0.0) > NOISY_PRESSURE_PERCENT
 
 
 def describe() -> Environment:
-    """Look around, for about a second and while nothing of ours runs."""
+    """Look around."""
     return Environment(
         cpu=_cpu_name(_text("/proc/cpuinfo")),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -41,8 +34,17 @@ def describe() -> Environment:
         gpus=_gpus(),
         system=f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
         versions=_versions(),
-        cpu_pressure_percent=_cpu_pressure_percent(),
     )
+
+
+def idle_pressure_percent(window_s: float = 0.5) -> float | None:
+    """How much of this time some task waited for a processor; None where the system doesn't say. Call it while idle."""
+    before_us = parse_stalled_us(_text("/proc/pressure/cpu"))
+    if before_us is None:
+        return None
+    time.sleep(window_s)
+    after_us = parse_stalled_us(_text("/proc/pressure/cpu"))
+    return None if after_us is None else (after_us - before_us) / window_s / 1e4
 
 
 def parse_cpu_limit(text: str) -> float | None:
@@ -56,13 +58,6 @@ def parse_stalled_us(text: str) -> int | None:
     line = text.partition("\n")[0]
     total = line.rpartition("total=")[2]
     return int(total) if line.startswith("some") and total.isdigit() else None
-
-
-def _cpu_pressure_percent(window_s: float = 1.0) -> float | None:
-    before_us = parse_stalled_us(_text("/proc/pressure/cpu"))
-    time.sleep(window_s if before_us is not None else 0.0)
-    after_us = parse_stalled_us(_text("/proc/pressure/cpu"))
-    return None if before_us is None or after_us is None else (after_us - before_us) / window_s / 1e4
 
 
 def _text(path: str) -> str:

@@ -7,8 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from turnout_loadtests import plots
-from turnout_loadtests.cells import CLIENT_LIMIT_CPU, CLIENT_LIMITED, Cell
-from turnout_loadtests.environment import NOISY_PRESSURE_PERCENT
+from turnout_loadtests.cells import CLIENT_LIMIT_CPU, CLIENT_LIMITED, NOISY, NOISY_PRESSURE_PERCENT, Cell
 from turnout_loadtests.formatting import ms, or_dash, three_digits
 from turnout_loadtests.results import Results
 
@@ -17,6 +16,7 @@ FLAGS = {
     "no answers": "no request was answered in the measured time",
     "failures": "some requests failed; they are counted, and left out of every latency and throughput",
     CLIENT_LIMITED: f"the sending process used over {CLIENT_LIMIT_CPU:.0%} of its core: the server may be able to do more",
+    NOISY: f"other work kept tasks waiting for a processor over {NOISY_PRESSURE_PERCENT:.0f} % of the time just before",
 }
 
 
@@ -50,8 +50,14 @@ def surroundings(results: Results) -> dict[str, str]:
         "System": machine.system,
         "Server": results.server,
         "Versions": ", ".join(f"{name} {number}" for name, number in machine.versions.items()),
-        "Other load": _noise(machine.cpu_pressure_percent),
+        "Other load": noise(results.cells),
     }
+
+
+def noise(cells: Sequence[Cell]) -> str:
+    """What other work did to the processors between the cells, at worst."""
+    known = [cell.idle_pressure_percent for cell in cells if cell.idle_pressure_percent is not None]
+    return f"CPU pressure up to {max(known):.1f} % while idle before each row" if known else "unknown"
 
 
 def in_page(svg: str) -> str:
@@ -62,12 +68,6 @@ def in_page(svg: str) -> str:
 def on_white(svg: str) -> str:
     """The chart as a file of its own, which a viewer may show on any colour."""
     return svg.replace("<svg ", '<svg style="background: white" ', 1)
-
-
-def _noise(pressure_percent: float | None) -> str:
-    if pressure_percent is None:
-        return "unknown (this system doesn't state CPU pressure)"
-    return f"CPU pressure {pressure_percent:.1f} % before the first cell (over {NOISY_PRESSURE_PERCENT:.0f} % is noisy)"
 
 
 def _templates() -> Environment:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from turnout_loadtests.cells import Cell, Load, summarise
+from turnout_loadtests.environment import idle_pressure_percent
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.samples import Samples
 
@@ -31,7 +32,7 @@ def run_cell(load: Load, samples: Path, tick: Tick = lambda share: None) -> Cell
         LoadTestError: Locust couldn't measure; requests that merely fail are part of the cell.
     """
     samples.parent.mkdir(parents=True, exist_ok=True)
-    given = arguments(load, samples)
+    given, pressure_percent = arguments(load, samples), idle_pressure_percent()
     with tempfile.TemporaryFile("w+") as log:
         child = subprocess.Popen([sys.executable, *given], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
@@ -42,7 +43,7 @@ def run_cell(load: Load, samples: Path, tick: Tick = lambda share: None) -> Cell
         if code not in {0, SOME_REQUESTS_FAILED} or not samples.exists():
             log.seek(0)
             raise LoadTestError(f"Locust stopped with exit code {code}: {first_error(log.read())}")
-    return summarise(load, Samples.load(samples), shlex.join(["python", *given]))
+    return summarise(load, Samples.load(samples), shlex.join(["python", *given]), pressure_percent)
 
 
 def arguments(load: Load, samples: Path) -> list[str]:

@@ -31,6 +31,7 @@ CELL = Cell(
     rows_run_together=1.0,
     answered_by={"cpu": 800},
     client_cpu=0.1,
+    idle_pressure_percent=0.5,
     flags=[],
     command="python -m locust",
 )
@@ -46,10 +47,10 @@ def failed_cell(**changes: Any) -> Cell:
     return cell(**{"failures": 800, "failures_by_code": {"RESOURCE_EXHAUSTED": 800}, **nothing, **changes})
 
 
-def results(*cells: Cell, skipped: tuple[Skipped, ...] = (), **environment: Any) -> Results:
+def results(*cells: Cell, skipped: tuple[Skipped, ...] = ()) -> Results:
     machine: dict[str, Any] = {
         "cpu": "Test CPU", "cores": 2, "cpu_limit": None, "memory_gib": 8.0, "gpus": [], "system": "Linux",
-        "versions": {"turnout": "0.1.0"}, "cpu_pressure_percent": 0.0,
+        "versions": {"turnout": "0.1.0"},
     }  # fmt: skip
     models = list(dict.fromkeys(cell.model for cell in cells))
     return Results(
@@ -58,7 +59,7 @@ def results(*cells: Cell, skipped: tuple[Skipped, ...] = (), **environment: Any)
         command="turnout-loadtest compare resnet50",
         started="2026-01-02T03:04:05+00:00",
         server="turnout 0.1.0",
-        environment=Environment(**machine | environment),
+        environment=Environment(**machine),
         models=models,
         devices=["cpu", "cuda"],
         skipped=list(skipped),

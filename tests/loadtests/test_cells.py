@@ -25,7 +25,7 @@ def samples(*rows: tuple[float, float, str], window_s: tuple[float, float] = (1.
 
 
 def summary(measured: Samples) -> Cell:
-    return summarise(LOAD, measured, "locust")
+    return summarise(LOAD, measured, "locust", idle_pressure_percent=1.0)
 
 
 def test_failures_never_enter_latency_or_throughput() -> None:
@@ -63,6 +63,11 @@ def test_rows_are_counted_beside_requests_and_servers_words_are_kept() -> None:
 
 def test_a_busy_sender_is_flagged() -> None:
     assert summary(samples((2.0, 2.1, "OK"), cpu_s=9.0)).flags == ["client-limited"]
+
+
+@pytest.mark.parametrize(("pressure_percent", "flagged"), [(None, []), (10.0, []), (10.1, ["noisy"])])
+def test_other_work_on_the_machine_is_flagged(pressure_percent: float | None, flagged: list[str]) -> None:
+    assert summarise(LOAD, samples((2.0, 2.1, "OK")), "locust", pressure_percent).flags == flagged
 
 
 @pytest.mark.parametrize("window_s", [(1.0, 11.0), (np.inf, np.inf), (np.inf, 3.0), (3.0, 3.0)])

@@ -4,7 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from turnout_loadtests.report import FLAGS, render
+from turnout_loadtests.report import FLAGS, noise, render
 from turnout_loadtests.results import Results, Skipped
 
 from tests.loadtests.made import cell, failed_cell, results
@@ -73,10 +73,15 @@ def test_the_same_results_render_the_same(tmp_path: Path) -> None:
     assert rendered(BOTH, tmp_path / "one") == rendered(BOTH, tmp_path / "two")
 
 
-@pytest.mark.parametrize(("pressure", "noisy"), [(None, False), (3.0, False), (40.0, True)])
-def test_a_noisy_machine_gets_a_banner(tmp_path: Path, pressure: float | None, noisy: bool) -> None:
-    texts = rendered(results(cell(), cpu_pressure_percent=pressure), tmp_path)
-    assert [("Noisy machine" in texts[name]) for name in ("report.html", "report.md")] == [noisy, noisy]
+@pytest.mark.parametrize("flags", [[], ["noisy"]])
+def test_a_noisy_machine_gets_a_banner(tmp_path: Path, flags: list[str]) -> None:
+    texts = rendered(results(cell(flags=flags), cell(batch=8)), tmp_path)
+    assert [("Noisy machine" in texts[name]) for name in ("report.html", "report.md")] == [bool(flags)] * 2
+
+
+def test_pressure_that_could_not_be_read_is_unknown() -> None:
+    assert noise([cell(idle_pressure_percent=None)]) == "unknown"
+    assert noise([cell(idle_pressure_percent=40.0), cell()]) == "CPU pressure up to 40.0 % while idle before each row"
 
 
 def test_only_the_flags_that_occur_are_explained(tmp_path: Path) -> None:
