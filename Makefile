@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: install  ## train, export, serve, load-test and report, on every device there is (5 minutes)
 	$(BIN)/python examples/demo.py
 
-test: install .venv-proto/.installed  ## run the test suite
+test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest
 
 lint: install  ## ruff and mypy (strict), source and tests
@@ -41,6 +41,21 @@ format: install  ## let ruff rewrite what it can
 	.venv-proto/bin/python $(PIP) install -q grpcio-tools==1.85.1
 	@touch $@
 
+# Clients that tests use as they come, each with what it was built against.
+.venv-kserve/.installed: Makefile
+	@test -x .venv-kserve/bin/python || $(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/python $(PIP) install -q kserve==0.21.0 grpcio==1.85.1 protobuf==6.33.6
+	@touch $@
+
+# This release of tritonclient carries perf_analyzer. It needs Debian's libb64 besides; where that can't be had, its tests are
+# skipped and say so.
+.venv-perf/.installed: Makefile
+	@test -x .venv-perf/bin/python || $(PYTHON) -m venv .venv-perf
+	.venv-perf/bin/python $(PIP) install -q --no-deps tritonclient==2.46.0 nvidia-cuda-runtime-cu12==12.9.79
+	-@cd .venv-perf && { apt-get download -qq libb64-0d || { apt-get update -qq && apt-get download -qq libb64-0d; }; } \
+		&& dpkg -x libb64-0d_*.deb . && rm -f libb64-0d_*.deb
+	@touch $@
+
 proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
 	.venv-proto/bin/python proto/generate.py proto/turnout_proto
 
@@ -49,4 +64,4 @@ image:  ## build the container image (TARGET=cpu|gpu|export)
 	$(IMAGE_TOOL) build --target $(or $(TARGET),cpu) -t turnout:$(or $(TARGET),cpu) .
 
 clean:  ## remove environments and what the demo made
-	rm -rf .venv .venv-proto models reports
+	rm -rf .venv .venv-proto .venv-kserve .venv-perf models reports

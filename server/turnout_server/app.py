@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from turnout_server import devices, reflection, sessions
+from turnout_server import engines, reflection, sessions
 from turnout_server.codec import Codec
 from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
@@ -55,15 +55,19 @@ class Server:
         sessions.check_installation()
         self._settings = settings
         self._changes = Listeners()
-        found = devices.discover()
-        for kind, reason in found.missing.items():
+        self._engines = engines.bring_up(settings.declared_devices(), settings.undeclared_kinds(), self._changes.notify)
+        for kind, reason in self._engines.missing.items():
             logger.info("%s: not available: %s", kind, reason)
         self._executors = {
-            device.name: Executor(device.name, device.instances, settings.max_queue_size) for device in found.present
+            name: Executor(name, engine.device.instances, settings.max_queue_size)
+            for name, engine in self._engines.by_name.items()
         }
+        self._in_process = [
+            self._executors[name] for name, engine in self._engines.by_name.items() if not engine.device.isolated
+        ]
         repository = Repository(
             settings.model_repository,
-            Loader(found.present, sessions.OnnxSession),
+            Loader(self._engines.by_name),
             settings.model_name,
             self._changes.notify,
         )
@@ -71,7 +75,7 @@ class Server:
         metrics = Metrics(lambda: {name: executor.in_flight() for name, executor in self._executors.items()})
         self._tracer = Tracer(settings.trace_file)
         self._dataplane = DataPlane(
-            repository, self._executors, found.missing, metrics, settings.default_device, self._changes, self._tracer
+            repository, self._executors, self._engines.missing, metrics, settings.default_device, self._changes, self._tracer
         )
         registry = CollectorRegistry()
         registry.register(metrics)
@@ -106,8 +110,14 @@ class Server:
         self._control.stop()
         for executor in self._executors.values():
             executor.stop(timeout_s=1.0)
+        self._engines.stop()
         self._tracer.close()
         self._monitoring.stop()
+
+    def _drained(self) -> None:
+        """Lets the transport's thread run the tiny work it has brought for the devices in this process."""
+        for executor in self._in_process:
+            executor.drained()
 
     def _handlers(self, settings: Settings, log: LogSettings) -> Handlers:
         memory = SharedMemory() if settings.allow_client_shm else None
@@ -120,7 +130,7 @@ class Server:
         return Handlers(
             unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},
             stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
-            drained=self._executors["cpu"].drained,
+            drained=self._drained,
         )
 
 

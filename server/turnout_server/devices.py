@@ -1,14 +1,15 @@
-"""The places to run: which exist on this host, and why the others don't."""
+"""The places to run: which are declared, which are found, and what each is called."""
 
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turnout_server import sessions
-
 #: More GPUs than this in one machine have never been seen.
 MAX_GPUS = 16
+
+#: The execution provider of each kind of device.
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Device:
     """A named place to run: an ONNX Runtime execution provider with its options.
 
     Attributes:
-        name: `cpu`, `cuda:0`.
+        name: `cpu`, `cuda:0`, `cpu:slow`.
         kind: the part before the colon.
         provider: the execution provider's name in ONNX Runtime.
         threads: intra-op threads; 0 leaves it to ONNX Runtime.
@@ -44,36 +45,31 @@ class Device:
     watchdog_s: float = 10.0
 
 
-@dataclass(frozen=True)
-class Devices:
-    """What this host has, and the reason for each kind that it lacks."""
-
-    present: tuple[Device, ...]
-    missing: dict[str, str]
+def cpu() -> Device:
+    """The CPU as it is where nothing is declared."""
+    return Device("cpu", "cpu", PROVIDERS["cpu"], threads=usable_cpus())
 
 
-def discover() -> Devices:
-    """The CPU, and every CUDA device that a real run on it has proved."""
-    cpu = Device("cpu", "cpu", "CPUExecutionProvider", threads=usable_cpus())
-    gpus: list[Device] = []
-    reason = _cuda_prerequisite()
-    while reason is None and len(gpus) < MAX_GPUS:
-        number = len(gpus)
-        options = {"device_id": str(number), "cudnn_conv_algo_search": "HEURISTIC"}
-        gpu = Device(f"cuda:{number}", "cuda", "CUDAExecutionProvider", options)
-        reason = sessions.problem_with(gpu)
-        if reason is None:
-            gpus.append(gpu)
-    missing = {} if gpus or reason is None else {"cuda": reason}
-    return Devices((cpu, *gpus), missing)
+def cuda(number: int) -> Device:
+    """A GPU as it is where nothing is declared: in a process of its own, because a CUDA error that sticks ends its process."""
+    return Device(f"cuda:{number}", "cuda", PROVIDERS["cuda"], cuda_options(number), isolated=True)
 
 
-def _cuda_prerequisite() -> str | None:
-    """What CUDA lacks before it is worth trying; None if nothing. The probe run has the last word."""
+def cuda_options(number: int) -> dict[str, str]:
+    """The CUDA provider's options for a GPU. Its exhaustive search for convolutions costs minutes on dynamic shapes."""
+    return {"device_id": str(number), "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def missing_for_cuda(providers: tuple[str, ...]) -> str | None:
+    """What CUDA lacks before it is worth trying; None if nothing. A real run has the last word.
+
+    Args:
+        providers: what ONNX Runtime was compiled with.
+    """
     lacking = []
     if not Path("/proc/driver/nvidia/version").exists() and not Path("/dev/nvidiactl").exists():
         lacking.append("no NVIDIA driver is loaded on this machine")
-    if "CUDAExecutionProvider" not in sessions.built_in_providers():
+    if PROVIDERS["cuda"] not in providers:
         lacking.append("the CPU build of ONNX Runtime is installed (install turnout[gpu] instead of turnout[cpu])")
     return " and ".join(lacking) or None
 

@@ -119,7 +119,7 @@ class Generation:
 class RemoteSession:
     """A session in a child process; the same to its callers as one in this process."""
 
-    def __init__(self, owner: "IsolatedDevice", number: int, path: Path, options: RuntimeOptions) -> None:
+    def __init__(self, owner: "ChildEngine", number: int, path: Path, options: RuntimeOptions) -> None:
         self._owner = owner
         self.number = number
         self.path = path
@@ -159,11 +159,14 @@ class RemoteSession:
         return max(self._owner.device.watchdog_s, PATIENCE * self._longest_s)
 
 
-class IsolatedDevice:
-    """A device whose sessions live in a child process, which a supervising thread replaces whenever it ends.
+class ChildEngine:
+    """The engine of a device whose sessions live in a child process, which a supervising thread replaces whenever it ends.
 
     Args:
         changed: called whenever the device became ready or stopped being so.
+
+    Raises:
+        FailedPrecondition: a test run on the device doesn't succeed.
     """
 
     def __init__(self, device: Device, changed: Callable[[], None] = lambda: None) -> None:

@@ -1,12 +1,12 @@
 """Turns a version directory into something that answers requests: a session on each device, a signature, a first profile."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from turnout_server.config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration, RuntimeOptions
-from turnout_server.devices import Device
+from turnout_server.config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
+from turnout_server.engines import Engine
 from turnout_server.errors import FailedPrecondition, ServingError
 from turnout_server.profiles import Profile
 from turnout_server.sessions import Session
@@ -14,9 +14,6 @@ from turnout_server.signatures import Signature, declared
 from turnout_server.warmup import measured, rows_are_independent, run_configured
 
 logger = logging.getLogger(__name__)
-
-#: Makes a session of an ONNX file on a device, or raises a ServingError.
-OpenSession = Callable[[Path, Device, RuntimeOptions], Session]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +32,8 @@ class ModelVersion:
 class Loader:
     """Opens model versions on the devices of this server."""
 
-    def __init__(self, devices: tuple[Device, ...], open_session: OpenSession) -> None:
-        self._devices = devices
-        self._open_session = open_session
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self._engines = engines
 
     def load(self, directory: Path, number: int, configuration: ModelConfiguration) -> ModelVersion:
         """Opens a version on every device that the model may use.
@@ -50,11 +46,11 @@ class Loader:
         """
         sessions: dict[str, Session] = {}
         problems: dict[str, ServingError] = {}
-        for device in self._devices:
+        for name, engine in self._engines.items():
             try:
-                sessions[device.name] = self._open(directory, configuration, device)
+                sessions[name] = self._open(directory, configuration, engine)
             except ServingError as error:
-                problems[device.name] = error
+                problems[name] = error
         if not sessions:
             raise FailedPrecondition("; ".join(f"{device}: {problem}" for device, problem in problems.items()))
         for name, problem in problems.items():
@@ -72,14 +68,15 @@ class Loader:
             profiles={name: measured(session) for name, session in sessions.items()},
         )
 
-    def _open(self, directory: Path, configuration: ModelConfiguration, device: Device) -> Session:
+    def _open(self, directory: Path, configuration: ModelConfiguration, engine: Engine) -> Session:
+        device = engine.device
         if not configuration.allows(device.name, device.kind):
             raise FailedPrecondition(
                 f"model '{configuration.name}' is not allowed on device '{device.name}' by its configuration, "
                 f"which lists {list(configuration.devices)}"
             )
         file = _checked(directory / configuration.file_for(device.name, device.kind))
-        return self._open_session(file, device, configuration.runtime)
+        return engine.open(file, configuration.runtime)
 
 
 def _checked(path: Path) -> Path:

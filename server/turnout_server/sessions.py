@@ -108,6 +108,8 @@ class OnnxSession:
 def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any:
     if device.provider not in built_in_providers():
         raise FailedPrecondition(f"the installed ONNX Runtime has no {device.provider}; it has {list(built_in_providers())}")
+    if device.kind == "cuda":
+        _preload_cuda()
     provider_options = {**device.provider_options, **(chosen.cuda if device.kind == "cuda" else {})}
     try:
         session = onnxruntime.InferenceSession(
@@ -149,13 +151,15 @@ def problem_with(device: "Device") -> str | None:
     return None if result.tolist() == [-2.0] else f"a test run gave {result.tolist()} where -2 is right"
 
 
-@cache
 def built_in_providers() -> tuple[str, ...]:
-    """What ONNX Runtime was compiled with, which doesn't say that any of it works. Loads the CUDA libraries first."""
-    providers = tuple(onnxruntime.get_available_providers())
-    if "CUDAExecutionProvider" in providers:
-        onnxruntime.preload_dlls()
-    return providers
+    """What ONNX Runtime was compiled with, which doesn't say that any of it works."""
+    return tuple(onnxruntime.get_available_providers())
+
+
+@cache
+def _preload_cuda() -> None:
+    """Loads the CUDA and cuDNN libraries that came as wheels, which ONNX Runtime doesn't find by itself."""
+    onnxruntime.preload_dlls()
 
 
 def check_installation() -> None:

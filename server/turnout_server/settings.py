@@ -10,21 +10,25 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    CliSuppress,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
 )
 
+from turnout_server import devices
 from turnout_server.control import Mode
-from turnout_server.devicenames import entries_of
+from turnout_server.devicenames import AUTO, KINDS, entries_of, kind_of
+from turnout_server.devices import Device
 from turnout_server.transport import selection
 
 PREFIX = "TURNOUT_"
@@ -36,6 +40,75 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 class UsageError(Exception):
     """A setting is wrong; the text names it, its value and the fix."""
+
+
+class DeviceSettings(BaseModel):
+    """One `[devices.NAME]` table; what isn't given stays as it is for a device that isn't declared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    provider: str = ""
+    provider_options: dict[str, str | int | float] = {}
+    threads: int | None = Field(None, ge=0)
+    cpus: str = ""
+    instances: int = Field(1, ge=1, le=64)
+    memory_limit_mb: int = Field(0, ge=0)
+    price_per_hour: float | None = Field(None, ge=0)
+    idle_w: float | None = Field(None, ge=0)
+    busy_w: float | None = Field(None, ge=0)
+    isolation: Literal["process", "in-process"] | None = None
+    watchdog_s: float = Field(10.0, gt=0)
+    disabled: bool = False
+
+    @field_validator("cpus")
+    @classmethod
+    def _are_cores(cls, value: str) -> str:
+        cores_of(value)
+        return value
+
+    def device(self, name: str) -> Device:
+        """The device that this table declares."""
+        kind = kind_of(name)
+        base = devices.cpu() if kind == "cpu" else devices.cuda(_number(name))
+        cores = cores_of(self.cpus)
+        default_threads = len(cores) or base.threads
+        return replace(
+            base,
+            name=name,
+            provider=self.provider or base.provider,
+            provider_options=base.provider_options | {key: str(value) for key, value in self.provider_options.items()},
+            threads=default_threads if self.threads is None else self.threads,
+            cpus=cores,
+            instances=self.instances,
+            memory_limit_mb=self.memory_limit_mb,
+            price_per_hour=self.price_per_hour,
+            idle_w=self.idle_w,
+            busy_w=self.busy_w,
+            isolated=base.isolated if self.isolation is None else self.isolation == "process",
+            watchdog_s=self.watchdog_s,
+        )
+
+
+def cores_of(text: str) -> tuple[int, ...]:
+    """The cores in a list such as `0-3,6`.
+
+    Raises:
+        ValueError: it isn't one, or names a core that this process may not use.
+    """
+    cores: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise ValueError(f"'{part}' is not a core or a range of cores, such as 2 or 0-3")
+        cores.update(range(int(first), int(last or first) + 1))
+    if not cores <= os.sched_getaffinity(0):
+        raise ValueError(f"this process may use the cores {sorted(os.sched_getaffinity(0))}")
+    return tuple(sorted(cores))
+
+
+def _number(name: str) -> int:
+    label = name.partition(":")[2]
+    return int(label) if label.isdecimal() else 0
 
 
 class Settings(BaseSettings):
@@ -73,6 +146,7 @@ class Settings(BaseSettings):
     max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that calls in flight get to finish, on SIGTERM")
+    devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; only in the --config file")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to log")
 
     @field_validator("model_repository")
@@ -87,6 +161,22 @@ class Settings(BaseSettings):
     def _is_device(cls, value: str) -> str:
         entries_of(value)
         return value
+
+    @field_validator("devices")
+    @classmethod
+    def _are_devices(cls, value: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
+        for name in value:
+            if "," in name or entries_of(name) == [AUTO] or (":" not in name and kind_of(name) != "cpu"):
+                raise ValueError(f"'{name}' cannot be declared: a device is called cpu, cpu:<label> or <kind>:<label>")
+        return value
+
+    def declared_devices(self) -> list[Device]:
+        """The devices that the file declares and doesn't disable."""
+        return [chosen.device(name) for name, chosen in self.devices.items() if not chosen.disabled]
+
+    def undeclared_kinds(self) -> set[str]:
+        """The kinds to look for besides: all, but those that the file disables by `[devices.<kind>] disabled = true`."""
+        return set(KINDS) - {name for name, chosen in self.devices.items() if chosen.disabled}
 
     @classmethod
     def settings_customise_sources(
@@ -136,16 +226,18 @@ def _refuse_unknown_variables() -> None:
             raise UsageError(f"unknown environment variable {name}{_suggestion(name, known)}")
 
 
-def _explain(problem: dict[str, object]) -> str:
-    location = problem["loc"]
-    name = str(location[0]) if isinstance(location, tuple) and location else "settings"
-    flag = "--" + name.replace("_", "-")
+def _explain(problem: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]] or ["settings"]
+    name = ".".join(location)
+    in_table = len(location) > 1
+    shown = name if in_table else "--" + name.replace("_", "-")
     if problem["type"] == "missing":
-        return f"{flag} is required (or {PREFIX}{name.upper()}, or '{name}' in the --config file)"
+        return f"{shown} is required (or {PREFIX}{name.upper()}, or '{name}' in the --config file)"
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting '{name}'{_suggestion(name, set(Settings.model_fields))}"
+        table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
+        return f"unknown setting '{name}'{_suggestion(name, table if in_table else set(Settings.model_fields))}"
     reason = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{flag}: {problem['input']!s}: {reason}"
+    return f"{shown}: {problem['input']!s}: {reason}"
 
 
 def _suggestion(name: str, known: set[str]) -> str:

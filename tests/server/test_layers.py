@@ -15,7 +15,7 @@ SERVER = ROOT / "server" / "turnout_server"
 LAYERS: list[set[str]] = [
     {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
     {"batching", "classification", "messages", "profiles", "routing", "signatures"},
-    {"control", "devices", "layout", "loading", "readiness", "repository", "scheduler", "sessions", "warmup"}
+    {"control", "devices", "engines", "layout", "loading", "readiness", "repository", "scheduler", "sessions", "warmup"}
     | {"child", "engines", "isolation", "lanes"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane"},

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from turnout_server.config import RuntimeOptions
 from turnout_server.devices import Device
+from turnout_server.engines import LocalEngine
 from turnout_server.errors import FailedPrecondition, InternalError, InvalidRequest, NotFound, ServingError, Unavailable
 from turnout_server.loading import Loader
 from turnout_server.repository import Repository
-from turnout_server.sessions import OnnxSession, Session
+from turnout_server.sessions import Session
 
 from tests import models
 from tests.server.fakes import AddingSession
@@ -18,18 +19,30 @@ CPU = Device("cpu", "cpu", "CPUExecutionProvider", threads=1)
 GPU = Device("cuda:0", "cuda", "CUDAExecutionProvider")
 
 
-def open_fake(path: Path, device: Device, options: RuntimeOptions) -> Session:
-    """A session of whatever file, unless its content asks for trouble."""
-    content = path.read_text()
-    if content == "surprise":
-        raise ZeroDivisionError("nobody expected this")
-    if content in ("broken", device.kind):
-        raise FailedPrecondition(f"{path.name} is broken on {device.name}")
-    return AddingSession()
+class FakeEngine:
+    """Opens a session of whatever file, unless its content asks for trouble."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.restarts = 0
+
+    def open(self, path: Path, options: RuntimeOptions) -> Session:
+        content = path.read_text()
+        if content == "surprise":
+            raise ZeroDivisionError("nobody expected this")
+        if content in ("broken", self.device.kind):
+            raise FailedPrecondition(f"{path.name} is broken on {self.device.name}")
+        return AddingSession()
+
+    def problem(self) -> ServingError | None:
+        return None
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
 
 
 def add(root: Path, model: str, version: str = "1", content: str = "", configuration: str | None = None) -> None:
-    """Puts a version with a file for `open_fake` into a repository."""
+    """Puts a version with a file for `FakeEngine` into a repository."""
     directory = root / model / version
     directory.mkdir(parents=True)
     (directory / "model.onnx").write_text(content)
@@ -38,7 +51,7 @@ def add(root: Path, model: str, version: str = "1", content: str = "", configura
 
 
 def started(root: Path, *devices: Device, changed: Callable[[], None] = lambda: None) -> Repository:
-    repository = Repository(root, Loader(devices or (CPU,), open_fake), changed=changed)
+    repository = Repository(root, Loader({device.name: FakeEngine(device) for device in devices or (CPU,)}), changed=changed)
     repository.start()
     return repository
 
@@ -132,7 +145,7 @@ def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) ->
         except ServingError as error:
             seen.append(type(error))
 
-    repository = Repository(tmp_path, Loader((CPU,), open_fake), changed=look)
+    repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}), changed=look)
     repository.start()
     assert seen[0] is Unavailable
     assert seen[-1] is None
@@ -216,7 +229,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_onnx_runtimes_own_refusals_are_failed_preconditions_without_paths(tmp_path: Path, content: bytes) -> None:
     models.save(tmp_path, "m", content)
-    repository = Repository(tmp_path, Loader((CPU,), OnnxSession))
+    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}))
     repository.start()
     with pytest.raises(FailedPrecondition) as caught:
         repository.find("m")
@@ -225,7 +238,7 @@ def test_onnx_runtimes_own_refusals_are_failed_preconditions_without_paths(tmp_p
 
 def test_a_real_model_answers_on_a_real_session(tmp_path: Path) -> None:
     models.save(tmp_path, "m", models.add_constant(2))
-    repository = Repository(tmp_path, Loader((CPU,), OnnxSession))
+    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}))
     repository.start()
     version = repository.find("m")
     assert version.signature.max_batch_size > 0

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -120,5 +121,53 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for name, field in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in text
+        assert (f"--{name.replace('_', '-')}" in text) is (name != "devices")  # tables: only in the file
         assert field.description
+
+
+def test_a_declared_device_keeps_what_its_table_leaves_out(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text(
+        """
+        [devices.cpu]
+        threads = 3
+        price_per_hour = 0.1
+        [devices."cpu:slow"]
+        cpus = "0"
+        isolation = "process"
+        [devices."cuda:1"]
+        provider_options = { gpu_mem_limit = 1024 }
+        """
+    )
+    chosen = settings.read([f"--model-repository={repository}", f"--config={file}"])
+    cpu, slow, gpu = chosen.declared_devices()
+    assert (cpu.name, cpu.kind, cpu.threads, cpu.isolated, cpu.price_per_hour) == ("cpu", "cpu", 3, False, 0.1)
+    assert (slow.name, slow.kind, slow.cpus, slow.threads, slow.isolated) == ("cpu:slow", "cpu", (0,), 1, True)
+    assert gpu.provider_options == {"device_id": "1", "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": "1024"}
+    assert gpu.isolated
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("[devices.auto]", "cannot be declared"),
+        ("[devices.cuda]", "cannot be declared"),
+        ("[devices.tpu]", "unknown device 'tpu'"),
+        ('[devices.cpu]\ncpus = "0-999"', "this process may use the cores"),
+        ('[devices.cpu]\ncpus = "x"', "is not a core"),
+        ("[devices.cpu]\nthread = 1", "unknown setting 'devices.cpu.thread'; did you mean devices.cpu.threads?"),
+    ],
+)
+def test_a_device_that_cannot_be_declared_is_refused(repository: Path, tmp_path: Path, table: str, words: str) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text(table)
+    with pytest.raises(UsageError, match=re.escape(words)):
+        settings.read([f"--model-repository={repository}", f"--config={file}"])
+
+
+def test_a_disabled_device_is_not_looked_for(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text('[devices.cpu]\ndisabled = true\n[devices."cpu:a"]\n')
+    chosen = settings.read([f"--model-repository={repository}", f"--config={file}"])
+    assert [device.name for device in chosen.declared_devices()] == ["cpu:a"]
+    assert chosen.undeclared_kinds() == {"cuda"}
