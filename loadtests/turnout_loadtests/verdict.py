@@ -62,8 +62,7 @@ def _compared(pairs: Sequence[Pair]) -> str:
     if not faster:
         return f"The CPU is enough: the GPU is no faster at any load measured ({'; '.join(map(_sides, pairs))})."
     best = max(faster, key=lambda pair: pair.speedup)
-    at_least = "at least " if CLIENT_LIMITED in best.gpu.flags else ""
-    gain = f"The GPU is {at_least}{three_digits(best.speedup)} times as fast at {_sides(best)}."
+    gain = f"The GPU is {_at_least(best.gpu)}{three_digits(best.speedup)} times as fast at {_sides(best)}."
     others = [pair for pair in pairs if pair not in faster]
     return gain + (f" It is no faster at {'; '.join(map(_sides, others))}." if others else "")
 
@@ -77,7 +76,12 @@ def _sides(pair: Pair) -> str:
 
 def _does(cell: Cell) -> str:
     how = f"p50 {with_unit(cell.service_p50_ms)}, {cell.users} users"
-    return f"{three_digits(cell.rows_per_s)} rows/s at batch {cell.batch} ({how})"
+    return f"{_at_least(cell)}{three_digits(cell.rows_per_s)} rows/s at batch {cell.batch} ({how})"
+
+
+def _at_least(cell: Cell) -> str:
+    """The sender was at its limit, so the server may have had some way to go."""
+    return "at least " if CLIENT_LIMITED in cell.flags else ""
 
 
 def _missing(cells: Sequence[Cell], unavailable: Sequence[str]) -> str:

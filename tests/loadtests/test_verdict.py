@@ -40,6 +40,7 @@ def test_a_gpu_within_five_percent_means_the_cpu_is_enough(speedup: float) -> No
 def test_a_client_at_its_limit_makes_the_speedup_a_lower_bound() -> None:
     text = verdict([cell(), cell(device="cuda", rows_per_s=500.0, flags=["client-limited"])], [])
     assert text.startswith("The GPU is at least 5.00 times as fast")
+    assert "at least 100 rows/s" in verdict([cell(flags=["client-limited"])], [])
 
 
 def test_a_device_that_answered_nothing_is_not_compared() -> None:
