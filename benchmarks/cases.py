@@ -56,7 +56,7 @@ class _Graph:
 
     def weight(self, *shape: int) -> str:
         fan_in = int(np.prod(shape[1:])) if len(shape) == 4 else shape[0]
-        return self.constant(self._random.standard_normal(shape).astype(np.float32) / np.sqrt(fan_in))
+        return self.constant((self._random.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32))
 
     def constant(self, value: Array | np.float32) -> str:
         name = f"w{len(self.weights)}"
