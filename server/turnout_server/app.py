@@ -11,12 +11,15 @@ from turnout_server import engines, reflection, sessions
 from turnout_server.codec import Codec
 from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
+from turnout_server.devicenames import kind_of
+from turnout_server.engines import Engines
+from turnout_server.errors import FailedPrecondition
 from turnout_server.extensions import ExtensionService
 from turnout_server.health import HealthService
 from turnout_server.inference import InferenceService
 from turnout_server.loading import Loader
 from turnout_server.logsettings import LogSettings
-from turnout_server.metrics import Metrics
+from turnout_server.metrics import DeviceState, Metrics
 from turnout_server.monitoring import MonitoringServer
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
@@ -72,10 +75,17 @@ class Server:
             self._changes.notify,
         )
         self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
-        metrics = Metrics(lambda: {name: executor.in_flight() for name, executor in self._executors.items()})
+        metrics = Metrics(self._device_states)
         self._tracer = Tracer(settings.trace_file)
         self._dataplane = DataPlane(
-            repository, self._executors, self._engines.missing, metrics, settings.default_device, self._changes, self._tracer
+            repository,
+            self._engines,
+            self._executors,
+            metrics,
+            settings.default_device,
+            _existing(settings.ready_when, self._engines),
+            self._changes,
+            self._tracer,
         )
         registry = CollectorRegistry()
         registry.register(metrics)
@@ -114,6 +124,12 @@ class Server:
         self._tracer.close()
         self._monitoring.stop()
 
+    def _device_states(self) -> dict[str, DeviceState]:
+        return {
+            name: DeviceState(self._executors[name].in_flight(), engine.problem() is None, engine.restarts)
+            for name, engine in self._engines.by_name.items()
+        }
+
     def _drained(self) -> None:
         """Lets the transport's thread run the tiny work it has brought for the devices in this process."""
         for executor in self._in_process:
@@ -132,6 +148,14 @@ class Server:
             stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
             drained=self._drained,
         )
+
+
+def _existing(ready_when: str, devices: Engines) -> str:
+    """`ready_when`, once it is known not to wait for ever."""
+    if ready_when not in ("any", "all", *devices.by_name):
+        why = devices.missing.get(kind_of(ready_when), "there is no such device")
+        raise FailedPrecondition(f"--ready-when={ready_when}: {why}; it must be any, all or one of {list(devices.by_name)}")
+    return ready_when
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:

@@ -59,8 +59,7 @@ class HealthService:
             return _SERVING if self._dataplane.ready() else _NOT_SERVING
         if not self._dataplane.repository.knows(service):
             return _SERVICE_UNKNOWN
-        ready = not self._dataplane.draining and self._dataplane.repository.is_ready(service)
-        return _SERVING if ready else _NOT_SERVING
+        return _SERVING if self._dataplane.model_ready(service) else _NOT_SERVING
 
 
 class _Watch:

@@ -26,7 +26,7 @@ import numpy as np
 
 from turnout_server.config import RuntimeOptions
 from turnout_server.devices import Device
-from turnout_server.errors import DeviceLost, FailedPrecondition, ServingError, Unavailable
+from turnout_server.errors import DeviceLost, FailedPrecondition, ServingError
 from turnout_server.lanes import Memory
 from turnout_server.signatures import TensorSpec
 
@@ -188,7 +188,7 @@ class ChildEngine:
 
         Raises:
             FailedPrecondition: the model is unusable on this device.
-            Unavailable: the device is restarting.
+            DeviceLost: the device is restarting.
         """
         with self._opening:
             generation = self.generation()
@@ -202,7 +202,7 @@ class ChildEngine:
         """The process that runs now.
 
         Raises:
-            Unavailable: there is none at the moment.
+            DeviceLost: there is none at the moment.
         """
         if (problem := self.problem()) is not None:
             raise problem
@@ -212,7 +212,7 @@ class ChildEngine:
         """Why nothing can run here now; None if it can."""
         if self._ready:
             return None
-        return Unavailable(f"device '{self.device.name}' is restarting: {self._generation.failure}", pushback_ms=1000)
+        return DeviceLost(f"device '{self.device.name}' is restarting: {self._generation.failure}")
 
     def stop(self) -> None:
         """Ends the process for good."""

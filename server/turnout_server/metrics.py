@@ -138,15 +138,30 @@ class Series:
             self.batches[rows].add(batches)
 
 
+@dataclass(frozen=True)
+class DeviceState:
+    """How a device stands at this moment.
+
+    Attributes:
+        in_flight: requests waiting for it or running on it.
+        up: whether it works.
+        restarts: how often its process had to be replaced.
+    """
+
+    in_flight: int
+    up: bool
+    restarts: int
+
+
 class Metrics:
     """All the series of one server, and a Prometheus collector over them.
 
     Args:
-        in_flight: requests waiting or running, by device; asked for on every scrape.
+        devices: how each device stands; asked for on every scrape.
     """
 
-    def __init__(self, in_flight: Callable[[], dict[str, int]] = dict) -> None:
-        self.in_flight = in_flight
+    def __init__(self, devices: Callable[[], dict[str, DeviceState]] = dict) -> None:
+        self._devices = devices
         self._own = threading.local()
         self._shards: list[dict[Key, Series]] = []
 
@@ -203,7 +218,14 @@ class Metrics:
             for name, family in families.items():
                 histogram: Histogram = getattr(series, name)
                 family.add_metric(key, histogram.cumulative(), histogram.total)
+        yield from (requests, failures, *families.values(), *self._device_families())
+
+    def _device_families(self) -> tuple[Metric, ...]:
         in_flight = GaugeMetricFamily("turnout_in_flight", "Requests waiting or running.", labels=["device"])
-        for device, count in self.in_flight().items():
-            in_flight.add_metric([device], count)
-        yield from (requests, failures, *families.values(), in_flight)
+        up = GaugeMetricFamily("turnout_device_up", "1 while the device works.", labels=["device"])
+        restarts = CounterMetricFamily("turnout_device_restarts", "Processes replaced.", labels=["device"])
+        for device, state in self._devices().items():
+            in_flight.add_metric([device], state.in_flight)
+            up.add_metric([device], int(state.up))
+            restarts.add_metric([device], state.restarts)
+        return in_flight, up, restarts

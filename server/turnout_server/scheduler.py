@@ -135,7 +135,7 @@ class Executor:
         self._running = 0
         self._tiny: list[Work] = []
         self._drainer: int | None = None
-        self._not_tiny: set[int] = set()  # ids of sessions; one that is reused costs its session the short way, no more
+        self._not_tiny_until_s: dict[int, float] = {}  # by the id of a session that took too long
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
@@ -177,9 +177,11 @@ class Executor:
             self._tiny = selection.rest
             began_s = time.thread_time()
             self._end(selection)
-            if time.thread_time() - began_s > DRAIN_US * 1e-6 * (1 + len(selection.batch)):
-                # It was fast when it was measured; its time depends on its data.
-                self._not_tiny.update(id(work.session) for work in selection.batch[:1])
+            cpu_s = time.thread_time() - began_s
+            if selection.batch and cpu_s > DRAIN_US * 1e-6 * (1 + len(selection.batch)):
+                # Fast when it was measured, but its time depends on its data, say: left to the workers for a hundred times
+                # as long, it can't take more than a hundredth of this thread's time.
+                self._not_tiny_until_s[id(selection.batch[0].session)] = now_s + 100 * cpu_s
         if self._tiny:
             left, self._tiny = self._tiny, []
             with self._changed:
@@ -187,7 +189,9 @@ class Executor:
                 self._changed.notify(len(left))
 
     def _is_tiny(self, work: Work) -> bool:
-        return work.fastest_us is not None and work.fastest_us < TINY_US and id(work.session) not in self._not_tiny
+        if work.fastest_us is None or work.fastest_us >= TINY_US:
+            return False
+        return work.enqueued_s >= self._not_tiny_until_s.get(id(work.session), 0.0)
 
     def in_flight(self) -> int:
         """Requests waiting or running."""

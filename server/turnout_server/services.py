@@ -56,7 +56,7 @@ class ModelService:
         return self._metadata
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        return pb.ModelReadyResponse(ready=self._repository.is_ready(request.name, request.version))
+        return pb.ModelReadyResponse(ready=self._dataplane.model_ready(request.name, request.version))
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._repository.find(request.name, request.version)

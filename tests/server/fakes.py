@@ -3,9 +3,15 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+from turnout_server.config import RuntimeOptions
 from turnout_server.datatypes import DATATYPES
+from turnout_server.devicenames import kind_of
+from turnout_server.devices import Device
+from turnout_server.errors import ServingError
+from turnout_server.sessions import Session
 from turnout_server.signatures import TensorSpec
 from turnout_server.transport import OK, Status
 
@@ -69,3 +75,21 @@ class FakeCall:
 
     def finish(self, status: Status = OK) -> None:
         self.ended.append(status)
+
+
+class FakeEngine:
+    """The engine of a device of that name, as well as its `trouble` lets it be."""
+
+    def __init__(self, name: str) -> None:
+        self.device = Device(name, kind_of(name), "FakeExecutionProvider")
+        self.restarts = 0
+        self.trouble: ServingError | None = None
+
+    def open(self, path: Path, options: RuntimeOptions) -> Session:
+        return AddingSession()
+
+    def problem(self) -> ServingError | None:
+        return self.trouble
+
+    def stop(self) -> None:
+        """There is nothing to stop."""

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from turnout_server.config import ModelConfiguration
 from turnout_server.dataplane import DataPlane
+from turnout_server.engines import Engines
 from turnout_server.errors import (
     DeadlineExceeded,
+    DeviceLost,
     FailedPrecondition,
     InternalError,
     InvalidRequest,
     NotFound,
     Overloaded,
     ServingError,
+    Unavailable,
 )
 from turnout_server.loading import Loader, ModelVersion
 from turnout_server.messages import InferRequest, InferResponse
@@ -25,27 +28,29 @@ from turnout_server.scheduler import Executor
 from turnout_server.signatures import Signature
 from turnout_server.tracing import Tracer
 
-from tests.server.fakes import AddingSession, Clock
+from tests.server.fakes import AddingSession, Clock, FakeEngine
 
 ROW = np.ones((1, 2), np.float32)
 Outcome = InferResponse | ServingError
 
 
 class AddsOnly(Loader):
-    """Loads one session, whatever the file."""
+    """Loads these sessions by device, whatever the file."""
 
-    def __init__(self, session: AddingSession) -> None:
-        self.session = session
+    def __init__(self, sessions: dict[str, AddingSession]) -> None:
+        self.sessions = sessions
 
     def load(self, directory: Path, number: int, configuration: ModelConfiguration) -> ModelVersion:
-        signature = Signature(self.session.inputs, self.session.outputs, max_batch_size=8)
-        return ModelVersion("adds", number, configuration, signature, {"cpu": self.session}, {}, {"cpu": Profile()})
+        specs = next(iter(self.sessions.values()))
+        signature = Signature(specs.inputs, specs.outputs, max_batch_size=8)
+        profiles = {device: Profile() for device in self.sessions}
+        return ModelVersion("adds", number, configuration, signature, self.sessions, {}, profiles)
 
 
 class Served:
-    """A data plane over one adding model on one fake device."""
+    """A data plane over one adding model on fake devices."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *others: str, ready_when: str = "any") -> None:
         (root / "adds" / "1").mkdir(parents=True)
         (root / "adds" / "1" / "model.onnx").touch()
         self.session = AddingSession()
@@ -53,9 +58,19 @@ class Served:
         self.metrics = Metrics()
         self.changes = Listeners()
         self.executor = Executor("cpu", limit=1, clock=self.clock)
-        self.repository = Repository(root, AddsOnly(self.session), changed=self.changes.notify)
+        self.sessions = {"cpu": self.session, **{name: AddingSession() for name in others}}
+        self.executors = {"cpu": self.executor, **{name: Executor(name) for name in others}}
+        self.engines = {name: FakeEngine(name) for name in self.sessions}
+        self.repository = Repository(root, AddsOnly(self.sessions), changed=self.changes.notify)
         self.dataplane = DataPlane(
-            self.repository, {"cpu": self.executor}, {"cuda": "no driver"}, self.metrics, "auto", self.changes, Tracer(None)
+            self.repository,
+            Engines(dict(self.engines), {"cuda": "no driver"}),
+            self.executors,
+            self.metrics,
+            "auto",
+            ready_when,
+            self.changes,
+            Tracer(None),
         )
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
 
@@ -157,3 +172,82 @@ def test_it_is_ready_once_the_repository_has_settled_and_until_it_drains(tmp_pat
     served.infer()  # it still answers
     assert isinstance(served.outcome(), InferResponse)
     served.executor.stop(timeout_s=10)
+
+
+class Two(Served):
+    """`cpu` and `cpu:other`; the sessions of the devices in `losing` lose whatever they run."""
+
+    def __init__(self, root: Path, ready_when: str = "any") -> None:
+        super().__init__(root, "cpu:other", ready_when=ready_when)
+        self.repository.start()
+
+    def lose(self, *devices: str) -> None:
+        for device in devices:
+            self.sessions[device].run = lost  # type: ignore[method-assign]
+
+    def stop(self) -> None:
+        for executor in self.executors.values():
+            executor.stop(timeout_s=10)
+
+
+def lost(inputs: object, outputs: object) -> list[np.ndarray]:
+    raise DeviceLost("its process ended")
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Two]:
+    two = Two(tmp_path)
+    yield two
+    two.stop()
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu,cpu:other"])
+def test_a_request_that_lost_its_device_is_sent_to_another_once(two: Two, device: str) -> None:
+    two.lose("cpu")
+    two.infer(device=device)
+    outcome = two.outcome()
+    assert isinstance(outcome, InferResponse)
+    assert (outcome.parameters["device"], outcome.parameters["route_reason"]) == ("cpu:other", "retried")
+
+
+def test_a_request_that_loses_two_devices_fails(two: Two) -> None:
+    two.lose("cpu", "cpu:other")
+    two.infer(device="auto")
+    assert isinstance(two.outcome(), DeviceLost)
+
+
+def test_a_request_that_names_its_device_fails_with_it_and_is_never_moved(two: Two) -> None:
+    two.lose("cpu:other")
+    two.infer(device="cpu:other")
+    assert isinstance(two.outcome(), DeviceLost)
+    assert two.session.runs == []
+
+
+def test_a_device_that_restarts_is_passed_over_by_auto_and_fails_who_names_it(two: Two) -> None:
+    two.engines["cpu:other"].trouble = DeviceLost("it is restarting")
+    two.infer(device="auto")
+    outcome = two.outcome()
+    assert isinstance(outcome, InferResponse)
+    assert outcome.parameters["device"] == "cpu"
+    two.infer(device="cpu:other")
+    assert isinstance(two.outcome(), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("ready_when", "broken", "ready"),
+    [
+        ("any", ["cpu"], True),
+        ("any", ["cpu", "cpu:other"], False),
+        ("all", [], True),
+        ("all", ["cpu:other"], False),
+        ("cpu", ["cpu:other"], True),
+        ("cpu", ["cpu"], False),
+    ],
+)
+def test_ready_when_says_which_devices_must_work(tmp_path: Path, ready_when: str, broken: list[str], ready: bool) -> None:
+    two = Two(tmp_path, ready_when)
+    for device in broken:
+        two.engines[device].trouble = DeviceLost("it is restarting")
+    assert two.dataplane.ready() is ready
+    assert two.dataplane.model_ready("adds") is (len(broken) < 2)
+    two.stop()

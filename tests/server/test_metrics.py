@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from turnout_server.metrics import NOBODY, Histogram, Metrics
+from turnout_server.metrics import NOBODY, DeviceState, Histogram, Metrics
 
 KEY = ("m", "1", "cpu")
 
@@ -48,7 +48,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def test_prometheus_reads_counts_and_durations() -> None:
-    metrics = Metrics(lambda: {"cpu": 3})
+    metrics = Metrics(lambda: {"cpu": DeviceState(in_flight=3, up=True, restarts=2)})
     series = metrics.series(KEY)
     series.request_s.observe(0.004)
     series.failures["RESOURCE_EXHAUSTED"] += 2

@@ -99,7 +99,7 @@ def test_what_exceeds_the_budget_of_a_drain_goes_to_a_worker(executor: Executor,
     assert [thread == threading.get_ident() for _, thread in ended] == [True, True, True, True, False]
 
 
-def test_a_model_that_turns_out_slow_is_run_by_workers_from_then_on(executor: Executor) -> None:
+def test_a_model_that_turns_out_slow_is_run_by_workers_for_a_while(executor: Executor, clock: Clock) -> None:
     def compute(_: object) -> None:
         until_s = time.thread_time() + 5 * DRAIN_US * 1e-6
         while time.thread_time() < until_s:
@@ -111,9 +111,16 @@ def test_a_model_that_turns_out_slow_is_run_by_workers_from_then_on(executor: Ex
     assert outcomes.next()[1] == threading.get_ident()
     executor.submit(outcomes.work(session))
     assert outcomes.next()[1] != threading.get_ident()
-    executor.submit(outcomes.work(AddingSession()))
+    for tiny in (outcomes.work(AddingSession(), 1), outcomes.work(session, 2)):
+        executor.submit(tiny)
+        clock.now_s += 100
+    assert outcomes.next()[0] == 2
+    executor.drained()
+    assert outcomes.next()[0] == 1
+    executor.submit(outcomes.work(session))
     assert outcomes.queue.empty()
     executor.drained()
+    assert outcomes.next()[1] == threading.get_ident()
 
 
 def test_the_cancelled_and_the_expired_are_dropped_at_the_drain(executor: Executor, clock: Clock) -> None:
