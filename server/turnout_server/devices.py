@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from turnout_server import cgroups
+
 #: More GPUs than this in one machine have never been seen.
 MAX_GPUS = 16
 
@@ -60,42 +62,49 @@ def cuda_options(number: int) -> dict[str, str]:
     return {"device_id": str(number), "cudnn_conv_algo_search": "HEURISTIC"}
 
 
-def missing_for_cuda(providers: tuple[str, ...]) -> str | None:
+def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str | None:
     """What CUDA lacks before it is worth trying; None if nothing. A real run has the last word.
 
     Args:
         providers: what ONNX Runtime was compiled with.
+        root: where the file system begins.
     """
     lacking = []
-    if not Path("/proc/driver/nvidia/version").exists() and not Path("/dev/nvidiactl").exists():
+    if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
         lacking.append("no NVIDIA driver is loaded on this machine")
     if PROVIDERS["cuda"] not in providers:
         lacking.append("the CPU build of ONNX Runtime is installed (install turnout[gpu] instead of turnout[cpu])")
     return " and ".join(lacking) or None
 
 
+def fingerprint(device: Device) -> str:
+    """What a device is, as far as it bears on how fast it runs: hardware, driver and settings."""
+    hardware = _cpu_model() if device.kind == "cpu" else _gpu_models()
+    return f"{hardware}; {device.provider} {device.provider_options} threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
+
+
+def _cpu_model() -> str:
+    lines = _text("/proc/cpuinfo").splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    return f"{model} x{usable_cpus()}"
+
+
+def _gpu_models() -> str:
+    """The models of the GPUs and the driver's version, as the driver itself tells them."""
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [line.strip() for gpu in gpus for line in _text(gpu).splitlines() if line.startswith("Model")]
+    return "; ".join([*models, *_text("/proc/driver/nvidia/version").splitlines()[:1]])
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
 def usable_cpus() -> int:
-    """CPU cores this process may really use: its affinity, cut down by the cgroup's quota (v2, then v1)."""
+    """CPU cores this process may really use: its affinity, cut down by its control group's quota."""
     cpus = len(os.sched_getaffinity(0))
-    for read in (_quota_v2, _quota_v1):
-        quota = read()
-        if quota is not None:
-            return max(1, min(cpus, math.ceil(quota)))
-    return cpus
-
-
-def _quota_v2() -> float | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
-
-
-def _quota_v1() -> float | None:
-    try:
-        quota = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
-        period = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return None if quota <= 0 else quota / period
+    quota = cgroups.quota_cores()
+    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))

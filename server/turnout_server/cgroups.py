@@ -1,0 +1,55 @@
+"""What this process's control groups leave it: cores and memory, by version 2 of their files or by version 1."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Version 1 writes "no limit" as about 2**63 bytes.
+_NO_LIMIT_BYTES = 2**60
+
+
+def quota_cores(root: Path = Path("/")) -> float | None:
+    """How many cores it may keep busy at once; None for no quota."""
+    quotas = (_quota_of(group) for group in _groups(root, "cpu"))
+    return min((cores for cores in quotas if cores is not None), default=None)
+
+
+def memory_limit_bytes(root: Path = Path("/")) -> int | None:
+    """How much memory it may use; None for no limit."""
+    limits = (_limit_of(group) for group in _groups(root, "memory"))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The directory of this process's group and those of the groups around it, whose limits bind it, too."""
+    mount = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = mount / controller if controllers else mount
+        own = base / path.lstrip("/")
+        for group in (own, *own.parents):
+            yield group
+            if group == base:
+                break
+
+
+def _quota_of(group: Path) -> float | None:
+    words = _text(group / "cpu.max").split() or [
+        _text(group / "cpu.cfs_quota_us").strip(),
+        _text(group / "cpu.cfs_period_us").strip(),
+    ]
+    quota, period = words
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() else None  # neither `max` nor -1
+
+
+def _limit_of(group: Path) -> int | None:
+    limit = (_text(group / "memory.max") or _text(group / "memory.limit_in_bytes")).strip()
+    return int(limit) if limit.isdecimal() and int(limit) < _NO_LIMIT_BYTES else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
