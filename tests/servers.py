@@ -109,7 +109,7 @@ def running(
 ) -> Iterator[RunningServer]:
     """A server over `repository` on ports of its own, ready to answer; gone afterwards."""
     ports = ["--grpc-port=0", "--metrics-port=0"]
-    quick = ["--drain-delay-s=0", "--drain-timeout-s=5"]
+    quick = ["--drain-delay-s=0", "--drain-timeout-s=5", "--profile-budget-s=0"]
     process = Process(f"--model-repository={repository}", *ports, *quick, *TRANSPORTS[transport], *flags, env=env)
     try:
         server = RunningServer(process)

@@ -20,7 +20,10 @@ from turnout_server.inference import InferenceService
 from turnout_server.loading import Loader
 from turnout_server.logsettings import LogSettings
 from turnout_server.metrics import DeviceState, Metrics
+from turnout_server.modelmetrics import ModelMetrics
 from turnout_server.monitoring import MonitoringServer
+from turnout_server.profilestore import ProfileStore
+from turnout_server.profiling import Profiler
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
 from turnout_server.scheduler import Executor
@@ -68,11 +71,15 @@ class Server:
         self._in_process = [
             self._executors[name] for name, engine in self._engines.by_name.items() if not engine.device.isolated
         ]
+        store = ProfileStore(settings.cache_dir)
+        self._profiler = Profiler(store, lambda name: not self._executors[name].in_flight(), settings.profile_budget_s)
         repository = Repository(
             settings.model_repository,
-            Loader(self._engines.by_name),
+            Loader(self._engines.by_name, store),
             settings.model_name,
             self._changes.notify,
+            self._profiler.add,
+            self._profiler.settle,
         )
         self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
         metrics = Metrics(self._device_states)
@@ -90,6 +97,7 @@ class Server:
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(TritonMetrics(metrics))
+        registry.register(ModelMetrics(repository.ready))
         self._transport: Transport = selection.choose(settings.transport)(
             f"{settings.host}:{settings.grpc_port}", self._handlers(settings, log), _options(settings), None
         )
@@ -117,6 +125,7 @@ class Server:
         time.sleep(self._settings.drain_delay_s)
         self._changes.end()
         self._transport.stop(self._settings.drain_timeout_s)
+        self._profiler.stop()
         self._control.stop()
         for executor in self._executors.values():
             executor.stop(timeout_s=1.0)

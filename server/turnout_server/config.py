@@ -112,6 +112,7 @@ class ModelConfiguration:
         files: the ONNX file by device name or kind; the key `""` holds the default.
         versions: version numbers to serve; an int n means the n highest, None all.
         batches: whether requests may be joined.
+        tolerance: how far a device's outputs may be from the right ones, as a share of the largest value.
         notes: what the file says that has no effect here.
     """
 
@@ -125,6 +126,7 @@ class ModelConfiguration:
     versions: int | tuple[int, ...] | None = 1
     queue: Queue = Queue()
     batches: bool = True
+    tolerance: float = 1e-2
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     warmups: tuple[Warmup, ...] = ()
     notes: tuple[str, ...] = ()

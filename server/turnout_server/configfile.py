@@ -5,6 +5,7 @@ change answers is passed over. docs/protocol.md has the table.
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ WITHOUT_EFFECT = {
 
 OURS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")
 #: Of these, what has no effect yet.
-OURS_WITHOUT_EFFECT = ("objective", "latency_target_us", "tolerance")
+OURS_WITHOUT_EFFECT = ("objective", "latency_target_us")
 
 
 def read(directory: Path, name: str) -> ModelConfiguration:
@@ -109,6 +110,7 @@ def interpret(message: ModelConfig, name: str, directory: Path) -> ModelConfigur
         versions=_versions(message.version_policy),
         queue=_queue(message.dynamic_batching),
         batches=_switch(ours, "batching"),
+        tolerance=_share(ours, "tolerance"),
         runtime=runtime_options(message),
         warmups=tuple(_warmup(warmup, directory) for warmup in message.model_warmup),
         notes=tuple(_notes(message)),
@@ -190,7 +192,7 @@ def _ours(message: ModelConfig) -> dict[str, str]:
     ours = {
         key.removeprefix("turnout."): value.string_value
         for key, value in message.parameters.items()
-        if key.startswith("turnout.") and not key.startswith("turnout.file.")
+        if key.startswith("turnout.") and not key.startswith(("turnout.file.", "turnout.report."))
     }
     for key in ours:
         if key not in OURS:
@@ -199,6 +201,16 @@ def _ours(message: ModelConfig) -> dict[str, str]:
                 f"unknown parameter 'turnout.{key}'; did you mean {' or '.join(f'turnout.{n}' for n in near)}?"
             )
     return ours
+
+
+def _share(ours: dict[str, str], key: str) -> float:
+    try:
+        value = float(ours.get(key, ModelConfiguration.tolerance))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{ours[key]}'; it must be a number such as 0.01")
+    return value
 
 
 def _switch(ours: dict[str, str], key: str) -> bool:

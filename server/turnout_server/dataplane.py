@@ -132,7 +132,7 @@ class DataPlane:
             inputs=model.signature.to_graph(request.inputs),
             outputs=_in_model_order(request.outputs, model.signature.output_names),
             rows=flight.rows,
-            max_rows=model.signature.max_batch_size or 1,
+            max_rows=model.signature.max_batch_size if model.joins else flight.rows,
             deadline_s=_deadline_s(request, model.configuration.queue),
             done=lambda outcome: self._ended(flight, model, route, outcome),
             fastest_us=model.profiles[route.device].fastest_us(flight.rows),

@@ -44,9 +44,9 @@ def configuration(model: ModelVersion) -> mc.ModelConfig:
         message.input.append(mc.ModelInput(**_declared(spec, batch)))
     for spec in model.signature.outputs:
         message.output.append(mc.ModelOutput(**_declared(spec, batch)))
-    if batch and chosen.batches:
+    if model.joins:
         message.dynamic_batching.CopyFrom(_dynamic_batching(chosen))
-    for key, value in _parameters(chosen).items():
+    for key, value in (_parameters(chosen) | _reports(model)).items():
         message.parameters[key].string_value = value
     return message
 
@@ -144,9 +144,23 @@ def _parameters(chosen: ModelConfiguration) -> dict[str, str]:
         parameters["turnout.default_device"] = chosen.default_device
     if chosen.devices:
         parameters["turnout.devices"] = ",".join(chosen.devices)
+    if chosen.tolerance != ModelConfiguration.tolerance:
+        parameters["turnout.tolerance"] = f"{chosen.tolerance:g}"
     if not chosen.batches:
         parameters["turnout.batching"] = "off"
     return parameters
+
+
+def _reports(model: ModelVersion) -> dict[str, str]:
+    """What loading the model showed, by device; nothing of it is a setting."""
+    reports: dict[str, str] = {}
+    for device, report in model.reports.items():
+        nodes = ", ".join(f"{count} on {provider}" for provider, count in report.placement.items())
+        parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
+        reports[f"turnout.report.{device}"] = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
+    for device, problem in model.problems.items():
+        reports[f"turnout.report.{device}"] = f"does not run here: {problem}"
+    return reports
 
 
 def _duration(count: int, seconds: float) -> pb.StatisticDuration:

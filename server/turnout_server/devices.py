@@ -80,7 +80,8 @@ def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str 
 def fingerprint(device: Device) -> str:
     """What a device is, as far as it bears on how fast it runs: hardware, driver and settings."""
     hardware = _cpu_model() if device.kind == "cpu" else _gpu_models()
-    return f"{hardware}; {device.provider} {device.provider_options} threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
+    options = f"threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
+    return f"{hardware}; {device.provider} {device.provider_options} {options}"
 
 
 def _cpu_model() -> str:

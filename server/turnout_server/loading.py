@@ -1,24 +1,52 @@
 """Turns a version directory into something that answers requests: a session on each device, a signature, a first profile."""
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from turnout_server.config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
+from turnout_server.devices import fingerprint
 from turnout_server.engines import Engine
 from turnout_server.errors import FailedPrecondition, ServingError
 from turnout_server.profiles import Profile
-from turnout_server.sessions import Session
+from turnout_server.profilestore import ProfileKey, ProfileStore, sha256_of
+from turnout_server.sessions import Session, runtime_version
 from turnout_server.signatures import Signature, declared
+from turnout_server.verification import Parity, samples, verify
 from turnout_server.warmup import measured, rows_are_independent, run_configured
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class DeviceReport:
+    """What loading a version on a device showed.
+
+    Attributes:
+        load_s: seconds it took to open.
+        placement: how many nodes of its graph each execution provider runs.
+        parity: how far its outputs are from the right ones.
+    """
+
+    load_s: float
+    placement: Mapping[str, int]
+    parity: Parity
+
+
 @dataclass(frozen=True, eq=False)
 class ModelVersion:
-    """A loaded version: its sessions by device name, and why it has none on the other devices."""
+    """A loaded version.
+
+    Attributes:
+        sessions: by the names of the devices that it runs on.
+        problems: why it doesn't run on the others.
+        profiles: how long it takes on each device.
+        joins: whether requests may share a run: its rows were shown not to depend on each other.
+        profile_keys: what each profile is true of.
+        reports: what loading it on each device showed.
+    """
 
     name: str
     version: int
@@ -27,16 +55,24 @@ class ModelVersion:
     sessions: Mapping[str, Session]
     problems: Mapping[str, ServingError]
     profiles: Mapping[str, Profile]
+    joins: bool = True
+    profile_keys: Mapping[str, ProfileKey] = field(default_factory=dict)
+    reports: Mapping[str, DeviceReport] = field(default_factory=dict)
 
 
 class Loader:
-    """Opens model versions on the devices of this server."""
+    """Opens model versions on the devices of this server.
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
+    Args:
+        store: where profiles of earlier starts may be.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], store: ProfileStore) -> None:
         self._engines = engines
+        self._store = store
 
     def load(self, directory: Path, number: int, configuration: ModelConfiguration) -> ModelVersion:
-        """Opens a version on every device that the model may use.
+        """Opens a version on every device that the model may use, and shows that it computes the same on each.
 
         Args:
             directory: the version's, with its ONNX files.
@@ -44,20 +80,17 @@ class Loader:
         Raises:
             FailedPrecondition: it runs on none of them, or isn't what its configuration says.
         """
-        sessions: dict[str, Session] = {}
         problems: dict[str, ServingError] = {}
-        for name, engine in self._engines.items():
-            try:
-                sessions[name] = self._open(directory, configuration, engine)
-            except ServingError as error:
-                problems[name] = error
-        if not sessions:
-            raise FailedPrecondition("; ".join(f"{device}: {problem}" for device, problem in problems.items()))
-        for name, problem in problems.items():
-            logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, name, problem)
+        sessions, load_s = self._open_all(directory, configuration, problems)
+        _require(sessions, problems)
         signature = _signature(configuration, next(iter(sessions.values())))
+        parities = self._verify(directory, configuration, sessions, problems)
+        _require(sessions, problems)
+        for device, problem in problems.items():
+            logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, problem)
         for session in sessions.values():
             run_configured(configuration.name, session, signature, configuration.warmups)
+        keys = {device: self._key(directory, configuration, device) for device in sessions}
         return ModelVersion(
             name=configuration.name,
             version=number,
@@ -65,8 +98,26 @@ class Loader:
             signature=signature,
             sessions=sessions,
             problems=problems,
-            profiles={name: measured(session) for name, session in sessions.items()},
+            profiles={device: self._store.load(keys[device]) or measured(s) for device, s in sessions.items()},
+            joins=_joins(configuration, signature, sessions),
+            profile_keys=keys,
+            reports={d: DeviceReport(load_s[d], session.placement, parities[d]) for d, session in sessions.items()},
         )
+
+    def _open_all(
+        self, directory: Path, configuration: ModelConfiguration, problems: dict[str, ServingError]
+    ) -> tuple[dict[str, Session], dict[str, float]]:
+        """Sessions, and the seconds each took to open; `problems` gets the devices that have none."""
+        sessions: dict[str, Session] = {}
+        load_s: dict[str, float] = {}
+        for device, engine in self._engines.items():
+            started_s = time.monotonic()
+            try:
+                sessions[device] = self._open(directory, configuration, engine)
+            except ServingError as error:
+                problems[device] = error
+            load_s[device] = time.monotonic() - started_s
+        return sessions, load_s
 
     def _open(self, directory: Path, configuration: ModelConfiguration, engine: Engine) -> Session:
         device = engine.device
@@ -77,6 +128,54 @@ class Loader:
             )
         file = _checked(directory / configuration.file_for(device.name, device.kind))
         return engine.open(file, configuration.runtime)
+
+    def _verify(
+        self,
+        directory: Path,
+        configuration: ModelConfiguration,
+        sessions: dict[str, Session],
+        problems: dict[str, ServingError],
+    ) -> dict[str, Parity]:
+        """How far each device is off; those that are too far lose their session and get a problem."""
+        parities: dict[str, Parity] = {}
+        known = samples(directory, next(iter(sessions.values())))
+        for device, result in verify(sessions, known, configuration.tolerance).items():
+            if isinstance(result, Parity):
+                parities[device] = result
+            else:
+                problems[device] = result
+                del sessions[device]
+        return parities
+
+    def _key(self, directory: Path, configuration: ModelConfiguration, device: str) -> ProfileKey:
+        engine = self._engines[device]
+        file = configuration.file_for(device, engine.device.kind)
+        return ProfileKey(
+            model_sha256=sha256_of(directory / file),
+            file=file,
+            device=fingerprint(engine.device),
+            runtime=runtime_version(),
+            options=repr(configuration.runtime),
+        )
+
+
+def _require(sessions: dict[str, Session], problems: dict[str, ServingError]) -> None:
+    if not sessions:
+        raise FailedPrecondition("; ".join(f"{device}: {problem}" for device, problem in problems.items()))
+
+
+def _joins(configuration: ModelConfiguration, signature: Signature, sessions: dict[str, Session]) -> bool:
+    """Whether requests may share a run, which must be shown on every device."""
+    if not signature.max_batch_size or not configuration.batches:
+        return False
+    mixing = [device for device, session in sessions.items() if not rows_are_independent(session)]
+    if mixing:
+        logger.warning(
+            "model %s is served unbatched: rows run together could not be shown to equal rows run alone on %s",
+            configuration.name,
+            ", ".join(mixing),
+        )
+    return not mixing
 
 
 def _checked(path: Path) -> Path:

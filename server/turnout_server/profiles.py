@@ -1,10 +1,39 @@
 """How long a run of n rows takes on one device: measured, kept current, and asked for predictions."""
 
+import statistics
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 #: How much one new run moves the estimate.
 WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Service time of runs of one size, in microseconds.
+
+    Attributes:
+        service_us: what the next run is expected to take.
+        spread_us: the median distance of a run from the middle one.
+        fastest_us: the fastest run: what it takes when nothing disturbs it.
+        runs: how many this is made of.
+    """
+
+    service_us: float
+    spread_us: float
+    fastest_us: float
+    runs: int
+
+    def after(self, service_us: float) -> "Estimate":
+        """With one more run; an outlier moves it by `WEIGHT` of twice its value at most."""
+        kept_us = min(service_us, 3 * self.service_us)
+        return Estimate(
+            service_us=self.service_us + WEIGHT * (kept_us - self.service_us),
+            spread_us=self.spread_us + WEIGHT * (abs(kept_us - self.service_us) - self.spread_us),
+            fastest_us=min(service_us, self.fastest_us),
+            runs=self.runs + 1,
+        )
 
 
 class Profile:
@@ -15,30 +44,56 @@ class Profile:
     """
 
     def __init__(self) -> None:
-        self._service_us: dict[int, float] = {}
-        self._fastest_us: dict[int, float] = {}
+        self._estimates: dict[int, Estimate] = {}
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Mapping[str, float]]) -> "Profile":
+        """The profile that `saved` described.
+
+        Raises:
+            ValueError, TypeError: it doesn't describe one.
+        """
+        profile = cls()
+        for rows, fields in saved.items():
+            estimate = Estimate(**fields)  # type: ignore[arg-type]
+            if int(rows) < 1 or not estimate.service_us > 0 or not estimate.fastest_us > 0:
+                raise ValueError(f"{rows} rows in {estimate.service_us} us")
+            profile._estimates[int(rows)] = estimate
+        return profile
+
+    def saved(self) -> dict[str, dict[str, float]]:
+        """The estimates by rows, fit for JSON."""
+        return {str(rows): asdict(estimate) for rows, estimate in sorted(self._estimates.items())}
+
+    def measure(self, rows: int, services_us: Sequence[float]) -> None:
+        """Takes in runs made for the purpose: their median counts, whatever was known before."""
+        middle_us = statistics.median(services_us)
+        spread_us = statistics.median(abs(service_us - middle_us) for service_us in services_us)
+        self._estimates[rows] = Estimate(middle_us, spread_us, min(services_us), len(services_us))
 
     def observe(self, rows: int, service_us: float) -> None:
-        """Takes in one run; outliers move the estimate by `WEIGHT` of twice its value at most."""
-        known = self._service_us.get(rows)
-        self._fastest_us[rows] = min(service_us, self._fastest_us.get(rows, service_us))
-        if known is None:
-            self._service_us[rows] = service_us
-        else:
-            self._service_us[rows] = known + WEIGHT * (min(service_us, 3 * known) - known)
+        """Takes in a run that served requests."""
+        known = self._estimates.get(rows)
+        self._estimates[rows] = known.after(service_us) if known else Estimate(service_us, 0.0, service_us, 1)
+
+    def runs(self, rows: int) -> int:
+        """How many runs of exactly this size were seen."""
+        return self._estimates[rows].runs if rows in self._estimates else 0
 
     def predict_us(self, rows: int) -> float | None:
         """The expected service time in microseconds; None before the first observation."""
-        return _interpolated(self._service_us, rows)
+        if (exact := self._estimates.get(rows)) is not None:
+            return exact.service_us
+        return _interpolated({size: estimate.service_us for size, estimate in self._estimates.copy().items()}, rows)
 
     def fastest_us(self, rows: int) -> float | None:
-        """The same of the fastest run of each size: what a run takes when nothing disturbs it."""
-        return _interpolated(self._fastest_us, rows)
+        """The same of the fastest run of each size."""
+        if (exact := self._estimates.get(rows)) is not None:
+            return exact.fastest_us
+        return _interpolated({size: estimate.fastest_us for size, estimate in self._estimates.copy().items()}, rows)
 
 
 def _interpolated(known_us: Mapping[int, float], rows: int) -> float | None:
-    if rows in known_us:
-        return known_us[rows]
     sizes = sorted(known_us)
     if not sizes:
         return None

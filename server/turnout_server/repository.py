@@ -59,13 +59,25 @@ class Repository:
     Args:
         model_name: what the one bare model is called that `root` holds; empty for a directory of models.
         changed: called on the control thread after every change of a model's state.
+        loaded: told of every version that was loaded.
+        settling: called on the control thread once all are there, before they count as settled.
     """
 
-    def __init__(self, root: Path, loader: Loader, model_name: str = "", changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        loader: Loader,
+        model_name: str = "",
+        changed: Callable[[], None] = lambda: None,
+        loaded: Callable[[ModelVersion], None] = lambda version: None,
+        settling: Callable[[], None] = lambda: None,
+    ) -> None:
         self._root = root
         self._loader = loader
         self._model_name = model_name
         self._changed = changed
+        self._loaded = loaded
+        self._settling = settling
         self._models = {name: Model(name) for name in find_models(root, model_name)}
         self.settled = False
 
@@ -76,6 +88,7 @@ class Repository:
                 self.load(name)
             except ServingError as error:
                 logger.error("model %s failed to load: %s", name, error)
+        self._settling()
         self.settled = True
         self._changed()
 
@@ -185,6 +198,7 @@ class Repository:
             failures[None] = str(hidden := internal_error())
             logger.exception("model %s: %s", name, hidden)
         for number, version in versions.items():
+            self._loaded(version)
             logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.sessions))
         return Model(name, "settled", versions, failures, fingerprint)
 

@@ -42,12 +42,18 @@ _LEVELS = {
 
 
 class Session(Protocol):
-    """A model version on one device."""
+    """A model version on one device.
+
+    Attributes:
+        placement: how many of the graph's nodes each execution provider runs.
+    """
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def placement(self) -> Mapping[str, int]: ...
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Runs once.
@@ -149,6 +155,11 @@ def problem_with(device: "Device") -> str | None:
     except ServingError as error:
         return str(error)
     return None if result.tolist() == [-2.0] else f"a test run gave {result.tolist()} where -2 is right"
+
+
+def runtime_version() -> str:
+    """ONNX Runtime's."""
+    return str(onnxruntime.__version__)
 
 
 def built_in_providers() -> tuple[str, ...]:

@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     ready_when: str = Field("any", description="devices that must work for the server to be ready: any, all, or a name")
     server_name: str = Field("turnout", description="the name that ServerMetadata answers")
     reflection: bool = Field(True, description="answer reflection requests")
+    cache_dir: Path | None = Field(None, description="directory for measured profiles, so that the next start is faster")
+    profile_budget_s: float = Field(30.0, ge=0, description="seconds to measure models before ready; 0 measures nothing")
     allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
     trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message taken or sent")

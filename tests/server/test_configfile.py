@@ -192,7 +192,7 @@ def test_a_misspelt_parameter_of_ours_is_refused_with_a_suggestion(directory: Pa
         read(directory, parameter("turnout.default_devise", "cpu"))
 
 
-@pytest.mark.parametrize("key", ["anything", "enable_mem_arena_too", "turnout.objective", "turnout.tolerance"])
+@pytest.mark.parametrize("key", ["anything", "enable_mem_arena_too", "turnout.objective"])
 def test_a_parameter_without_effect_is_noted(directory: Path, key: str) -> None:
     assert read(directory, parameter(key, "1")).notes == (f"parameters['{key}']",)
 

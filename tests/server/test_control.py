@@ -10,6 +10,7 @@ import pytest
 from turnout_server.control import Control, Mode
 from turnout_server.errors import InternalError, InvalidRequest, ServingError, Unavailable
 from turnout_server.loading import Loader
+from turnout_server.profilestore import ProfileStore
 from turnout_server.repository import Repository
 
 Outcomes = SimpleQueue[ServingError | None]
@@ -19,7 +20,7 @@ class Recorder(Repository):
     """Remembers what it was asked, and by which thread."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, Loader({}))
+        super().__init__(root, Loader({}, ProfileStore(None)))
         self.asked: list[str] = []
         self.threads: set[str] = set()
         self.polled = threading.Semaphore(0)

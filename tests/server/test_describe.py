@@ -1,5 +1,6 @@
 """Models as messages."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from turnout_server import describe
 from turnout_server.config import ModelConfiguration, Queue, TensorConfig
 from turnout_server.datatypes import DATATYPES
 from turnout_server.errors import FailedPrecondition
-from turnout_server.loading import ModelVersion
+from turnout_server.loading import DeviceReport, ModelVersion
 from turnout_server.metrics import Series
 from turnout_server.repository import IndexEntry
 from turnout_server.signatures import Signature, TensorSpec, declared
+from turnout_server.verification import Parity
 
 from tests.server.fakes import AddingSession, spec
 
@@ -20,7 +22,9 @@ def version(max_batch_size: int = 8, devices: tuple[str, ...] = ("cpu",), **conf
     inputs = (spec("x", -1, 4), spec("text", -1, -1, datatype="BYTES"))
     signature = Signature(inputs, (spec("y", -1, 2, datatype="FP16"),), max_batch_size)
     sessions = {device: AddingSession() for device in devices}
-    return ModelVersion("m", 3, ModelConfiguration("m", **configuration), signature, sessions, {}, {})
+    chosen = ModelConfiguration("m", **configuration)
+    joins = bool(max_batch_size) and chosen.batches
+    return ModelVersion("m", 3, chosen, signature, sessions, {}, {}, joins)
 
 
 def test_metadata_shows_the_batch_dimension_and_configuration_leaves_it_out() -> None:
@@ -119,3 +123,14 @@ def test_a_reshape_that_would_lose_elements_is_refused_when_the_model_loads(
     graph = TensorSpec("x", DATATYPES["FP32"], (-1,) * (len(reshape) + 1))
     with pytest.raises(FailedPrecondition, match="don't hold the same number of elements"):
         declared((graph,), (TensorConfig("x", "TYPE_FP32", dims, reshape),), 8, "input")
+
+
+def test_what_loading_showed_stands_beside_the_settings() -> None:
+    report = DeviceReport(0.25, {"CPUExecutionProvider": 3, "CUDAExecutionProvider": 7}, Parity(2e-7, "golden"))
+    model = replace(version(), reports={"cuda:0": report}, problems={"cpu": FailedPrecondition("it is broken")})
+    parameters = describe.configuration(model).parameters
+    shown = parameters["turnout.report.cuda:0"].string_value
+    assert (
+        shown == "loaded in 0.250 s; nodes: 3 on CPUExecutionProvider, 7 on CUDAExecutionProvider; parity error: 2e-07 (golden)"
+    )
+    assert parameters["turnout.report.cpu"].string_value == "does not run here: it is broken"

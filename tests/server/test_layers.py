@@ -15,13 +15,13 @@ SERVER = ROOT / "server" / "turnout_server"
 LAYERS: list[set[str]] = [
     {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
     {"batching", "classification", "messages", "profiles", "routing", "signatures"},
-    {"control", "devices", "engines", "layout", "loading", "readiness", "repository", "scheduler", "sessions", "warmup"}
-    | {"child", "engines", "isolation", "lanes"}
+    {"cgroups", "control", "devices", "engines", "layout", "loading", "readiness", "repository", "scheduler", "sessions", "warmup"}
+    | {"child", "engines", "isolation", "lanes", "modelmetrics", "profilestore", "profiling", "verification"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane"},
     {"answering", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
     | {"services", "streaming", "tensors", "transport", "wire"},
-    {"__main__", "app", "settings"},
+    {"__main__", "app", "doctor", "settings"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 

@@ -8,6 +8,7 @@ from turnout_server.config import RuntimeOptions
 from turnout_server.devices import Device
 from turnout_server.errors import InternalError, InvalidRequest, NotFound
 from turnout_server.loading import Loader
+from turnout_server.profilestore import ProfileStore
 from turnout_server.repository import Repository
 from turnout_server.sessions import Session
 
@@ -25,7 +26,7 @@ class Disk:
         self.states_while_loading: list[str] = []
         self.loads = 0
         self.write("good")
-        self.repository = Repository(root, Loader({"cpu": self}))
+        self.repository = Repository(root, Loader({"cpu": self}, ProfileStore(None)))
         self.repository.start()
 
     def write(self, content: str) -> None:

@@ -9,6 +9,7 @@ from turnout_server.devices import Device
 from turnout_server.engines import LocalEngine
 from turnout_server.errors import FailedPrecondition, InternalError, InvalidRequest, NotFound, ServingError, Unavailable
 from turnout_server.loading import Loader
+from turnout_server.profilestore import ProfileStore
 from turnout_server.repository import Repository
 from turnout_server.sessions import Session
 
@@ -51,7 +52,8 @@ def add(root: Path, model: str, version: str = "1", content: str = "", configura
 
 
 def started(root: Path, *devices: Device, changed: Callable[[], None] = lambda: None) -> Repository:
-    repository = Repository(root, Loader({device.name: FakeEngine(device) for device in devices or (CPU,)}), changed=changed)
+    engines = {device.name: FakeEngine(device) for device in devices or (CPU,)}
+    repository = Repository(root, Loader(engines, ProfileStore(None)), changed=changed)
     repository.start()
     return repository
 
@@ -145,7 +147,7 @@ def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) ->
         except ServingError as error:
             seen.append(type(error))
 
-    repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}), changed=look)
+    repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)), changed=look)
     repository.start()
     assert seen[0] is Unavailable
     assert seen[-1] is None
@@ -229,7 +231,7 @@ BROKEN = {
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_onnx_runtimes_own_refusals_are_failed_preconditions_without_paths(tmp_path: Path, content: bytes) -> None:
     models.save(tmp_path, "m", content)
-    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}))
+    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}, ProfileStore(None)))
     repository.start()
     with pytest.raises(FailedPrecondition) as caught:
         repository.find("m")
@@ -238,7 +240,7 @@ def test_onnx_runtimes_own_refusals_are_failed_preconditions_without_paths(tmp_p
 
 def test_a_real_model_answers_on_a_real_session(tmp_path: Path) -> None:
     models.save(tmp_path, "m", models.add_constant(2))
-    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}))
+    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}, ProfileStore(None)))
     repository.start()
     version = repository.find("m")
     assert version.signature.max_batch_size > 0

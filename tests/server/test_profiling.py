@@ -1,0 +1,85 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from turnout_server.config import ModelConfiguration
+from turnout_server.loading import ModelVersion
+from turnout_server.profiles import Profile
+from turnout_server.profilestore import ProfileKey, ProfileStore
+from turnout_server.profiling import LONGEST_RUN_S, RUNS, Profiler
+from turnout_server.signatures import Signature
+
+from tests.server.fakes import AddingSession
+
+KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
+
+
+def version(session: AddingSession, first_us: float = 10, max_batch_size: int = 8) -> ModelVersion:
+    profile = Profile()
+    profile.observe(1, first_us)
+    signature = Signature(session.inputs, session.outputs, max_batch_size)
+    sessions, profiles, keys = {"cpu": session}, {"cpu": profile}, {"cpu": KEY}
+    return ModelVersion("adds", 1, ModelConfiguration("adds"), signature, sessions, {}, profiles, True, keys)
+
+
+class Made:
+    def __init__(self, directory: Path, budget_s: float = 10) -> None:
+        self.busy: set[str] = set()
+        self.store = ProfileStore(directory)
+        self.profiler = Profiler(self.store, lambda device: device not in self.busy, budget_s)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Made]:
+    made = Made(tmp_path)
+    yield made
+    made.profiler.stop()
+
+
+def test_every_power_of_two_up_to_the_limit_is_measured_and_kept(made: Made) -> None:
+    session = AddingSession()
+    model = version(session)
+    made.profiler.add(model)
+    made.profiler.settle()
+    assert session.runs == [rows for rows in (1, 2, 4, 8) for _ in range(RUNS)]
+    kept = made.store.load(KEY)
+    assert kept is not None
+    assert kept.saved() == model.profiles["cpu"].saved()
+
+
+def test_what_is_known_is_not_measured_again(made: Made) -> None:
+    session = AddingSession()
+    model = version(session)
+    for rows in (1, 2, 4, 8):
+        model.profiles["cpu"].measure(rows, [1.0] * RUNS)
+    made.profiler.add(model)
+    made.profiler.settle()
+    assert session.runs == []
+
+
+def test_runs_that_would_take_too_long_are_left_to_requests(made: Made) -> None:
+    session = AddingSession()
+    made.profiler.add(version(session, first_us=LONGEST_RUN_S * 1e6 * 2))
+    made.profiler.settle()
+    assert session.runs == []
+
+
+def test_nothing_is_measured_while_somebody_waits_for_the_device(tmp_path: Path) -> None:
+    made = Made(tmp_path, budget_s=0.2)
+    made.busy.add("cpu")
+    session = AddingSession()
+    made.profiler.add(version(session))
+    made.profiler.settle()
+    assert session.runs == []
+    made.busy.clear()
+    assert session.started.acquire(timeout=10)
+    made.profiler.stop()
+
+
+def test_without_a_budget_nothing_is_measured(tmp_path: Path) -> None:
+    made = Made(tmp_path, budget_s=0)
+    session = AddingSession()
+    made.profiler.add(version(session))
+    made.profiler.settle()
+    made.profiler.stop()
+    assert session.runs == []
