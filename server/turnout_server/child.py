@@ -6,19 +6,25 @@ shared memory) runs them in a thread of its own. The process ends when its paren
 """
 
 import json
+import logging
 import os
+import pickle
 import resource
+import signal
+import socket
 import sys
 import threading
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from turnout_server.config import RuntimeOptions
 from turnout_server.devices import Device
 from turnout_server.errors import ServingError, internal_error
-from turnout_server.lanes import Memory
-from turnout_server.sessions import OnnxSession, problem_with
+from turnout_server.lanes import Memory, Place
+from turnout_server.sessions import OnnxSession, Session, problem_with
+
+logger = logging.getLogger(__name__)
 
 #: What CUDA says once a context is beyond repair; every later call in the process fails, too.
 STICKY = (
@@ -35,16 +41,11 @@ class Child:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._sessions: dict[int, OnnxSession] = {}
+        self._sessions: dict[int, Session] = {}
 
-    def obey(self, control: Connection) -> None:
+    def obey(self, control: BinaryIO) -> None:
         """Answers the parent's commands until it hangs up."""
-        while True:
-            try:
-                command, *arguments = control.recv()
-            except EOFError:
-                return
-            control.send(_outcome(lambda: getattr(self, command)(*arguments)))  # noqa: B023, called at once
+        answer(control, lambda command, *arguments: getattr(self, command)(*arguments))
 
     def probe(self) -> str | None:
         """Why nothing can run here; None if a test run was right."""
@@ -60,46 +61,74 @@ class Child:
         """Drops a model."""
         self._sessions.pop(number, None)
 
-    def run_lane(self, lane: Connection, memory: Memory) -> None:
+    def run_lane(self, lane: BinaryIO, memory: Memory) -> None:
         """Runs what comes over one lane until the parent hangs up."""
+
+        def run(number: int, inputs: dict[str, Place], outputs: list[str]) -> dict[int, Place]:
+            arrays = self._sessions[number].run(memory.get(inputs), outputs)
+            return memory.put(dict(enumerate(arrays)))
+
+        answer(lane, run)
+
+
+def answer(connection: BinaryIO, call: Callable[..., Any]) -> None:
+    """Answers every message, a call's arguments, with its outcome until the other side hangs up."""
+    try:
         while True:
-            try:
-                number, inputs, outputs = lane.recv()
-            except (EOFError, OSError):
-                return
-            lane.send(_outcome(lambda: self._run(number, inputs, outputs, memory)))  # noqa: B023, called at once
-
-    def _run(self, number: int, inputs: Any, outputs: list[str], memory: Memory) -> Any:
-        arrays = self._sessions[number].run(memory.get(inputs), outputs)
-        return memory.put(dict(enumerate(arrays)))
+            arguments = pickle.load(connection)
+            connection.write(pickle.dumps(outcome(call, *arguments)))
+            connection.flush()
+    except (EOFError, OSError):
+        return
 
 
-def _outcome(call: Any) -> tuple[str, Any]:
+def outcome(call: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
     """`ok` and the result; `error` and a ServingError; or `sticky` and what ends this process's usefulness."""
     try:
-        return "ok", call()
+        return "ok", call(*arguments)
     except ServingError as error:
         cause = str(error.__cause__ or error)
         return ("sticky", cause) if any(text in cause for text in STICKY) else ("error", error)
-    except BaseException as error:
-        sys.stderr.write(f"turnout_server.child: {error!r}\n")
-        return "error", internal_error()
+    except BaseException:
+        hidden = internal_error()
+        logger.exception("a call failed: %s", hidden)
+        return "error", hidden
 
 
 def main() -> None:
     """Reads its device and descriptors from the one argument, as JSON."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which still needs this process while it drains
+        signal.signal(number, signal.SIG_IGN)
     job = json.loads(sys.argv[1])
     device = Device(**job["device"])
     if device.cpus:
         os.sched_setaffinity(0, device.cpus)
     if device.memory_limit_mb and device.kind == "cpu":
-        limit = device.memory_limit_mb * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        limit_memory(device.memory_limit_mb * 2**20)
     child = Child(device)
+
+    def serve(lane: int, memory: int) -> None:
+        child.run_lane(_stream(lane), Memory(memory))
+        os._exit(0)  # a load that goes on is for nobody
+
     for lane, memory in job["lanes"]:
-        threading.Thread(target=child.run_lane, args=(Connection(lane), Memory(memory)), daemon=True).start()
-    child.obey(Connection(job["control"]))
+        threading.Thread(target=serve, args=(lane, memory), daemon=True).start()
+    child.obey(_stream(job["control"]))
     os._exit(0)  # a run that goes on is for nobody
+
+
+def limit_memory(size: int) -> None:
+    """Lets this process take `size` bytes more than it has now.
+
+    Its data is what counts. The address space would count threads' empty arenas, of 64 MB each, too.
+    """
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    limit = int(fields["VmData"].split()[0]) * 1024 + size
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _stream(descriptor: int) -> BinaryIO:
+    return cast(BinaryIO, socket.socket(fileno=descriptor).makefile("rwb"))
 
 
 if __name__ == "__main__":

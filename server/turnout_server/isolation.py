@@ -7,18 +7,19 @@ device ready once more. Whatever runs elsewhere never notices.
 
 import json
 import logging
+import pickle
 import queue
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import count
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,80 +41,147 @@ LOAD_TIMEOUT_S = 300.0
 BACK_OFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 #: A process that lived as long as this has recovered; its next failure counts as the first.
 STABLE_S = 60.0
+#: A killed process that isn't gone after this long hangs in a driver, and is left to the system.
+STOP_TIMEOUT_S = 5.0
+
+
+class Line:
+    """Messages to one thread of the child, and its answers. Nothing here waits longer than it was told to."""
+
+    def __init__(self) -> None:
+        self._socket, self.theirs = socket.socketpair()
+        self._answers = self._socket.makefile("rb")
+
+    def exchange(self, message: Any, timeout_s: float) -> Any:
+        """Sends a message and waits for its answer.
+
+        Raises:
+            TimeoutError: there was none in time.
+            EOFError, OSError, UnpicklingError: the other end is gone.
+        """
+        self._socket.settimeout(timeout_s)
+        self._socket.sendall(pickle.dumps(message))
+        return pickle.load(self._answers)
+
+    def close(self) -> None:
+        self._answers.close()
+        self._socket.close()
+        self.theirs.close()
 
 
 class Lane:
-    """One run at a time: a connection to a thread of the child, and the memory that its tensors lie in."""
+    """One run at a time: a line to a thread of the child, and the memory that its tensors lie in."""
 
     def __init__(self) -> None:
-        ours, self.theirs = socket.socketpair()
-        self.connection = Connection(ours.detach())
         self.memory = Memory()
+        self.line = Line()
 
     def close(self) -> None:
-        self.connection.close()
+        self.line.close()
         self.memory.close()
 
 
 class Generation:
-    """One child process from start to end. It is never revived: the next one is another generation."""
+    """One child process from start to end. It is never revived: the next one is another generation.
+
+    Attributes:
+        failure: why it ended, or is about to; None while it lives.
+
+    Raises:
+        OSError: the system has no process, descriptor or memory left.
+    """
 
     def __init__(self, device: Device) -> None:
-        ours, theirs = socket.socketpair()
-        self._control = Connection(ours.detach())
-        self._controlling = threading.Lock()
-        self.lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
-        lanes = [Lane() for _ in range(device.instances)]
-        descriptors = [(lane.theirs.fileno(), lane.memory.descriptor) for lane in lanes]
-        job = {"device": asdict(device), "control": theirs.fileno(), "lanes": descriptors}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "turnout_server.child", json.dumps(job)],
-            pass_fds=[theirs.fileno(), *(descriptor for pair in descriptors for descriptor in pair)],
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        for lane in lanes:
-            lane.theirs.close()
-            self.lanes.put(lane)
-        self.pid = self._process.pid
         self.failure: str | None = None
+        self._device = device
+        self._controlling = threading.Lock()
+        self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+        with ExitStack() as opened:  # closed again if there is no process to use it
+            self._control = opened.enter_context(closing(Line()))
+            lanes = [opened.enter_context(closing(Lane())) for _ in range(device.instances)]
+            theirs = [(lane.line.theirs.fileno(), lane.memory.descriptor) for lane in lanes]
+            job = {"device": asdict(device), "control": self._control.theirs.fileno(), "lanes": theirs}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "turnout_server.child", json.dumps(job)],
+                pass_fds=[self._control.theirs.fileno(), *(descriptor for pair in theirs for descriptor in pair)],
+                stdin=subprocess.DEVNULL,
+            )
+            opened.pop_all()
+        for line in (self._control, *(lane.line for lane in lanes)):
+            line.theirs.close()
+        for lane in lanes:
+            self._lanes.put(lane)
+        self.pid = self._process.pid
 
     def ask(self, command: str, *arguments: Any) -> Any:
         """Has the child do something; returns what it answers.
 
         Raises:
-            DeviceLost: it didn't answer; any ServingError that it answered with.
+            DeviceLost: it didn't answer.
+            ServingError: what it answered with.
         """
         with self._controlling:
             return self.exchange(self._control, (command, *arguments), LOAD_TIMEOUT_S)
 
-    def exchange(self, connection: Connection, message: Any, timeout_s: float) -> Any:
+    @contextmanager
+    def lane(self) -> Iterator[Lane]:
+        """A lane for one run; waits until one is free.
+
+        Raises:
+            DeviceLost: the child has ended.
+        """
+        lane = self._lanes.get()
+        try:
+            if self.failure is not None:
+                raise self.lost()
+            yield lane
+        finally:
+            self._lanes.put(lane)
+
+    def exchange(self, line: Line, message: Any, timeout_s: float) -> Any:
         """Sends a message and waits for its answer; a child that doesn't give one is ended."""
         try:
-            connection.send(message)
-            if not connection.poll(timeout_s):
-                raise self.end(f"it did not answer within {timeout_s:.1f} s")
-            kind, result = connection.recv()
-        except (EOFError, OSError):
-            raise self.end("its process ended") from None
+            kind, result = line.exchange(message, timeout_s)
+        except TimeoutError:
+            self.end(f"it did not answer within {timeout_s:.1f} s")
+            raise self.lost() from None
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._process.kill()
+            self.wait()
+            raise self.lost() from None
         if kind == "sticky":
-            raise self.end(f"its device cannot recover: {result}")
+            self.end(f"it cannot recover: {result}")
+            raise self.lost()
         if kind == "error":
             raise result
         return result
 
-    def end(self, why: str) -> DeviceLost:
-        """Kills the child, if nobody has yet; returns the error for those who waited for it."""
+    def end(self, why: str) -> None:
+        """Kills the child; everything that waits for it fails."""
         if self.failure is None:
             self.failure = why
         self._process.kill()
-        return DeviceLost(f"the device's process was lost: {self.failure}")
+
+    def lost(self) -> DeviceLost:
+        """The error of those who needed it."""
+        return DeviceLost(f"device '{self._device.name}' was lost: {self.failure}")
 
     def wait(self) -> None:
         """Returns once the child has ended, by itself or by `end`."""
         status = self._process.wait()
         if self.failure is None:
-            self.failure = f"its process ended with status {status}"
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            self.failure = f"its process {how}"
+
+    def close(self) -> None:
+        """Waits for the child's end and gives back what it shared. Whoever waits for a lane learns that it is of no use."""
+        self.wait()
+        with self._controlling:
+            self._control.close()
+        lanes = [self._lanes.get() for _ in range(self._device.instances)]
+        for lane in lanes:
+            lane.close()
+            self._lanes.put(lane)
 
 
 class RemoteSession:
@@ -127,29 +195,39 @@ class RemoteSession:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.placement: Mapping[str, int] = {}
+        self._problem: str | None = None
         self._longest_s: float | None = None
 
     def __del__(self) -> None:
-        self._owner.dropped.append(self.number)
+        self._owner.dropped.put(self.number)
 
     def open_in(self, generation: Generation) -> None:
         """Has this generation's process load the model."""
-        answer = generation.ask("open", self.number, str(self.path), self.options)
-        self.inputs, self.outputs, self.placement = answer
         self._longest_s = None
+        self.inputs, self.outputs, self.placement = generation.ask("open", self.number, str(self.path), self.options)
+
+    def reopen_in(self, generation: Generation) -> None:
+        """Loads the model again; one that can't be any more, because its file is gone, say, keeps no other from coming back."""
+        self._problem = None
+        try:
+            self.open_in(generation)
+        except DeviceLost:
+            raise
+        except ServingError as error:
+            self._problem = f"the model could not be opened again when the device restarted: {error}"
+            logger.error("%s on %s: %s", self.path, self._owner.device.name, self._problem)
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """See Session.run. Raises DeviceLost besides."""
         generation = self._owner.generation()
-        lane = generation.lanes.get()
-        try:
+        if self._problem is not None:
+            raise DeviceLost(self._problem)
+        with generation.lane() as lane:
             started_s = time.monotonic()
             message = (self.number, lane.memory.put(inputs), list(outputs))
-            places = generation.exchange(lane.connection, message, self._patience_s())
+            places = generation.exchange(lane.line, message, self._patience_s())
             results = lane.memory.get(places)
             copies = [np.array(results[index]) for index in range(len(outputs))]
-        finally:
-            generation.lanes.put(lane)
         self._longest_s = max(self._longest_s or 0.0, time.monotonic() - started_s)
         return copies
 
@@ -165,6 +243,9 @@ class ChildEngine:
     Args:
         changed: called whenever the device became ready or stopped being so.
 
+    Attributes:
+        dropped: numbers of the sessions that nobody here holds any more, for the process to forget; None at the end.
+
     Raises:
         FailedPrecondition: a test run on the device doesn't succeed.
     """
@@ -172,16 +253,25 @@ class ChildEngine:
     def __init__(self, device: Device, changed: Callable[[], None] = lambda: None) -> None:
         self.device = device
         self.restarts = 0
-        self.dropped: deque[int] = deque()
+        self.dropped: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # its `put` may be called from a destructor
         self._changed = changed
         self._numbers = count(1)
         self._sessions: dict[int, weakref.ref[RemoteSession]] = {}
         self._opening = threading.Lock()
+        self._replacing = threading.Lock()
         self._stopping = threading.Event()
-        self._generation = self._start()
+        self._ready = False
+        try:
+            self._start()
+        except (DeviceLost, OSError) as error:
+            raise FailedPrecondition(str(error)) from None
         self._ready = True
-        self._supervisor = threading.Thread(target=self._supervise, name=f"supervisor {device.name}", daemon=True)
-        self._supervisor.start()
+        self._threads = [
+            threading.Thread(target=self._supervise, name=f"supervisor {device.name}", daemon=True),
+            threading.Thread(target=self._close_dropped, name=f"closer {device.name}", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def open(self, path: Path, options: RuntimeOptions) -> RemoteSession:
         """Opens a model there.
@@ -192,7 +282,6 @@ class ChildEngine:
         """
         with self._opening:
             generation = self.generation()
-            self._close_dropped(generation)
             session = RemoteSession(self, next(self._numbers), path, options)
             session.open_in(generation)
             self._sessions[session.number] = weakref.ref(session)
@@ -210,37 +299,49 @@ class ChildEngine:
 
     def problem(self) -> ServingError | None:
         """Why nothing can run here now; None if it can."""
-        if self._ready:
+        if self._ready and self._generation.failure is None:
             return None
-        return DeviceLost(f"device '{self.device.name}' is restarting: {self._generation.failure}")
+        why = self._generation.failure or "its models are being opened"
+        return DeviceLost(f"device '{self.device.name}' is restarting: {why}")
 
     def stop(self) -> None:
         """Ends the process for good."""
-        self._stopping.set()
-        self._generation.end("the server is stopping")
-        self._supervisor.join()
+        with self._replacing:
+            self._stopping.set()
+            self._generation.end("the server is stopping")
+        self.dropped.put(None)
+        for thread in self._threads:
+            thread.join(STOP_TIMEOUT_S)
 
-    def _start(self) -> Generation:
-        generation = Generation(self.device)
+    def _start(self) -> None:
+        """Replaces the process by a new one, with the models of the old, in which everything works."""
+        with self._replacing:
+            if self._stopping.is_set():
+                raise DeviceLost("the server is stopping")
+            generation = self._generation = Generation(self.device)
         try:
-            problem = generation.ask("probe")
-        except DeviceLost as error:
-            raise FailedPrecondition(str(error)) from None
-        if problem is not None:
-            generation.end(problem)
-            raise FailedPrecondition(problem)
-        return generation
+            if (problem := generation.ask("probe")) is not None:
+                raise FailedPrecondition(problem)
+            for session in [reference() for reference in self._sessions.values()]:
+                if session is not None:
+                    session.reopen_in(generation)
+        except ServingError as error:
+            generation.end(str(error))
+            generation.close()
+            raise
 
     def _supervise(self) -> None:
         failures = 0
         while True:
             started_s = time.monotonic()
             self._generation.wait()
-            if self._stopping.is_set():
-                return
             self._ready = False
+            if self._stopping.is_set():
+                self._generation.close()
+                return
+            logger.error("%s", self._generation.lost())
             self._changed()
-            logger.error("device %s was lost: %s", self.device.name, self._generation.failure)
+            self._generation.close()
             failures = 0 if time.monotonic() - started_s > STABLE_S else failures
             while not self._restart(failures):
                 failures += 1
@@ -253,27 +354,20 @@ class ChildEngine:
         if self._stopping.wait(BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)]):
             return False
         self.restarts += 1
-        generation: Generation | None = None
         try:
             with self._opening:
-                generation = self._start()
-                for session in [reference() for reference in self._sessions.values()]:
-                    if session is not None:
-                        session.open_in(generation)
-                self._generation = generation
-        except ServingError as error:
-            if generation is not None:
-                generation.end(str(error))
+                self._start()
+        except (ServingError, OSError) as error:
             logger.error("device %s does not start: %s", self.device.name, error)
             return False
         self._ready = True
-        self._changed()
         logger.warning("device %s is back", self.device.name)
+        self._changed()
         return True
 
-    def _close_dropped(self, generation: Generation) -> None:
+    def _close_dropped(self) -> None:
         """Has the process forget the sessions that nobody here holds any more."""
-        while self.dropped:
-            number = self.dropped.popleft()
-            self._sessions.pop(number, None)
-            generation.ask("close", number)
+        for number in iter(self.dropped.get, None):
+            with self._opening, suppress(ServingError):  # a process that is gone has none to close
+                self._sessions.pop(number, None)
+                self.generation().ask("close", number)
