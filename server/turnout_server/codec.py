@@ -7,7 +7,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from turnout_proto import inference_pb2 as pb
 
-from turnout_server import parameters, tensors, wire
+from turnout_server import answers, parameters, tensors, wire
 from turnout_server.classification import classify
 from turnout_server.datatypes import of_dtype
 from turnout_server.errors import InvalidRequest, Unsupported
@@ -74,21 +74,27 @@ class Codec:
         )
         return decoded, forms
 
-    def encode(self, response: InferResponse, forms: Mapping[str, Form]) -> pb.ModelInferResponse:
+    def encode(self, response: InferResponse, forms: Mapping[str, Form]) -> bytes:
         """The message of an answer; outputs are always raw, because that is what every client reads.
 
         Raises:
             InvalidRequest, Overloaded: an output can't be given in the form asked for.
         """
-        message = pb.ModelInferResponse(model_name=response.model, model_version=response.version, id=response.id)
-        for key, value in response.parameters.items():
-            _set(message.parameters[key], value)
+        parts: list[bytes | np.ndarray] = [
+            answers.head(response.model, response.version),
+            answers.request_id(response.id),
+            *(answers.parameter(key, value) for key, value in response.parameters.items()),
+        ]
         for name, array in response.outputs.items():
             form = forms.get(name, PLAIN)
             output = _classified(name, array, form.classes, response.signature) if form.classes else array
-            tensor = message.outputs.add(name=name, datatype=of_dtype(output.dtype).name, shape=output.shape)
-            message.raw_output_contents.append(_placed(tensor, tensors.to_raw(output), form))
-        return message
+            data = tensors.to_raw(output)
+            if form.region is None:
+                parts.append(answers.tensor(name, of_dtype(output.dtype).name, output.shape))
+                parts += (answers.contents(data.nbytes if isinstance(data, np.ndarray) else len(data)), data)
+            else:
+                parts += (_placed(name, output, data, form), answers.contents(0))
+        return answers.join(parts)
 
     def _inputs(self, request: pb.ModelInferRequest, raw: Raw) -> dict[str, np.ndarray]:
         unread = iter(raw)
@@ -172,29 +178,23 @@ def parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
     return request, request.raw_input_contents if raw is None else raw
 
 
-def _set(parameter: pb.InferParameter, value: str | int) -> None:
-    if isinstance(value, str):
-        parameter.string_param = value
-    else:
-        parameter.int64_param = value
-
-
 def _classified(name: str, array: np.ndarray, n: int, signature: Signature) -> np.ndarray:
     return classify(array, n, signature.output_by_name[name].labels, batched=signature.max_batch_size > 0)
 
 
-def _placed(tensor: pb.ModelInferResponse.InferOutputTensor, data: bytes, form: Form) -> bytes:
-    """What goes into the message for an output: its bytes, or none if they were written to shared memory."""
-    if form.region is None:
-        return data
-    if len(data) > form.byte_size:
+def _placed(name: str, output: np.ndarray, data: bytes | np.ndarray, form: Form) -> bytes:
+    """Writes an output to where its client wants it; returns its description."""
+    assert form.region is not None
+    raw = bytes(data)
+    if len(raw) > form.byte_size:
         raise InvalidRequest(
-            f"shared memory size specified with the request for output '{tensor.name}' ({form.byte_size} bytes) should be "
-            f"at least {len(data)} bytes to hold the results"
+            f"shared memory size specified with the request for output '{name}' ({form.byte_size} bytes) should be "
+            f"at least {len(raw)} bytes to hold the results"
         )
-    form.region.write(form.offset, data)
-    _set(tensor.parameters["shared_memory_region"], form.region.name)
-    _set(tensor.parameters["shared_memory_byte_size"], len(data))
+    form.region.write(form.offset, raw)
+    tensor = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=of_dtype(output.dtype).name, shape=output.shape)
+    tensor.parameters["shared_memory_region"].string_param = form.region.name
+    tensor.parameters["shared_memory_byte_size"].int64_param = len(raw)
     if form.offset:
-        _set(tensor.parameters["shared_memory_offset"], form.offset)
-    return b""
+        tensor.parameters["shared_memory_offset"].int64_param = form.offset
+    return pb.ModelInferResponse(outputs=[tensor]).SerializeToString()

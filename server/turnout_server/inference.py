@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 
-from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
 from turnout_server import codec
@@ -32,11 +31,11 @@ class InferenceService:
         return {METHODS["ModelStreamInfer"].path: self.model_stream_infer}
 
     def model_infer(self, call: Call, message: bytes) -> None:
-        def answer(request_id: str, outcome: pb.ModelInferResponse | ServingError) -> None:
+        def answer(request_id: str, outcome: bytes | ServingError) -> None:
             if isinstance(outcome, ServingError):
                 call.finish(status(outcome, request_id))
             else:
-                call.send(outcome.SerializeToString())
+                call.send(outcome)
                 call.finish()
 
         call.on_cancel(self._infer(call, message, answer))
@@ -62,9 +61,7 @@ class InferenceService:
             answer(request_id, unexpected())
         return _nothing_to_cancel
 
-    def _encoded(
-        self, outcome: InferResponse | ServingError, forms: Mapping[str, codec.Form]
-    ) -> pb.ModelInferResponse | ServingError:
+    def _encoded(self, outcome: InferResponse | ServingError, forms: Mapping[str, codec.Form]) -> bytes | ServingError:
         if isinstance(outcome, ServingError):
             return outcome
         try:

@@ -32,11 +32,15 @@ class TensorSpec:
     graph_shape: tuple[int, ...] | None = None
     labels: tuple[str, ...] = ()
 
+    @cached_property
+    def _only_rows_are_free(self) -> bool:
+        return self.shape[:1] == (-1,) and -1 not in self.shape[1:]
+
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of this shape may be passed."""
-        if len(shape) != len(self.shape):
-            return False
-        return all(want in (-1, got) for want, got in zip(self.shape, shape, strict=True))
+        if self._only_rows_are_free:  # most are
+            return len(shape) > 0 and shape[1:] == self.shape[1:]
+        return len(shape) == len(self.shape) and all(want in (-1, got) for want, got in zip(self.shape, shape, strict=True))
 
 
 @dataclass(frozen=True)

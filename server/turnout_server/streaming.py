@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from turnout_proto import inference_pb2 as pb
 
+from turnout_server import answers
 from turnout_server.errors import ServingError
 from turnout_server.transport import Call, Status
 
-#: Told a request's id and how it ended.
-Answer = Callable[[str, "pb.ModelInferResponse | ServingError"], None]
+#: Told a request's id and how it ended: the bytes of a ModelInferResponse, or an error.
+Answer = Callable[[str, bytes | ServingError], None]
 #: Starts a request of a call; returns what to call when nobody wants its answer any more.
 Infer = Callable[[Call, bytes, Answer], Callable[[], None]]
 
@@ -59,7 +60,7 @@ class InferStream:
             self._closed = True
             self._flush()
 
-    def _answer(self, slot: _Slot, request_id: str, outcome: "pb.ModelInferResponse | ServingError") -> None:
+    def _answer(self, slot: _Slot, request_id: str, outcome: bytes | ServingError) -> None:
         if isinstance(outcome, ServingError) and self._ends_on_error:
             slot.status = self._status(outcome, request_id)
         else:
@@ -67,15 +68,12 @@ class InferStream:
         with self._lock:
             self._flush()
 
-    def _message(self, request_id: str, outcome: "pb.ModelInferResponse | ServingError") -> bytes:
+    def _message(self, request_id: str, outcome: bytes | ServingError) -> bytes:
+        final = answers.parameter("triton_final_response", True)
         if isinstance(outcome, ServingError):
-            response = pb.ModelInferResponse(id=request_id)
-            text = self._status(outcome, request_id).details
-            answer = pb.ModelStreamInferResponse(error_message=text, infer_response=response)
-        else:
-            answer = pb.ModelStreamInferResponse(infer_response=outcome)
-        answer.infer_response.parameters["triton_final_response"].bool_param = True
-        return answer.SerializeToString()
+            text = pb.ModelStreamInferResponse(error_message=self._status(outcome, request_id).details)
+            return text.SerializeToString() + answers.in_stream(answers.request_id(request_id) + final)
+        return answers.in_stream(outcome + final)
 
     def _flush(self) -> None:
         while self._slots and self._slots[0].answered:

@@ -68,12 +68,18 @@ def from_typed(tensor: InputTensor, model: str) -> np.ndarray:
         raise InvalidRequest(f"a value of input '{tensor.name}' is out of the range of {datatype.name}") from None
 
 
-def to_raw(array: np.ndarray) -> bytes:
-    """An array's bytes."""
+def to_raw(array: np.ndarray) -> bytes | np.ndarray:
+    """An array's bytes, or an array that they are the buffer of: numbers aren't copied."""
     if array.dtype.kind != "O":
-        return array.tobytes()
+        return _buffer(array)
     elements = [value if isinstance(value, bytes) else str(value).encode() for value in array.flat]
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+def _buffer(array: np.ndarray) -> np.ndarray:
+    """The same numbers in one piece, of a type that has a buffer: BF16 has none that Python knows."""
+    whole = np.ascontiguousarray(array)
+    return whole if whole.dtype.isbuiltin == 1 else whole.view(np.uint16)
 
 
 def _datatype(tensor: InputTensor) -> Datatype:

@@ -15,11 +15,23 @@ SERVER = ROOT / "server" / "turnout_server"
 LAYERS: list[set[str]] = [
     {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
     {"batching", "classification", "messages", "profiles", "routing", "signatures"},
-    {"cgroups", "control", "devices", "engines", "layout", "loading", "readiness", "repository", "scheduler", "sessions", "warmup"}
+    {
+        "cgroups",
+        "control",
+        "devices",
+        "engines",
+        "layout",
+        "loading",
+        "readiness",
+        "repository",
+        "scheduler",
+        "sessions",
+        "warmup",
+    }
     | {"child", "engines", "isolation", "lanes", "modelmetrics", "profilestore", "profiling", "verification"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane"},
-    {"answering", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
+    {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
     | {"services", "streaming", "tensors", "transport", "wire"},
     {"__main__", "app", "doctor", "settings"},
 ]

@@ -63,7 +63,7 @@ class Stream:
 
     def answer(self, *ids: str) -> None:
         for request_id in ids:
-            self._answers[request_id](request_id, pb.ModelInferResponse(id=request_id))
+            self._answers[request_id](request_id, pb.ModelInferResponse(id=request_id).SerializeToString())
 
     def fail(self, request_id: str) -> None:
         self._answers[request_id](request_id, NotFound("gone"))

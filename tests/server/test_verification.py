@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,10 @@ class Off(AddingSession):
 class Failing(AddingSession):
     def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
         raise InternalError("no made-up inputs, please")
+
+
+def publish(directory: Path, arrays: dict[str, Any]) -> None:
+    np.savez(directory / GOLDEN, **arrays)
 
 
 def test_a_device_is_held_to_what_was_published_with_the_model() -> None:
@@ -64,7 +69,7 @@ def test_a_model_that_refuses_its_own_published_inputs_is_broken() -> None:
 
 def test_published_samples_are_read_by_point(tmp_path: Path) -> None:
     text = np.array([["a", "bc"]])
-    np.savez(tmp_path / GOLDEN, **{"batch=1/in/a": A, "batch=1/in/t": text, "batch=1/out/y": A, "batch=2/in/a": A})
+    publish(tmp_path, {"batch=1/in/a": A, "batch=1/in/t": text, "batch=1/out/y": A, "batch=2/in/a": A})
     one, two = samples(tmp_path, AddingSession())
     assert one.inputs["t"].dtype == np.object_
     assert one.inputs["t"].tolist() == [["a", "bc"]]
@@ -88,7 +93,7 @@ def test_a_broken_file_is_a_failed_precondition(tmp_path: Path, content: bytes) 
 
 
 def test_a_pickle_in_the_file_is_never_opened(tmp_path: Path) -> None:
-    np.savez(tmp_path / GOLDEN, **{"p/in/a": np.array([{"a": 1}], dtype=object)})
+    publish(tmp_path, {"p/in/a": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(FailedPrecondition, match="cannot be read"):
         samples(tmp_path, AddingSession())
 
