@@ -6,10 +6,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test lint format proto image clean
+.PHONY: help install demo test bench bench-peers lint format proto image clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make .venv with everything (DEVICE=cpu|gpu)
 
@@ -25,6 +25,18 @@ demo: install  ## train, export, serve, load-test and report, on every device th
 
 test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest
+
+bench: install  ## measure Turnout beside other servers (needs h2load: Debian's nghttp2-client)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-peers: .venv-peer-mlserver/.installed .venv-peer-kserve/.installed  ## environments of MLServer and KServe
+
+.venv-peer-mlserver/.installed: PEER := mlserver==1.7.1
+.venv-peer-kserve/.installed: PEER := kserve==0.21.0
+.venv-peer-%/.installed: Makefile
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) install -q $(PEER) onnxruntime==1.32.0
+	@touch $@
 
 lint: install  ## ruff and mypy (strict), source and tests
 	$(BIN)/ruff check .
@@ -64,4 +76,4 @@ image:  ## build the container image (TARGET=cpu|gpu|export)
 	$(IMAGE_TOOL) build --target $(or $(TARGET),cpu) -t turnout:$(or $(TARGET),cpu) .
 
 clean:  ## remove environments and what the demo made
-	rm -rf .venv .venv-proto .venv-kserve .venv-perf models reports
+	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-peer-* models reports

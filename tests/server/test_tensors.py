@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout_proto import inference_pb2 as pb
+from turnout_server.answers import join
 from turnout_server.datatypes import DATATYPES
 from turnout_server.errors import InvalidRequest
 from turnout_server.tensors import from_raw, from_typed, to_raw
@@ -53,7 +54,7 @@ def test_raw_bytes_become_the_array_they_were_and_back(array: np.ndarray) -> Non
     message, data = tensor(array)
     got = from_raw(message, data, "m")
     assert_same(got, array)
-    assert b"".join([to_raw(got)]) == data
+    assert join([to_raw(got)]) == data
 
 
 @given(arrays(sorted(DATATYPES)), st.integers(0, 8))
@@ -122,4 +123,4 @@ def test_text_outputs_may_hold_anything_that_prints(value: object) -> None:
     array = np.empty(1, np.object_)
     array[0] = value
     text = value if isinstance(value, bytes) else str(value).encode()
-    assert b"".join([to_raw(array)]) == len(text).to_bytes(4, "little") + text
+    assert join([to_raw(array)]) == len(text).to_bytes(4, "little") + text
