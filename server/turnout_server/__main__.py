@@ -1,38 +1,57 @@
-"""`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits 0 once drained."""
+"""`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits 0 once drained.
+
+With `doctor` as its first argument, it says instead what each device is, and what is missing.
+"""
 
 import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from turnout_server import settings
-from turnout_server.app import Server
+from turnout_server.doctor import command as doctor
 from turnout_server.errors import ServingError
 from turnout_server.logsettings import LogSettings
+
+if TYPE_CHECKING:
+    from turnout_server.app import Server
 
 logger = logging.getLogger("turnout_server")
 
 
 def main() -> None:
     """The command."""
+    command, arguments = (doctor.main, sys.argv[2:]) if sys.argv[1:2] == ["doctor"] else (_server, sys.argv[1:])
     try:
-        chosen = settings.read(sys.argv[1:])
+        sys.exit(command(arguments))
     except settings.UsageError as error:
         sys.exit(_complain(str(error), 2))
+
+
+def _server(arguments: Sequence[str]) -> int:
+    """Serves until it is told to stop; returns the exit status."""
+    chosen = settings.read(arguments)
     handler = logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # what of it is shown, LogSettings decides
     log = LogSettings(handler, chosen.log_level)
     try:
+        from turnout_server.app import Server  # noqa: PLC0415, fails where ONNX Runtime is broken
+
         server = Server(chosen, log)
+    except ImportError as error:
+        return _complain(f"{error}; 'turnout-server doctor' has the fix", 1)
     except (OSError, ServingError) as error:
-        sys.exit(_complain(str(error), 1))
+        return _complain(str(error), 1)
     _serve(server)
+    return 0
 
 
-def _serve(server: Server) -> None:
+def _serve(server: "Server") -> None:
     stop = threading.Event()
 
     def asked_to_stop(number: int, _: FrameType | None) -> None:

@@ -4,10 +4,12 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from turnout_server.errors import ServingError, Unavailable, internal_error
-from turnout_server.repository import Repository
+
+if TYPE_CHECKING:  # settings need Mode even where ONNX Runtime is broken
+    from turnout_server.repository import Repository
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ class Control:
         poll_s: seconds between two looks at the disk in mode `poll`.
     """
 
-    def __init__(self, repository: Repository, mode: Mode, load_models: list[str], poll_s: float) -> None:
+    def __init__(self, repository: "Repository", mode: Mode, load_models: list[str], poll_s: float) -> None:
         self._repository = repository
         self._mode = mode
         self._names = set(load_models) if mode == "explicit" and "*" not in load_models else None

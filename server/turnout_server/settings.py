@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -32,6 +32,7 @@ from turnout_server.devices import Device
 from turnout_server.transport import selection
 
 PREFIX = "TURNOUT_"
+Kind = TypeVar("Kind", bound="Settings")
 #: Kubernetes sets these for every Service in the namespace, and one may well be called `turnout`.
 _KUBERNETES = re.compile(r"TURNOUT_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
@@ -154,8 +155,8 @@ class Settings(BaseSettings):
 
     @field_validator("model_repository")
     @classmethod
-    def _is_directory(cls, path: Path) -> Path:
-        if not path.is_dir():
+    def _is_directory(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_dir():
             raise ValueError("it is not a directory; create it, or export a model into it with turnout-export")
         return path
 
@@ -168,8 +169,9 @@ class Settings(BaseSettings):
     @field_validator("devices")
     @classmethod
     def _are_devices(cls, value: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
-        for name in value:
-            if "," in name or entries_of(name) == [AUTO] or (":" not in name and kind_of(name) != "cpu"):
+        for name, chosen in value.items():
+            bare_kind = ":" not in name and kind_of(name) != "cpu" and not chosen.disabled
+            if "," in name or entries_of(name) == [AUTO] or bare_kind:
                 raise ValueError(f"'{name}' cannot be declared: a device is called cpu, cpu:<label> or <kind>:<label>")
         return value
 
@@ -194,6 +196,12 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+class DoctorSettings(Settings):
+    """The same where nothing is required."""
+
+    model_repository: Path | None = None  # type: ignore[assignment]
+
+
 def read(arguments: Sequence[str]) -> Settings:
     """The settings of this process.
 
@@ -201,12 +209,21 @@ def read(arguments: Sequence[str]) -> Settings:
         UsageError: a value or a name is wrong.
         SystemExit: `--help`, or arguments that argparse doesn't understand.
     """
+    return _read(arguments, Settings)
+
+
+def read_for_doctor(arguments: Sequence[str]) -> DoctorSettings:
+    """What a server with these arguments would be set to, as far as they go; raises what `read` raises."""
+    return _read(arguments, DoctorSettings)
+
+
+def _read(arguments: Sequence[str], kind: type[Kind]) -> Kind:
     _refuse_unknown_variables()
     file = _config_file(arguments)
     try:
-        values = TomlConfigSettingsSource(Settings, toml_file=file)() if file else {}
-        command_line = CliSettingsSource[argparse.ArgumentParser](Settings, cli_parse_args=list(arguments))
-        return Settings(_cli_settings_source=command_line, **values)  # type: ignore[call-arg]
+        values = TomlConfigSettingsSource(kind, toml_file=file)() if file else {}
+        command_line = CliSettingsSource[argparse.ArgumentParser](kind, cli_parse_args=list(arguments))
+        return kind(_cli_settings_source=command_line, **values)  # type: ignore[call-arg]
     except ValidationError as error:
         raise UsageError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
     except (SettingsError, tomllib.TOMLDecodeError) as error:

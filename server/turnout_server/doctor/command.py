@@ -1,0 +1,104 @@
+"""The command: reads its settings, has everything looked at, and prints the page."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+from turnout_server import devices, settings
+from turnout_server.devices import Device
+from turnout_server.doctor import facts, findings, page
+from turnout_server.doctor.checkup import Checkup
+from turnout_server.doctor.facts import Facts, Machine
+from turnout_server.errors import ServingError
+from turnout_server.settings import DoctorSettings, UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would add its usage."""
+        raise UsageError(f"{message}; see turnout-server doctor --help")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the page; returns 0 if every device that this machine should have works, and 1 if not.
+
+    Raises:
+        UsageError: the arguments or the settings are wrong.
+        SystemExit: `--help`.
+    """
+    flags, as_json = _read(arguments)
+    chosen = settings.read_for_doctor(flags)
+    logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page says it all
+    with _output_aside():
+        checkup = examine(chosen, Machine(_providers))
+    found = findings.judge(checkup)
+    print(page.as_json(checkup, found) if as_json else page.as_text(checkup, found))
+    return findings.exit_code(found)
+
+
+def examine(chosen: DoctorSettings, machine: Machine) -> Checkup:
+    """Reads the machine and tries its devices and models, those that a server with these settings would have."""
+    read = facts.read(machine)
+    kinds = chosen.undeclared_kinds()
+    declared = chosen.declared_devices()
+    wanted = "cuda" in kinds or any(device.kind == "cuda" for device in declared)
+    if not read.runtime.usable:
+        return Checkup(read, cuda_wanted=wanted)
+    from turnout_server.doctor.trial import Trial  # noqa: PLC0415, needs an ONNX Runtime that can be imported
+
+    if devices.missing_for_cuda(read.runtime.providers, machine.root) is not None:
+        kinds = kinds - {"cuda"}
+    trial = Trial(_candidates(declared, kinds, read))
+    try:
+        repository = chosen.model_repository
+        models = trial.models(repository, chosen.model_name) if repository else ()
+    except ServingError as error:
+        raise UsageError(str(error)) from None
+    finally:
+        trial.stop()
+    return Checkup(read, trial.tried, models, wanted)
+
+
+def _candidates(declared: list[Device], kinds: set[str], read: Facts) -> list[tuple[Device, bool]]:
+    """The devices to try: those that are declared, and those that a server would find besides."""
+    found = [devices.cpu()] if "cpu" in kinds else []
+    if "cuda" in kinds:
+        found += [devices.cuda(number) for number in range(read.nvidia.count)]
+    names = {device.name for device in declared}
+    return [(device, True) for device in declared] + [(device, False) for device in found if device.name not in names]
+
+
+def _read(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The server's flags among the arguments, and whether to print JSON."""
+    parser = _Parser("turnout-server doctor", description="Says what each device is, what is missing, and the exact fix.")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
+    parser.add_argument("--config", metavar="FILE", help="the server's TOML file, for the devices it declares")
+    parser.add_argument("--model-repository", metavar="DIR", help="also load these models on every device")
+    parser.add_argument("--model-name", metavar="NAME", help="what the one bare model is called that DIR is")
+    chosen = vars(parser.parse_args(list(arguments)))
+    as_json = chosen.pop("json")
+    return [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items() if value is not None], as_json
+
+
+def _providers() -> tuple[str, ...]:
+    from turnout_server.sessions import built_in_providers  # noqa: PLC0415, fails where ONNX Runtime is broken
+
+    return built_in_providers()
+
+
+@contextmanager
+def _output_aside() -> Iterator[None]:
+    """Sends to stderr what others write to stdout meanwhile, such as ONNX Runtime about libraries: the page is all that is."""
+    sys.stdout.flush()
+    ours = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(ours, 1)
+        os.close(ours)

@@ -1,0 +1,90 @@
+"""What the facts and the test runs mean, and what to do about it. Nothing is read here.
+
+A real run has the last word: where every GPU works, nothing that looks suspicious about it is a problem.
+"""
+
+from collections.abc import Iterator
+
+from turnout_server.doctor.checkup import Checkup, Finding, ModelOnDevice, Tried
+from turnout_server.doctor.facts import Facts
+from turnout_server.doctor.gpufindings import ASK_KERNEL, of_missing_gpus, of_working_gpus
+
+
+def judge(checkup: Checkup) -> list[Finding]:
+    """Every finding, the worst first."""
+    found = [*_of_runtime(checkup.facts), *_of_cores(checkup)]
+    if checkup.startable:
+        of_gpus = list(_of_gpus(checkup))
+        explained = any(finding.severity == "problem" for finding in of_gpus)
+        found += [*of_gpus, *(finding for tried in checkup.devices for finding in _of_device(tried, explained))]
+    found += [finding for row in checkup.models if row.problem and row.allowed for finding in _of_model(row)]
+    return sorted(found, key=lambda finding: ("problem", "warning", "ok").index(finding.severity))
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """1 where something is broken that should work; else 0."""
+    return int(any(finding.severity == "problem" for finding in findings))
+
+
+def _of_gpus(checkup: Checkup) -> Iterator[Finding]:
+    gpus = [tried for tried in checkup.devices if tried.device.kind == "cuda"]
+    if gpus and not any(tried.problem for tried in gpus):
+        yield from of_working_gpus(checkup.facts)
+    elif checkup.cuda_wanted:
+        yield from of_missing_gpus(checkup)
+
+
+def _of_runtime(facts: Facts) -> Iterator[Finding]:
+    runtime = facts.runtime
+    extra = "gpu" if facts.nvidia.present else "cpu"
+    install = f"pip install 'turnout[{extra}]'"
+    if not runtime.wheels:
+        yield Finding("problem", "no-runtime", "no ONNX Runtime is installed", "the server is nothing without it", install)
+    elif len(runtime.wheels) > 1:
+        why = "they overwrite each other's files, and the last one installed silently wins; the server refuses to start"
+        fix = f"pip uninstall -y {' '.join(runtime.wheels)} && {install}"
+        yield Finding("problem", "two-runtimes", f"{' and '.join(runtime.wheels)} are both installed", why, fix)
+    elif runtime.problem:
+        wheel, version = next(iter(runtime.wheels.items()))
+        why = "its files were damaged, as by uninstalling another ONNX Runtime wheel, or are for another system"
+        fix = f"pip install --force-reinstall --no-deps {wheel}=={version}"
+        yield Finding("problem", "broken-runtime", f"ONNX Runtime cannot be imported: {runtime.problem}", why, fix)
+    if not runtime.telemetry_off:
+        why = "ONNX Runtime reports usage over the network unless ORT_DISABLE_TELEMETRY is 1"
+        yield Finding("warning", "telemetry-on", "ONNX Runtime's telemetry is on", why, "export ORT_DISABLE_TELEMETRY=1")
+
+
+def _of_cores(checkup: Checkup) -> Iterator[Finding]:
+    host = checkup.facts.host
+    quota = host.quota_cores
+    if quota is None or quota >= len(host.affinity):
+        return
+    what = f"{quota:g} of {len(host.affinity)} cores may be busy at once: that is the control group's quota"
+    yield Finding("ok", "cpu-quota", what, "undeclared CPU devices keep to it")
+    for tried in checkup.devices:
+        device = tried.device
+        if device.kind == "cpu" and device.threads > host.usable_cores:
+            why = "threads beyond the quota are stopped for the rest of each period, in the middle of a run"
+            what = f"device '{device.name}' has {device.threads} threads where the quota is {quota:g} cores"
+            yield Finding(
+                "warning", "more-threads-than-quota", what, why, f"in [devices.'{device.name}']: threads = {host.usable_cores}"
+            )
+
+
+def _of_device(tried: Tried, explained: bool) -> Iterator[Finding]:
+    """A device that fails, if it is declared or nothing else explains it."""
+    if not tried.problem or (explained and not tried.declared):
+        return
+    name = tried.device.name
+    fix = f"correct [devices.'{name}'] in the --config file, or add disabled = true to it" if tried.declared else ASK_KERNEL
+    yield Finding("problem", "device-fails", f"device '{name}' does not work", tried.problem, fix)
+
+
+def _of_model(row: ModelOnDevice) -> Iterator[Finding]:
+    name = f"model '{row.model}'" + (f" version {row.version}" if row.version else "")
+    if row.device:
+        fix = "name the devices that it does run on in its config.pbtxt, as turnout.devices under parameters"
+        yield Finding("warning", "model-not-on-device", f"{name} does not run on '{row.device}'", row.problem, fix)
+    else:
+        fix = "correct its files as the reason says, or move its directory out of the repository"
+        yield Finding("problem", "model-fails", f"{name} does not load", row.problem, fix)
