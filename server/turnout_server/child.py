@@ -78,7 +78,7 @@ def answer(connection: BinaryIO, call: Callable[..., Any]) -> None:
             arguments = pickle.load(connection)
             connection.write(pickle.dumps(outcome(call, *arguments)))
             connection.flush()
-    except (EOFError, OSError):
+    except (EOFError, OSError, pickle.UnpicklingError):
         return
 
 

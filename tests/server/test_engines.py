@@ -1,0 +1,109 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from turnout_server import devices, engines
+from turnout_server.config import RuntimeOptions
+from turnout_server.devices import Device
+from turnout_server.engines import Engine, Engines, LocalEngine, bring_up
+from turnout_server.errors import FailedPrecondition
+from turnout_server.isolation import ChildEngine
+
+from tests import models
+from tests.server.fakes import FakeEngine
+
+CPU = replace(devices.cpu(), threads=1)
+CHILD = replace(CPU, name="cpu:child", isolated=True)
+
+
+def nothing() -> None:
+    """Nobody listens."""
+
+
+@pytest.mark.parametrize(("device", "kind"), [(CPU, LocalEngine), (CHILD, ChildEngine)], ids=["in process", "child"])
+def test_both_sorts_of_engine_open_the_same_models(device: Device, kind: type[Engine], tmp_path: Path) -> None:
+    models.save(tmp_path, "m", models.add_constant(1))
+    engine = engines.start(device, nothing)
+    try:
+        assert isinstance(engine, kind)
+        assert (engine.device, engine.problem(), engine.restarts) == (device, None, 0)
+        session = engine.open(tmp_path / "m/1/model.onnx", RuntimeOptions())
+        assert session.run({"x": np.ones((1, 2), np.float32)}, ["y"])[0].tolist() == [[2, 2]]
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize("device", [CPU, CHILD], ids=["in process", "child"])
+def test_a_device_whose_test_run_fails_has_no_engine(device: Device) -> None:
+    with pytest.raises(FailedPrecondition, match="no NoSuchProvider"):
+        engines.start(replace(device, provider="NoSuchProvider"), nothing)
+
+
+class Host:
+    """A machine with these devices: starting any other fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *working: str, missing: str | None = None) -> None:
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+        self._working = working
+        monkeypatch.setattr(engines, "start", self._start)
+        monkeypatch.setattr(devices, "missing_for_cuda", lambda providers: missing)
+
+    def _start(self, device: Device, changed: Callable[[], None]) -> Engine:
+        self.started.append(device.name)
+        if device.name not in self._working:
+            raise FailedPrecondition(f"{device.name} fails its test run")
+        engine = FakeEngine(device.name)
+        engine.stop = lambda: self.stopped.append(device.name)  # type: ignore[method-assign]
+        return engine
+
+
+def test_without_a_declaration_every_device_that_works_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1")
+    found = bring_up([], {"cpu", "cuda"}, nothing)
+    assert (list(found.by_name), found.missing) == (["cpu", "cuda:0", "cuda:1"], {})
+    assert host.started == ["cpu", "cuda:0", "cuda:1", "cuda:2"]  # the first that fails is the last
+
+
+def test_a_kind_of_which_there_is_none_is_missing_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    Host(monkeypatch, "cpu")
+    assert bring_up([], {"cpu", "cuda"}, nothing).missing == {"cuda": "cuda:0 fails its test run"}
+
+
+def test_a_driver_that_is_not_there_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, "cpu", missing="no NVIDIA driver")
+    assert bring_up([], {"cpu", "cuda"}, nothing).missing == {"cuda": "no NVIDIA driver"}
+    assert host.started == ["cpu"]
+
+
+def test_declared_devices_come_first_and_are_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, "cpu", "cpu:slow", "cuda:0")
+    found = bring_up([replace(CPU, name="cpu:slow"), devices.cuda(0), CPU], {"cpu", "cuda"}, nothing)
+    assert list(found.by_name) == ["cpu:slow", "cuda:0", "cpu"]
+    assert host.started == ["cpu:slow", "cuda:0", "cpu", "cuda:1"]
+
+
+def test_a_kind_that_is_switched_off_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, "cpu", "cuda:0")
+    assert list(bring_up([], {"cuda"}, nothing).by_name) == ["cuda:0"]
+    assert "cpu" not in host.started
+
+
+def test_a_declared_device_that_does_not_work_is_named_and_stops_those_that_were_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = Host(monkeypatch, "cpu:slow")
+    with pytest.raises(FailedPrecondition, match=r"\[devices\.'cuda:3'\] does not work: cuda:3 fails its test run"):
+        bring_up([replace(CPU, name="cpu:slow"), devices.cuda(3)], {"cpu", "cuda"}, nothing)
+    assert host.stopped == ["cpu:slow"]
+
+
+def test_stopping_all_ends_every_process() -> None:
+    before = psutil.Process().children()
+    found = Engines({"cpu:child": ChildEngine(CHILD), "cpu": LocalEngine(CPU)}, {})
+    assert len(psutil.Process().children()) == len(before) + 1
+    found.stop()
+    assert psutil.Process().children() == before
