@@ -44,7 +44,9 @@ def tree(root: Path, **files: str) -> Path:
     ],
     ids=["none", "unlimited", "limits", "a group around it", "another's path", "version 1", "version 1, unlimited"],
 )
-def test_the_tightest_limit_counts(tmp_path: Path, files: dict[str, str], cores: float | None, memory_bytes: int | None) -> None:
+def test_the_tightest_limit_counts(
+    tmp_path: Path, files: dict[str, str], cores: float | None, memory_bytes: int | None
+) -> None:
     root = tree(tmp_path, **files)
     assert cgroups.quota_cores(root) == cores
     assert cgroups.memory_limit_bytes(root) == memory_bytes

@@ -171,3 +171,16 @@ def test_a_disabled_device_is_not_looked_for(repository: Path, tmp_path: Path) -
     chosen = settings.read([f"--model-repository={repository}", f"--config={file}"])
     assert [device.name for device in chosen.declared_devices()] == ["cpu:a"]
     assert chosen.undeclared_kinds() == {"cuda"}
+
+
+def test_a_whole_kind_can_be_disabled(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text("[devices.cuda]\ndisabled = true\n")
+    assert settings.read([f"--model-repository={repository}", f"--config={file}"]).undeclared_kinds() == {"cpu"}
+
+
+def test_the_doctor_requires_nothing_and_checks_what_it_is_given(repository: Path) -> None:
+    assert settings.read_for_doctor([]).model_repository is None
+    assert settings.read_for_doctor([f"--model-repository={repository}"]).model_repository == repository
+    with pytest.raises(UsageError, match="it is not a directory"):
+        settings.read_for_doctor(["--model-repository=/nowhere"])
