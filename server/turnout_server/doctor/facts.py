@@ -148,5 +148,5 @@ def _built_for(wheel: importlib.metadata.Distribution) -> str:
         text = Path(str(wheel.locate_file("onnxruntime/capi/build_and_package_info.py"))).read_text()
     except OSError:
         return ""
-    found = re.search(r"^cuda_version = '([\d.]+)'", text, re.MULTILINE)
+    found = re.search(r"^cuda_version = ['\"]([\d.]+)['\"]", text, re.MULTILINE)
     return found[1] if found else ""

@@ -7,14 +7,14 @@ from turnout_server.doctor.facts import Facts
 from turnout_server.doctor.nvidia import DeviceFile, Gpu, Library
 
 #: What a driver that doesn't do what it should leaves a trace of.
-ASK_KERNEL = "sudo dmesg | grep -i -e nvrm -e xid, which says what the driver stumbled over"
+ASK_KERNEL = "sudo dmesg | grep -i -e nvrm -e xid  # what the driver stumbled over"
 
 _NO_DEVICE_FILES = Finding(
     "problem",
     "no-device-files",
     "/dev/nvidia0 is missing",
     "an NVIDIA driver is loaded, but this container was not given its GPUs",
-    "docker run --gpus all ... (Kubernetes: resources.limits 'nvidia.com/gpu': 1)",
+    "docker run --gpus all ...  # Kubernetes: resources.limits 'nvidia.com/gpu': 1",
 )
 
 
@@ -67,7 +67,7 @@ def _closed(file: DeviceFile) -> Finding:
     why = f"opening it fails with {file.problem}"
     if file.problem == "EACCES" and file.owner_group:
         why += f"; it belongs to group {file.owner_group}, which this user is not in"
-        fix = f'sudo usermod -aG "$(stat -c %G {file.path})" "$USER", then log in again'
+        fix = f'sudo usermod -aG "$(stat -c %G {file.path})" "$USER"  # then log in again'
     elif file.problem == "EACCES":
         fix = f"sudo chmod a+rw {file.path}"
     elif file.problem == "EPERM":
@@ -88,7 +88,7 @@ def _of_driver(facts: Facts) -> Iterator[Finding]:
         branch = {12: 525, 13: 580}.get(needed, 580)
         what = f"driver {nvidia.driver} supports CUDA up to {nvidia.cuda}, and {facts.runtime.name} needs {needed}"
         why = f"CUDA {needed} begins with driver {branch}"
-        fix = f"sudo apt-get install -y nvidia-driver-{branch} && sudo reboot (on Debian and Ubuntu)"
+        fix = f"sudo apt-get install -y nvidia-driver-{branch} && sudo reboot  # Debian, Ubuntu"
         yield Finding("problem", "driver-too-old", what, why, fix)
 
 
@@ -124,7 +124,7 @@ def _of_modes(gpu: Gpu) -> Iterator[Finding]:
     default = f"sudo nvidia-smi -i {gpu.number} -c DEFAULT"
     if gpu.mig:
         why = "CUDA shows a process one instance only, the first unless it is named, and none where none was created"
-        fix = "export CUDA_VISIBLE_DEVICES=MIG-... (nvidia-smi -L lists them)"
+        fix = "export CUDA_VISIBLE_DEVICES=MIG-...  # nvidia-smi -L lists them"
         yield Finding("warning", "mig", f"GPU {gpu.number} is cut into instances (MIG)", why, fix)
     if gpu.compute_mode == "exclusive-process":
         why = "one process at a time may use it: a second server, or this test beside a server, fails"

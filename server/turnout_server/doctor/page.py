@@ -13,7 +13,7 @@ from turnout_server.doctor.findings import exit_code
 from turnout_server.doctor.nvidia import Gpu, Nvidia
 
 _WIDTH = 100
-_LABEL = 14
+_LABEL = 19
 _GIB = 2**30
 
 
@@ -50,7 +50,7 @@ def _verdict(findings: Sequence[Finding]) -> str:
     counts = Counter(finding.severity for finding in findings)
     told = [_count(counts[severity], severity) for severity in ("problem", "warning") if counts[severity]]
     state = [] if counts["problem"] else ["every device that this machine should have works"]
-    fixes = [f"{', '.join(told)}, with the fix at the end"] if told else []
+    fixes = [f"{', '.join(told)}, and the fix at the end"] if told else []
     return f"Turnout {importlib.metadata.version('turnout')}: {'; '.join(state + fixes)}"
 
 
@@ -87,7 +87,7 @@ def _nvidia(nvidia: Nvidia) -> Iterator[str]:
     yield _line("device files", ", ".join(files) or "none")
     for library in nvidia.libraries:
         instead = f" (there is {', '.join(library.others)})" if library.others else ""
-        yield _line(library.file, library.found or f"MISSING{instead}", label_width=20)
+        yield _line(library.file, library.found or f"MISSING{instead}")
 
 
 def _gpu(gpu: Gpu) -> str:
@@ -140,8 +140,8 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
         yield "  none"
 
 
-def _line(label: str, text: str, label_width: int = _LABEL) -> str:
-    return "\n".join(_wrapped(f"  {label:{label_width}}{text}", label_width + 2))
+def _line(label: str, text: str) -> str:
+    return "\n".join(_wrapped(f"  {label:{_LABEL}}{text}", _LABEL + 2))
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
