@@ -80,6 +80,8 @@ class Server:
             self._changes.notify,
             self._profiler.add,
             self._profiler.settle,
+            settings.max_loaded_models,
+            lambda name: self._control.bring_back(name),  # noqa: PLW0108 - it is made below
         )
         self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
         metrics = Metrics(self._device_states)

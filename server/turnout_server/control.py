@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from turnout_server.errors import ServingError, Unavailable, internal_error
@@ -33,6 +34,8 @@ class Control:
         self._names = set(load_models) if mode == "explicit" and "*" not in load_models else None
         self._poll_s = poll_s
         self._stopping = threading.Event()
+        self._coming: set[str] = set()
+        self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control")
 
     def start(self) -> None:
@@ -61,6 +64,22 @@ class Control:
             Unavailable: this server's mode doesn't allow it.
         """
         self._ask(lambda: self._repository.unload(name), settled)
+
+    def bring_back(self, name: str) -> None:
+        """Has an evicted model loaded again, once, however many ask for it."""
+        with self._lock:
+            if name in self._coming:
+                return
+            self._coming.add(name)
+        with suppress(RuntimeError):  # the server is shutting down
+            self._thread.submit(self._bring_back, name)
+
+    def _bring_back(self, name: str) -> None:
+        error = self._guarded(lambda: self._repository.load(name))
+        if error is not None:
+            logger.error("model %s could not be loaded again: %s", name, error)
+        with self._lock:
+            self._coming.discard(name)
 
     def _ask(self, change: Callable[[], None], settled: Settled) -> None:
         if self._mode != "explicit":

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -28,14 +29,15 @@ class Model:
     """How a model stands. Never changed, only replaced whole: who holds one sees a consistent state.
 
     Attributes:
-        state: `settled` means that every version is in `versions` or in `failures`.
+        state: `settled` means that every version is in `versions` or in `failures`; `evicted`, that it was unloaded to make
+            room and comes back with the next request for it.
         versions: those that answer, by number.
         failures: why others don't, by number; None stands for the model as a whole.
         fingerprint: of the files that it was loaded from.
     """
 
     name: str
-    state: Literal["unloaded", "loading", "settled"] = "unloaded"
+    state: Literal["unloaded", "evicted", "loading", "settled"] = "unloaded"
     versions: Mapping[int, ModelVersion] = field(default_factory=dict)
     failures: Mapping[int | None, str] = field(default_factory=dict)
     fingerprint: tuple[tuple[str, int, int], ...] = ()
@@ -61,6 +63,9 @@ class Repository:
         changed: called on the control thread after every change of a model's state.
         loaded: told of every version that was loaded.
         settling: called on the control thread once all are there, before they count as settled.
+        max_loaded: how many models may be loaded at once; 0 for any number. One more takes the place of the one that was
+            asked for least recently.
+        wanted: told the name of an evicted model that was asked for.
     """
 
     def __init__(
@@ -71,6 +76,8 @@ class Repository:
         changed: Callable[[], None] = lambda: None,
         loaded: Callable[[ModelVersion], None] = lambda version: None,
         settling: Callable[[], None] = lambda: None,
+        max_loaded: int = 0,
+        wanted: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._root = root
         self._loader = loader
@@ -78,12 +85,19 @@ class Repository:
         self._changed = changed
         self._loaded = loaded
         self._settling = settling
+        self._max_loaded = max_loaded
+        self._wanted = wanted
+        self._moments = count(1)
+        self._asked_for: dict[str, int] = {}  # when each model was asked for last, by `_moments`
         self._models = {name: Model(name) for name in find_models(root, model_name)}
         self.settled = False
 
     def start(self, names: set[str] | None = None) -> None:
         """Loads the models named, or all; one that fails is reported and harms no other. Then the repository has settled."""
-        for name in sorted(self._models.keys() if names is None else names):
+        chosen = sorted(self._models.keys() if names is None else names)
+        for name in chosen[self._max_loaded :] if self._max_loaded else ():
+            self._replace(Model(name, "evicted"))
+        for name in chosen[: self._max_loaded or None]:
             try:
                 self.load(name)
             except ServingError as error:
@@ -107,6 +121,7 @@ class Repository:
             raise InternalError(f"failed to load '{name}', failed to poll from model repository")
         before = self._models.get(name, Model(name))
         if not before.versions:
+            self._make_room()
             self._replace(Model(name, "loading"))
         loaded = self._load(name, files, configuration)
         keeps = bool(loaded.failures and before.versions)
@@ -151,6 +166,10 @@ class Repository:
         model = self._models.get(name)
         if model is None or model.state == "unloaded":
             raise NotFound(f"Request for unknown model: '{name}' is not found")
+        self._asked_for[name] = next(self._moments)
+        if model.state == "evicted":
+            self._wanted(name)
+            raise Unavailable(f"model '{name}' is not at ready state: it is being loaded again", pushback_ms=1000)
         number = _version_number(version) if version else max(model.versions, default=None)
         if number is not None and number in model.versions:
             return model.versions[number]
@@ -163,10 +182,12 @@ class Repository:
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether the model can answer; False also for one that isn't there."""
         try:
-            self.find(name, version)
-        except (NotFound, Unavailable, FailedPrecondition):
+            if self._models[name].state != "evicted":  # asking how it stands doesn't bring it back
+                self.find(name, version)
+                return True
+        except (KeyError, NotFound, Unavailable, FailedPrecondition):
             return False
-        return True
+        return False
 
     def ready(self, name: str = "") -> list[ModelVersion]:
         """The versions that can answer, of one model or of all, ascending."""
@@ -176,6 +197,14 @@ class Repository:
     def index(self) -> list[IndexEntry]:
         """How every version of every model stands."""
         return [entry for model in list(self._models.values()) for entry in _index_of(model)]
+
+    def _make_room(self) -> None:
+        """Unloads those asked for least recently, so that one more model may be loaded; requests in flight finish."""
+        loaded = [name for name, model in self._models.items() if model.versions]
+        loaded.sort(key=lambda name: self._asked_for.get(name, 0))
+        for name in loaded[: len(loaded) - self._max_loaded + 1] if self._max_loaded else ():
+            self._replace(Model(name, "evicted"))
+            logger.info("model %s is unloaded to make room", name)
 
     def _replace(self, model: Model) -> None:
         self._models[model.name] = model
@@ -225,6 +254,8 @@ def _chosen(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
 def _index_of(model: Model) -> Iterator[IndexEntry]:
     if model.state == "unloaded":
         yield IndexEntry(model.name, "", "")
+    elif model.state == "evicted":
+        yield IndexEntry(model.name, "", "UNAVAILABLE", "unloaded to make room; the next request brings it back")
     elif model.state == "loading":
         yield IndexEntry(model.name, "", "LOADING")
     for number in sorted(model.versions):

@@ -130,6 +130,7 @@ class Settings(BaseSettings):
     model_name: str = Field("", description="what the model is called, where the repository is one bare model")
     model_control_mode: Mode = Field("none", description="load all at the start; also follow the disk; or on request only")
     load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
+    max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for any number")
     repository_poll_s: float = Field(15.0, gt=0, description="seconds between two looks at the disk in mode poll")
     config: Path | None = Field(None, description="TOML file with any of these settings")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
