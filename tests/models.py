@@ -105,6 +105,12 @@ def reshape() -> onnx.ModelProto:
     return model([helper.make_node("Reshape", ["x", "shape"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("a", "b"))})
 
 
+def fill() -> onnx.ModelProto:
+    """y = zeros of the given shape, however large; float32."""
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["y"])]
+    return model(nodes, {"shape": (TensorProto.INT64, (2,))}, {"y": (TensorProto.FLOAT, ("a", "b"))})
+
+
 #: Rounds that a loop takes at least, so that no server takes its model for a tiny one: about two milliseconds.
 ROUNDS = 2000
 
@@ -120,9 +126,9 @@ def countdown() -> onnx.ModelProto:
     return model(nodes, {"n": what}, {"y": what}, constants)
 
 
-def lazy() -> onnx.ModelProto:
-    """y = x after ROUNDS rounds of a loop; float32 (batch, n)."""
-    constants = {"step": np.array(0, np.float32), "rounds": np.array(ROUNDS), "true": np.array(True)}
+def lazy(rounds: int = ROUNDS) -> onnx.ModelProto:
+    """y = x after so many rounds of a loop; float32 (batch, n)."""
+    constants = {"step": np.array(0, np.float32), "rounds": np.array(rounds), "true": np.array(True)}
     what: Tensor = (TensorProto.FLOAT, ("batch", "n"))
     loop = helper.make_node("Loop", ["rounds", "true", "x"], ["y"], body=_adding_step(what))
     return model([loop], {"x": what}, {"y": what}, constants)

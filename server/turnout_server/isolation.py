@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 #: A run may take this many times as long as the longest one so far, but never less than the device's `watchdog_s`.
 PATIENCE = 20.0
-#: Starting a process, opening a model and its first run may take this long: CUDA compiles and tunes then.
+#: Starting a process, opening a model and its very first run may take this long: CUDA compiles and tunes then.
 LOAD_TIMEOUT_S = 300.0
 #: Pauses between a failure and the next start.
 BACK_OFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
@@ -196,14 +196,13 @@ class RemoteSession:
         self.outputs: tuple[TensorSpec, ...] = ()
         self.placement: Mapping[str, int] = {}
         self._problem: str | None = None
-        self._longest_s: float | None = None
+        self._longest_s: float | None = None  # of every process's runs: the next one's first takes as long as this one's did
 
     def __del__(self) -> None:
         self._owner.dropped.put(self.number)
 
     def open_in(self, generation: Generation) -> None:
         """Has this generation's process load the model."""
-        self._longest_s = None
         self.inputs, self.outputs, self.placement = generation.ask("open", self.number, str(self.path), self.options)
 
     def reopen_in(self, generation: Generation) -> None:

@@ -36,9 +36,14 @@ class Faults:
 
     def at(self, moment: str, *faults: str) -> None:
         """Has these happen, one each time that the moment comes: `start` of a process, `load` of a model, or a `run`."""
-        (self._directory / "happened").unlink(missing_ok=True)
+        self.clear()
         (self._directory / "next").write_text("\n".join(faults))
         (self._directory / "next").rename(self._directory / moment)
+
+    def clear(self) -> None:
+        """Has nothing more happen."""
+        for file in self._directory.iterdir():
+            file.unlink(missing_ok=True)
 
     def wait_until_happening(self) -> None:
         """Returns once the first of them happens."""

@@ -1,0 +1,85 @@
+"""However devices fail and come back, a request that names one runs there or fails."""
+
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turnout_server.devicenames import kind_of
+from turnout_server.errors import DeviceLost, FailedPrecondition, Overloaded, ServingError, internal_error
+from turnout_server.messages import InferResponse
+
+from tests.server.test_dataplane import ROW, Served
+
+NAMES = ("cpu", "cpu:slow", "cuda:0")
+ERRORS = (DeviceLost("its process was killed"), Overloaded("no memory"), internal_error(), FailedPrecondition("broken"))
+
+#: What happens next: a device restarts or is back; its next runs fail so; or a request that asks for this.
+STEPS = st.one_of(
+    st.tuples(st.just("restarts"), st.sampled_from(NAMES), st.booleans()),
+    st.tuples(st.just("fails"), st.sampled_from(NAMES), st.lists(st.sampled_from(ERRORS), max_size=2)),
+    st.tuples(st.just("asks"), st.sampled_from(["auto", "cpu", "cuda", "cpu:slow", "cuda:0", "cuda:0,cpu", "cpu:slow,auto"])),
+)
+
+
+class Host(Served):
+    """A data plane over three devices that fail as they are told; it notes on which one each request ran."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, *NAMES[1:])
+        self.failing: dict[str, list[ServingError]] = {name: [] for name in NAMES}
+        self.tried: SimpleQueue[str] = SimpleQueue()
+        for name, session in self.sessions.items():
+            session.trouble = lambda inputs, name=name: self._run(name)  # type: ignore[misc]
+        self.repository.start()
+
+    def _run(self, name: str) -> None:
+        self.tried.put(name)
+        if self.failing[name]:
+            raise self.failing[name].pop()
+
+    def stop(self) -> None:
+        for executor in self.executors.values():
+            executor.stop(timeout_s=10)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(STEPS, max_size=25))
+def test_a_named_device_is_never_moved_whatever_fails(steps: list[tuple[str, str, object]]) -> None:
+    with TemporaryDirectory() as root:
+        host = Host(Path(root))
+        try:
+            for what, name, *detail in steps:
+                if what == "restarts":
+                    host.engines[name].trouble = DeviceLost("restarting") if detail[0] else None
+                elif what == "fails":
+                    host.failing[name] = list(detail[0])  # type: ignore[call-overload]
+                else:
+                    _check(host, name)
+        finally:
+            host.stop()
+
+
+def _check(host: Host, asked: str) -> None:
+    working = {name for name, engine in host.engines.items() if engine.problem() is None}
+    host.infer(device=asked, a=np.ones_like(ROW))
+    outcome = host.outcome()
+    tried = [host.tried.get() for _ in range(host.tried.qsize())]
+    allowed = [name for name in NAMES if _allows(asked, name)]
+    assert set(tried) <= set(allowed) & working
+    assert len(tried) == len(set(tried)) <= 2  # nowhere twice, and moved once at most
+    if asked in NAMES:
+        assert tried == ([asked] if asked in working else [])
+    if isinstance(outcome, InferResponse):
+        assert outcome.parameters["device"] == tried[-1]
+        assert (outcome.parameters["route_reason"] == "retried") == (len(tried) == 2)
+    elif not tried:
+        assert isinstance(outcome, ServingError)
+        assert not working & set(allowed)
+
+
+def _allows(asked: str, device: str) -> bool:
+    """Whether a request that asks so may run there; an exact name wins over a kind."""
+    return any(entry in ("auto", device) or (entry not in NAMES and entry == kind_of(device)) for entry in asked.split(","))
