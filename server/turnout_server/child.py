@@ -41,7 +41,7 @@ class Child:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._sessions: dict[int, Session] = {}
+        self._sessions: dict[int, list[Session]] = {}
 
     def obey(self, control: BinaryIO) -> None:
         """Answers the parent's commands until it hangs up."""
@@ -52,20 +52,26 @@ class Child:
         return problem_with(self._device)
 
     def open(self, number: int, path: str, options: RuntimeOptions) -> tuple[Any, Any, Any]:
-        """Loads a model; returns its inputs, its outputs and on which provider how many nodes were placed."""
-        session = OnnxSession(Path(path), self._device, options)
-        self._sessions[number] = session
+        """Loads a model; returns its inputs, its outputs and on which provider how many nodes were placed.
+
+        A GPU gets a session for each lane: ONNX Runtime gives a session one CUDA stream, on which its runs go one by one.
+        """
+        count = self._device.instances if self._device.kind == "cuda" else 1
+        sessions: list[Session] = [OnnxSession(Path(path), self._device, options) for _ in range(count)]
+        self._sessions[number] = sessions
+        session = sessions[0]
         return session.inputs, session.outputs, session.placement
 
     def close(self, number: int) -> None:
         """Drops a model."""
         self._sessions.pop(number, None)
 
-    def run_lane(self, lane: BinaryIO, memory: Memory) -> None:
-        """Runs what comes over one lane until the parent hangs up."""
+    def run_lane(self, lane: BinaryIO, memory: Memory, index: int = 0) -> None:
+        """Runs what comes over one lane, the `index`-th, until the parent hangs up."""
 
         def run(number: int, inputs: dict[str, Place], outputs: list[str]) -> dict[int, Place]:
-            arrays = self._sessions[number].run(memory.get(inputs), outputs)
+            sessions = self._sessions[number]
+            arrays = sessions[index % len(sessions)].run(memory.get(inputs), outputs)
             return memory.put(dict(enumerate(arrays)))
 
         answer(lane, run)
@@ -107,12 +113,12 @@ def main() -> None:
         limit_memory(device.memory_limit_mb * 2**20)
     child = Child(device)
 
-    def serve(lane: int, memory: int) -> None:
-        child.run_lane(_stream(lane), Memory(memory))
+    def serve(index: int, lane: int, memory: int) -> None:
+        child.run_lane(_stream(lane), Memory(memory), index)
         os._exit(0)  # a load that goes on is for nobody
 
-    for lane, memory in job["lanes"]:
-        threading.Thread(target=serve, args=(lane, memory), daemon=True).start()
+    for index, (lane, memory) in enumerate(job["lanes"]):
+        threading.Thread(target=serve, args=(index, lane, memory), daemon=True).start()
     child.obey(_stream(job["control"]))
     os._exit(0)  # a run that goes on is for nobody
 

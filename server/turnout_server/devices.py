@@ -25,7 +25,7 @@ class Device:
         threads: intra-op threads; 0 leaves it to ONNX Runtime.
         instances: how many runs may go on at once.
         cpus: the cores that its threads may use; empty for all of the process's.
-        memory_limit_mb: as much memory may it take, in 2**20 bytes; 0 for no limit.
+        memory_limit_mb: as much memory may it take, in 2**20 bytes; on a GPU, each session of it; 0 for no limit.
         price_per_hour: what an hour of it costs; None if nobody said.
         idle_w, busy_w: watts it draws when idle and when busy; None if nobody said.
         isolated: whether its sessions live in a process of their own.
@@ -52,14 +52,26 @@ def cpu() -> Device:
     return Device("cpu", "cpu", PROVIDERS["cpu"], threads=usable_cpus())
 
 
-def cuda(number: int) -> Device:
-    """A GPU as it is where nothing is declared: in a process of its own, because a CUDA error that sticks ends its process."""
-    return Device(f"cuda:{number}", "cuda", PROVIDERS["cuda"], cuda_options(number), isolated=True)
+def cuda(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> Device:
+    """A GPU, in a process of its own, because a CUDA error that sticks ends its process."""
+    return Device(f"cuda:{number}", "cuda", PROVIDERS["cuda"], cuda_options(number, memory_limit_mb, tf32=tf32), isolated=True)
 
 
-def cuda_options(number: int) -> dict[str, str]:
-    """The CUDA provider's options for a GPU. Its exhaustive search for convolutions costs minutes on dynamic shapes."""
-    return {"device_id": str(number), "cudnn_conv_algo_search": "HEURISTIC"}
+def cuda_options(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> dict[str, str]:
+    """The CUDA provider's options for a GPU.
+
+    Its exhaustive search for convolutions costs minutes on dynamic shapes, and its memory would grow by doubling.
+    """
+    options = {
+        "device_id": str(number),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if memory_limit_mb:
+        options["gpu_mem_limit"] = str(memory_limit_mb * 2**20)
+    if not tf32:
+        options["use_tf32"] = "0"
+    return options
 
 
 def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str | None:

@@ -41,6 +41,18 @@ _LEVELS = {
 }
 
 
+#: What ONNX Runtime, CUDA and its libraries say, in small letters, where there isn't enough memory.
+_NO_MEMORY = (
+    "bad_alloc",
+    "failed to allocate memory",
+    "smaller than requested bytes",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+)
+
+
 class Session(Protocol):
     """A model version on one device.
 
@@ -86,7 +98,9 @@ class OnnxSession:
 
         Raises:
             FailedPrecondition: the model or the device is unusable; the text says why.
+            Overloaded: the device doesn't have the memory for it.
         """
+        self._device = device
         self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions())
         self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
@@ -102,7 +116,7 @@ class OnnxSession:
                 return self._run_by_value(inputs, outputs)
             result: list[np.ndarray] = self._session.run(outputs, inputs)
         except Exception as error:
-            raise _run_error(error) from error
+            raise _run_error(error, self._device) from error
         return result
 
     def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
@@ -117,13 +131,21 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
     if device.kind == "cuda":
         _preload_cuda()
     provider_options = {**device.provider_options, **(chosen.cuda if device.kind == "cuda" else {})}
+    if provider_options.get("enable_cuda_graph", "0") != "0":
+        # A graph reads the addresses that it was captured with, and every run here brings its own.
+        raise FailedPrecondition("'enable_cuda_graph' would give wrong answers here; remove it")
     try:
         session = onnxruntime.InferenceSession(
             model, _session_options(device, chosen), providers=[(device.provider, provider_options)]
         )
     except Exception as error:
         text = _first_line(error)
-        raise FailedPrecondition(text if isinstance(model, bytes) else text.replace(model, Path(model).name)) from error
+        if isinstance(model, str):
+            text = text.replace(model, Path(model).name)
+            if _lacks_memory(error):
+                size_mb = Path(model).stat().st_size / 2**20
+                raise Overloaded(f"a model of {size_mb:.1f} MiB does not fit {_memory_of(device)}: {text}") from error
+        raise FailedPrecondition(text) from error
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:
         raise FailedPrecondition(
@@ -220,12 +242,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _run_error(error: Exception) -> ServingError:
+def _lacks_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def _memory_of(device: "Device") -> str:
+    limit = f", which may take {device.memory_limit_mb} MiB" if device.memory_limit_mb else ""
+    return f"into the memory of device '{device.name}'{limit}"
+
+
+def _run_error(error: Exception, device: "Device") -> ServingError:
     text = _first_line(error)
     if isinstance(error, native.InvalidArgument):
         return InvalidRequest(f"the model refused these inputs: {text}")
-    if isinstance(error, MemoryError) or "bad_alloc" in text or "Failed to allocate memory" in text:
-        return Overloaded(f"not enough memory to run this request: {text}")
+    if _lacks_memory(error):
+        return Overloaded(f"this request does not fit {_memory_of(device)}: {text}")
     internal = internal_error()
     logger.error("a run failed: %s (%s)", error, internal)
     return internal

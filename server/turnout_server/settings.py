@@ -59,6 +59,7 @@ class DeviceSettings(BaseModel):
     busy_w: float | None = Field(None, ge=0)
     isolation: Literal["process", "in-process"] | None = None
     watchdog_s: float = Field(10.0, gt=0)
+    tf32: bool = True
     disabled: bool = False
 
     @field_validator("cpus")
@@ -70,7 +71,7 @@ class DeviceSettings(BaseModel):
     def device(self, name: str) -> Device:
         """The device that this table declares."""
         kind = kind_of(name)
-        base = devices.cpu() if kind == "cpu" else devices.cuda(_number(name))
+        base = devices.cpu() if kind == "cpu" else devices.cuda(_number(name), self.memory_limit_mb, tf32=self.tf32)
         cores = cores_of(self.cpus)
         default_threads = len(cores) or base.threads
         return replace(
@@ -174,6 +175,8 @@ class Settings(BaseSettings):
             bare_kind = ":" not in name and kind_of(name) != "cpu" and not chosen.disabled
             if "," in name or entries_of(name) == [AUTO] or bare_kind:
                 raise ValueError(f"'{name}' cannot be declared: a device is called cpu, cpu:<label> or <kind>:<label>")
+            if not chosen.tf32 and kind_of(name) != "cuda":
+                raise ValueError(f"'{name}' has no TF32; the setting 'tf32' is for CUDA devices")
         return value
 
     def declared_devices(self) -> list[Device]:

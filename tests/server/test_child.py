@@ -4,6 +4,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -12,8 +14,10 @@ import pytest
 from turnout_server import child, devices
 from turnout_server.child import STICKY, Child, answer, outcome
 from turnout_server.config import RuntimeOptions
+from turnout_server.devices import Device
 from turnout_server.errors import FailedPrecondition, InternalError, InvalidRequest, Overloaded, internal_error
 from turnout_server.lanes import Memory
+from turnout_server.sessions import OnnxSession
 
 from tests import models
 
@@ -98,6 +102,34 @@ def test_a_model_is_opened_run_and_closed_by_its_number(tmp_path: Path) -> None:
         ours.close()
         thread.join(timeout=10)
     memory.close()
+
+
+def test_each_lane_of_a_gpu_has_a_session_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    models.save(tmp_path, "m", models.add_constant(1))
+    opened: list[OnnxSession] = []
+    ran: list[OnnxSession] = []
+
+    class Noted(OnnxSession):
+        def __init__(self, path: Path, device: Device, options: RuntimeOptions) -> None:
+            super().__init__(path, devices.cpu(), options)
+            opened.append(self)
+
+        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+            ran.append(self)
+            return super().run(inputs, outputs)
+
+    monkeypatch.setattr(child, "OnnxSession", Noted)
+    served = Child(replace(devices.cuda(0), instances=2))
+    served.open(1, str(tmp_path / "m/1/model.onnx"), RuntimeOptions())
+    for index in (1, 0):
+        memory = Memory()
+        message = pickle.dumps((1, memory.put({"x": np.ones((1, 2), np.float32)}), ["y"]))
+        answers = io.BytesIO()
+        lane = io.BufferedRWPair(io.BytesIO(message), answers)
+        served.run_lane(cast(BinaryIO, lane), memory, index)
+        assert pickle.loads(answers.getvalue())[0] == "ok"
+        memory.close()
+    assert ran == [opened[1], opened[0]]
 
 
 def test_the_limit_is_on_top_of_what_the_process_has_already() -> None:

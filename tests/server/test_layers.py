@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
         "sessions",
         "warmup",
     }
-    | {"child", "engines", "isolation", "lanes", "modelmetrics", "profilestore", "profiling", "verification"}
+    | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "profilestore", "profiling", "verification"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane"},
     {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}

@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
-from turnout_server import settings
+from turnout_server import devices, settings
 from turnout_server.settings import Settings, UsageError
 
 
@@ -143,13 +143,22 @@ def test_a_declared_device_keeps_what_its_table_leaves_out(repository: Path, tmp
     cpu, slow, gpu = chosen.declared_devices()
     assert (cpu.name, cpu.kind, cpu.threads, cpu.isolated, cpu.price_per_hour) == ("cpu", "cpu", 3, False, 0.1)
     assert (slow.name, slow.kind, slow.cpus, slow.threads, slow.isolated) == ("cpu:slow", "cpu", (0,), 1, True)
-    assert gpu.provider_options == {"device_id": "1", "cudnn_conv_algo_search": "HEURISTIC", "gpu_mem_limit": "1024"}
+    assert gpu.provider_options == {**devices.cuda_options(1), "gpu_mem_limit": "1024"}
     assert gpu.isolated
+
+
+def test_a_gpus_memory_limit_and_precision_become_its_providers_options(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text('[devices."cuda:1"]\nmemory_limit_mb = 2\ntf32 = false\n')
+    (gpu,) = settings.read([f"--model-repository={repository}", f"--config={file}"]).declared_devices()
+    assert gpu.provider_options == {**devices.cuda_options(1), "gpu_mem_limit": "2097152", "use_tf32": "0"}
+    assert gpu.memory_limit_mb == 2
 
 
 @pytest.mark.parametrize(
     ("table", "words"),
     [
+        ("[devices.cpu]\ntf32 = false", "'cpu' has no TF32"),
         ("[devices.auto]", "cannot be declared"),
         ("[devices.cuda]", "cannot be declared"),
         ("[devices.tpu]", "unknown device 'tpu'"),

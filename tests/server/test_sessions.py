@@ -1,0 +1,71 @@
+"""What ONNX Runtime says, as its callers learn it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from turnout_server import devices
+from turnout_server.errors import FailedPrecondition, InternalError, Overloaded
+from turnout_server.sessions import OnnxSession
+
+from tests import models
+
+LIMITED = replace(devices.cpu(), threads=1, name="cpu:small", memory_limit_mb=16)
+X = {"x": np.ones((1, 2), np.float32)}
+
+NO_MEMORY = [
+    RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 17179869184"),
+    RuntimeError("bfc_arena.cc:359 Available memory of 1048576 is smaller than requested bytes of 8388608"),
+    RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc"),
+    RuntimeError("CUDA failure 2: out of memory ; GPU=0 ; expr=cudaMalloc"),
+    RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"),
+    MemoryError(),
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    models.save(tmp_path, "m", models.add_constant(1))
+    return tmp_path / "m/1/model.onnx"
+
+
+def _failing(error: Exception) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=str)
+def test_a_model_that_does_not_fit_is_an_overload_with_the_numbers(
+    error: Exception, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _failing(error))
+    with pytest.raises(Overloaded, match=r"0\.0 MiB does not fit .* 'cpu:small', which may take 16 MiB: ") as raised:
+        OnnxSession(file, LIMITED)
+    assert str(error) in str(raised.value)
+    assert str(file.parent) not in str(raised.value)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=str)
+def test_a_request_that_does_not_fit_is_an_overload_with_the_numbers(error: Exception, file: Path) -> None:
+    session = OnnxSession(file, LIMITED)
+    session._session.run = _failing(error)
+    with pytest.raises(Overloaded, match="'cpu:small', which may take 16 MiB: ") as raised:
+        session.run(X, ["y"])
+    assert str(error) in str(raised.value)
+
+
+def test_any_other_failure_is_none(file: Path) -> None:
+    session = OnnxSession(file, LIMITED)
+    session._session.run = _failing(RuntimeError("CUDA failure 700: an illegal memory access"))
+    with pytest.raises(InternalError):
+        session.run(X, ["y"])
+
+
+def test_a_cuda_graph_is_refused(file: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="'enable_cuda_graph' would give wrong answers"):
+        OnnxSession(file, replace(LIMITED, provider_options={"enable_cuda_graph": "1"}))
