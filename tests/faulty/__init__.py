@@ -36,7 +36,7 @@ class Faults:
 
     def at(self, moment: str, *faults: str) -> None:
         """Has these happen, one each time that the moment comes: `start` of a process, `load` of a model, or a `run`."""
-        self.clear()
+        (self._directory / "happened").unlink(missing_ok=True)
         (self._directory / "next").write_text("\n".join(faults))
         (self._directory / "next").rename(self._directory / moment)
 
