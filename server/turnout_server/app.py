@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from turnout_server import engines, reflection, sessions
+from turnout_server import engines, nvml, reflection, sessions
 from turnout_server.codec import Codec
 from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
@@ -100,6 +100,8 @@ class Server:
         registry.register(metrics)
         registry.register(TritonMetrics(metrics))
         registry.register(ModelMetrics(repository.ready))
+        if (gpus := nvml.gpu_metrics()) is not None:
+            registry.register(gpus)
         self._transport: Transport = selection.choose(settings.transport)(
             f"{settings.host}:{settings.grpc_port}", self._handlers(settings, log), _options(settings), None
         )
@@ -141,10 +143,9 @@ class Server:
             for name, engine in self._engines.by_name.items()
         }
 
-    def _drained(self) -> None:
-        """Lets the transport's thread run the tiny work it has brought for the devices in this process."""
-        for executor in self._in_process:
-            executor.drained()
+    def _drained(self) -> bool:
+        """Lets the transport's thread run the tiny work it brought for the devices in this process; True if there is more."""
+        return any([executor.drained() for executor in self._in_process])
 
     def _handlers(self, settings: Settings, log: LogSettings) -> Handlers:
         memory = SharedMemory() if settings.allow_client_shm else None

@@ -163,14 +163,15 @@ class Executor:
             self._queue.append(work)
             self._changed.notify()
 
-    def drained(self) -> None:
+    def drained(self) -> bool:
         """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next.
 
-        What is left after `DRAIN_US` goes to the workers, so that the thread comes back to what it was doing.
+        After `DRAIN_US` it returns to what it was doing, and says whether there is more to run. A worker isn't given the
+        rest: two threads that take turns at the interpreter do less than one.
         """
         self._drainer = threading.get_ident()
         if not self._tiny:
-            return
+            return False
         until_s = self._clock() + DRAIN_US * 1e-6
         while self._tiny and (now_s := self._clock()) < until_s:
             selection = batching.select(self._tiny, now_s)
@@ -182,11 +183,7 @@ class Executor:
                 # Fast when it was measured, but its time depends on its data, say: left to the workers for a hundred times
                 # as long, it can't take more than a hundredth of this thread's time.
                 self._not_tiny_until_s[id(selection.batch[0].session)] = now_s + 100 * cpu_s
-        if self._tiny:
-            left, self._tiny = self._tiny, []
-            with self._changed:
-                self._queue += left
-                self._changed.notify(len(left))
+        return bool(self._tiny)
 
     def _is_tiny(self, work: Work) -> bool:
         if work.fastest_us is None or work.fastest_us >= TINY_US:
@@ -206,7 +203,7 @@ class Executor:
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         with self._changed:
-            left, self._queue = self._queue, []
+            left, self._queue, self._tiny = [*self._queue, *self._tiny], [], []
         for work in left:
             work.finish(Unavailable("the server is shutting down"))
 

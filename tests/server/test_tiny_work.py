@@ -84,7 +84,7 @@ def test_other_threads_and_executors_without_drains_use_workers(executor: Execut
     undrained.stop(TIMEOUT_S)
 
 
-def test_what_exceeds_the_budget_of_a_drain_goes_to_a_worker(executor: Executor, clock: Clock) -> None:
+def test_what_exceeds_the_budget_of_a_drain_waits_for_the_next(executor: Executor, clock: Clock) -> None:
     outcomes, session = Outcomes(), AddingSession()
 
     def take_long(_: object) -> None:
@@ -93,10 +93,11 @@ def test_what_exceeds_the_budget_of_a_drain_goes_to_a_worker(executor: Executor,
     session.trouble = take_long
     for number in range(5):  # four fit a run
         executor.submit(outcomes.work(session, number))
-    executor.drained()
-    ended = [outcomes.next()[:2] for _ in range(5)]
-    assert [number for number, _ in ended] == [0, 1, 2, 3, 4]
-    assert [thread == threading.get_ident() for _, thread in ended] == [True, True, True, True, False]
+    assert executor.drained() is True
+    assert [outcomes.next()[0] for _ in range(4)] == [0, 1, 2, 3]
+    assert executor.in_flight() == 1
+    assert executor.drained() is False
+    assert outcomes.next()[:2] == (4, threading.get_ident())
 
 
 def test_a_model_that_turns_out_slow_is_run_by_workers_for_a_while(executor: Executor, clock: Clock) -> None:

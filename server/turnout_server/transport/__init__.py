@@ -82,8 +82,9 @@ UnaryHandler = Callable[[Call, bytes], None]
 StreamHandler = Callable[[Call], Receiver]
 
 
-def _nothing() -> None:
+def _nothing() -> bool:
     """Where nobody waits for a drain."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ class Handlers:
 
     Attributes:
         drained: called by a transport that polls, in its polling thread, whenever it has handed over what had come: the
-            moment to run together what was handed over. Must not take longer than a fraction of a millisecond.
+            moment to run together what was handed over. Must not take longer than a fraction of a millisecond; True says that
+            there is more to run, and that it wants to be called again soon.
     """
 
     unary: Mapping[str, UnaryHandler]
     stream: Mapping[str, StreamHandler]
-    drained: Callable[[], None] = _nothing
+    drained: Callable[[], bool] = _nothing
 
 
 class Transport(Protocol):

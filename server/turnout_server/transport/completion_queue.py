@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
@@ -31,6 +31,8 @@ from turnout_server.transport import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: What this module takes from `cygrpc`.
 NEEDED = (
@@ -115,15 +117,15 @@ class CompletionQueueTransport:
             self._server.destroy()
 
     def _poll(self) -> None:
+        more = False
         while not self._ended:
-            self._drain()
-            _guarded(self._drained)
+            self._drain(_AT_ONCE if more else None)
+            more = _guarded(self._drained) or False
             while self._unanswered:
                 self._unanswered.popleft().watch()
 
-    def _drain(self) -> None:
-        """Waits for an event, and handles it and those behind it."""
-        until: float | None = None
+    def _drain(self, until: float | None) -> None:
+        """Waits for an event until then, None for ever, and handles it and those behind it."""
         for _ in range(EVENTS_A_DRAIN):
             event = self._queue.poll(until)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
@@ -324,9 +326,10 @@ class _StreamCall(_Call):
         self._receiver = None  # it refers to this call, too
 
 
-def _guarded(function: Callable[..., None], *arguments: Any) -> None:
+def _guarded(function: Callable[..., T], *arguments: Any) -> T | None:
     """Calls; whatever goes wrong is logged, because the polling thread must outlive it."""
     try:
-        function(*arguments)
+        return function(*arguments)
     except BaseException:
         logger.exception("the polling thread goes on after an error")
+        return None

@@ -371,10 +371,11 @@ def test_what_came_together_is_run_together_by_the_polling_thread() -> None:
         threads[0].add(threading.get_ident())
         pending.append((call, message))
 
-    def run() -> None:
+    def run() -> bool:
         threads[1].add(threading.get_ident())
-        while pending:
+        if pending:
             echo(*pending.pop())
+        return bool(pending)
 
     handlers = Handlers({"/t/wait": wait}, {}, drained=run)
     with serving(CompletionQueueTransport, handlers) as (_, channel):
@@ -385,7 +386,7 @@ def test_what_came_together_is_run_together_by_the_polling_thread() -> None:
 
 
 def test_a_drain_that_raises_leaves_the_server_alive() -> None:
-    def fails() -> None:
+    def fails() -> bool:
         raise ZeroDivisionError
 
     with serving(CompletionQueueTransport, Handlers({"/t/echo": echo}, {}, drained=fails)) as (_, channel):
