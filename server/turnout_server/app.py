@@ -61,7 +61,9 @@ class Server:
         sessions.check_installation()
         self._settings = settings
         self._changes = Listeners()
-        self._engines = engines.bring_up(settings.declared_devices(), settings.undeclared_kinds(), self._changes.notify)
+        device_changes = Listeners()
+        device_changes.add(self._changes.notify)
+        self._engines = engines.bring_up(settings.declared_devices(), settings.undeclared_kinds(), device_changes.notify)
         for kind, reason in self._engines.missing.items():
             logger.info("%s: not available: %s", kind, reason)
         self._executors = {
@@ -84,6 +86,7 @@ class Server:
             lambda name: self._control.bring_back(name),  # noqa: PLW0108 - it is made below
         )
         self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
+        device_changes.add(self._control.reopen)
         metrics = Metrics(self._device_states)
         self._tracer = Tracer(settings.trace_file)
         self._dataplane = DataPlane(

@@ -65,6 +65,11 @@ class Control:
         """
         self._ask(lambda: self._repository.unload(name), settled)
 
+    def reopen(self) -> None:
+        """Has the models loaded again that lack a device which has come back."""
+        with suppress(RuntimeError):  # the server is shutting down
+            self._thread.submit(self._guarded, self._repository.reopen)
+
     def bring_back(self, name: str) -> None:
         """Has an evicted model loaded again, once, however many ask for it."""
         with self._lock:

@@ -10,6 +10,7 @@ from typing import Literal
 from turnout_server import configfile
 from turnout_server.config import ModelConfiguration
 from turnout_server.errors import (
+    DeviceLost,
     FailedPrecondition,
     InternalError,
     InvalidRequest,
@@ -128,6 +129,16 @@ class Repository:
         self._replace(replace(before, fingerprint=loaded.fingerprint) if keeps else loaded)
         if loaded.failures:
             raise InvalidRequest(f"load failed for model '{name}': {_reasons(loaded)}")
+
+    def reopen(self) -> None:
+        """Loads again the models that lack a device because it was lost while they were being loaded."""
+        for name, model in list(self._models.items()):
+            problems = [problem for version in model.versions.values() for problem in version.problems.values()]
+            if any(isinstance(problem, DeviceLost) for problem in problems):
+                try:
+                    self.load(name)
+                except ServingError as error:
+                    logger.error("model %s: %s", name, error)
 
     def unload(self, name: str) -> None:
         """Answers no more requests for a model; those in flight finish.

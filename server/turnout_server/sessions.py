@@ -173,9 +173,12 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
 def problem_with(device: "Device") -> str | None:
     """Why nothing can run on `device`; None if a real run on it gave the right answer."""
     try:
-        (result,) = OnnxSession(NEGATE, device).run({"x": np.array([2.0], np.float32)}, ["y"])
+        session = OnnxSession(NEGATE, device)
+        (result,) = session.run({"x": np.array([2.0], np.float32)}, ["y"])
     except ServingError as error:
         return str(error)
+    if not session.placement[device.provider]:
+        return f"{device.provider} takes no part of a test model: ONNX Runtime ran it on {', '.join(session.placement)}"
     return None if result.tolist() == [-2.0] else f"a test run gave {result.tolist()} where -2 is right"
 
 

@@ -107,3 +107,9 @@ def test_stopping_all_ends_every_process() -> None:
     assert len(psutil.Process().children()) == len(before) + 1
     found.stop()
     assert psutil.Process().children() == before
+
+
+def test_a_provider_that_leaves_the_work_to_the_cpu_is_refused() -> None:
+    azure = Device("cpu:azure", "cpu", "AzureExecutionProvider")
+    with pytest.raises(FailedPrecondition, match="takes no part of a test model: ONNX Runtime ran it on CPUExecutionProvider"):
+        LocalEngine(azure)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from turnout_server.config import RuntimeOptions
 from turnout_server.devices import Device
-from turnout_server.errors import InternalError, InvalidRequest, NotFound
+from turnout_server.errors import DeviceLost, InternalError, InvalidRequest, NotFound
 from turnout_server.loading import Loader
 from turnout_server.profilestore import ProfileStore
 from turnout_server.repository import Repository
 from turnout_server.sessions import Session
 
-from tests.server.fakes import AddingSession
+from tests.server.fakes import AddingSession, FakeEngine
 
 
 class Disk:
@@ -104,3 +104,24 @@ def test_nobody_is_told_where_files_lie(disk: Disk) -> None:
     (disk.root / "a" / "config.pbtxt").mkdir()
     with pytest.raises(InvalidRequest, match=r"^load failed for model 'a': config\.pbtxt: Is a directory$"):
         disk.repository.load("a")
+
+
+def test_a_model_that_lost_a_device_while_loading_is_loaded_again_when_it_is_back(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "1" / "model.onnx").touch()
+    cpu, child = FakeEngine("cpu"), FakeEngine("cpu:child")
+    child.open = lose  # type: ignore[method-assign]
+    repository = Repository(tmp_path, Loader({"cpu": cpu, "cpu:child": child}, ProfileStore(None)))
+    repository.start()
+    before = repository.find("m")
+    assert list(before.sessions) == ["cpu"]
+    del child.open  # it is back
+    repository.reopen()
+    assert list(repository.find("m").sessions) == ["cpu", "cpu:child"]
+    after = repository.find("m")
+    repository.reopen()  # nothing is lacking now
+    assert repository.find("m") is after
+
+
+def lose(path: Path, options: RuntimeOptions) -> Session:
+    raise DeviceLost("its process ended")
