@@ -17,7 +17,7 @@ from turnout_proto.methods import Stub
 #: The transports that every wire test runs over, and the flags that choose each. One more line here tests one more.
 TRANSPORTS: dict[str, list[str]] = {name: [f"--transport={name}"] for name in ("completion-queue", "aio")}
 
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 60  # CUDA alone takes its time
 
 
 class Process:

@@ -1,0 +1,3 @@
+"""The wire suite once more, on a device in a process of its own."""
+
+from tests.integration.test_streams import *  # noqa: F403
