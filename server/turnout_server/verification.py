@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from turnout_server.errors import FailedPrecondition, InternalError, InvalidRequest
+from turnout_server.errors import FailedPrecondition, InternalError, InvalidRequest, Overloaded, ServingError
 from turnout_server.sessions import Session
 from turnout_server.warmup import generated_inputs
 
@@ -57,20 +57,24 @@ def samples(directory: Path, session: Session) -> list[Sample]:
     return [Sample(_part(arrays, f"{point}/in/"), _part(arrays, f"{point}/out/")) for point in points]
 
 
-def verify(sessions: Mapping[str, Session], samples: list[Sample], tolerance: float) -> dict[str, Parity | FailedPrecondition]:
+def verify(sessions: Mapping[str, Session], samples: list[Sample], tolerance: float) -> dict[str, Parity | ServingError]:
     """Runs the samples on every device.
 
     Args:
         tolerance: the largest error that is allowed.
 
     Returns:
-        For each device how far off it is, or that it is further off than allowed.
+        For each device how far off it is, or that it is further off than allowed or hasn't the memory.
     """
     order = sorted(sessions, key=lambda name: not name.startswith("cpu"))
-    results: dict[str, Parity | FailedPrecondition] = {}
+    results: dict[str, Parity | ServingError] = {}
     reference, right = "golden", [sample.outputs for sample in samples]
     for device in order:
-        outputs = _outputs(sessions[device], samples)
+        try:
+            outputs = _outputs(sessions[device], samples)
+        except Overloaded as error:
+            results[device] = error
+            continue
         results[device] = _judged(device, outputs, right, reference, tolerance)
         if right[0] is None and outputs is not None and isinstance(results[device], Parity):
             reference, right = device, list(outputs)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_server.errors import FailedPrecondition, InternalError
+from turnout_server.errors import FailedPrecondition, InternalError, Overloaded
 from turnout_server.sessions import Session
 from turnout_server.verification import GOLDEN, Parity, Sample, relative_error, samples, verify
 
@@ -57,6 +57,16 @@ def test_a_difference_within_the_tolerance_is_told_and_allowed() -> None:
     parity = verify({"cpu": Off()}, SUM, 0.1)["cpu"]
     assert isinstance(parity, Parity)
     assert parity.error == pytest.approx(0.025)
+
+
+def test_a_device_without_the_memory_for_a_run_leaves_the_others_alone() -> None:
+    def full(inputs: object) -> None:
+        raise Overloaded("full")
+
+    fits = AddingSession()
+    found = verify({"cpu": fits, "cuda:0": AddingSession(trouble=full)}, samples(Path("/nowhere"), fits), 1e-3)
+    assert isinstance(found["cpu"], Parity)
+    assert isinstance(found["cuda:0"], Overloaded)
 
 
 def test_a_model_that_refuses_made_up_inputs_is_not_compared() -> None:
