@@ -51,7 +51,6 @@ WITHOUT_EFFECT = {
         "default_priority_level",
         "priority_queue_policy",
     ),
-    "dynamic_batching.default_queue_policy": ("max_queue_size",),
 }
 
 OURS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")

@@ -136,6 +136,7 @@ class DataPlane:
             deadline_s=_deadline_s(request, model.configuration.queue),
             done=lambda outcome: self._ended(flight, model, route, outcome),
             fastest_us=model.profiles[route.device].fastest_us(flight.rows),
+            max_waiting=model.configuration.queue.max_size,
         )
         flight.work.cancelled = flight.cancelled
         self._executors[route.device].submit(flight.work)

@@ -57,6 +57,7 @@ class Work:
     Args:
         max_rows: the most rows that a run may join; 1 for a model without a batch axis.
         done: told the outcome, from whichever thread reached it.
+        max_waiting: how many requests for its session may wait before it; 0 for as many as the device takes.
         fastest_us: what running it alone takes when nothing disturbs it; None if that was never measured.
     """
 
@@ -69,6 +70,7 @@ class Work:
         "inputs",
         "key",
         "max_rows",
+        "max_waiting",
         "outputs",
         "rows",
         "session",
@@ -84,6 +86,7 @@ class Work:
         deadline_s: float | None,
         done: Callable[[Execution | ServingError], None],
         fastest_us: float | None = None,
+        max_waiting: int = 0,
     ) -> None:
         self.session = session
         self.inputs = inputs
@@ -92,6 +95,7 @@ class Work:
         self.max_rows = max_rows
         self.deadline_s = deadline_s
         self.fastest_us = fastest_us
+        self.max_waiting = max_waiting
         self.enqueued_s = 0.0
         self.cancelled = False
         self.key = (id(session), outputs, *(array.shape[1:] for array in inputs.values()))
@@ -160,6 +164,10 @@ class Executor:
                 raise Unavailable("the server is shutting down")
             if len(self._queue) >= self._limit:
                 raise Overloaded(f"Exceeds maximum queue size: {self._limit} requests wait for device '{self.name}'")
+            if work.max_waiting and sum(waiting.session is work.session for waiting in self._queue) >= work.max_waiting:
+                raise Overloaded(
+                    f"Exceeds maximum queue size: {work.max_waiting} requests wait for this model on device '{self.name}'"
+                )
             self._queue.append(work)
             self._changed.notify()
 

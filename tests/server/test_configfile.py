@@ -48,6 +48,10 @@ ACTED_ON = {
     "output.label_filename": ('output { label_filename: "labels.txt" }', "output {}"),
     "instance_group.kind": ("instance_group { kind: KIND_CPU }", ""),
     "instance_group.gpus": ("instance_group { kind: KIND_GPU gpus: [ 1 ] }", "instance_group { kind: KIND_GPU }"),
+    "dynamic_batching.default_queue_policy.max_queue_size": (
+        "dynamic_batching { default_queue_policy { max_queue_size: 9 } }",
+        "",
+    ),
     "dynamic_batching.default_queue_policy.timeout_action": (
         "dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
         "",
@@ -94,7 +98,6 @@ NOTED = {
     "dynamic_batching.priority_levels": "dynamic_batching { priority_levels: 2 }",
     "dynamic_batching.default_priority_level": "dynamic_batching { default_priority_level: 1 }",
     "dynamic_batching.priority_queue_policy": "dynamic_batching { priority_queue_policy { key: 1 value {} } }",
-    "dynamic_batching.default_queue_policy.max_queue_size": "dynamic_batching { default_queue_policy { max_queue_size: 9 } }",
 }
 #: By field, a text and words of the sentence that refuses it.
 REFUSED = {

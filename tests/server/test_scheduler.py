@@ -27,14 +27,16 @@ class Desk:
         self.executor = Executor("cpu", instances, limit, self.clock)
         self.outcomes: SimpleQueue[tuple[int, Execution | ServingError]] = SimpleQueue()
 
-    def submit(self, value: int, rows: int = 1, max_rows: int = 8, deadline_s: float | None = None) -> Work:
+    def submit(
+        self, value: int, rows: int = 1, max_rows: int = 8, deadline_s: float | None = None, max_waiting: int = 0
+    ) -> Work:
         """Sends in `rows` rows that all add up to `2 * value`."""
         array = np.full((rows, 2), value, np.float32)
 
         def done(outcome: Execution | ServingError) -> None:
             self.outcomes.put((value, outcome))
 
-        work = Work(self.session, {"a": array, "b": array}, ("y",), rows, max_rows, deadline_s, done)
+        work = Work(self.session, {"a": array, "b": array}, ("y",), rows, max_rows, deadline_s, done, None, max_waiting)
         self.executor.submit(work)
         return work
 
@@ -195,6 +197,18 @@ def test_a_full_queue_is_refused_at_once(make: Callable[..., Desk]) -> None:
         desk.submit(3)
     desk.release()
     assert sorted(desk.take(3)) == [0, 1, 2]
+
+
+def test_a_models_own_limit_is_refused_while_other_models_still_wait(make: Callable[..., Desk]) -> None:
+    desk = make()
+    desk.hold()
+    desk.submit(1, max_waiting=1)
+    with pytest.raises(Overloaded, match="Exceeds maximum queue size: 1 requests wait for this model on device 'cpu'"):
+        desk.submit(2, max_waiting=1)
+    desk.session, other = AddingSession(), desk.session
+    desk.submit(3, max_waiting=1)
+    other.gate.set()
+    assert sorted(desk.take(3)) == [0, 1, 3]
 
 
 def test_a_request_ends_exactly_once() -> None:
