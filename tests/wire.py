@@ -124,3 +124,12 @@ def refused(code: str, *texts: str) -> Iterator[None]:
     assert (error.code().name, details) == (code, details)
     for text in texts:
         assert text in details
+
+
+def assert_same(got: np.ndarray, want: np.ndarray) -> None:
+    """Bit for bit: a NaN is itself, and -0 isn't 0."""
+    assert (got.dtype, got.shape) == (want.dtype, want.shape)
+    if want.dtype.kind == "O":
+        assert got.tolist() == want.tolist()
+    else:
+        assert got.tobytes() == want.tobytes()

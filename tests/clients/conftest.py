@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from tests import tritonrepository
-from tests.servers import TRANSPORTS, RunningServer, running
+from tests.servers import RunningServer, running
 
 
 @pytest.fixture(scope="session")
@@ -17,12 +17,6 @@ def triton_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("triton")
     tritonrepository.save(root)
     return root
-
-
-@pytest.fixture(params=TRANSPORTS)
-def transport(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture(scope="session")

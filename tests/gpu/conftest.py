@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from turnout_server import engines
 
-from tests.integration.conftest import server, transport, zoo
+from tests.integration.conftest import server, zoo
 from tests.servers import RunningServer, running
 
-__all__ = ["server", "transport", "zoo"]
+__all__ = ["server", "zoo"]
 
 GPU = "cuda:0"
 #: Both devices, and what each one's table needs besides. TF32 would hide whether the rest is exact.

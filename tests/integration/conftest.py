@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import models
-from tests.servers import TRANSPORTS, RunningServer, running
+from tests.servers import RunningServer, running
 
 
 @pytest.fixture(scope="session")
@@ -17,12 +17,6 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("zoo")
     models.save_zoo(root)
     return root
-
-
-@pytest.fixture(params=TRANSPORTS)
-def transport(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.servers import RunningServer
-from tests.wire import CONTENTS, DTYPES, arrays, parameters, request
+from tests.wire import CONTENTS, DTYPES, arrays, assert_same, parameters, request
 
 
 def sample(datatype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -23,15 +23,6 @@ def sample(datatype: str, shape: tuple[int, ...]) -> np.ndarray:
     cells = np.empty(int(np.prod(shape)), dtype)
     cells[:] = [values[i % len(values)] for i in range(cells.size)]
     return cells.reshape(shape)
-
-
-def assert_same(got: np.ndarray, want: np.ndarray) -> None:
-    """Bit for bit: a NaN is itself, and -0 isn't 0."""
-    assert (got.dtype, got.shape) == (want.dtype, want.shape)
-    if want.dtype.kind == "O":
-        assert got.tolist() == want.tolist()
-    else:
-        assert got.tobytes() == want.tobytes()
 
 
 #: The zoo's identity models for each datatype, and shapes that each of them takes; those with a 0 have no elements.

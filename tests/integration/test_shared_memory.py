@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from turnout_proto import inference_pb2 as pb
 
-from tests.integration.test_infer import assert_same, sample
+from tests.integration.test_infer import sample
 from tests.servers import RunningServer, running
-from tests.wire import DTYPES, arrays, pack, refused, request, unpack
+from tests.wire import DTYPES, arrays, assert_same, pack, refused, request, unpack
 
 SIZE = 4096
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from turnout_proto import inference_pb2 as pb
 
-from tests.integration.test_infer import SHAPES, assert_same, sample
+from tests.integration.test_infer import SHAPES, sample
 from tests.servers import RunningServer
-from tests.wire import CONTENTS, DTYPES, arrays, parameters, refused, request
+from tests.wire import CONTENTS, DTYPES, arrays, assert_same, parameters, refused, request
 
 SOON_S = 30
 

@@ -8,7 +8,7 @@ from turnout_server.datatypes import DATATYPES
 from turnout_server.errors import InvalidRequest
 from turnout_server.tensors import from_raw, from_typed, to_raw
 
-from tests.wire import CONTENTS, pack
+from tests.wire import CONTENTS, assert_same, pack
 
 Tensor = pb.ModelInferRequest.InferInputTensor
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
@@ -39,14 +39,6 @@ def tensor(array: np.ndarray) -> tuple[Tensor, bytes]:
         encoded[:] = [text.encode() for text in array.flat]
         array = encoded.reshape(array.shape)
     return Tensor(name="x", datatype=datatype.name, shape=array.shape), pack(array)
-
-
-def assert_same(got: np.ndarray, want: np.ndarray) -> None:
-    assert (got.dtype, got.shape) == (want.dtype, want.shape)
-    if want.dtype.kind == "O":
-        assert got.tolist() == want.tolist()
-    else:
-        assert got.tobytes() == want.tobytes()
 
 
 @given(arrays(sorted(DATATYPES)))
