@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from turnout_server.control import Settled
 from turnout_server.errors import InvalidRequest, ServingError, internal_error, status_of
 from turnout_server.transport import Call, Status, UnaryHandler
 
@@ -14,9 +15,6 @@ logger = logging.getLogger(__name__)
 
 #: Longer texts make gRPC drop the status itself: metadata has a hard limit of 16 KiB.
 MAX_DETAILS_BYTES = 1024
-
-#: Told how something went that takes a while: None, or what was wrong.
-Settled = Callable[[ServingError | None], None]
 
 
 def answering(request_class: Any, function: Callable[[Any], Message]) -> UnaryHandler:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from turnout_server import routing
 from turnout_server.config import Queue
-from turnout_server.devicenames import kind_of
 from turnout_server.engines import Engines
 from turnout_server.errors import DeviceLost, ServingError, internal_error, status_of
 from turnout_server.loading import ModelVersion
@@ -144,8 +143,10 @@ class DataPlane:
     def _route(self, request: InferRequest, model: ModelVersion, flight: _Flight) -> Route:
         requested = request.device or model.configuration.default_device or self._default_device
         candidates = [
-            Candidate(name, kind_of(name), self._problem(name, model, flight.lost), self._predict_us(model, name, flight.rows))
-            for name in self._executors
+            Candidate(
+                name, engine.device.kind, self._problem(name, model, flight.lost), self._predict_us(model, name, flight.rows)
+            )
+            for name, engine in self._engines.by_name.items()
         ]
         route = routing.choose(requested, candidates, self._engines.missing)
         return replace(route, reason="retried") if flight.lost else route

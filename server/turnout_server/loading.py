@@ -83,14 +83,15 @@ class Loader:
         problems: dict[str, ServingError] = {}
         sessions, load_s = self._open_all(directory, configuration, problems)
         _require(sessions, problems)
-        signature = _signature(configuration, next(iter(sessions.values())))
         parities = self._verify(directory, configuration, sessions, problems)
         _require(sessions, problems)
+        independent = _independent(configuration, sessions)
+        signature = _signature(configuration, *next(iter(sessions.items())), independent)
         for device, problem in problems.items():
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, problem)
         for session in sessions.values():
             run_configured(configuration.name, session, signature, configuration.warmups)
-        keys = {device: self._key(directory, configuration, device) for device in sessions}
+        keys = self._profile_keys(directory, configuration, sessions)
         return ModelVersion(
             name=configuration.name,
             version=number,
@@ -98,8 +99,8 @@ class Loader:
             signature=signature,
             sessions=sessions,
             problems=problems,
-            profiles={device: self._store.load(keys[device]) or measured(s) for device, s in sessions.items()},
-            joins=_joins(configuration, signature, sessions),
+            profiles={device: self._profile(keys.get(device), session) for device, session in sessions.items()},
+            joins=_joins(configuration, signature, independent),
             profile_keys=keys,
             reports={d: DeviceReport(load_s[d], session.placement, parities[d]) for d, session in sessions.items()},
         )
@@ -147,16 +148,29 @@ class Loader:
                 del sessions[device]
         return parities
 
-    def _key(self, directory: Path, configuration: ModelConfiguration, device: str) -> ProfileKey:
-        engine = self._engines[device]
-        file = configuration.file_for(device, engine.device.kind)
-        return ProfileKey(
-            model_sha256=sha256_of(directory / file),
-            file=file,
-            device=fingerprint(engine.device),
-            runtime=runtime_version(),
-            options=repr(configuration.runtime),
-        )
+    def _profile_keys(
+        self, directory: Path, configuration: ModelConfiguration, sessions: dict[str, Session]
+    ) -> dict[str, ProfileKey]:
+        """What the profile on each device is true of; nothing where profiles aren't kept, because hashing reads whole files."""
+        if not self._store.keeps:
+            return {}
+        devices = {name: self._engines[name].device for name in sessions}
+        files = {name: configuration.file_for(name, device.kind) for name, device in devices.items()}
+        hashes = {file: sha256_of(directory / file) for file in set(files.values())}
+        return {
+            name: ProfileKey(
+                model_sha256=hashes[files[name]],
+                file=files[name],
+                device=fingerprint(device),
+                runtime=runtime_version(),
+                options=repr(configuration.runtime),
+            )
+            for name, device in devices.items()
+        }
+
+    def _profile(self, key: ProfileKey | None, session: Session) -> Profile:
+        """The one that an earlier start kept, or a first measurement."""
+        return (self._store.load(key) if key else None) or measured(session)
 
 
 def _require(sessions: dict[str, Session], problems: dict[str, ServingError]) -> None:
@@ -164,11 +178,18 @@ def _require(sessions: dict[str, Session], problems: dict[str, ServingError]) ->
         raise FailedPrecondition("; ".join(f"{device}: {problem}" for device, problem in problems.items()))
 
 
-def _joins(configuration: ModelConfiguration, signature: Signature, sessions: dict[str, Session]) -> bool:
+def _independent(configuration: ModelConfiguration, sessions: dict[str, Session]) -> dict[str, bool]:
+    """Whether rows were shown not to depend on each other, by device; empty where nothing hangs on it."""
+    if configuration.max_batch_size == 0 or (configuration.max_batch_size and not configuration.batches):
+        return {}
+    return {device: rows_are_independent(session) for device, session in sessions.items()}
+
+
+def _joins(configuration: ModelConfiguration, signature: Signature, independent: dict[str, bool]) -> bool:
     """Whether requests may share a run, which must be shown on every device."""
     if not signature.max_batch_size or not configuration.batches:
         return False
-    mixing = [device for device, session in sessions.items() if not rows_are_independent(session)]
+    mixing = [device for device, shown in independent.items() if not shown]
     if mixing:
         logger.warning(
             "model %s is served unbatched: rows run together could not be shown to equal rows run alone on %s",
@@ -189,10 +210,11 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _signature(configuration: ModelConfiguration, session: Session) -> Signature:
+def _signature(configuration: ModelConfiguration, device: str, session: Session, independent: dict[str, bool]) -> Signature:
+    """What the session on `device` takes and gives, as the configuration shows it."""
     max_batch_size = configuration.max_batch_size
     if max_batch_size is None:
-        max_batch_size = DEFAULT_MAX_BATCH_SIZE if rows_are_independent(session) else 0
+        max_batch_size = DEFAULT_MAX_BATCH_SIZE if independent[device] else 0
     inputs = declared(session.inputs, configuration.inputs, max_batch_size, "input")
     outputs = declared(session.outputs, configuration.outputs, max_batch_size, "output")
     return Signature(inputs, outputs, max_batch_size)

@@ -44,6 +44,11 @@ class ProfileStore:
         except OSError as error:
             self._give_up(error)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything that is saved will be found again."""
+        return self._directory is not None
+
     def load(self, key: ProfileKey) -> Profile | None:
         """The profile that was saved for exactly this; None if there is none that can be read."""
         if self._directory is None:

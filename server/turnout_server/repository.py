@@ -99,10 +99,7 @@ class Repository:
         for name in chosen[self._max_loaded :] if self._max_loaded else ():
             self._replace(Model(name, "evicted"))
         for name in chosen[: self._max_loaded or None]:
-            try:
-                self.load(name)
-            except ServingError as error:
-                logger.error("model %s failed to load: %s", name, error)
+            self._load_or_report(name)
         self._settling()
         self.settled = True
         self._changed()
@@ -135,10 +132,7 @@ class Repository:
         for name, model in list(self._models.items()):
             problems = [problem for version in model.versions.values() for problem in version.problems.values()]
             if any(isinstance(problem, DeviceLost) for problem in problems):
-                try:
-                    self.load(name)
-                except ServingError as error:
-                    logger.error("model %s: %s", name, error)
+                self._load_or_report(name)
 
     def unload(self, name: str) -> None:
         """Answers no more requests for a model; those in flight finish.
@@ -159,10 +153,7 @@ class Repository:
             del self._models[name]
         for name, files in found.items():
             if self._models.get(name, Model(name)).fingerprint != files.fingerprint():
-                try:
-                    self.load(name)
-                except ServingError as error:
-                    logger.error("model %s: %s", name, error)
+                self._load_or_report(name)
 
     def find(self, name: str, version: str = "") -> ModelVersion:
         """The version that answers a request.
@@ -208,6 +199,13 @@ class Repository:
     def index(self) -> list[IndexEntry]:
         """How every version of every model stands."""
         return [entry for model in list(self._models.values()) for entry in _index_of(model)]
+
+    def _load_or_report(self, name: str) -> None:
+        """Loads a model; one that fails is reported and harms no other."""
+        try:
+            self.load(name)
+        except ServingError as error:
+            logger.error("model %s failed to load: %s", name, error)
 
     def _make_room(self) -> None:
         """Unloads those asked for least recently, so that one more model may be loaded; requests in flight finish."""

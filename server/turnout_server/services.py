@@ -8,8 +8,8 @@ from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
 from turnout_server import describe
-from turnout_server.answering import Settled, answering, settling
-from turnout_server.control import Control
+from turnout_server.answering import answering, settling
+from turnout_server.control import Control, Settled
 from turnout_server.dataplane import DataPlane
 from turnout_server.errors import InvalidRequest, Unsupported
 from turnout_server.transport import UnaryHandler
