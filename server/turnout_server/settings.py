@@ -141,6 +141,7 @@ class Settings(BaseSettings):
     default_device: str = Field(
         "auto", description="where a request runs that doesn't say: auto, cpu, cuda, cuda:0, 'cuda,cpu'"
     )
+    objective: Literal["latency", "cost", "energy"] = Field("latency", description="what decides between several devices")
     ready_when: str = Field("any", description="devices that must work for the server to be ready: any, all, or a name")
     server_name: str = Field("turnout", description="the name that ServerMetadata answers")
     reflection: bool = Field(True, description="answer reflection requests")

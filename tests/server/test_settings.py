@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from turnout_server import devices, settings
+from turnout_server.routing import OBJECTIVES
 from turnout_server.settings import Settings, UsageError
 
 
@@ -45,6 +46,13 @@ def test_flag_wins_over_variable_over_file_over_default(
     assert (chosen.grpc_port, chosen.metrics_port, chosen.max_queue_size) == (3, 2, 1)
 
 
+def test_the_objective_is_one_that_routing_knows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.read([f"--model-repository={repository}"]).objective == "latency"
+    for objective in OBJECTIVES:
+        monkeypatch.setenv("TURNOUT_OBJECTIVE", objective)
+        assert settings.read([f"--model-repository={repository}"]).objective == objective
+
+
 def test_a_variable_names_the_file_too(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text(f'model_repository = "{repository}"\nhost = "0.0.0.0"\n')
@@ -68,6 +76,7 @@ def test_a_switch_has_both_forms(repository: Path, flags: list[str], value: bool
         ("--max-message-bytes=2147483648", "--max-message-bytes: 2147483648"),
         ("--log-level=loud", "--log-level: loud"),
         ("--default-device=tpu", "--default-device: tpu: unknown device 'tpu'"),
+        ("--objective=speed", "--objective: speed: Input should be 'latency', 'cost' or 'energy'"),
         ("--model-repository=/nowhere", "--model-repository: /nowhere: it is not a directory"),
         ("--config=/nowhere.toml", "--config: there is no file '/nowhere.toml'"),
     ],
