@@ -25,7 +25,7 @@ from turnout_server.monitoring import MonitoringServer
 from turnout_server.profilestore import ProfileStore
 from turnout_server.profiling import Profiler
 from turnout_server.readiness import Listeners
-from turnout_server.repository import Repository
+from turnout_server.repository import Limits, Repository
 from turnout_server.scheduler import Executor
 from turnout_server.services import ModelService
 from turnout_server.settings import Settings
@@ -63,9 +63,7 @@ class Server:
         self._changes = Listeners()
         device_changes = Listeners()
         device_changes.add(self._changes.notify)
-        self._engines = engines.bring_up(settings.declared_devices(), settings.undeclared_kinds(), device_changes.notify)
-        for kind, reason in self._engines.missing.items():
-            logger.info("%s: not available: %s", kind, reason)
+        self._engines = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify)
         self._executors = {
             name: Executor(name, engine.device.instances, settings.max_queue_size)
             for name, engine in self._engines.by_name.items()
@@ -82,7 +80,7 @@ class Server:
             self._changes.notify,
             self._profiler.add,
             self._profiler.settle,
-            settings.max_loaded_models,
+            Limits(settings.max_loaded_models, settings.max_loaded_mb * 2**20),
             lambda name: self._control.bring_back(name),  # noqa: PLW0108 - it is made below
         )
         self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)

@@ -26,13 +26,28 @@ from turnout_server.sessions import OnnxSession, Session, problem_with
 
 logger = logging.getLogger(__name__)
 
-#: What CUDA says once a context is beyond repair; every later call in the process fails, too.
+#: What CUDA says of errors after which, by its documentation, a process must be started anew (driver_types.h, CUDA 13.0), and
+#: of memory and links beyond repair; and what its libraries say when such an error met them first.
 STICKY = (
     "illegal memory access",
-    "unspecified launch failure",
-    "device-side assert",
+    "illegal instruction",
     "misaligned address",
+    "invalid program counter",
+    "global/shared address space",
+    "hardware stack error",
+    "device-side assert",
+    "unspecified launch failure",
+    "the launch timed out",
+    "tensor memory not completely freed",
+    "Invalid access of peer GPU memory",
+    "MPS client has been terminated",
+    "external entity outside of CUDA",
+    "context is destroyed",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
     "CUDNN_STATUS_EXECUTION",
+    "CUFFT_EXEC_FAILED",
 )
 
 
@@ -54,9 +69,10 @@ class Child:
     def open(self, number: int, path: str, options: RuntimeOptions) -> tuple[Any, Any, Any]:
         """Loads a model; returns its inputs, its outputs and on which provider how many nodes were placed.
 
-        A GPU gets a session for each lane: ONNX Runtime gives a session one CUDA stream, on which its runs go one by one.
+        Anything but a CPU gets a session for each lane: ONNX Runtime gives a session one CUDA stream, for example, on which its
+        runs go one by one.
         """
-        count = self._device.instances if self._device.kind == "cuda" else 1
+        count = self._device.copies
         sessions: list[Session] = [OnnxSession(Path(path), self._device, options) for _ in range(count)]
         self._sessions[number] = sessions
         session = sessions[0]

@@ -6,7 +6,7 @@ change answers is passed over. docs/protocol.md has the table.
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,11 @@ OURS = ("default_device", "devices", "batching", "objective", "latency_target_us
 OURS_WITHOUT_EFFECT = ("objective", "latency_target_us")
 
 
-def read(directory: Path, name: str) -> ModelConfiguration:
+def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfiguration:
     """Reads the `config.pbtxt` of a model's directory; a missing file is an empty one.
+
+    Args:
+        kinds: those of this server's devices, which may be others than those that Turnout knows by itself.
 
     Raises:
         FailedPrecondition: it isn't a model configuration, or asks for what Turnout doesn't do. The text says which and what.
@@ -71,11 +74,11 @@ def read(directory: Path, name: str) -> ModelConfiguration:
         return ModelConfiguration(name)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise FailedPrecondition(f"config.pbtxt is not a model configuration: {error}") from None
-    return interpret(message, name, directory)
+    return interpret(message, name, directory, kinds)
 
 
-def parse_json(text: str, name: str, directory: Path) -> ModelConfiguration:
-    """The configuration in a load request's JSON.
+def parse_json(text: str, name: str, directory: Path, kinds: Collection[str] = ()) -> ModelConfiguration:
+    """The configuration in a load request's JSON; the arguments are those of `read`.
 
     Raises:
         InvalidRequest: it isn't one.
@@ -87,10 +90,10 @@ def parse_json(text: str, name: str, directory: Path) -> ModelConfiguration:
         message = json_format.Parse(text, ModelConfig(), max_recursion_depth=20)
     except json_format.ParseError as error:
         raise InvalidRequest(f"the 'config' parameter is not a model configuration in JSON: {error}") from None
-    return interpret(message, name, directory)
+    return interpret(message, name, directory, kinds)
 
 
-def interpret(message: ModelConfig, name: str, directory: Path) -> ModelConfiguration:
+def interpret(message: ModelConfig, name: str, directory: Path, kinds: Collection[str] = ()) -> ModelConfiguration:
     """What a configuration means for this server; label files and warm-up data are read from `directory`.
 
     Raises:
@@ -103,9 +106,9 @@ def interpret(message: ModelConfig, name: str, directory: Path) -> ModelConfigur
         max_batch_size=message.max_batch_size,
         inputs=tuple(_tensor(spec) for spec in message.input),
         outputs=tuple(_tensor(spec, directory) for spec in message.output),
-        default_device=_checked_devices(ours, "default_device"),
-        devices=_devices(message, ours),
-        files=_files(message),
+        default_device=_checked_devices(ours, "default_device", kinds),
+        devices=_devices(message, ours, kinds),
+        files=_files(message, kinds),
         versions=_versions(message.version_policy),
         queue=_queue(message.dynamic_batching),
         batches=_switch(ours, "batching"),
@@ -219,20 +222,20 @@ def _switch(ours: dict[str, str], key: str) -> bool:
     return value == "on"
 
 
-def _checked_devices(ours: dict[str, str], key: str) -> str:
+def _checked_devices(ours: dict[str, str], key: str, kinds: Collection[str]) -> str:
     value = ours.get(key, "")
     try:
         if value:
-            entries_of(value)
+            entries_of(value, kinds)
     except ValueError as error:
         raise FailedPrecondition(f"parameter 'turnout.{key}': {error}") from None
     return value
 
 
-def _devices(message: ModelConfig, ours: dict[str, str]) -> tuple[str, ...]:
+def _devices(message: ModelConfig, ours: dict[str, str], kinds: Collection[str]) -> tuple[str, ...]:
     """`turnout.devices` where given, else what the instance groups say."""
-    if listed := _checked_devices(ours, "devices"):
-        return tuple(entries_of(listed))
+    if listed := _checked_devices(ours, "devices", kinds):
+        return tuple(entries_of(listed, kinds))
     devices: list[str] = []
     for group in message.instance_group:
         kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
@@ -245,12 +248,12 @@ def _devices(message: ModelConfig, ours: dict[str, str]) -> tuple[str, ...]:
     return tuple(devices)
 
 
-def _files(message: ModelConfig) -> dict[str, str]:
+def _files(message: ModelConfig, kinds: Collection[str]) -> dict[str, str]:
     prefix = "turnout.file."
     files = {key.removeprefix(prefix): v.string_value for key, v in message.parameters.items() if key.startswith(prefix)}
     for device in files:
-        if kind_of(device) not in KINDS:
-            raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {list(KINDS)}")
+        if kind_of(device) not in (*KINDS, *kinds):
+            raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {sorted({*KINDS, *kinds})}")
     files[""] = message.default_model_filename or "model.onnx"
     for file in files.values():
         _plain_name(file)

@@ -7,7 +7,7 @@ from turnout_proto import inference_pb2 as pb
 from turnout_proto import model_config_pb2 as mc
 
 from turnout_server.config import ModelConfiguration
-from turnout_server.devicenames import kind_of
+from turnout_server.devicenames import GPU_KINDS, kind_of
 from turnout_server.loading import ModelVersion
 from turnout_server.metrics import Batches, Series
 from turnout_server.repository import IndexEntry
@@ -112,7 +112,7 @@ def _version_policy(chosen: ModelConfiguration) -> mc.ModelVersionPolicy:
 
 
 def _instance_group(model: str, device: str) -> mc.ModelInstanceGroup:
-    is_gpu = kind_of(device) == "cuda"
+    is_gpu = kind_of(device) in GPU_KINDS
     number = device.partition(":")[2]
     return mc.ModelInstanceGroup(
         name=f"{model}_{device}",

@@ -2,16 +2,28 @@
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from turnout_server import cgroups
+from turnout_server.devicenames import GPU_KINDS
 
 #: More GPUs than this in one machine have never been seen.
 MAX_GPUS = 16
 
-#: The execution provider of each kind of device.
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: The execution provider of each kind of device, where none is declared.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+#: Those that are told by the option `device_id` which GPU to use.
+_GPU_PROVIDERS = tuple(PROVIDERS[kind] for kind in GPU_KINDS)
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,8 @@ class Device:
         name: `cpu`, `cuda:0`, `cpu:slow`.
         kind: the part before the colon.
         provider: the execution provider's name in ONNX Runtime.
+        library: the file that the provider is plugged in from; empty for one that ONNX Runtime was built with.
+        hardware: `cpu`, `gpu` or `npu`, where a plug-in provider offers more than one sort; empty for any.
         threads: intra-op threads; 0 leaves it to ONNX Runtime.
         instances: how many runs may go on at once.
         cpus: the cores that its threads may use; empty for all of the process's.
@@ -36,6 +50,8 @@ class Device:
     kind: str
     provider: str
     provider_options: dict[str, str] = field(default_factory=dict)
+    library: str = ""
+    hardware: str = ""
     threads: int = 0
     instances: int = 1
     cpus: tuple[int, ...] = ()
@@ -46,6 +62,16 @@ class Device:
     isolated: bool = False
     watchdog_s: float = 10.0
 
+    @property
+    def copies(self) -> int:
+        """How many sessions of a model it has: on a CPU all instances run the same one."""
+        return 1 if self.kind == "cpu" else self.instances
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether ONNX Runtime's own CUDA provider runs it, whose options and libraries no other has."""
+        return self.provider == PROVIDERS["cuda"] and not self.library
+
 
 def cpu() -> Device:
     """The CPU as it is where nothing is declared."""
@@ -55,6 +81,13 @@ def cpu() -> Device:
 def cuda(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> Device:
     """A GPU, in a process of its own, because a CUDA error that sticks ends its process."""
     return Device(f"cuda:{number}", "cuda", PROVIDERS["cuda"], cuda_options(number, memory_limit_mb, tf32=tf32), isolated=True)
+
+
+def default_options(provider: str, number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> dict[str, str]:
+    """What a provider of ONNX Runtime's own is told, so that it uses the device with this number."""
+    if provider == PROVIDERS["cuda"]:
+        return cuda_options(number, memory_limit_mb, tf32=tf32)
+    return {"device_id": str(number)} if provider in _GPU_PROVIDERS else {}
 
 
 def cuda_options(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> dict[str, str]:
@@ -91,15 +124,22 @@ def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str 
 
 def fingerprint(device: Device) -> str:
     """What a device is, as far as it bears on how fast it runs: hardware, driver and settings."""
-    hardware = _cpu_model() if device.kind == "cpu" else _gpu_models()
+    hardware = f"{cpu_model()} x{usable_cpus()}"
+    if device.kind != "cpu":
+        hardware += f"; {_gpu_models()}"
     options = f"threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
-    return f"{hardware}; {device.provider} {device.provider_options} {options}"
+    library = f"{device.library} {_modified_ns(device.library)} {device.hardware}" if device.library else ""
+    return f"{hardware}; {device.provider} {library} {device.provider_options} {options}"
 
 
-def _cpu_model() -> str:
-    lines = _text("/proc/cpuinfo").splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-    return f"{model} x{usable_cpus()}"
+def cpu_model(root: Path = Path("/")) -> str:
+    """The CPU's name as the system tells it; ARM machines don't.
+
+    Args:
+        root: where the file system begins.
+    """
+    lines = _text(root / "proc/cpuinfo").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _gpu_models() -> str:
@@ -114,6 +154,28 @@ def _text(path: str | Path) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+def _modified_ns(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tuple[int, ...]]]:
+    """Every two CPU devices that may run on the same cores, and which those are.
+
+    A core is busy with one of them at a time, so what was measured of either alone is wrong while the other works.
+    """
+    for one, other in combinations([device for device in devices if device.kind == "cpu"], 2):
+        if common := _cores_of(one) & _cores_of(other):
+            yield one, other, tuple(sorted(common))
+
+
+def _cores_of(device: Device) -> set[int]:
+    """The cores that a device's runs may use: those declared bind only a process of its own."""
+    return set(device.cpus) if device.cpus and device.isolated else os.sched_getaffinity(0)
 
 
 def usable_cpus() -> int:

@@ -16,6 +16,7 @@ from turnout_server.sessions import Session, runtime_version
 from turnout_server.signatures import Signature, declared
 from turnout_server.verification import Parity, samples, verify
 from turnout_server.warmup import measured, rows_are_independent, run_configured
+from turnout_server.weights import weight_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,17 @@ class Loader:
             profile_keys=keys,
             reports={d: DeviceReport(load_s[d], session.placement, parities[d]) for d, session in sessions.items()},
         )
+
+    def kinds(self) -> set[str]:
+        """The kinds of the devices."""
+        return {engine.device.kind for engine in self._engines.values()}
+
+    def weight_bytes(self, directory: Path, configuration: ModelConfiguration) -> int:
+        """What a version's weights take on all the devices that it may use, in each as often as that opens it."""
+        allowed = [e.device for e in self._engines.values() if configuration.allows(e.device.name, e.device.kind)]
+        files = [directory / configuration.file_for(device.name, device.kind) for device in allowed]
+        sizes = {file: weight_bytes(file) for file in set(files)}
+        return sum(sizes[file] * device.copies for file, device in zip(files, allowed, strict=True))
 
     def _open_all(
         self, directory: Path, configuration: ModelConfiguration, problems: dict[str, ServingError]

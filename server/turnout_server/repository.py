@@ -1,7 +1,7 @@
 """The model repository: which models there are, how each one stands, and which version answers a request."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -35,6 +35,7 @@ class Model:
         versions: those that answer, by number.
         failures: why others don't, by number; None stands for the model as a whole.
         fingerprint: of the files that it was loaded from.
+        weight_bytes: what the weights of its versions take, if that is limited.
     """
 
     name: str
@@ -42,6 +43,24 @@ class Model:
     versions: Mapping[int, ModelVersion] = field(default_factory=dict)
     failures: Mapping[int | None, str] = field(default_factory=dict)
     fingerprint: tuple[tuple[str, int, int], ...] = ()
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be loaded at once; 0 for any amount.
+
+    Attributes:
+        weight_bytes: of all models together.
+    """
+
+    models: int = 0
+    weight_bytes: int = 0
+
+    def leave_room(self, loaded: Sequence[Model], weight_bytes: int) -> bool:
+        """Whether one more model of this weight may be loaded."""
+        weights = sum(model.weight_bytes for model in loaded) + weight_bytes
+        return (not self.models or len(loaded) < self.models) and (not self.weight_bytes or weights <= self.weight_bytes)
 
 
 @dataclass(frozen=True)
@@ -64,8 +83,7 @@ class Repository:
         changed: called on the control thread after every change of a model's state.
         loaded: told of every version that was loaded.
         settling: called on the control thread once all are there, before they count as settled.
-        max_loaded: how many models may be loaded at once; 0 for any number. One more takes the place of the one that was
-            asked for least recently.
+        limits: how much may be loaded at once. What is more takes the place of what was asked for least recently.
         wanted: told the name of an evicted model that was asked for.
     """
 
@@ -77,7 +95,7 @@ class Repository:
         changed: Callable[[], None] = lambda: None,
         loaded: Callable[[ModelVersion], None] = lambda version: None,
         settling: Callable[[], None] = lambda: None,
-        max_loaded: int = 0,
+        limits: Limits = Limits(),
         wanted: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._root = root
@@ -86,7 +104,7 @@ class Repository:
         self._changed = changed
         self._loaded = loaded
         self._settling = settling
-        self._max_loaded = max_loaded
+        self._limits = limits
         self._wanted = wanted
         self._moments = count(1)
         self._asked_for: dict[str, int] = {}  # when each model was asked for last, by `_moments`
@@ -95,20 +113,18 @@ class Repository:
 
     def start(self, names: set[str] | None = None) -> None:
         """Loads the models named, or all; one that fails is reported and harms no other. Then the repository has settled."""
-        chosen = sorted(self._models.keys() if names is None else names)
-        for name in chosen[self._max_loaded :] if self._max_loaded else ():
-            self._replace(Model(name, "evicted"))
-        for name in chosen[: self._max_loaded or None]:
-            self._load_or_report(name)
+        for name in sorted(self._models.keys() if names is None else names):
+            self._load_or_report(name, evicts=False)
         self._settling()
         self.settled = True
         self._changed()
 
-    def load(self, name: str, configuration: str = "") -> None:
+    def load(self, name: str, configuration: str = "", *, evicts: bool = True) -> None:
         """Loads or reloads a model; the version it had goes on answering until the new one can.
 
         Args:
             configuration: JSON that replaces config.pbtxt; empty for the file.
+            evicts: whether others make room for it; else it waits as one that was unloaded to make room.
 
         Raises:
             InvalidRequest: it can't be loaded. What answered before still does.
@@ -119,9 +135,8 @@ class Repository:
             raise InternalError(f"failed to load '{name}', failed to poll from model repository")
         before = self._models.get(name, Model(name))
         if not before.versions:
-            self._make_room()
             self._replace(Model(name, "loading"))
-        loaded = self._load(name, files, configuration)
+        loaded = self._load(name, files, configuration, evicts)
         keeps = bool(loaded.failures and before.versions)
         self._replace(replace(before, fingerprint=loaded.fingerprint) if keeps else loaded)
         if loaded.failures:
@@ -152,7 +167,8 @@ class Repository:
             self.unload(name)
             del self._models[name]
         for name, files in found.items():
-            if self._models.get(name, Model(name)).fingerprint != files.fingerprint():
+            model = self._models.get(name, Model(name))
+            if model.state != "evicted" and model.fingerprint != files.fingerprint():
                 self._load_or_report(name)
 
     def find(self, name: str, version: str = "") -> ModelVersion:
@@ -200,32 +216,58 @@ class Repository:
         """How every version of every model stands."""
         return [entry for model in list(self._models.values()) for entry in _index_of(model)]
 
-    def _load_or_report(self, name: str) -> None:
+    def _load_or_report(self, name: str, *, evicts: bool = True) -> None:
         """Loads a model; one that fails is reported and harms no other."""
         try:
-            self.load(name)
+            self.load(name, evicts=evicts)
         except ServingError as error:
             logger.error("model %s failed to load: %s", name, error)
 
-    def _make_room(self) -> None:
-        """Unloads those asked for least recently, so that one more model may be loaded; requests in flight finish."""
-        loaded = [name for name, model in self._models.items() if model.versions]
-        loaded.sort(key=lambda name: self._asked_for.get(name, 0))
-        for name in loaded[: len(loaded) - self._max_loaded + 1] if self._max_loaded else ():
-            self._replace(Model(name, "evicted"))
-            logger.info("model %s is unloaded to make room", name)
+    def _loaded_models(self) -> list[Model]:
+        """Those that are loaded, who was asked for least recently first."""
+        loaded = [model for model in self._models.values() if model.versions]
+        return sorted(loaded, key=lambda model: self._asked_for.get(model.name, 0))
+
+    def _weight_of(self, versions: Sequence[Path], configuration: ModelConfiguration) -> int:
+        """What these versions take, if that is limited: whole files may be read to know."""
+        if not self._limits.weight_bytes:
+            return 0
+        return sum(self._loader.weight_bytes(version, configuration) for version in versions)
+
+    def _has_room(self, name: str, weight_bytes: int, evicts: bool) -> bool:
+        """Whether a model may be loaded, once those asked for least recently have been unloaded, if it `evicts` them.
+
+        Requests in flight for those finish.
+
+        Raises:
+            FailedPrecondition: it is too heavy even alone.
+        """
+        if not self._limits.leave_room([], weight_bytes):
+            weight_mb, limit_mb = weight_bytes / 2**20, self._limits.weight_bytes / 2**20
+            raise FailedPrecondition(f"its weights take {weight_mb:.1f} MiB, and --max-loaded-mb={limit_mb:.0f} is the limit")
+        others = [model for model in self._loaded_models() if model.name != name]
+        while evicts and not self._limits.leave_room(others, weight_bytes):
+            evicted = others.pop(0)
+            self._replace(Model(evicted.name, "evicted"))
+            logger.info("model %s is unloaded to make room", evicted.name)
+        return self._limits.leave_room(others, weight_bytes)
 
     def _replace(self, model: Model) -> None:
         self._models[model.name] = model
         self._changed()
 
-    def _load(self, name: str, files: ModelFiles, json: str) -> Model:
+    def _load(self, name: str, files: ModelFiles, json: str, evicts: bool) -> Model:
         versions: dict[int, ModelVersion] = {}
         failures: dict[int | None, str] = {}
         fingerprint = files.fingerprint()
+        weight_bytes = 0
         try:
-            configuration = _configuration(name, files, json)
-            for number in _chosen(configuration, files):
+            configuration = _configuration(name, files, json, self._loader.kinds())
+            numbers = _chosen(configuration, files)
+            weight_bytes = self._weight_of([files.versions[number] for number in numbers], configuration)
+            if not self._has_room(name, weight_bytes, evicts):
+                return Model(name, "evicted")
+            for number in numbers:
                 try:
                     versions[number] = self._loader.load(files.versions[number], number, configuration)
                 except (ServingError, OSError) as error:
@@ -238,7 +280,7 @@ class Repository:
         for number, version in versions.items():
             self._loaded(version)
             logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.sessions))
-        return Model(name, "settled", versions, failures, fingerprint)
+        return Model(name, "settled", versions, failures, fingerprint, weight_bytes)
 
 
 def _told(error: ServingError | OSError) -> str:
@@ -246,8 +288,9 @@ def _told(error: ServingError | OSError) -> str:
     return f"{Path(error.filename or '').name}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
-def _configuration(name: str, files: ModelFiles, json: str) -> ModelConfiguration:
-    configuration = configfile.parse_json(json, name, files.directory) if json else configfile.read(files.directory, name)
+def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> ModelConfiguration:
+    directory = files.directory
+    configuration = configfile.parse_json(json, name, directory, kinds) if json else configfile.read(directory, name, kinds)
     if configuration.notes:
         logger.warning("model %s: these settings have no effect here: %s", name, ", ".join(configuration.notes))
     return configuration

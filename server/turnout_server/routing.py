@@ -48,7 +48,7 @@ def choose(requested: str, candidates: Sequence[Candidate], missing: dict[str, s
         FailedPrecondition, Unavailable: what was asked for can't be had, and why.
     """
     try:
-        entries = entries_of(requested)
+        entries = entries_of(requested, {candidate.kind for candidate in candidates})
     except ValueError as error:
         exist = ", ".join(candidate.name for candidate in candidates)
         raise InvalidRequest(f"{error}; this server has: {exist}; or ask for '{AUTO}'") from None

@@ -1,4 +1,4 @@
-"""ONNX Runtime, and nothing else: the only module that imports it.
+"""ONNX Runtime's sessions. Only this module and `plugins` import it.
 
 ONNX Runtime answers a request for a device that it can't have by running on the CPU without a word. So a session counts only
 once it says itself that it has the provider it was made for.
@@ -20,6 +20,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from turnout_server.config import RuntimeOptions
 from turnout_server.datatypes import of_dtype, of_onnx
 from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.plugins import hardware_of
 from turnout_server.signatures import TensorSpec
 
 if TYPE_CHECKING:
@@ -27,12 +28,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: `y = -x` on one float32, as ONNX bytes (IR 8, opset 13): the smallest real run there is.
-NEGATE = bytes.fromhex(
-    "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
+#: `y = -relu(x @ [[1, 2], [3, 4]] + x)` on (1, 2) float32, as ONNX bytes (IR 8, opset 13): small, and of the operators that
+#: every provider should have one of.
+TRIAL = bytes.fromhex(
+    "08083a88010a110a01780a017712016122064d61744d756c0a0e0a01610a017812016222034164640a0c0a0162120163220452656c750a0b0a01"
+    "6312017922034e65671201672a1b0802080210014201774a100000803f0000004000004040000080405a130a0178120e0a0c080112080a020801"
+    "0a02080262130a0179120e0a0c080112080a0208010a02080242040a00100d"
 )
 
 
+#: The providers whose libraries may have come as wheels.
+NEED_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -126,18 +132,16 @@ class OnnxSession:
 
 
 def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any:
-    if device.provider not in built_in_providers():
+    if device.library == "" and device.provider not in built_in_providers():
         raise FailedPrecondition(f"the installed ONNX Runtime has no {device.provider}; it has {list(built_in_providers())}")
-    if device.kind == "cuda":
-        _preload_cuda()
-    provider_options = {**device.provider_options, **(chosen.cuda if device.kind == "cuda" else {})}
+    provider_options = {**device.provider_options, **(chosen.cuda if device.is_cuda else {})}
     if provider_options.get("enable_cuda_graph", "0") != "0":
         # A graph reads the addresses that it was captured with, and every run here brings its own.
         raise FailedPrecondition("'enable_cuda_graph' would give wrong answers here; remove it")
+    options = _session_options(device, chosen)
+    providers = _providers(device, provider_options, options)
     try:
-        session = onnxruntime.InferenceSession(
-            model, _session_options(device, chosen), providers=[(device.provider, provider_options)]
-        )
+        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
     except Exception as error:
         text = _first_line(error)
         if isinstance(model, str):
@@ -148,11 +152,22 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
         raise FailedPrecondition(text) from error
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:
+        libraries = "the CUDA 13 and cuDNN 9 libraries" if device.is_cuda else "the libraries that it needs"
         raise FailedPrecondition(
             f"{device.provider} could not be set up and ONNX Runtime would have used the CPU instead; "
-            f"check that the driver and the CUDA 13 and cuDNN 9 libraries can be loaded"
+            f"check that the driver and {libraries} can be loaded, or choose from {list(built_in_providers())}"
         )
     return session
+
+
+def _providers(device: "Device", provider_options: dict[str, str], options: Any) -> list[tuple[str, dict[str, str]]]:
+    """The provider that a session is to be told of; one that is plugged in goes into its `options` instead."""
+    if device.library:
+        options.add_provider_for_devices([hardware_of(device)], provider_options)
+        return []
+    if device.provider in NEED_CUDA:
+        _preload_cuda()
+    return [(device.provider, provider_options)]
 
 
 def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
@@ -160,7 +175,9 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     options.intra_op_num_threads = device.threads if chosen.intra_op_threads is None else chosen.intra_op_threads
     options.inter_op_num_threads = chosen.inter_op_threads or 0
     options.execution_mode = getattr(onnxruntime.ExecutionMode, "ORT_PARALLEL" if chosen.parallel else "ORT_SEQUENTIAL")
-    options.enable_cpu_mem_arena = chosen.memory_arena
+    # An arena keeps what it once had, and after a request that didn't fit it asks for nearly all that is left: under a limit
+    # it would have others refused that fit.
+    options.enable_cpu_mem_arena = chosen.memory_arena and not (device.kind == "cpu" and device.memory_limit_mb)
     options.enable_mem_pattern = chosen.memory_pattern
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[chosen.optimization_level])
     options.log_severity_level = 4  # what goes wrong is raised or checked afterwards
@@ -173,13 +190,13 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
 def problem_with(device: "Device") -> str | None:
     """Why nothing can run on `device`; None if a real run on it gave the right answer."""
     try:
-        session = OnnxSession(NEGATE, device)
-        (result,) = session.run({"x": np.array([2.0], np.float32)}, ["y"])
+        session = OnnxSession(TRIAL, device)
+        (result,) = session.run({"x": np.array([[2, 3]], np.float32)}, ["y"])
     except ServingError as error:
         return str(error)
     if not session.placement[device.provider]:
         return f"{device.provider} takes no part of a test model: ONNX Runtime ran it on {', '.join(session.placement)}"
-    return None if result.tolist() == [-2.0] else f"a test run gave {result.tolist()} where -2 is right"
+    return None if result.tolist() == [[-13, -19]] else f"a test run gave {result.tolist()} where [[-13, -19]] is right"
 
 
 def runtime_version() -> str:

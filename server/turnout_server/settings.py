@@ -10,11 +10,10 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -27,7 +26,7 @@ from pydantic_settings import (
 
 from turnout_server import devices
 from turnout_server.control import Mode
-from turnout_server.devicenames import AUTO, KINDS, entries_of, kind_of
+from turnout_server.devicenames import KINDS, entries_of, is_device_name, kind_of, number_of
 from turnout_server.devices import Device
 from turnout_server.transport import selection
 
@@ -49,6 +48,8 @@ class DeviceSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     provider: str = ""
+    library: str = ""
+    hardware: Literal["", "cpu", "gpu", "npu"] = ""
     provider_options: dict[str, str | int | float] = {}
     threads: int | None = Field(None, ge=0)
     cpus: str = ""
@@ -71,14 +72,19 @@ class DeviceSettings(BaseModel):
     def device(self, name: str) -> Device:
         """The device that this table declares."""
         kind = kind_of(name)
-        base = devices.cpu() if kind == "cpu" else devices.cuda(_number(name), self.memory_limit_mb, tf32=self.tf32)
+        provider = self.provider or devices.PROVIDERS[kind]
+        ours = devices.default_options(provider, number_of(name), self.memory_limit_mb, tf32=self.tf32)
+        declared = {key: str(value) for key, value in self.provider_options.items()}
         cores = cores_of(self.cpus)
-        default_threads = len(cores) or base.threads
-        return replace(
-            base,
+        default_threads = len(cores) or (devices.usable_cpus() if kind == "cpu" else 0)
+        default_isolated = kind != "cpu" or bool(self.library)
+        return Device(
             name=name,
-            provider=self.provider or base.provider,
-            provider_options=base.provider_options | {key: str(value) for key, value in self.provider_options.items()},
+            kind=kind,
+            provider=provider,
+            provider_options=declared if self.library else ours | declared,
+            library=self.library and str(Path(self.library).absolute()),  # ONNX Runtime looks in its own directory
+            hardware=self.hardware,
             threads=default_threads if self.threads is None else self.threads,
             cpus=cores,
             instances=self.instances,
@@ -86,9 +92,33 @@ class DeviceSettings(BaseModel):
             price_per_hour=self.price_per_hour,
             idle_w=self.idle_w,
             busy_w=self.busy_w,
-            isolated=base.isolated if self.isolation is None else self.isolation == "process",
+            isolated=default_isolated if self.isolation is None else self.isolation == "process",
             watchdog_s=self.watchdog_s,
         )
+
+    def problem(self, name: str) -> str | None:
+        """Why `name` can't be declared so; None if it can."""
+        kind = kind_of(name)
+        bare = name == kind and kind != "cpu" and not (self.disabled and kind in KINDS)
+        if bare or not is_device_name(name):
+            return "a device is called cpu, cpu:<label> or <kind>:<label>"
+        if kind not in KINDS and not self.provider:
+            return f"'{kind}' is none of {', '.join(KINDS)}; a device of another kind needs a provider"
+        if self.library and not self.provider:
+            return "a library needs a provider: the name of the one in it"
+        if self.hardware and not self.library:
+            return "'hardware' is for providers that come in a library"
+        return None if self.disabled else self._without_effect(self.device(name))
+
+    def _without_effect(self, device: Device) -> str | None:
+        """What this table asks for that would do nothing on such a device."""
+        if not self.tf32 and not device.is_cuda:
+            return "the setting 'tf32' is for CUDA devices"
+        if not self.memory_limit_mb or device.is_cuda:
+            return None
+        if device.kind != "cpu":
+            return f"memory_limit_mb is for CPU and CUDA devices; {device.provider} may have an option for it"
+        return None if device.isolated else 'memory_limit_mb holds a process of its own only; add isolation = "process"'
 
 
 def cores_of(text: str) -> tuple[int, ...]:
@@ -106,11 +136,6 @@ def cores_of(text: str) -> tuple[int, ...]:
     if not cores <= os.sched_getaffinity(0):
         raise ValueError(f"this process may use the cores {sorted(os.sched_getaffinity(0))}")
     return tuple(sorted(cores))
-
-
-def _number(name: str) -> int:
-    label = name.partition(":")[2]
-    return int(label) if label.isdecimal() else 0
 
 
 class Settings(BaseSettings):
@@ -132,12 +157,14 @@ class Settings(BaseSettings):
     model_control_mode: Mode = Field("none", description="load all at the start; also follow the disk; or on request only")
     load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
     max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for any number")
+    max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for any number")
     repository_poll_s: float = Field(15.0, gt=0, description="seconds between two looks at the disk in mode poll")
     config: Path | None = Field(None, description="TOML file with any of these settings")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
     transport: selection.Name = Field("auto", description="how gRPC is served; auto takes the fast way where it works")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz and /readyz; 0 picks a free one")
+    devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; only in the --config file")
     default_device: str = Field(
         "auto", description="where a request runs that doesn't say: auto, cpu, cuda, cuda:0, 'cuda,cpu'"
     )
@@ -153,7 +180,6 @@ class Settings(BaseSettings):
     max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that calls in flight get to finish, on SIGTERM")
-    devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; only in the --config file")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to log")
 
     @field_validator("model_repository")
@@ -163,30 +189,28 @@ class Settings(BaseSettings):
             raise ValueError("it is not a directory; create it, or export a model into it with turnout-export")
         return path
 
-    @field_validator("default_device")
-    @classmethod
-    def _is_device(cls, value: str) -> str:
-        entries_of(value)
-        return value
-
     @field_validator("devices")
     @classmethod
     def _are_devices(cls, value: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
         for name, chosen in value.items():
-            bare_kind = ":" not in name and kind_of(name) != "cpu" and not chosen.disabled
-            if "," in name or entries_of(name) == [AUTO] or bare_kind:
-                raise ValueError(f"'{name}' cannot be declared: a device is called cpu, cpu:<label> or <kind>:<label>")
-            if not chosen.tf32 and kind_of(name) != "cuda":
-                raise ValueError(f"'{name}' has no TF32; the setting 'tf32' is for CUDA devices")
+            if (problem := chosen.problem(name)) is not None:
+                raise ValueError(f"'{name}' cannot be declared: {problem}")
+        return value
+
+    @field_validator("default_device")
+    @classmethod
+    def _is_device(cls, value: str, others: ValidationInfo) -> str:
+        declared: dict[str, DeviceSettings] = others.data.get("devices", {})
+        entries_of(value, {kind_of(name) for name, chosen in declared.items() if not chosen.disabled})
         return value
 
     def declared_devices(self) -> list[Device]:
         """The devices that the file declares and doesn't disable."""
         return [chosen.device(name) for name, chosen in self.devices.items() if not chosen.disabled]
 
-    def undeclared_kinds(self) -> set[str]:
-        """The kinds to look for besides: all, but those that the file disables by `[devices.<kind>] disabled = true`."""
-        return set(KINDS) - {name for name, chosen in self.devices.items() if chosen.disabled}
+    def disabled(self) -> set[str]:
+        """The names of devices, and of whole kinds, that the file says to do without."""
+        return {name for name, chosen in self.devices.items() if chosen.disabled}
 
     @classmethod
     def settings_customise_sources(

@@ -35,7 +35,7 @@ class Recorder(Repository):
     def start(self, names: set[str] | None = None) -> None:
         self._note("start all" if names is None else f"start {sorted(names)}")
 
-    def load(self, name: str, configuration: str = "") -> None:
+    def load(self, name: str, configuration: str = "", *, evicts: bool = True) -> None:
         self._note(f"load {name} {configuration}".strip())
 
     def unload(self, name: str) -> None:

@@ -57,47 +57,74 @@ class Host:
         if device.name not in self._working:
             raise FailedPrecondition(f"{device.name} fails its test run")
         engine = FakeEngine(device.name)
+        engine.device = device
         engine.stop = lambda: self.stopped.append(device.name)  # type: ignore[method-assign]
         return engine
 
 
 def test_without_a_declaration_every_device_that_works_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1")
-    found = bring_up([], {"cpu", "cuda"}, nothing)
-    assert (list(found.by_name), found.missing) == (["cpu", "cuda:0", "cuda:1"], {})
+    found = bring_up([], set(), nothing)
+    assert list(found.by_name) == ["cpu", "cuda:0", "cuda:1"]
+    assert not {"cpu", "cuda"} & found.missing.keys()
     assert host.started == ["cpu", "cuda:0", "cuda:1", "cuda:2"]  # the first that fails is the last
 
 
 def test_a_kind_of_which_there_is_none_is_missing_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     Host(monkeypatch, "cpu")
-    assert bring_up([], {"cpu", "cuda"}, nothing).missing == {"cuda": "cuda:0 fails its test run"}
+    assert bring_up([], set(), nothing).missing["cuda"] == "cuda:0 fails its test run"
 
 
 def test_a_driver_that_is_not_there_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, "cpu", missing="no NVIDIA driver")
-    assert bring_up([], {"cpu", "cuda"}, nothing).missing == {"cuda": "no NVIDIA driver"}
+    assert bring_up([], set(), nothing).missing["cuda"] == "no NVIDIA driver"
     assert host.started == ["cpu"]
 
 
 def test_declared_devices_come_first_and_are_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, "cpu", "cpu:slow", "cuda:0")
-    found = bring_up([replace(CPU, name="cpu:slow"), devices.cuda(0), CPU], {"cpu", "cuda"}, nothing)
+    found = bring_up([replace(CPU, name="cpu:slow"), devices.cuda(0), CPU], set(), nothing)
     assert list(found.by_name) == ["cpu:slow", "cuda:0", "cpu"]
     assert host.started == ["cpu:slow", "cuda:0", "cpu", "cuda:1"]
 
 
 def test_a_kind_that_is_switched_off_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, "cpu", "cuda:0")
-    assert list(bring_up([], {"cuda"}, nothing).by_name) == ["cuda:0"]
+    assert list(bring_up([], {"cpu"}, nothing).by_name) == ["cuda:0"]
     assert "cpu" not in host.started
+    found = bring_up([], {"cuda"}, nothing)
+    assert list(found.by_name) == ["cpu"]
+    assert found.missing["cuda"] == "the --config file disables it"
+
+
+def test_a_gpu_that_is_switched_off_is_not_tried_and_keeps_no_other_from_being_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1", "cuda:2")
+    assert list(bring_up([], {"cuda:1"}, nothing).by_name) == ["cpu", "cuda:0", "cuda:2"]
+    assert "cuda:1" not in host.started
+
+
+def test_a_kind_that_is_only_ever_declared_is_missing_with_the_table_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    Host(monkeypatch, "cpu", "openvino:0")
+    found = bring_up([Device("openvino:0", "openvino", "OpenVINOExecutionProvider")], set(), nothing)
+    assert found.missing["tensorrt"] == "the --config file declares none; it would as [devices.'tensorrt:0']"
+    assert "openvino" not in found.missing
+
+
+def test_cpu_devices_on_the_same_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    Host(monkeypatch, "cpu", "cpu:slow")
+    bring_up([replace(CPU, name="cpu:slow", cpus=(0,), isolated=True)], {"cpu"}, nothing)
+    assert not caplog.records
+    bring_up([replace(CPU, name="cpu:slow", cpus=(0,), isolated=True)], set(), nothing)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "devices cpu:slow and cpu share the cores [0]" in warning
 
 
 def test_a_declared_device_that_does_not_work_is_named_and_stops_those_that_were_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     host = Host(monkeypatch, "cpu:slow")
-    with pytest.raises(FailedPrecondition, match=r"\[devices\.'cuda:3'\] does not work: cuda:3 fails its test run"):
-        bring_up([replace(CPU, name="cpu:slow"), devices.cuda(3)], {"cpu", "cuda"}, nothing)
+    with pytest.raises(FailedPrecondition, match=r"\[devices\.'cuda:3'\] does not work with CUDAExecutionProvider: cuda:3"):
+        bring_up([replace(CPU, name="cpu:slow"), devices.cuda(3)], set(), nothing)
     assert host.stopped == ["cpu:slow"]
 
 

@@ -1,27 +1,35 @@
-"""At most so many models are loaded; who is asked for comes back in the place of who wasn't."""
+"""At most so many models, or so much of them, is loaded; who is asked for comes back in the place of who wasn't."""
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from turnout_server.config import ModelConfiguration
 from turnout_server.control import Control
-from turnout_server.errors import Unavailable
+from turnout_server.errors import FailedPrecondition, InvalidRequest, Unavailable
 from turnout_server.loading import Loader
 from turnout_server.profilestore import ProfileStore
-from turnout_server.repository import Repository
+from turnout_server.repository import Limits, Repository
 
 from tests.server.fakes import FakeEngine
 
+TWO_MODELS = Limits(models=2)
+
 
 def repository_of(
-    root: Path, wanted: Callable[[str], None], max_loaded: int = 2, changed: Callable[[], None] = lambda: None
+    root: Path,
+    wanted: Callable[[str], None] = lambda name: None,
+    limits: Limits = TWO_MODELS,
+    changed: Callable[[], None] = lambda: None,
+    weights: dict[str, int] | None = None,
 ) -> Repository:
-    for name in "abc":
+    for name, weight in (weights or dict.fromkeys("abc", 0)).items():
         (root / name / "1").mkdir(parents=True)
-        (root / name / "1" / "model.onnx").touch()
+        (root / name / "1" / "model.onnx").write_bytes(bytes(weight))
     loader = Loader({"cpu": FakeEngine("cpu")}, ProfileStore(None))
-    return Repository(root, loader, changed=changed, max_loaded=max_loaded, wanted=wanted)
+    return Repository(root, loader, changed=changed, limits=limits, wanted=wanted)
 
 
 @pytest.fixture
@@ -70,9 +78,64 @@ def test_a_reload_evicts_nobody(repository: Repository) -> None:
 
 
 def test_without_a_limit_nobody_is_evicted(tmp_path: Path, wanted: list[str]) -> None:
-    repository = repository_of(tmp_path, wanted.append, max_loaded=0)
+    repository = repository_of(tmp_path, wanted.append, Limits())
     repository.start()
     assert loaded(repository) == ["a", "b", "c"]
+
+
+def test_a_look_at_the_disk_brings_no_evicted_model_back(repository: Repository) -> None:
+    repository.poll()
+    assert loaded(repository) == ["a", "b"]
+
+
+@pytest.fixture
+def weighed(tmp_path: Path, wanted: list[str]) -> Repository:
+    repository = repository_of(
+        tmp_path, wanted.append, Limits(weight_bytes=100), weights={"a": 40, "b": 50, "c": 60, "d": 10, "e": 101}
+    )
+    repository.start()
+    return repository
+
+
+def test_no_more_than_the_allowed_weight_is_loaded_at_the_start(weighed: Repository) -> None:
+    assert loaded(weighed) == ["a", "b", "d"]
+    assert [entry.name for entry in weighed.index() if "unloaded to make room" in entry.reason] == ["c"]
+
+
+def test_as_many_of_those_not_asked_for_are_unloaded_as_the_one_asked_for_needs(weighed: Repository, wanted: list[str]) -> None:
+    for name in "bda":
+        weighed.find(name)
+    with pytest.raises(Unavailable, match="being loaded again"):
+        weighed.find("c")
+    assert wanted == ["c"]
+    weighed.load("c")
+    assert loaded(weighed) == ["a", "c"]  # without b 50 were left, so d had to go as well
+    weighed.load("d")
+    assert loaded(weighed) == ["c", "d"]
+
+
+def test_a_model_that_is_too_heavy_even_alone_fails_by_itself_and_says_what_to_set(weighed: Repository) -> None:
+    with pytest.raises(FailedPrecondition, match=r"its weights take 0\.0 MiB, and --max-loaded-mb=0 is the limit"):
+        weighed.find("e")
+    with pytest.raises(InvalidRequest, match="is the limit"):
+        weighed.load("e")
+    assert loaded(weighed) == ["a", "b", "d"]
+
+
+def test_a_model_that_has_grown_makes_others_go_when_it_is_loaded_again(weighed: Repository, tmp_path: Path) -> None:
+    (tmp_path / "d/1/model.onnx").write_bytes(bytes(60))
+    weighed.find("a")
+    weighed.load("d")
+    assert loaded(weighed) == ["a", "d"]
+
+
+def test_weights_count_once_for_every_session_that_holds_them(tmp_path: Path) -> None:
+    gpu = FakeEngine("cuda:0")
+    gpu.device = replace(gpu.device, instances=3)
+    (tmp_path / "model.onnx").write_bytes(bytes(10))
+    loader = Loader({"cpu": FakeEngine("cpu"), "cuda:0": gpu}, ProfileStore(None))
+    assert loader.weight_bytes(tmp_path, ModelConfiguration("m")) == 10 + 3 * 10
+    assert loader.weight_bytes(tmp_path, ModelConfiguration("m", devices=("cpu",))) == 10
 
 
 def test_the_control_thread_loads_what_is_wanted(tmp_path: Path) -> None:

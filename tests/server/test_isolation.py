@@ -334,6 +334,17 @@ def test_a_run_beyond_the_devices_memory_is_an_overload_and_the_next_one_works(r
         assert child.engine.restarts == 0
 
 
+@pytest.mark.parametrize("limit_mb", [32, 64, 128])
+def test_a_run_that_was_refused_for_its_size_leaves_the_memory_to_others(repository: Path, limit_mb: int) -> None:
+    with watched(replace(CHILD, memory_limit_mb=limit_mb), repository) as child:
+        session = child.open("add_one")
+        for _ in range(2):
+            with pytest.raises(Overloaded, match="memory"):
+                session.run({"x": np.ones((1, 2**26), np.float32)}, ["y"])
+            quarter = np.ones((1, limit_mb * 2**20 // 4 // 4), np.float32)
+            assert session.run({"x": quarter}, ["y"])[0][0, -1] == 2
+
+
 def test_a_model_beyond_the_devices_memory_says_so(tmp_path: Path, repository: Path) -> None:
     models.save(tmp_path, "large", models.mlp((8, 2_000_000, 2)))
     with watched(replace(CHILD, memory_limit_mb=16), repository) as child:

@@ -28,7 +28,8 @@ LAYERS: list[set[str]] = [
         "sessions",
         "warmup",
     }
-    | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "profilestore", "profiling", "verification"}
+    | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
+    | {"weights"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane"},
     {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
@@ -45,7 +46,7 @@ ONLY = {
     "grpc_reflection": GRPC,
     "google": GRPC | {"configfile", "runtimeoptions"},  # these two parse config.pbtxt
     "turnout_proto": GRPC | {"configfile", "runtimeoptions"},
-    "onnxruntime": {"sessions"},
+    "onnxruntime": {"sessions", "plugins"},
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
     "torch": set(),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from turnout_server import devices, settings
+from turnout_server.devicenames import kind_of
 from turnout_server.routing import OBJECTIVES
 from turnout_server.settings import Settings, UsageError
 
@@ -167,10 +168,23 @@ def test_a_gpus_memory_limit_and_precision_become_its_providers_options(reposito
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("[devices.cpu]\ntf32 = false", "'cpu' has no TF32"),
+        ("[devices.cpu]\ntf32 = false", "'tf32' is for CUDA devices"),
+        ('[devices."cuda:0"]\nprovider = "TensorrtExecutionProvider"\ntf32 = false', "'tf32' is for CUDA devices"),
+        ("[devices.cpu]\nmemory_limit_mb = 1", "'cpu' cannot be declared: memory_limit_mb holds a process of its own only"),
+        ("[devices.cpu]\nmemory_limit_mb = 1", 'add isolation = "process"'),
+        ('[devices."openvino:0"]\nmemory_limit_mb = 1', "OpenVINOExecutionProvider may have an option for it"),
+        ('[devices."npu:0"]', "'npu' is none of cpu, cuda, tensorrt, openvino, migraphx, coreml"),
+        ('[devices."npu:0"]\nlibrary = "libnpu.so"', "a device of another kind needs a provider"),
+        ('[devices."cuda:0"]\nlibrary = "libnpu.so"', "a library needs a provider"),
+        ('[devices."npu:0"]\nprovider = "X"\nhardware = "npu"', "'hardware' is for providers that come in a library"),
+        ('[devices."npu:0"]\nprovider = "X"\nlibrary = "x.so"\nhardware = "tpu"', "devices.npu:0.hardware: tpu"),
+        ("[devices.cdua]\ndisabled = true", "cannot be declared"),
+        ('[devices."auto:0"]\nprovider = "X"', "cannot be declared"),
+        ('[devices."NPU:0"]\nprovider = "X"', "cannot be declared"),
         ("[devices.auto]", "cannot be declared"),
         ("[devices.cuda]", "cannot be declared"),
-        ("[devices.tpu]", "unknown device 'tpu'"),
+        ("[devices.tpu]", "cannot be declared"),
+        ('[devices."cpu,cuda:0"]', "cannot be declared"),
         ('[devices.cpu]\ncpus = "0-999"', "this process may use the cores"),
         ('[devices.cpu]\ncpus = "x"', "is not a core"),
         ("[devices.cpu]\nthread = 1", "unknown setting 'devices.cpu.thread'; did you mean devices.cpu.threads?"),
@@ -188,13 +202,82 @@ def test_a_disabled_device_is_not_looked_for(repository: Path, tmp_path: Path) -
     file.write_text('[devices.cpu]\ndisabled = true\n[devices."cpu:a"]\n')
     chosen = settings.read([f"--model-repository={repository}", f"--config={file}"])
     assert [device.name for device in chosen.declared_devices()] == ["cpu:a"]
-    assert chosen.undeclared_kinds() == {"cuda"}
+    assert chosen.disabled() == {"cpu"}
 
 
-def test_a_whole_kind_can_be_disabled(repository: Path, tmp_path: Path) -> None:
-    file = tmp_path / "turnout.toml"
-    file.write_text("[devices.cuda]\ndisabled = true\n")
-    assert settings.read([f"--model-repository={repository}", f"--config={file}"]).undeclared_kinds() == {"cpu"}
+def test_a_whole_kind_or_one_gpu_can_be_disabled(repository: Path, tmp_path: Path) -> None:
+    chosen = declared(repository, tmp_path, '[devices.cuda]\ndisabled = true\n[devices."cuda:1"]\ndisabled = true\n')
+    assert chosen.disabled() == {"cuda", "cuda:1"}
+    assert chosen.declared_devices() == []
+
+
+def declared(repository: Path, directory: Path, tables: str) -> Settings:
+    file = directory / "turnout.toml"
+    file.write_text(tables)
+    return settings.read([f"--model-repository={repository}", f"--config={file}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "options"),
+    [
+        ("tensorrt:1", "TensorrtExecutionProvider", {"device_id": "1"}),
+        ("migraphx:2", "MIGraphXExecutionProvider", {"device_id": "2"}),
+        ("openvino:gpu", "OpenVINOExecutionProvider", {}),
+        ("coreml:0", "CoreMLExecutionProvider", {}),
+    ],
+)
+def test_each_kind_has_its_provider_and_a_process_of_its_own(
+    repository: Path, tmp_path: Path, name: str, provider: str, options: dict[str, str]
+) -> None:
+    (device,) = declared(repository, tmp_path, f'[devices."{name}"]').declared_devices()
+    assert (device.kind, device.provider, device.provider_options) == (kind_of(name), provider, options)
+    assert device.isolated
+
+
+def test_options_of_cuda_go_to_no_other_provider(repository: Path, tmp_path: Path) -> None:
+    tables = """
+        [devices."cuda:1"]
+        provider = "TensorrtExecutionProvider"
+        provider_options = { trt_fp16_enable = 1 }
+        [devices."cuda:2"]
+        provider = "OpenVINOExecutionProvider"
+        [devices."cuda:3"]
+        provider = "CUDAExecutionProvider"
+        library = "/opt/libcuda_plugin.so"
+        provider_options = { a = "b" }
+        [devices."cpu:x"]
+        provider = "CUDAExecutionProvider"
+    """
+    tensorrt, openvino, plugin, odd = declared(repository, tmp_path, tables).declared_devices()
+    assert tensorrt.provider_options == {"device_id": "1", "trt_fp16_enable": "1"}
+    assert openvino.provider_options == {}
+    assert (plugin.provider_options, plugin.is_cuda) == ({"a": "b"}, False)
+    assert (odd.provider_options, odd.is_cuda) == (devices.cuda_options(0), True)
+
+
+def test_a_provider_from_a_library_may_be_of_any_kind(repository: Path, tmp_path: Path) -> None:
+    tables = """
+        default_device = "npu,cpu"
+        [devices."npu:1"]
+        provider = "VendorExecutionProvider"
+        library = "/opt/vendor/libvendor.so"
+        hardware = "npu"
+        [devices."cpu:vendor"]
+        provider = "VendorExecutionProvider"
+        library = "/opt/vendor/libvendor.so"
+    """
+    npu, cpu = declared(repository, tmp_path, tables).declared_devices()
+    assert (npu.kind, npu.library, npu.hardware, npu.threads) == ("npu", "/opt/vendor/libvendor.so", "npu", 0)
+    assert npu.isolated
+    assert cpu.isolated  # code of somebody's, which may end its process
+
+
+def test_the_default_device_may_be_of_a_declared_kind_only(repository: Path, tmp_path: Path) -> None:
+    table = '[devices."npu:0"]\nprovider = "X"\n'
+    with pytest.raises(UsageError, match="--default-device: tpu: unknown device 'tpu'"):
+        declared(repository, tmp_path, f'default_device = "tpu"\n{table}')
+    with pytest.raises(UsageError, match="unknown device 'npu'"):
+        declared(repository, tmp_path, f'default_device = "npu"\n{table}disabled = true')
 
 
 def test_the_doctor_requires_nothing_and_checks_what_it_is_given(repository: Path) -> None:

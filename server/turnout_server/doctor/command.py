@@ -43,16 +43,16 @@ def main(arguments: Sequence[str]) -> int:
 def examine(chosen: DoctorSettings, machine: Machine) -> Checkup:
     """Reads the machine and tries its devices and models, those that a server with these settings would have."""
     read = facts.read(machine)
-    kinds = chosen.undeclared_kinds()
+    disabled = chosen.disabled()
     declared = chosen.declared_devices()
-    wanted = "cuda" in kinds or any(device.kind == "cuda" for device in declared)
+    wanted = "cuda" not in disabled or any(device.kind == "cuda" for device in declared)
     if not read.runtime.usable:
         return Checkup(read, cuda_wanted=wanted)
     from turnout_server.doctor.trial import Trial  # noqa: PLC0415, needs an ONNX Runtime that can be imported
 
     if devices.missing_for_cuda(read.runtime.providers, machine.root) is not None:
-        kinds = kinds - {"cuda"}
-    trial = Trial(_candidates(declared, kinds, read))
+        disabled = disabled | {"cuda"}
+    trial = Trial(_candidates(declared, disabled, read))
     try:
         repository = chosen.model_repository
         models = trial.models(repository, chosen.model_name) if repository else ()
@@ -63,13 +63,12 @@ def examine(chosen: DoctorSettings, machine: Machine) -> Checkup:
     return Checkup(read, trial.tried, models, wanted)
 
 
-def _candidates(declared: list[Device], kinds: set[str], read: Facts) -> list[tuple[Device, bool]]:
+def _candidates(declared: list[Device], disabled: set[str], read: Facts) -> list[tuple[Device, bool]]:
     """The devices to try: those that are declared, and those that a server would find besides."""
-    found = [devices.cpu()] if "cpu" in kinds else []
-    if "cuda" in kinds:
-        found += [devices.cuda(number) for number in range(read.nvidia.count)]
-    names = {device.name for device in declared}
-    return [(device, True) for device in declared] + [(device, False) for device in found if device.name not in names]
+    gpus = [] if "cuda" in disabled else [devices.cuda(number) for number in range(read.nvidia.count)]
+    known = {device.name for device in declared} | disabled
+    found = [device for device in (devices.cpu(), *gpus) if device.name not in known]
+    return [(device, True) for device in declared] + [(device, False) for device in found]
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turnout_server import cgroups
+from turnout_server import cgroups, devices
 from turnout_server.doctor import nvidia
 from turnout_server.doctor.nvidia import Access, Nvidia
 
@@ -107,19 +107,18 @@ def read(machine: Machine) -> Facts:
 
 def _host(machine: Machine) -> Host:
     return Host(
-        cpu=_value_of("model name", machine.root / "proc/cpuinfo", otherwise="unknown"),  # ARM machines don't name it
+        cpu=devices.cpu_model(machine.root),
         cores=machine.cores,
         affinity=tuple(sorted(machine.affinity)),
         quota_cores=cgroups.quota_cores(machine.root),
-        memory_bytes=int(_value_of("MemTotal", machine.root / "proc/meminfo", otherwise="0 kB").split()[0]) * 1024,
+        memory_bytes=_memory_bytes(machine.root / "proc/meminfo"),
         memory_limit_bytes=cgroups.memory_limit_bytes(machine.root),
     )
 
 
-def _value_of(key: str, file: Path, otherwise: str) -> str:
-    """What stands behind the first `key` and a colon."""
-    found = re.search(rf"^{key}\s*:\s*(.+)$", file.read_text(), re.MULTILINE)
-    return found[1].strip() if found else otherwise
+def _memory_bytes(meminfo: Path) -> int:
+    found = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _runtime(machine: Machine) -> Runtime:

@@ -5,6 +5,7 @@ A real run has the last word: where every GPU works, nothing that looks suspicio
 
 from collections.abc import Iterator
 
+from turnout_server import devices
 from turnout_server.doctor.checkup import Checkup, Finding, ModelOnDevice, Tried
 from turnout_server.doctor.facts import Facts
 from turnout_server.doctor.gpufindings import ASK_KERNEL, of_missing_gpus, of_working_gpus
@@ -12,7 +13,7 @@ from turnout_server.doctor.gpufindings import ASK_KERNEL, of_missing_gpus, of_wo
 
 def judge(checkup: Checkup) -> list[Finding]:
     """Every finding, the worst first."""
-    found = [*_of_runtime(checkup.facts), *_of_cores(checkup)]
+    found = [*_of_runtime(checkup.facts), *_of_cores(checkup), *_of_shared_cores(checkup)]
     if checkup.startable:
         of_gpus = list(_of_gpus(checkup))
         explained = any(finding.severity == "problem" for finding in of_gpus)
@@ -69,6 +70,14 @@ def _of_cores(checkup: Checkup) -> Iterator[Finding]:
             yield Finding(
                 "warning", "more-threads-than-quota", what, why, f"in [devices.'{device.name}']: threads = {host.usable_cores}"
             )
+
+
+def _of_shared_cores(checkup: Checkup) -> Iterator[Finding]:
+    for one, other, cores in devices.shared_cores([tried.device for tried in checkup.devices if not tried.problem]):
+        what = f"devices '{one.name}' and '{other.name}' share the cores {list(cores)}"
+        why = "the profile of each is wrong while the other works"
+        fix = 'keep them apart with cpus and isolation = "process" in their tables, or add disabled = true to one'
+        yield Finding("warning", "shared-cores", what, why, fix)
 
 
 def _of_device(tried: Tried, explained: bool) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ def test_the_example_declares_devices(tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text(example[1].replace('"models"', f'"{tmp_path}"').replace('cpus = "0"\n', ""))  # core 0 may not be ours
     names = [device.name for device in settings.read_for_doctor([f"--config={file}"]).declared_devices()]
-    assert names == ["cpu", "cpu:slow", "cuda:0"]
+    assert names == ["cpu", "cpu:slow", "cuda:0", "tensorrt:0", "npu:0"]
 
 
 def test_every_key_of_a_device_is_explained() -> None:

@@ -198,6 +198,13 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         "correct [devices.'cpu:big']",
         1,
     ),
+    "two on the same cores": (
+        replace(PLAIN, devices=(CPU_WORKS, replace(DECLARED_FAILS, problem="")), cuda_wanted=False),
+        "shared-cores warning",
+        "devices 'cpu' and 'cpu:big' share the cores",
+        "keep them apart",
+        0,
+    ),
     "quota": (
         with_host(replace(PLAIN, cuda_wanted=False, devices=()), quota_cores=2.0),
         "cpu-quota ok",
