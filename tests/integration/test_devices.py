@@ -1,10 +1,13 @@
 """A request runs where it asks to, or fails and says why: the CPU never stands in for a GPU in silence."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests import models
 from tests.servers import RunningServer, running
 from tests.wire import parameters, refused, request
 
@@ -70,3 +73,46 @@ def test_the_servers_default_applies_where_nothing_else_does(cpu_only: RunningSe
         with refused("FAILED_PRECONDITION", "cuda"):
             server.stub.ModelInfer(request("fp32_batch", ROW))
         server.stub.ModelInfer(request("fp32_batch", ROW, parameters={"device": "cpu"}))
+
+
+def test_a_kind_that_only_a_declaration_knows_is_a_kind_like_any_other(tmp_path: Path, transport: str) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text('default_device = "npu"\n[devices."npu:0"]\nprovider = "CPUExecutionProvider"\nthreads = 1\n')
+    root = tmp_path / "models"
+    models.save(root, "m", models.add_constant(1))
+    only_there = 'parameters { key: "turnout.devices" value { string_value: "npu" } }'
+    models.save(root, "bound", models.add_constant(1), configuration=only_there)
+    row = {"x": np.ones((1, 2), np.float32)}
+    with running(root, f"--config={file}", transport=transport) as server:
+        for asked in ({}, {"device": "npu"}, {"device": "npu:0"}, {"device": "cuda:99,npu"}):
+            assert parameters(server.stub.ModelInfer(request("m", row, parameters=asked)))["device"] == "npu:0"
+        with refused("FAILED_PRECONDITION", "'npu:1' is not available"):
+            server.stub.ModelInfer(request("m", row, parameters={"device": "npu:1"}))
+        with refused("FAILED_PRECONDITION", "the --config file declares none; it would as [devices.'openvino:0']"):
+            server.stub.ModelInfer(request("m", row, parameters={"device": "openvino"}))
+        with refused("INVALID_ARGUMENT", "unknown device 'tpu'; this server has:", "npu:0"):
+            server.stub.ModelInfer(request("m", row, parameters={"device": "tpu"}))
+        with refused("FAILED_PRECONDITION", "not allowed on device 'cpu'", "['npu']"):
+            server.stub.ModelInfer(request("bound", row, parameters={"device": "cpu"}))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[devices."tensorrt:0"]', ["'tensorrt:0'", "has no TensorrtExecutionProvider", "CPUExecutionProvider"]),
+        (
+            '[devices."npu:0"]\nprovider = "X"\nlibrary = "no.so"',
+            ["'npu:0'", "the library of X", "no.so", "CPUExecutionProvider"],
+        ),
+        ('[devices."azure:0"]\nprovider = "AzureExecutionProvider"', ["'azure:0'", "AzureExecutionProvider takes no part"]),
+        ("[devices.cpu]\nmemory_limit_mb = 100", ["'cpu' cannot be declared", 'isolation = "process"']),
+    ],
+)
+def test_a_device_that_cannot_be_had_keeps_the_server_from_starting(tmp_path: Path, table: str, words: list[str]) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text(table)
+    command = [sys.executable, "-m", "turnout_server", f"--config={file}", f"--model-repository={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (1, 2)
+    for word in words:
+        assert word in done.stderr

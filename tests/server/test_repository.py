@@ -246,3 +246,14 @@ def test_a_real_model_answers_on_a_real_session(tmp_path: Path) -> None:
     assert version.signature.max_batch_size > 0
     (y,) = version.sessions["cpu"].run({"x": np.zeros((1, 1), np.float32)}, ["y"])
     assert y.tolist() == [[2.0]]
+
+
+def test_a_configuration_may_name_kinds_that_this_server_declares(tmp_path: Path) -> None:
+    parameters = {"turnout.devices": "npu", "turnout.default_device": "npu:0,cpu", "turnout.file.npu": "other.onnx"}
+    text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
+    add(tmp_path, "m", configuration=text)
+    (tmp_path / "m/1/other.onnx").write_text("")
+    repository = started(tmp_path, CPU, Device("npu:0", "npu", "VendorExecutionProvider"))
+    assert repository.find("m").configuration.devices == ("npu",)
+    with pytest.raises(FailedPrecondition, match="unknown device 'npu:0'"):
+        started(tmp_path).find("m")
