@@ -42,10 +42,10 @@ def parameter(key: str, value: str | int | bool) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def tensor(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    """One output's description."""
+def tensor(name: str, datatype: str, shape: tuple[int, ...], byte_size: int) -> bytes:
+    """One output's description, and what stands before its bytes."""
     output = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
-    return pb.ModelInferResponse(outputs=[output]).SerializeToString()
+    return pb.ModelInferResponse(outputs=[output]).SerializeToString() + contents(byte_size)
 
 
 def contents(byte_size: int) -> bytes:

@@ -14,6 +14,7 @@ from turnout_server.errors import InvalidRequest, Unsupported
 from turnout_server.messages import InferRequest, InferResponse
 from turnout_server.sharedmemory import Region, SharedMemory
 from turnout_server.signatures import Signature
+from turnout_server.templates import Templates
 
 #: Tensors as bytes, or as views of the message's bytes.
 Raw = Sequence[bytes | memoryview]
@@ -33,6 +34,8 @@ class Form:
 
 
 PLAIN = Form()
+#: By the names of the outputs that a request asks for.
+Forms = Mapping[str, Form]
 
 
 class Codec:
@@ -44,21 +47,24 @@ class Codec:
 
     def __init__(self, shared_memory: SharedMemory | None) -> None:
         self._shared_memory = shared_memory
+        self._templates: Templates[Forms] = Templates()
 
-    def decode(
-        self, request: pb.ModelInferRequest, raw: Raw, metadata: Mapping[str, str]
-    ) -> tuple[InferRequest, Mapping[str, Form]]:
+    def decode(self, message: bytes) -> tuple[InferRequest, Forms]:
         """The request in a message, and the form of the outputs that it names.
 
         Numbers in raw form become views of the message's bytes, not copies.
 
-        Args:
-            raw: the request's raw tensors, in the order of the inputs that have neither contents nor shared memory.
-            metadata: of the call; `device` counts where the request's own parameters don't name one.
-
         Raises:
             InvalidRequest, NotFound, Unsupported: what is wrong, and with which tensor.
         """
+        if (read := self._templates.read(message)) is not None:
+            return read
+        request, forms = self._parsed(*_parse(message))
+        if all(form.region is None for form in forms.values()):
+            self._templates.keep(message, request, forms)
+        return request, forms
+
+    def _parsed(self, request: pb.ModelInferRequest, raw: Raw) -> tuple[InferRequest, Forms]:
         if not request.model_name:
             raise InvalidRequest("the request names no model: set model_name")
         parameters.check_reserved(request.parameters)
@@ -69,12 +75,15 @@ class Codec:
             id=request.id,
             inputs=self._inputs(request, raw),
             outputs=tuple(forms),
-            device=parameters.text(request.parameters, "device") or metadata.get("device", ""),
+            device=parameters.text(request.parameters, "device"),
             timeout_us=parameters.whole(request.parameters, "timeout") or None,
+            objective=parameters.check_objective(parameters.text(request.parameters, "objective")),
+            precision=parameters.text(request.parameters, "precision"),
+            priority=parameters.whole(request.parameters, "priority") or 0,
         )
         return decoded, forms
 
-    def encode(self, response: InferResponse, forms: Mapping[str, Form]) -> bytes:
+    def encode(self, response: InferResponse, forms: Forms) -> bytes:
         """The message of an answer; outputs are always raw, because that is what every client reads.
 
         Raises:
@@ -83,15 +92,15 @@ class Codec:
         parts: list[bytes | np.ndarray] = [
             answers.head(response.model, response.version),
             answers.request_id(response.id),
-            *(answers.parameter(key, value) for key, value in response.parameters.items()),
+            *[answers.parameter(key, value) for key, value in response.parameters.items()],
         ]
         for name, array in response.outputs.items():
             form = forms.get(name, PLAIN)
             output = _classified(name, array, form.classes, response.signature) if form.classes else array
             data = tensors.to_raw(output)
             if form.region is None:
-                parts.append(answers.tensor(name, of_dtype(output.dtype).name, output.shape))
-                parts += (answers.contents(data.nbytes if isinstance(data, np.ndarray) else len(data)), data)
+                byte_size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+                parts += (answers.tensor(name, of_dtype(output.dtype).name, output.shape, byte_size), data)
             else:
                 parts += (_placed(name, output, data, form), answers.contents(0))
         return answers.join(parts)
@@ -162,8 +171,16 @@ class Codec:
         return self._shared_memory.find(name), parameters.whole(given, "shared_memory_offset") or 0, byte_size
 
 
-def parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
-    """Reads a message; its raw tensors stay where they are if it is large.
+def id_of(message: bytes) -> str:
+    """The id of a request that could not be decoded; empty if not even that can be read."""
+    try:
+        return _parse(message)[0].id
+    except InvalidRequest:
+        return ""
+
+
+def _parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
+    """The message, and its raw tensors, which stay where they are if it is large.
 
     Raises:
         InvalidRequest: it isn't a ModelInferRequest.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 #: What a model whose configuration says nothing gets.
 DEFAULT_MAX_BATCH_SIZE = 32
+#: Between what says that it is urgent (1) and what says that it can wait (3 and more).
+DEFAULT_PRIORITY = 2
 
 
 @dataclass(frozen=True)
@@ -73,20 +75,16 @@ class Warmup:
 
 
 @dataclass(frozen=True)
-class Queue:
-    """How requests for a model may wait.
+class QueuePolicy:
+    """How requests of one priority may wait.
 
     Attributes:
-        preferred_rows: batch sizes to prefer; empty for none.
-        max_delay_us: how long an incomplete batch may wait for more.
         max_size: requests that may wait; 0 leaves it to the server.
         timeout_us: how long a request may wait that doesn't say; 0 for ever.
         timeout_override: whether a request may shorten that.
         rejects: what happens then: refused, or (False) put behind the others.
     """
 
-    preferred_rows: tuple[int, ...] = ()
-    max_delay_us: int = 0
     max_size: int = 0
     timeout_us: int = 0
     timeout_override: bool = True
@@ -101,6 +99,36 @@ class Queue:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """How requests for a model wait for each other, and for their turn.
+
+    Attributes:
+        preferred_rows: batch sizes to prefer; empty for none.
+        max_delay_us: how long an incomplete batch may wait for more.
+        levels: priorities that there are, 1 the highest; 0 for any.
+        default_level: the priority of a request that doesn't say; 0 leaves it to the server.
+        policy: of every priority that `policies` says nothing of.
+    """
+
+    preferred_rows: tuple[int, ...] = ()
+    max_delay_us: int = 0
+    levels: int = 0
+    default_level: int = 0
+    policy: QueuePolicy = QueuePolicy()
+    policies: dict[int, QueuePolicy] = field(default_factory=dict)
+
+    def level_of(self, priority: int) -> int:
+        """The priority at which a request waits that asks for this one, 0 for none; one that doesn't exist is the default."""
+        if priority and (not self.levels or priority <= self.levels):
+            return priority
+        return self.default_level or DEFAULT_PRIORITY
+
+    def policy_of(self, level: int) -> QueuePolicy:
+        """How requests of a priority may wait."""
+        return self.policies.get(level, self.policy)
+
+
+@dataclass(frozen=True)
 class ModelConfiguration:
     """What the server needs to know of a model beyond its ONNX file.
 
@@ -112,6 +140,10 @@ class ModelConfiguration:
         files: the ONNX file by device name or kind; the key `""` holds the default.
         versions: version numbers to serve; an int n means the n highest, None all.
         batches: whether requests may be joined.
+        objective: what `auto` goes by: `latency`, `cost` or `energy`; empty leaves it to the server.
+        latency_target_us: how soon answers should be there, from their request's arrival; None if nobody said.
+        instances: how many runs of it may go on at once, by device name or kind, `""` for the others; 0 for any number.
+        weight: its share of a device that isn't enough for all, relative to other models'.
         tolerance: how far a device's outputs may be from the right ones, as a share of the largest value.
         notes: what the file says that has no effect here.
     """
@@ -126,6 +158,10 @@ class ModelConfiguration:
     versions: int | tuple[int, ...] | None = 1
     queue: Queue = Queue()
     batches: bool = True
+    objective: str = ""
+    latency_target_us: int | None = None
+    instances: dict[str, int] = field(default_factory=dict)
+    weight: float = 1.0
     tolerance: float = 1e-2
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     warmups: tuple[Warmup, ...] = ()
@@ -134,6 +170,10 @@ class ModelConfiguration:
     def file_for(self, device: str, kind: str) -> str:
         """The ONNX file that runs on a device."""
         return self.files.get(device) or self.files.get(kind) or self.files[""]
+
+    def instances_on(self, device: str, kind: str) -> int:
+        """How many of its runs may go on at once on a device; 0 for any number."""
+        return self.instances.get(device) or self.instances.get(kind) or self.instances.get("", 0)
 
     def allows(self, device: str, kind: str) -> bool:
         """Whether the model may run there."""

@@ -15,9 +15,10 @@ from google.protobuf.message import Message
 from turnout_proto import model_config_pb2
 from turnout_proto.model_config_pb2 import ModelConfig
 
-from turnout_server.config import ModelConfiguration, Queue, TensorConfig, Warmup, WarmupInput
+from turnout_server.config import ModelConfiguration, Queue, QueuePolicy, TensorConfig, Warmup, WarmupInput
 from turnout_server.devicenames import KINDS, entries_of, kind_of
 from turnout_server.errors import FailedPrecondition, InvalidRequest
+from turnout_server.routing import OBJECTIVES
 from turnout_server.runtimeoptions import PARAMETERS, runtime_options
 
 #: Sections that ask for something Turnout doesn't do, and what that is.
@@ -35,7 +36,8 @@ REFUSED = {
 WITHOUT_EFFECT = {
     "": ("metric_tags", "response_cache", "model_metrics"),
     "input": ("format",),
-    "instance_group": ("count", "rate_limiter", "profile", "host_policy"),
+    "instance_group": ("profile", "host_policy"),
+    "instance_group.rate_limiter": ("resources",),
     "optimization": (
         "priority",
         "cuda",
@@ -44,18 +46,12 @@ WITHOUT_EFFECT = {
         "gather_kernel_buffer_threshold",
         "eager_batching",
     ),
-    "dynamic_batching": (
-        "preferred_batch_size",
-        "max_queue_delay_microseconds",
-        "priority_levels",
-        "default_priority_level",
-        "priority_queue_policy",
-    ),
 }
 
+#: Stands for every device in place of a name.
+ANYWHERE = ""
+
 OURS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")
-#: Of these, what has no effect yet.
-OURS_WITHOUT_EFFECT = ("objective", "latency_target_us")
 
 
 def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfiguration:
@@ -110,8 +106,12 @@ def interpret(message: ModelConfig, name: str, directory: Path, kinds: Collectio
         devices=_devices(message, ours, kinds),
         files=_files(message, kinds),
         versions=_versions(message.version_policy),
-        queue=_queue(message.dynamic_batching),
+        queue=_queue(message.dynamic_batching, message.max_batch_size),
         batches=_switch(ours, "batching"),
+        objective=_objective(ours, "objective"),
+        latency_target_us=_microseconds(ours, "latency_target_us"),
+        instances=_instances(message),
+        weight=1 / min(_rate_priorities(message), default=1),
         tolerance=_share(ours, "tolerance"),
         runtime=runtime_options(message),
         warmups=tuple(_warmup(warmup, directory) for warmup in message.model_warmup),
@@ -166,6 +166,8 @@ def _notes(message: ModelConfig) -> list[str]:
     ]
     if any(group.gpus and group.kind != model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group):
         notes.append("instance_group.gpus of a group that isn't KIND_GPU")
+    if len(set(_rate_priorities(message))) > 1:
+        notes.append("instance_group.rate_limiter.priority other than the most urgent")
     notes += [f"parameters['{key}']" for key in message.parameters if not _acts(key)]
     return list(dict.fromkeys(notes))
 
@@ -181,8 +183,7 @@ def _parts(message: Any, section: str) -> list[Message]:
 
 def _acts(key: str) -> bool:
     """Whether a parameter has an effect; that of our prefix which doesn't exist is refused elsewhere."""
-    ours = key.startswith("turnout.") and key.removeprefix("turnout.") not in OURS_WITHOUT_EFFECT
-    return ours or key in PARAMETERS
+    return key.startswith("turnout.") or key in PARAMETERS
 
 
 def _ours(message: ModelConfig) -> dict[str, str]:
@@ -222,6 +223,25 @@ def _switch(ours: dict[str, str], key: str) -> bool:
     return value == "on"
 
 
+def _objective(ours: dict[str, str], key: str) -> str:
+    value = ours.get(key, "")
+    if key in ours and value not in OBJECTIVES:
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be one of {', '.join(OBJECTIVES)}")
+    return value
+
+
+def _microseconds(ours: dict[str, str], key: str) -> int | None:
+    if key not in ours:
+        return None
+    try:
+        value = int(ours[key])
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{ours[key]}'; it must be a whole number such as 20000")
+    return value
+
+
 def _checked_devices(ours: dict[str, str], key: str, kinds: Collection[str]) -> str:
     value = ours.get(key, "")
     try:
@@ -236,16 +256,33 @@ def _devices(message: ModelConfig, ours: dict[str, str], kinds: Collection[str])
     """`turnout.devices` where given, else what the instance groups say."""
     if listed := _checked_devices(ours, "devices", kinds):
         return tuple(entries_of(listed, kinds))
-    devices: list[str] = []
+    devices = [device for group in message.instance_group for device in _devices_of(group)]
+    return () if ANYWHERE in devices else tuple(devices)
+
+
+def _devices_of(group: model_config_pb2.ModelInstanceGroup) -> list[str]:
+    """Where the instances of a group are, each of these having as many as the group counts."""
+    if group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU:
+        return ["cpu"]
+    if group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU:
+        return [f"cuda:{gpu}" for gpu in group.gpus] or ["cuda"]
+    return [ANYWHERE]
+
+
+def _instances(message: ModelConfig) -> dict[str, int]:
+    """How many runs may go on at once where instance groups give a count; what several say of one device adds up."""
+    instances: dict[str, int] = {}
     for group in message.instance_group:
-        kind = model_config_pb2.ModelInstanceGroup.Kind.Name(group.kind)
-        if kind == "KIND_CPU":
-            devices.append("cpu")
-        elif kind == "KIND_GPU":
-            devices += [f"cuda:{gpu}" for gpu in group.gpus] or ["cuda"]
-        else:
-            return ()
-    return tuple(devices)
+        if group.count < 0:
+            raise FailedPrecondition(f"instance_group has a count of {group.count}; it must not be negative")
+        for device in _devices_of(group) if group.count else ():
+            instances[device] = instances.get(device, 0) + group.count
+    return instances
+
+
+def _rate_priorities(message: ModelConfig) -> list[int]:
+    """Of each instance group: 2 gets half as many turns as 1, which is what a group gets that doesn't say."""
+    return [group.rate_limiter.priority or 1 for group in message.instance_group]
 
 
 def _files(message: ModelConfig, kinds: Collection[str]) -> dict[str, str]:
@@ -293,11 +330,39 @@ def _labels(path: Path) -> tuple[str, ...]:
         raise FailedPrecondition(f"label file '{path.name}' cannot be read: {type(error).__name__}") from None
 
 
-def _queue(batching: model_config_pb2.ModelDynamicBatching) -> Queue:
-    policy = batching.default_queue_policy
+def _queue(batching: model_config_pb2.ModelDynamicBatching, max_batch_size: int) -> Queue:
+    for size in batching.preferred_batch_size:
+        if not 0 < size <= max_batch_size:
+            raise FailedPrecondition(
+                f"preferred_batch_size has {size}; each must be from 1 to max_batch_size, which is {max_batch_size}"
+            )
+    _check_levels(batching)
     return Queue(
         preferred_rows=tuple(sorted(batching.preferred_batch_size)),
         max_delay_us=batching.max_queue_delay_microseconds,
+        levels=batching.priority_levels,
+        default_level=batching.default_priority_level,
+        policy=_queue_policy(batching.default_queue_policy),
+        policies={level: _queue_policy(policy) for level, policy in batching.priority_queue_policy.items()},
+    )
+
+
+def _check_levels(batching: model_config_pb2.ModelDynamicBatching) -> None:
+    """Raises FailedPrecondition for a priority that is spoken of and doesn't exist."""
+    levels, default = batching.priority_levels, batching.default_priority_level
+    if levels and not 1 <= default <= levels:
+        raise FailedPrecondition(
+            f"default_priority_level is {default}; with priority_levels {levels} it must be from 1 to {levels}"
+        )
+    for level in sorted(batching.priority_queue_policy):
+        if not 1 <= level <= (levels or level):
+            raise FailedPrecondition(
+                f"priority_queue_policy has level {level}; there are levels from 1 {f'to {levels}' if levels else 'on'}"
+            )
+
+
+def _queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> QueuePolicy:
+    return QueuePolicy(
         max_size=policy.max_queue_size,
         timeout_us=policy.default_timeout_microseconds,
         timeout_override=policy.allow_timeout_override or not policy.default_timeout_microseconds,

@@ -6,7 +6,7 @@ from typing import Any
 from turnout_proto import inference_pb2 as pb
 from turnout_proto import model_config_pb2 as mc
 
-from turnout_server.config import ModelConfiguration
+from turnout_server.config import ModelConfiguration, QueuePolicy
 from turnout_server.devicenames import GPU_KINDS, kind_of
 from turnout_server.loading import ModelVersion
 from turnout_server.metrics import Batches, Series
@@ -38,7 +38,7 @@ def configuration(model: ModelVersion) -> mc.ModelConfig:
         max_batch_size=batch,
         version_policy=_version_policy(chosen),
         default_model_filename=chosen.files[""],
-        instance_group=[_instance_group(model.name, device) for device in model.sessions],
+        instance_group=[_instance_group(chosen, device) for device in model.deployments],
     )
     for spec in model.signature.inputs:
         message.input.append(mc.ModelInput(**_declared(spec, batch)))
@@ -72,7 +72,7 @@ def statistics(model: ModelVersion, by_device: Mapping[str, Series]) -> pb.Model
         ),
         batch_stats=[_batch(rows, batches) for rows, batches in sorted(total.batches.items())],
     )
-    for device in by_device.keys() & model.sessions.keys():
+    for device in by_device.keys() & model.deployments.keys():
         series = by_device[device]
         message.response_stats[device].CopyFrom(_response_statistics(series))
     return message
@@ -111,14 +111,16 @@ def _version_policy(chosen: ModelConfiguration) -> mc.ModelVersionPolicy:
     return mc.ModelVersionPolicy(specific=mc.ModelVersionPolicy.Specific(versions=chosen.versions))
 
 
-def _instance_group(model: str, device: str) -> mc.ModelInstanceGroup:
+def _instance_group(chosen: ModelConfiguration, device: str) -> mc.ModelInstanceGroup:
+    """A group for a device; its count is left out where any number of runs may go on there."""
     is_gpu = kind_of(device) in GPU_KINDS
     number = device.partition(":")[2]
     return mc.ModelInstanceGroup(
-        name=f"{model}_{device}",
+        name=f"{chosen.name}_{device}",
         kind=mc.ModelInstanceGroup.KIND_GPU if is_gpu else mc.ModelInstanceGroup.KIND_CPU,
-        count=1,
+        count=chosen.instances_on(device, kind_of(device)),
         gpus=[int(number)] if is_gpu and number.isdecimal() else [],
+        rate_limiter=None if chosen.weight == 1 else mc.ModelRateLimiter(priority=round(1 / chosen.weight)),
     )
 
 
@@ -127,13 +129,19 @@ def _dynamic_batching(chosen: ModelConfiguration) -> mc.ModelDynamicBatching:
     return mc.ModelDynamicBatching(
         preferred_batch_size=queue.preferred_rows,
         max_queue_delay_microseconds=queue.max_delay_us,
-        preserve_ordering=True,
-        default_queue_policy=mc.ModelQueuePolicy(
-            timeout_action=mc.ModelQueuePolicy.REJECT if queue.rejects else mc.ModelQueuePolicy.DELAY,
-            default_timeout_microseconds=queue.timeout_us,
-            allow_timeout_override=queue.timeout_override,
-            max_queue_size=queue.max_size,
-        ),
+        priority_levels=queue.levels,
+        default_priority_level=queue.default_level,
+        default_queue_policy=_queue_policy(queue.policy),
+        priority_queue_policy={level: _queue_policy(policy) for level, policy in queue.policies.items()},
+    )
+
+
+def _queue_policy(policy: QueuePolicy) -> mc.ModelQueuePolicy:
+    return mc.ModelQueuePolicy(
+        timeout_action=mc.ModelQueuePolicy.REJECT if policy.rejects else mc.ModelQueuePolicy.DELAY,
+        default_timeout_microseconds=policy.timeout_us,
+        allow_timeout_override=policy.timeout_override,
+        max_queue_size=policy.max_size,
     )
 
 
@@ -144,6 +152,10 @@ def _parameters(chosen: ModelConfiguration) -> dict[str, str]:
         parameters["turnout.default_device"] = chosen.default_device
     if chosen.devices:
         parameters["turnout.devices"] = ",".join(chosen.devices)
+    if chosen.objective:
+        parameters["turnout.objective"] = chosen.objective
+    if chosen.latency_target_us is not None:
+        parameters["turnout.latency_target_us"] = str(chosen.latency_target_us)
     if chosen.tolerance != ModelConfiguration.tolerance:
         parameters["turnout.tolerance"] = f"{chosen.tolerance:g}"
     if not chosen.batches:
@@ -154,7 +166,8 @@ def _parameters(chosen: ModelConfiguration) -> dict[str, str]:
 def _reports(model: ModelVersion) -> dict[str, str]:
     """What loading the model showed, by device; nothing of it is a setting."""
     reports: dict[str, str] = {}
-    for device, report in model.reports.items():
+    for device, deployment in model.deployments.items():
+        report = deployment.report
         nodes = ", ".join(f"{count} on {provider}" for provider, count in report.placement.items())
         parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
         reports[f"turnout.report.{device}"] = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"

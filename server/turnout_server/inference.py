@@ -1,7 +1,7 @@
 """ModelInfer and ModelStreamInfer."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from turnout_proto.methods import METHODS
 
@@ -11,6 +11,7 @@ from turnout_server.codec import Codec
 from turnout_server.dataplane import DataPlane
 from turnout_server.errors import ServingError
 from turnout_server.messages import InferResponse
+from turnout_server.parameters import check_objective
 from turnout_server.streaming import Answer, InferStream
 from turnout_server.transport import Call, Receiver, StreamHandler, UnaryHandler
 
@@ -46,22 +47,22 @@ class InferenceService:
     def _infer(self, call: Call, message: bytes, answer: Answer) -> Callable[[], None]:
         """Starts a request; returns what to call when nobody wants its answer any more."""
         arrived_s = time.monotonic()
-        request_id = ""
         try:
-            parsed, raw = codec.parse(message)
-            request_id = parsed.id
-            request, forms = self._codec.decode(parsed, raw, call.metadata)
+            request, forms = self._codec.decode(message)
+            metadata = call.metadata
+            request.device = request.device or metadata.get("device", "")
+            request.objective = request.objective or check_objective(metadata.get("objective", ""))
             request.arrived_s = arrived_s
             request.deadline_s = call.deadline_s
             request.decode_us = int((time.monotonic() - arrived_s) * 1e6)
-            return self._dataplane.infer(request, lambda outcome: answer(request_id, self._encoded(outcome, forms)))
+            return self._dataplane.infer(request, lambda outcome: answer(request.id, self._encoded(outcome, forms)))
         except ServingError as error:
-            answer(request_id, error)
+            answer(codec.id_of(message), error)
         except Exception:
-            answer(request_id, unexpected())
+            answer(codec.id_of(message), unexpected())
         return _nothing_to_cancel
 
-    def _encoded(self, outcome: InferResponse | ServingError, forms: Mapping[str, codec.Form]) -> bytes | ServingError:
+    def _encoded(self, outcome: InferResponse | ServingError, forms: codec.Forms) -> bytes | ServingError:
         if isinstance(outcome, ServingError):
             return outcome
         try:

@@ -1,6 +1,6 @@
 """A request and its answer, free of any wire format: what the layers between codec and session pass along."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,21 @@ from turnout_server.errors import ServingError
 
 if TYPE_CHECKING:
     from turnout_server.signatures import Signature
+
+
+class Layout:
+    """What requests that differ only in their numbers have in common, and what was found out about it.
+
+    Attributes:
+        kind: equal for requests whose rows can be joined: they want the same outputs, and their inputs agree beyond axis 0.
+        checked: the signature that such a request was found to fit, and its rows.
+    """
+
+    __slots__ = ("checked", "kind")
+
+    def __init__(self, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> None:
+        self.kind: Hashable = (outputs, *((name, inputs[name].shape[1:]) for name in sorted(inputs)))
+        self.checked: tuple[Signature | None, int] = (None, 0)
 
 
 @dataclass(slots=True)
@@ -22,9 +37,13 @@ class InferRequest:
         outputs: names of the wanted outputs; empty asks for all.
         device: where to run, verbatim; empty where the client didn't say.
         timeout_us: how long the request may take from its arrival, if the client said.
+        objective: what decides between devices: `latency`, `cost` or `energy`; empty where the client didn't say.
+        precision: that of the only files that will do; empty for any.
+        priority: 1 for the most urgent; 0 where the client didn't say.
         deadline_s: when the caller hangs up, on the monotonic clock.
         arrived_s: when the message was received, on the monotonic clock.
         decode_us: what decoding it took.
+        layout: shared with the requests that are like it; its own where none is.
     """
 
     model: str
@@ -34,9 +53,17 @@ class InferRequest:
     outputs: tuple[str, ...] = ()
     device: str = ""
     timeout_us: int | None = None
+    objective: str = ""
+    precision: str = ""
+    priority: int = 0
     deadline_s: float | None = None
     arrived_s: float = 0.0
     decode_us: int = 0
+    layout: Layout = field(default=None)  # type: ignore[assignment]  # made below
+
+    def __post_init__(self) -> None:
+        if self.layout is None:
+            self.layout = Layout(self.inputs, self.outputs)
 
 
 @dataclass(slots=True)

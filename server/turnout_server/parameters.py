@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from turnout_proto import inference_pb2 as pb
 
 from turnout_server.errors import InvalidRequest
+from turnout_server.routing import OBJECTIVES
 
 Parameters = Mapping[str, pb.InferParameter]
 
@@ -20,6 +21,13 @@ def check_reserved(parameters: Parameters) -> None:
                 f"parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting "
                 f"with 'triton_' are allowed: {', '.join(_RESERVED)}; got '{key}'"
             )
+
+
+def check_objective(value: str) -> str:
+    """`value`, if it is one of OBJECTIVES or empty; raises InvalidRequest otherwise."""
+    if value and value not in OBJECTIVES:
+        raise InvalidRequest(f"unknown objective '{value[:64]}'; there are: {', '.join(OBJECTIVES)}")
+    return value
 
 
 def text(parameters: Parameters, key: str) -> str:

@@ -18,9 +18,7 @@ def test_parts_joined_parse_as_one_message(model: str, request_id: str, paramete
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     parts = [answers.head(model, "3"), answers.request_id(request_id)]
     parts += [answers.parameter(key, value) for key, value in parameters.items()]
-    message = pb.ModelInferResponse.FromString(
-        answers.join([*parts, answers.tensor("y", "FP32", (2, 3)), answers.contents(array.nbytes), array])
-    )
+    message = pb.ModelInferResponse.FromString(answers.join([*parts, answers.tensor("y", "FP32", (2, 3), array.nbytes), array]))
     assert (message.model_name, message.model_version, message.id) == (model, "3", request_id)
     kinds = {bool: "bool_param", str: "string_param", int: "int64_param"}
     assert {key: getattr(message.parameters[key], kinds[type(value)]) for key, value in parameters.items()} == parameters

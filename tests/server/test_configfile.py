@@ -1,5 +1,6 @@
 """Every field of a model configuration is acted on, noted, or refused: nothing is passed over in silence."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from turnout_proto.model_config_pb2 import ModelConfig
 from turnout_server import configfile
-from turnout_server.config import ModelConfiguration, Queue
+from turnout_server.config import ModelConfiguration, QueuePolicy
 from turnout_server.errors import FailedPrecondition, InvalidRequest
 
 
@@ -48,6 +49,22 @@ ACTED_ON = {
     "output.label_filename": ('output { label_filename: "labels.txt" }', "output {}"),
     "instance_group.kind": ("instance_group { kind: KIND_CPU }", ""),
     "instance_group.gpus": ("instance_group { kind: KIND_GPU gpus: [ 1 ] }", "instance_group { kind: KIND_GPU }"),
+    "instance_group.count": ("instance_group { kind: KIND_CPU count: 2 }", "instance_group { kind: KIND_CPU }"),
+    "instance_group.rate_limiter.priority": ("instance_group { rate_limiter { priority: 2 } }", "instance_group {}"),
+    "dynamic_batching.preferred_batch_size": (
+        "max_batch_size: 4 dynamic_batching { preferred_batch_size: [ 4 ] }",
+        "max_batch_size: 4",
+    ),
+    "dynamic_batching.max_queue_delay_microseconds": ("dynamic_batching { max_queue_delay_microseconds: 1 }", ""),
+    "dynamic_batching.priority_levels": (
+        "dynamic_batching { priority_levels: 2 default_priority_level: 1 }",
+        "dynamic_batching { default_priority_level: 1 }",
+    ),
+    "dynamic_batching.default_priority_level": ("dynamic_batching { default_priority_level: 1 }", ""),
+    "dynamic_batching.priority_queue_policy": (
+        "dynamic_batching { priority_queue_policy { key: 1 value { max_queue_size: 9 } } }",
+        "",
+    ),
     "dynamic_batching.default_queue_policy.max_queue_size": (
         "dynamic_batching { default_queue_policy { max_queue_size: 9 } }",
         "",
@@ -83,8 +100,7 @@ NOTED = {
     "response_cache": "response_cache { enable: true }",
     "model_metrics": "model_metrics {}",
     "input.format": "input { format: FORMAT_NCHW }",
-    "instance_group.count": "instance_group { count: 2 }",
-    "instance_group.rate_limiter": "instance_group { rate_limiter { priority: 1 } }",
+    "instance_group.rate_limiter.resources": 'instance_group { rate_limiter { resources { name: "r" global: true } } }',
     "instance_group.profile": 'instance_group { profile: "p" }',
     "instance_group.host_policy": 'instance_group { host_policy: "p" }',
     "optimization.priority": "optimization { priority: PRIORITY_MAX }",
@@ -93,11 +109,6 @@ NOTED = {
     "optimization.output_pinned_memory": "optimization { output_pinned_memory { enable: true } }",
     "optimization.gather_kernel_buffer_threshold": "optimization { gather_kernel_buffer_threshold: 1 }",
     "optimization.eager_batching": "optimization { eager_batching: true }",
-    "dynamic_batching.preferred_batch_size": "dynamic_batching { preferred_batch_size: [ 4 ] }",
-    "dynamic_batching.max_queue_delay_microseconds": "dynamic_batching { max_queue_delay_microseconds: 1 }",
-    "dynamic_batching.priority_levels": "dynamic_batching { priority_levels: 2 }",
-    "dynamic_batching.default_priority_level": "dynamic_batching { default_priority_level: 1 }",
-    "dynamic_batching.priority_queue_policy": "dynamic_batching { priority_queue_policy { key: 1 value {} } }",
 }
 #: By field, a text and words of the sentence that refuses it.
 REFUSED = {
@@ -130,6 +141,7 @@ OPENED = {
     "input",
     "output",
     "instance_group",
+    "instance_group.rate_limiter",
     "dynamic_batching",
     "dynamic_batching.default_queue_policy",
     "optimization",
@@ -183,11 +195,14 @@ def parameter(key: str, value: str) -> str:
 
 def test_our_parameters_are_read(directory: Path) -> None:
     text = parameter("turnout.default_device", "cuda,cpu") + parameter("turnout.devices", "cpu, cuda:0")
+    text += parameter("turnout.objective", "energy") + parameter("turnout.latency_target_us", "20000")
     configuration = read(directory, text + parameter("turnout.file.cuda", "model.fp16.onnx"))
     assert configuration.default_device == "cuda,cpu"
     assert configuration.devices == ("cpu", "cuda:0")
     assert configuration.file_for("cuda:0", "cuda") == "model.fp16.onnx"
     assert configuration.file_for("cpu", "cpu") == "model.onnx"
+    assert (configuration.objective, configuration.latency_target_us) == ("energy", 20_000)
+    assert configuration.notes == ()
 
 
 def test_a_misspelt_parameter_of_ours_is_refused_with_a_suggestion(directory: Path) -> None:
@@ -195,7 +210,7 @@ def test_a_misspelt_parameter_of_ours_is_refused_with_a_suggestion(directory: Pa
         read(directory, parameter("turnout.default_devise", "cpu"))
 
 
-@pytest.mark.parametrize("key", ["anything", "enable_mem_arena_too", "turnout.objective"])
+@pytest.mark.parametrize("key", ["anything", "enable_mem_arena_too"])
 def test_a_parameter_without_effect_is_noted(directory: Path, key: str) -> None:
     assert read(directory, parameter(key, "1")).notes == (f"parameters['{key}']",)
 
@@ -206,6 +221,14 @@ def test_a_parameter_without_effect_is_noted(directory: Path, key: str) -> None:
         ("turnout.batching", "maybe", "must be 'on' or 'off'"),
         ("turnout.devices", "cpu,tpu", "unknown device 'tpu'"),
         ("turnout.default_device", "gpu", "unknown device 'gpu'"),
+        ("turnout.objective", "speed", "'turnout.objective' is 'speed'; it must be one of latency, cost, energy"),
+        ("turnout.objective", "", "is ''; it must be one of"),
+        ("turnout.latency_target_us", "0", "'turnout.latency_target_us' is '0'; it must be a whole number such as 20000"),
+        ("turnout.latency_target_us", "-5", "it must be a whole number"),
+        ("turnout.latency_target_us", "1.5", "it must be a whole number"),
+        ("turnout.latency_target_us", "20 ms", "it must be a whole number"),
+        ("turnout.latency_target_us", "", "it must be a whole number"),
+        ("turnout.latency_target_us", "9" * 5000, "it must be a whole number"),
         ("turnout.file.tpu", "model.onnx", "kinds are"),
         ("turnout.file.cpu", "../model.onnx", "must be a plain name"),
         ("turnout.file.cpu", "", "must be a plain name"),
@@ -230,6 +253,51 @@ def test_a_wrong_value_of_ours_is_refused(directory: Path, key: str, value: str,
 )
 def test_instance_groups_say_where_a_model_may_run(directory: Path, groups: str, devices: tuple[str, ...]) -> None:
     assert read(directory, groups).devices == devices
+
+
+GPU_0 = "kind: KIND_GPU gpus: [ 0 ]"
+
+
+@pytest.mark.parametrize(
+    ("groups", "instances"),
+    [
+        ("", {}),
+        ("instance_group { kind: KIND_CPU }", {}),
+        ("instance_group { kind: KIND_CPU count: 2 }", {"cpu": 2}),
+        ("instance_group { kind: KIND_GPU count: 2 }", {"cuda": 2}),
+        ("instance_group { kind: KIND_GPU gpus: [ 0, 1 ] count: 2 }", {"cuda:0": 2, "cuda:1": 2}),
+        (f"instance_group {{ {GPU_0} count: 2 }} instance_group {{ {GPU_0} count: 1 }}", {"cuda:0": 3}),
+        ("instance_group { count: 4 } instance_group { kind: KIND_CPU count: 1 }", {"": 4, "cpu": 1}),
+    ],
+)
+def test_instance_groups_say_how_many_runs_may_go_on_at_once(directory: Path, groups: str, instances: dict[str, int]) -> None:
+    assert read(directory, groups).instances == instances
+
+
+@pytest.mark.parametrize(
+    ("priorities", "weight", "notes"),
+    [
+        ([], 1, 0),
+        ([0], 1, 0),
+        ([1], 1, 0),
+        ([2], 1 / 2, 0),
+        ([4, 4], 1 / 4, 0),
+        ([4, 2], 1 / 2, 1),
+        ([0, 2], 1, 1),
+    ],
+)
+def test_a_rate_limiters_priority_divides_a_models_share(
+    directory: Path, priorities: list[int], weight: float, notes: int
+) -> None:
+    groups = [f"instance_group {{ rate_limiter {{ priority: {priority} }} }}" for priority in priorities]
+    configuration = read(directory, " ".join(groups))
+    assert configuration.weight == weight
+    assert len(configuration.notes) == notes
+
+
+def test_a_negative_count_is_refused(directory: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="has a count of -1; it must not be negative"):
+        read(directory, "instance_group { count: -1 }")
 
 
 # Files
@@ -265,7 +333,47 @@ def test_warm_up_data_needs_a_kind_and_a_datatype(directory: Path) -> None:
         read(directory, 'model_warmup { inputs { key: "x" value { dims: [ 4 ] zero_data: true } } }')
 
 
-# JSON, and queue policies
+# Queues
+
+
+def test_each_priority_may_have_a_policy_of_its_own(directory: Path) -> None:
+    policies = """
+      default_queue_policy { max_queue_size: 9 }
+      priority_queue_policy { key: 2 value { default_timeout_microseconds: 5 timeout_action: DELAY } }
+    """
+    queue = read(directory, f"dynamic_batching {{ priority_levels: 3 default_priority_level: 2 {policies} }}").queue
+    assert (queue.levels, queue.default_level) == (3, 2)
+    assert queue.policy_of(1) == QueuePolicy(max_size=9)
+    assert queue.policy_of(2) == QueuePolicy(timeout_us=5, timeout_override=False, rejects=False)
+
+
+def test_preferred_sizes_come_in_order(directory: Path) -> None:
+    text = "max_batch_size: 8 dynamic_batching { preferred_batch_size: [ 8, 4 ] max_queue_delay_microseconds: 100 }"
+    queue = read(directory, text).queue
+    assert (queue.preferred_rows, queue.max_delay_us) == ((4, 8), 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("preferred_batch_size: [ 4, 0 ]", "preferred_batch_size has 0; each must be from 1 to max_batch_size, which is 8"),
+        ("preferred_batch_size: [ -4 ]", "preferred_batch_size has -4"),
+        ("preferred_batch_size: [ 9 ]", "preferred_batch_size has 9"),
+        ("priority_levels: 2", "default_priority_level is 0; with priority_levels 2 it must be from 1 to 2"),
+        ("priority_levels: 2 default_priority_level: 3", "default_priority_level is 3"),
+        ("priority_queue_policy { key: 0 value {} }", "priority_queue_policy has level 0; there are levels from 1 on"),
+        (
+            "priority_levels: 2 default_priority_level: 1 priority_queue_policy { key: 3 value {} }",
+            "priority_queue_policy has level 3; there are levels from 1 to 2",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused(directory: Path, text: str, words: str) -> None:
+    with pytest.raises(FailedPrecondition, match=re.escape(words)):
+        read(directory, f"max_batch_size: 8 dynamic_batching {{ {text} }}")
+
+
+# JSON, and versions
 
 
 def test_json_means_the_same_as_text(directory: Path) -> None:
@@ -280,24 +388,6 @@ def test_json_means_the_same_as_text(directory: Path) -> None:
 def test_what_is_no_configuration_in_json_is_an_invalid_request(tmp_path: Path, json: str) -> None:
     with pytest.raises(InvalidRequest, match="'config' parameter is not a model configuration in JSON"):
         configfile.parse_json(json, "m", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("queue", "requested_us", "effective_us"),
-    [
-        (Queue(), None, None),
-        (Queue(), 7, 7),
-        (Queue(timeout_us=5), None, 5),
-        (Queue(timeout_us=5), 3, 3),
-        (Queue(timeout_us=5), 7, 5),
-        (Queue(timeout_us=5, timeout_override=False), 3, 5),
-        (Queue(timeout_us=5, rejects=False), None, None),
-    ],
-)
-def test_a_request_can_only_shorten_what_the_queue_allows(
-    queue: Queue, requested_us: int | None, effective_us: int | None
-) -> None:
-    assert queue.effective_timeout_us(requested_us) == effective_us
 
 
 @pytest.mark.parametrize(

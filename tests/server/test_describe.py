@@ -1,15 +1,19 @@
 """Models as messages."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from turnout_proto.model_config_pb2 import DataType
+from google.protobuf import text_format
+from turnout_proto.model_config_pb2 import DataType, ModelConfig
 from turnout_server import describe
-from turnout_server.config import ModelConfiguration, Queue, TensorConfig
+from turnout_server.config import ModelConfiguration, Queue, QueuePolicy, TensorConfig
+from turnout_server.configfile import interpret
 from turnout_server.datatypes import DATATYPES
+from turnout_server.deployments import Deployment, DeviceReport
 from turnout_server.errors import FailedPrecondition
-from turnout_server.loading import DeviceReport, ModelVersion
+from turnout_server.loading import ModelVersion
 from turnout_server.metrics import Series
 from turnout_server.repository import IndexEntry
 from turnout_server.signatures import Signature, TensorSpec, declared
@@ -21,10 +25,10 @@ from tests.server.fakes import AddingSession, spec
 def version(max_batch_size: int = 8, devices: tuple[str, ...] = ("cpu",), **configuration: Any) -> ModelVersion:
     inputs = (spec("x", -1, 4), spec("text", -1, -1, datatype="BYTES"))
     signature = Signature(inputs, (spec("y", -1, 2, datatype="FP16"),), max_batch_size)
-    sessions = {device: AddingSession() for device in devices}
+    deployments = {device: Deployment(("m", "3", device), AddingSession()) for device in devices}
     chosen = ModelConfiguration("m", **configuration)
     joins = bool(max_batch_size) and chosen.batches
-    return ModelVersion("m", 3, chosen, signature, sessions, {}, {}, joins)
+    return ModelVersion("m", 3, chosen, signature, deployments, {}, joins)
 
 
 def test_metadata_shows_the_batch_dimension_and_configuration_leaves_it_out() -> None:
@@ -44,12 +48,15 @@ def test_without_a_batch_both_show_the_whole_shape() -> None:
 
 
 def test_the_scheduler_can_be_told_from_the_configuration() -> None:
-    queue = Queue(preferred_rows=(4, 8), max_delay_us=5, max_size=9, timeout_us=7, timeout_override=False, rejects=False)
+    default = QueuePolicy(max_size=9, timeout_us=7, timeout_override=False, rejects=False)
+    queue = Queue((4, 8), 5, levels=2, default_level=1, policy=default, policies={2: QueuePolicy(max_size=3)})
     batching = describe.configuration(version(queue=queue)).dynamic_batching
     policy = batching.default_queue_policy
     assert (list(batching.preferred_batch_size), batching.max_queue_delay_microseconds) == ([4, 8], 5)
     assert (policy.max_queue_size, policy.default_timeout_microseconds, policy.timeout_action) == (9, 7, 1)
     assert not policy.allow_timeout_override
+    assert (batching.priority_levels, batching.default_priority_level) == (2, 1)
+    assert {level: policy.max_queue_size for level, policy in batching.priority_queue_policy.items()} == {2: 3}
     assert not describe.configuration(version(batches=False)).HasField("dynamic_batching")
 
 
@@ -59,6 +66,34 @@ def test_every_device_is_an_instance_group() -> None:
     assert kinds == [("m_cpu", 2, []), ("m_cuda:1", 1, [1]), ("m_cpu:slow", 2, [])]
 
 
+def test_a_group_has_the_instances_and_the_share_that_the_configuration_gives() -> None:
+    model = version(devices=("cpu", "cuda:1"), instances={"cpu": 2}, weight=1 / 3)
+    groups = describe.configuration(model).instance_group
+    assert [(group.count, group.rate_limiter.priority) for group in groups] == [(2, 3), (0, 3)]
+    assert not any(group.HasField("rate_limiter") for group in describe.configuration(version()).instance_group)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "instance_group { kind: KIND_CPU count: 2 rate_limiter { priority: 7 } }",
+        "dynamic_batching { preferred_batch_size: [ 2, 8 ] max_queue_delay_microseconds: 5 }",
+        "dynamic_batching { priority_levels: 2 default_priority_level: 2 priority_queue_policy { key: 1 value {} } }",
+        "dynamic_batching { default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 5 max_queue_size: 1 } }",
+        'parameters { key: "turnout.objective" value { string_value: "cost" } }',
+        'parameters { key: "turnout.latency_target_us" value { string_value: "20000" } }',
+    ],
+)
+def test_what_is_described_reads_as_what_was_configured(text: str, tmp_path: Path) -> None:
+    said = interpret(text_format.Parse(f"max_batch_size: 8 {text}", ModelConfig()), "m", tmp_path)
+    fields = ("queue", "instances", "weight", "objective", "latency_target_us")
+    model = version(**{field: getattr(said, field) for field in fields})
+    described = interpret(describe.configuration(model), "m", tmp_path)
+    for field in fields:
+        assert getattr(described, field) == getattr(said, field), field
+
+
 @pytest.mark.parametrize(("versions", "choice"), [(None, "all"), (2, "latest"), ((1, 3), "specific")])
 def test_the_version_policy_is_the_one_in_force(versions: Any, choice: str) -> None:
     assert describe.configuration(version(versions=versions)).version_policy.WhichOneof("policy_choice") == choice
@@ -66,19 +101,24 @@ def test_the_version_policy_is_the_one_in_force(versions: Any, choice: str) -> N
 
 def test_our_own_settings_come_back_as_they_would_be_written() -> None:
     files = {"": "other.onnx", "cuda": "model.fp16.onnx"}
-    config = describe.configuration(version(files=files, default_device="cpu", batches=False))
+    config = describe.configuration(
+        version(files=files, default_device="cpu", batches=False, objective="cost", latency_target_us=5)
+    )
     assert config.default_model_filename == "other.onnx"
-    assert {key: value.string_value for key, value in config.parameters.items()} == {
+    settings = {key: value.string_value for key, value in config.parameters.items() if not key.startswith("turnout.report.")}
+    assert settings == {
         "turnout.file.cuda": "model.fp16.onnx",
         "turnout.default_device": "cpu",
         "turnout.batching": "off",
+        "turnout.objective": "cost",
+        "turnout.latency_target_us": "5",
     }
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_every_datatype_has_its_name_in_a_configuration(datatype: str) -> None:
     signature = Signature((spec("x", 1, datatype=datatype),), (spec("y", 1, datatype=datatype),), 0)
-    model = ModelVersion("m", 1, ModelConfiguration("m"), signature, {}, {}, {})
+    model = ModelVersion("m", 1, ModelConfiguration("m"), signature, {}, {})
     expected = "STRING" if datatype == "BYTES" else datatype
     assert DataType.Name(describe.configuration(model).input[0].data_type) == f"TYPE_{expected}"
 
@@ -127,7 +167,8 @@ def test_a_reshape_that_would_lose_elements_is_refused_when_the_model_loads(
 
 def test_what_loading_showed_stands_beside_the_settings() -> None:
     report = DeviceReport(0.25, {"CPUExecutionProvider": 3, "CUDAExecutionProvider": 7}, Parity(2e-7, "golden"))
-    model = replace(version(), reports={"cuda:0": report}, problems={"cpu": FailedPrecondition("it is broken")})
+    gpu = Deployment(("m", "3", "cuda:0"), AddingSession(), report=report)
+    model = replace(version(), deployments={"cuda:0": gpu}, problems={"cpu": FailedPrecondition("it is broken")})
     parameters = describe.configuration(model).parameters
     shown = parameters["turnout.report.cuda:0"].string_value
     assert (

@@ -29,11 +29,11 @@ LAYERS: list[set[str]] = [
         "warmup",
     }
     | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
-    | {"weights"}
+    | {"precision", "weights"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane"},
     {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
-    | {"services", "streaming", "tensors", "transport", "wire"},
+    | {"services", "streaming", "templates", "tensors", "transport", "wire"},
     {"__main__", "app", "doctor", "settings"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

@@ -61,3 +61,13 @@ def test_tritons_own_prefix_is_reserved_but_for_one_key() -> None:
     request.parameters["triton_other"].bool_param = True
     with pytest.raises(InvalidRequest, match=r"are allowed: triton_enable_empty_final_response; got 'triton_other'"):
         parameters.check_reserved(request.parameters)
+
+
+@pytest.mark.parametrize("value", ["", "latency", "cost", "energy"])
+def test_an_objective_is_one_of_those_there_are_or_left_out(value: str) -> None:
+    assert parameters.check_objective(value) == value
+
+
+def test_another_objective_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidRequest, match=r"^unknown objective 'x{64}'; there are: latency, cost, energy$"):
+        parameters.check_objective("x" * 1000)
