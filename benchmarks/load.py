@@ -4,6 +4,7 @@ A client in Python costs more CPU than the servers measured here, and perf_analy
 and ModelStatistics, which the peers don't have. h2load doesn't read gRPC statuses: that answers are right is checked before.
 """
 
+import csv
 import os
 import shutil
 import statistics
@@ -16,6 +17,7 @@ from turnout_proto.methods import METHODS
 
 #: Requests in flight on one connection; more clients get more connections.
 STREAMS = 4
+PERF = Path(__file__).parent.parent / ".venv-perf"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,35 @@ def measure(port: int, request: bytes, clients: int, seconds: float) -> Reading:
     took_ms = [took / 1e3 for took in counted]
     ends_us = max(start + took for start, _, took in rows)
     return Reading(len(rows), len(counted) / (ends_us - from_us) * 1e6, statistics.median(took_ms), _p99(took_ms))
+
+
+def perf_analyzer() -> tuple[Path, dict[str, str]] | None:
+    """Triton's load generator and the environment it needs; None where `make .venv-perf/.installed` hasn't put it."""
+    program = PERF / "bin" / "perf_analyzer"
+    libraries = [*PERF.glob("lib/python3*/site-packages/nvidia/cuda_runtime/lib"), *PERF.glob("usr/lib/*-linux-gnu")]
+    return (program, {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}) if program.exists() else None
+
+
+def measure_stream(port: int, model: str, clients: int, seconds: float) -> Reading:
+    """The same over ModelStreamInfer: each client keeps one message in flight on a stream of its own.
+
+    Raises:
+        RuntimeError: perf_analyzer isn't there, or failed.
+    """
+    if (found := perf_analyzer()) is None:
+        raise RuntimeError("perf_analyzer is not there; run `make .venv-perf/.installed`")
+    program, environment = found
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.csv"
+        command = [program, "-i", "grpc", "-u", f"127.0.0.1:{port}", "-m", model, "--streaming", "-f", report]
+        command += [f"--concurrency-range={clients}", f"--measurement-interval={seconds * 1000:.0f}", "--max-trials=1"]
+        environment = {**os.environ, **environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False)
+        if not report.exists():
+            raise RuntimeError(f"perf_analyzer: {(done.stdout + done.stderr).strip()[-500:]}")
+        (line,) = csv.DictReader(report.read_text().splitlines())
+    rate = float(line["Inferences/Second"])
+    return Reading(0, rate, float(line["p50 latency"]) / 1e3, float(line["p99 latency"]) / 1e3)
 
 
 def _p99(values: list[float]) -> float:

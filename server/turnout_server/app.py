@@ -64,8 +64,9 @@ class Server:
         device_changes = Listeners()
         device_changes.add(self._changes.notify)
         self._engines = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify)
+        metrics = Metrics(self._device_states)
         self._executors = {
-            name: Executor(name, engine.device.instances, settings.max_queue_size)
+            name: Executor(name, metrics, engine.device.instances, settings.max_queue_size)
             for name, engine in self._engines.by_name.items()
         }
         self._in_process = [
@@ -85,7 +86,6 @@ class Server:
         )
         self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
         device_changes.add(self._control.reopen)
-        metrics = Metrics(self._device_states)
         self._tracer = Tracer(settings.trace_file)
         self._dataplane = DataPlane(
             repository,
@@ -93,6 +93,7 @@ class Server:
             self._executors,
             metrics,
             settings.default_device,
+            settings.objective,
             _existing(settings.ready_when, self._engines),
             self._changes,
             self._tracer,

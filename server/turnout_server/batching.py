@@ -1,66 +1,80 @@
-"""Which waiting requests run together, and how their rows are joined and taken apart again. Pure functions."""
+"""How many rows run together, and how rows are joined and taken apart again. Pure functions."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from turnout_server.waiting import Selection, W
 
-class Waiting(Protocol):
-    """What a decision needs to know of a waiting request.
+#: A larger batch must make a row cheaper by this share to be worth its requests' waiting for each other.
+WORTH = 0.05
+#: A run shorter than this isn't worth splitting, whatever its rows.
+SPLIT_US = 2000.0
 
-    Attributes:
-        key: equal for requests that may share a run: same model version, same outputs, same shapes beyond axis 0.
-        rows: how many rows it adds to a batch.
-        max_rows: the most rows that a run of its model takes on this device.
-        deadline_s: when its caller stops caring, on the monotonic clock; None if never.
-        cancelled: its caller is gone.
+#: Microseconds that a run of so many rows takes; None if that was never measured.
+Predict = Callable[[int], float | None]
+
+
+def best_rows(predict: Predict, limit: int, target_us: float | None = None) -> int:
+    """The most rows worth joining in one run: the smallest power of two, or `limit`, that makes a row as cheap as it gets.
+
+    Args:
+        limit: the most rows a run may have.
+        target_us: no run should take longer, if fewer rows can help it.
     """
-
-    @property
-    def key(self) -> Hashable: ...
-    @property
-    def rows(self) -> int: ...
-    @property
-    def max_rows(self) -> int: ...
-    @property
-    def deadline_s(self) -> float | None: ...
-    @property
-    def cancelled(self) -> bool: ...
+    sizes = [size for size in (1 << bit for bit in range(limit.bit_length())) if size < limit] + [limit]
+    known = {size: us / size for size in sizes if (us := predict(size)) is not None}
+    if not known:
+        return limit
+    in_time = {size: row_us for size, row_us in known.items() if target_us is None or row_us * size <= target_us}
+    if not in_time:
+        return 1
+    enough_us = min(in_time.values()) * (1 + WORTH)
+    return next(size for size, row_us in in_time.items() if row_us <= enough_us)
 
 
-W = TypeVar("W", bound=Waiting)
+def rows_to_take(waiting: int, cap: int, preferred: Sequence[int] = ()) -> int:
+    """How many of the waiting rows run together: a preferred number if they suffice for one, else as many as may."""
+    most = min(waiting, cap)
+    return max((size for size in preferred if size <= most), default=most)
 
 
-@dataclass(frozen=True)
-class Selection(Generic[W]):
-    """What to do with the front of a queue: run these together, drop those, leave the rest waiting."""
-
-    batch: list[W]
-    expired: list[W]
-    cancelled: list[W]
-    rest: list[W]
+def parts(rows: int, cap: int, predict: Predict) -> list[int]:
+    """The rows of each run that a request of so many is split into; one where splitting it isn't worth it."""
+    if rows <= cap or (predict(rows) or 0.0) < SPLIT_US:
+        return [rows]
+    full, rest = divmod(rows, cap)
+    return [cap] * full + [rest] * (rest > 0)
 
 
-def select(queue: Sequence[W], now_s: float) -> Selection[W]:
-    """Forms the next batch: the oldest live request and those behind it that fit its run, in their order.
+def runs_us(rows: int, cap: int, predict: Predict) -> float:
+    """What so many rows take, in runs of at most `cap`; 0 where nothing was measured."""
+    full, rest = divmod(rows, cap)
+    return full * (predict(cap) or 0.0) + ((predict(rest) or 0.0) if rest else 0.0)
+
+
+def select(queue: Sequence[W], now_s: float) -> tuple[Selection[W], list[W]]:
+    """The next run of a short queue, and what it leaves: the oldest live request, and those behind it that fit, in their order.
 
     The cancelled and the expired leave here, before they cost anything, and never disturb the others.
     """
-    selection: Selection[W] = Selection([], [], [], [])
+    selection: Selection[W] = Selection()
+    rest: list[W] = []
     rows = 0
     for item in queue:
         if item.cancelled:
             selection.cancelled.append(item)
         elif item.deadline_s is not None and item.deadline_s <= now_s:
             selection.expired.append(item)
-        elif not selection.batch or (item.key == selection.batch[0].key and rows + item.rows <= item.max_rows):
+        elif not selection.batch:
+            selection.batch.append(item)
+            first, rows = item, item.rows
+        elif item.tenant is first.tenant and item.kind == first.kind and rows + item.rows <= item.tenant.cap:
             selection.batch.append(item)
             rows += item.rows
         else:
-            selection.rest.append(item)
-    return selection
+            rest.append(item)
+    return selection, rest
 
 
 def collate(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -83,5 +97,22 @@ def scatter(outputs: Sequence[np.ndarray], rows: Sequence[int]) -> list[list[np.
     for output in outputs:
         if output.shape[:1] != (total,):
             raise ValueError(f"a run of {total} rows gave an output of shape {list(output.shape)}")
-    ends = np.cumsum(rows)
-    return [[output[end - n : end] for output in outputs] for n, end in zip(rows, ends.tolist(), strict=True)]
+    separate, start = [], 0
+    for n in rows:
+        separate.append([output[start : start + n] for output in outputs])
+        start += n
+    return separate
+
+
+def slices(inputs: dict[str, np.ndarray], rows: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    """Inputs (sum(rows), ...) as those of one run after another: views, no copies."""
+    separate, start = [], 0
+    for n in rows:
+        separate.append({name: array[start : start + n] for name, array in inputs.items()})
+        start += n
+    return separate
+
+
+def rejoined(outputs: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """The outputs of several runs as those of one, in the runs' order."""
+    return [np.concatenate(arrays) for arrays in zip(*outputs, strict=True)]

@@ -3,18 +3,19 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from turnout_server import routing
-from turnout_server.config import Queue
+from turnout_server.config import QueuePolicy
+from turnout_server.devices import Device
 from turnout_server.engines import Engines
-from turnout_server.errors import DeviceLost, ServingError, internal_error, status_of
+from turnout_server.errors import DeviceLost, FailedPrecondition, ServingError, internal_error, status_of
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import Done, InferRequest, InferResponse
 from turnout_server.metrics import NOBODY, Key, Metrics, Series
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
-from turnout_server.routing import Candidate, Route
+from turnout_server.routing import Candidate, Route, Wish
 from turnout_server.scheduler import Execution, Executor, Work
 from turnout_server.tracing import Tracer
 
@@ -27,6 +28,7 @@ class _Flight:
 
     Attributes:
         route, work: where it runs now; another once its device was lost.
+        routed_s: when that was decided, on the monotonic clock.
         lost: the device it was lost with, if it was.
     """
 
@@ -35,6 +37,8 @@ class _Flight:
     model: ModelVersion | None = None
     rows: int = 0
     route: Route | None = None
+    routed_s: float = 0.0
+    priority: int = 0
     work: Work | None = None
     lost: str = ""
     cancelled: bool = False
@@ -58,6 +62,7 @@ class DataPlane:
     Args:
         executors: by the names of the engines' devices.
         default_device: where a request runs that says nothing, of a model that says nothing.
+        default_objective: what decides between devices for such a request.
         ready_when: which devices must work for `ready`: `any`, `all`, or the name of one.
         tracer: told of every request that was answered.
         changes: told whenever `ready`, or the readiness of a model, may have changed.
@@ -70,6 +75,7 @@ class DataPlane:
         executors: Mapping[str, Executor],
         metrics: Metrics,
         default_device: str,
+        default_objective: str,
         ready_when: str,
         changes: Listeners,
         tracer: Tracer,
@@ -81,6 +87,8 @@ class DataPlane:
         self._executors = executors
         self._metrics = metrics
         self._default_device = default_device
+        self._default_objective = default_objective
+        self._device_names = tuple(engines.by_name)
         self._ready_when = ready_when
         self._tracer = tracer
 
@@ -92,8 +100,8 @@ class DataPlane:
         """Whether the model can answer: it is loaded on a device that works now."""
         if self.draining or not self.repository.is_ready(name, version):
             return False
-        sessions = self.repository.find(name, version).sessions
-        return any(self._engines.by_name[device].problem() is None for device in sessions)
+        deployments = self.repository.find(name, version).deployments
+        return any(self._engines.by_name[device].problem() is None for device in deployments)
 
     def drain(self) -> None:
         """Not ready from now on; requests are still answered."""
@@ -124,42 +132,73 @@ class DataPlane:
 
     def _send(self, flight: _Flight, model: ModelVersion) -> None:
         """Chooses a device and enqueues there."""
-        request = flight.request
-        route = flight.route = self._route(request, model, flight)
+        request, queue = flight.request, model.configuration.queue
+        flight.priority = queue.level_of(request.priority)
+        policy = queue.policy_of(flight.priority)
+        finish_s, begin_s = _deadlines_s(request, policy)
+        route = flight.route = self._route(flight, model, policy, finish_s)
+        flight.routed_s = time.monotonic()
         flight.work = Work(
-            session=model.sessions[route.device],
-            inputs=model.signature.to_graph(request.inputs),
-            outputs=_in_model_order(request.outputs, model.signature.output_names),
-            rows=flight.rows,
-            max_rows=model.signature.max_batch_size if model.joins else flight.rows,
-            deadline_s=_deadline_s(request, model.configuration.queue),
-            done=lambda outcome: self._ended(flight, model, route, outcome),
-            fastest_us=model.profiles[route.device].fastest_us(flight.rows),
-            max_waiting=model.configuration.queue.max_size,
+            model.deployments[route.device],
+            model.signature.to_graph(request.inputs),
+            _in_model_order(request.outputs, model.signature.output_names),
+            flight.rows,
+            request.layout.kind,
+            lambda outcome: self._ended(flight, model, route, outcome),
+            begin_s,
+            flight.priority,
+            policy.max_size,
         )
         flight.work.cancelled = flight.cancelled
         self._executors[route.device].submit(flight.work)
 
-    def _route(self, request: InferRequest, model: ModelVersion, flight: _Flight) -> Route:
-        requested = request.device or model.configuration.default_device or self._default_device
-        candidates = [
-            Candidate(
-                name, engine.device.kind, self._problem(name, model, flight.lost), self._predict_us(model, name, flight.rows)
-            )
-            for name, engine in self._engines.by_name.items()
-        ]
-        route = routing.choose(requested, candidates, self._engines.missing)
-        return replace(route, reason="retried") if flight.lost else route
+    def _route(self, flight: _Flight, model: ModelVersion, policy: QueuePolicy, finish_s: float | None) -> Route:
+        request, configuration = flight.request, model.configuration
+        requested = request.device or configuration.default_device or self._default_device
+        objective = request.objective or configuration.objective or self._default_objective
+        entries = routing.resolve(requested, self._device_names)
+        candidates: dict[str, Candidate] = {}
+        for _, names in entries:
+            for name in names:
+                candidates[name] = self._candidate(name, flight, model, policy, objective)
+        deadline_us = None if finish_s is None else (finish_s - time.monotonic()) * 1e6
+        last = model.last_routes.get(requested, "")
+        wish = Wish(entries, objective, deadline_us, configuration.latency_target_us, last)
+        route = routing.choose(wish, candidates, self._engines.missing)
+        if route.device != last:
+            model.last_routes[requested] = route.device
+        return route._replace(reason="retried") if flight.lost else route
 
-    def _problem(self, device: str, model: ModelVersion, lost: str) -> ServingError | None:
-        """Why a model can't run on a device now; None if it can."""
-        if device == lost:
+    def _candidate(self, device: str, flight: _Flight, model: ModelVersion, policy: QueuePolicy, objective: str) -> Candidate:
+        problem = self._problem(device, model, flight)
+        if problem is not None:
+            return Candidate(device, problem)
+        deployment, executor = model.deployments[device], self._executors[device]
+        full = executor.full(deployment, flight.priority, policy.max_size)
+        forecast = executor.forecast(deployment, flight.request.layout.kind, flight.rows)
+        if forecast is None:
+            return Candidate(device, full)
+        return Candidate(
+            device,
+            full,
+            forecast.wait_us + forecast.service_us,
+            forecast.wait_us + forecast.fastest_us,
+            forecast.alone_us,
+            forecast.added_us,
+            None if objective == routing.LATENCY else _rate(self._engines.by_name[device].device, objective),
+        )
+
+    def _problem(self, device: str, model: ModelVersion, flight: _Flight) -> ServingError | None:
+        """Why a request can't run on a device now, however busy that is; None if it can."""
+        if device == flight.lost:
             return DeviceLost(f"device '{device}' was lost with the request in it")
-        return model.problems.get(device) or self._engines.by_name[device].problem()
-
-    def _predict_us(self, model: ModelVersion, device: str, rows: int) -> float | None:
-        profile = model.profiles.get(device)
-        return profile.predict_us(rows) if profile else None
+        problem = model.problems.get(device) or self._engines.by_name[device].problem()
+        if problem is None and (wanted := flight.request.precision) and wanted != model.deployments[device].precision:
+            return FailedPrecondition(
+                f"model '{model.name}' has no {wanted} file for device '{device}', where it runs in "
+                f"{model.deployments[device].precision}; set turnout.file.{device} to one that is"
+            )
+        return problem
 
     def _ended(self, flight: _Flight, model: ModelVersion, route: Route, outcome: Execution | ServingError) -> None:
         if isinstance(outcome, DeviceLost) and not flight.lost and self._retried(flight, model, route):
@@ -167,8 +206,6 @@ class DataPlane:
         if isinstance(outcome, ServingError):
             self._failed(flight, outcome)
             return
-        if outcome.first:
-            model.profiles[route.device].observe(outcome.batch_rows, outcome.compute_s * 1e6)
         try:
             response = _response(flight.request, model, route, outcome)
         except ValueError as error:  # a run gave an output that isn't what the graph declares
@@ -177,7 +214,7 @@ class DataPlane:
             self._failed(flight, hidden)
             return
         flight.done(response)
-        self._answered(flight, outcome)
+        self._answered(flight, route, outcome)
         if self._tracer.active:
             self._tracer.record(*flight.key, flight.request.id, _timestamps_ns(flight.request, outcome))
 
@@ -197,18 +234,19 @@ class DataPlane:
             return len(working) == len(self._engines.by_name)
         return bool(working) if self._ready_when == "any" else self._ready_when in working
 
-    def _answered(self, flight: _Flight, execution: Execution) -> None:
+    def _answered(self, flight: _Flight, route: Route, execution: Execution) -> None:
+        now_s = time.monotonic()
         series = self._metrics.series(flight.key)
-        series.request_s.observe(time.monotonic() - flight.request.arrived_s)
+        series.request_s.observe(now_s - flight.request.arrived_s)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
         series.rows += flight.rows
         series.input_s += execution.input_s
         series.output_s += execution.output_s
         series.last_s = time.time()
-        if execution.first:
-            series.batch_rows.observe(execution.batch_rows)
-            series.batches[execution.batch_rows].observe(execution.input_s, execution.compute_s, execution.output_s)
+        series.reasons[route.reason] += 1
+        if route.predicted_us:
+            series.prediction.observe((now_s - flight.routed_s) * 1e6 / route.predicted_us)
 
     def _failed(self, flight: _Flight, error: ServingError) -> None:
         series = self._metrics.series(flight.key)
@@ -217,13 +255,25 @@ class DataPlane:
         flight.done(error)
 
 
-def _deadline_s(request: InferRequest, queue: Queue) -> float | None:
-    """When nobody wants the answer any more: the earlier of the caller's own deadline and of what its timeout allows."""
-    timeout_us = queue.effective_timeout_us(request.timeout_us)
+def _deadlines_s(request: InferRequest, policy: QueuePolicy) -> tuple[float | None, float | None]:
+    """By when the caller wants the answer, and by when its run must begin, if that is sooner: a queue has a timeout too."""
+    wanted_us = request.timeout_us if policy.timeout_override else None
+    return _sooner_s(request, wanted_us), _sooner_s(request, policy.effective_timeout_us(request.timeout_us))
+
+
+def _sooner_s(request: InferRequest, timeout_us: int | None) -> float | None:
+    """The earlier of the caller's deadline and so long after the request's arrival."""
     if timeout_us is None:
         return request.deadline_s
     expires_s = request.arrived_s + timeout_us * 1e-6
     return expires_s if request.deadline_s is None else min(request.deadline_s, expires_s)
+
+
+def _rate(device: Device, objective: str) -> float | None:
+    """What an hour of a device's time costs, by an objective; None if nobody said."""
+    if objective == routing.COST:
+        return device.price_per_hour
+    return None if device.busy_w is None or device.idle_w is None else device.busy_w - device.idle_w
 
 
 def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int]:
@@ -256,6 +306,7 @@ def _response(request: InferRequest, model: ModelVersion, route: Route, executio
         "queue_us": int(execution.queue_s * 1e6),
         "compute_us": int(execution.compute_s * 1e6),
         "batch_size": execution.batch_rows,
+        "precision": model.deployments[route.device].precision,
     }
     if route.predicted_us is not None:
         parameters["predicted_us"] = int(route.predicted_us)

@@ -2,38 +2,28 @@
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from turnout_server.config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
+from turnout_server.deployments import Deployment, DeviceReport
 from turnout_server.devices import fingerprint
 from turnout_server.engines import Engine
 from turnout_server.errors import FailedPrecondition, ServingError
+from turnout_server.precision import precision_of
 from turnout_server.profiles import Profile
 from turnout_server.profilestore import ProfileKey, ProfileStore, sha256_of
 from turnout_server.sessions import Session, runtime_version
 from turnout_server.signatures import Signature, declared
 from turnout_server.verification import Parity, samples, verify
-from turnout_server.warmup import measured, rows_are_independent, run_configured
+from turnout_server.warmup import measured, quickest_us, rows_are_independent, run_configured
 from turnout_server.weights import weight_bytes
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class DeviceReport:
-    """What loading a version on a device showed.
-
-    Attributes:
-        load_s: seconds it took to open.
-        placement: how many nodes of its graph each execution provider runs.
-        parity: how far its outputs are from the right ones.
-    """
-
-    load_s: float
-    placement: Mapping[str, int]
-    parity: Parity
+#: A run that is longer than this is worth sharing out between threads.
+SMALL_US = 2000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,24 +31,20 @@ class ModelVersion:
     """A loaded version.
 
     Attributes:
-        sessions: by the names of the devices that it runs on.
+        deployments: by the names of the devices that it runs on.
         problems: why it doesn't run on the others.
-        profiles: how long it takes on each device.
         joins: whether requests may share a run: its rows were shown not to depend on each other.
-        profile_keys: what each profile is true of.
-        reports: what loading it on each device showed.
+        last_routes: the device chosen last, by what was asked for.
     """
 
     name: str
     version: int
     configuration: ModelConfiguration
     signature: Signature
-    sessions: Mapping[str, Session]
+    deployments: Mapping[str, Deployment]
     problems: Mapping[str, ServingError]
-    profiles: Mapping[str, Profile]
     joins: bool = True
-    profile_keys: Mapping[str, ProfileKey] = field(default_factory=dict)
-    reports: Mapping[str, DeviceReport] = field(default_factory=dict)
+    last_routes: dict[str, str] = field(default_factory=dict)
 
 
 class Loader:
@@ -92,19 +78,27 @@ class Loader:
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, problem)
         for session in sessions.values():
             run_configured(configuration.name, session, signature, configuration.warmups)
+        joins = _joins(configuration, signature, independent)
         keys = self._profile_keys(directory, configuration, sessions)
-        return ModelVersion(
-            name=configuration.name,
-            version=number,
-            configuration=configuration,
-            signature=signature,
-            sessions=sessions,
-            problems=problems,
-            profiles={device: self._profile(keys.get(device), session) for device, session in sessions.items()},
-            joins=_joins(configuration, signature, independent),
-            profile_keys=keys,
-            reports={d: DeviceReport(load_s[d], session.placement, parities[d]) for d, session in sessions.items()},
-        )
+        reports = {device: DeviceReport(load_s[device], s.placement, parities[device]) for device, s in sessions.items()}
+        deployments: dict[str, Deployment] = {}
+        for name, session in sessions.items():
+            kind = self._engines[name].device.kind
+            deployments[name] = Deployment(
+                key=(configuration.name, str(number), name),
+                session=session,
+                profile=self._profile(keys.get(name), session),
+                max_rows=signature.max_batch_size if joins else 1,
+                joins=joins,
+                queue=configuration.queue,
+                instances=configuration.instances_on(name, kind),
+                weight=configuration.weight,
+                target_us=configuration.latency_target_us,
+                precision=precision_of(directory, configuration.file_for(name, kind)),
+                profile_key=keys.get(name),
+                report=reports[name],
+            )
+        return ModelVersion(configuration.name, number, configuration, signature, deployments, problems, joins)
 
     def kinds(self) -> set[str]:
         """The kinds of the devices."""
@@ -140,7 +134,10 @@ class Loader:
                 f"which lists {list(configuration.devices)}"
             )
         file = _checked(directory / configuration.file_for(device.name, device.kind))
-        return engine.open(file, configuration.runtime)
+        session = engine.open(file, configuration.runtime)
+        if device.kind == "cpu" and device.threads > 1 and configuration.runtime.intra_op_threads is None:
+            return _with_fitting_threads(session, lambda: engine.open(file, replace(configuration.runtime, intra_op_threads=1)))
+        return session
 
     def _verify(
         self,
@@ -183,6 +180,19 @@ class Loader:
     def _profile(self, key: ProfileKey | None, session: Session) -> Profile:
         """The one that an earlier start kept, or a first measurement."""
         return (self._store.load(key) if key else None) or measured(session)
+
+
+def _with_fitting_threads(session: Session, open_with_one: Callable[[], Session]) -> Session:
+    """The session, or one with a single thread if the model is so small that sharing it out costs more than it saves.
+
+    Three layers of 256 to 256 take half as long on one thread as on two (docs/results/benchmarks.md).
+    """
+    shared_us = quickest_us(session)
+    if shared_us is None or shared_us > SMALL_US:
+        return session
+    alone = open_with_one()
+    alone_us = quickest_us(alone)
+    return session if alone_us is None or alone_us > shared_us else alone
 
 
 def _require(sessions: dict[str, Session], problems: dict[str, ServingError]) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: 1 is a prediction come true.
+RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 #: What a series is about: model, version, device. `NOBODY` stands where a request named no model that exists.
@@ -79,6 +81,9 @@ class Series:
         input_s, output_s: seconds of joining inputs and of taking outputs apart, counted once for each request.
         failures, failed_s: requests that failed by status, and the seconds they took in all.
         batches: runs by their rows.
+        reasons: why requests were sent to this device.
+        prediction: what requests took from their route to their outcome, divided by what was predicted.
+        late: outcomes that came when their request had ended already, and were dropped.
         last_s: when the last request was answered, in seconds since the epoch.
     """
 
@@ -90,8 +95,11 @@ class Series:
         "failures",
         "input_s",
         "last_s",
+        "late",
         "output_s",
+        "prediction",
         "queue_s",
+        "reasons",
         "request_s",
         "rows",
     )
@@ -107,6 +115,9 @@ class Series:
         self.failures: defaultdict[str, int] = defaultdict(int)
         self.failed_s = 0.0
         self.batches: defaultdict[int, Batches] = defaultdict(Batches)
+        self.reasons: defaultdict[str, int] = defaultdict(int)
+        self.prediction = Histogram(RATIOS)
+        self.late = 0
         self.last_s = 0.0
 
     @property
@@ -120,20 +131,23 @@ class Series:
         return sum(self.batch_rows.counts)
 
     def add(self, other: "Series") -> None:
-        for mine, theirs in (
+        for histogram, addend in (
             (self.request_s, other.request_s),
             (self.queue_s, other.queue_s),
             (self.compute_s, other.compute_s),
             (self.batch_rows, other.batch_rows),
+            (self.prediction, other.prediction),
         ):
-            mine.add(theirs)
+            histogram.add(addend)
         self.rows += other.rows
         self.input_s += other.input_s
         self.output_s += other.output_s
         self.failed_s += other.failed_s
         self.last_s = max(self.last_s, other.last_s)
-        for code, count in list(other.failures.items()):
-            self.failures[code] += count
+        self.late += other.late
+        for counts, addends in ((self.failures, other.failures), (self.reasons, other.reasons)):
+            for label, count in list(addends.items()):
+                counts[label] += count
         for rows, batches in list(other.batches.items()):
             self.batches[rows].add(batches)
 
@@ -202,11 +216,14 @@ class Metrics:
         labels = ["model", "version", "device"]
         requests = CounterMetricFamily("turnout_requests", "Requests answered.", labels=labels)
         failures = CounterMetricFamily("turnout_request_failures", "Requests that failed, by status.", labels=[*labels, "code"])
+        late = CounterMetricFamily("turnout_late_results", "Outcomes dropped: their request had ended.", labels=labels)
+        routes = CounterMetricFamily("turnout_routes", "Requests sent to a device, by reason.", labels=[*labels, "reason"])
         histograms = {
             "request_s": ("turnout_request_seconds", "From the message's arrival to its answer."),
             "queue_s": ("turnout_queue_seconds", "Waiting for the device."),
             "compute_s": ("turnout_compute_seconds", "Running on the device."),
             "batch_rows": ("turnout_batch_rows", "Rows executed together, one observation a run."),
+            "prediction": ("turnout_prediction_ratio", "Time from route to outcome, divided by the predicted time."),
         }
         families = {name: HistogramMetricFamily(*text, labels=labels) for name, text in histograms.items()}
         for key, series in sorted(self.totals().items()):
@@ -215,10 +232,13 @@ class Metrics:
             if not key[2]:  # failed before it had a device: there is nothing else to tell
                 continue
             requests.add_metric(key, series.answered)
+            late.add_metric(key, series.late)
+            for reason, count in series.reasons.items():
+                routes.add_metric([*key, reason], count)
             for name, family in families.items():
                 histogram: Histogram = getattr(series, name)
                 family.add_metric(key, histogram.cumulative(), histogram.total)
-        yield from (requests, failures, *families.values(), *self._device_families())
+        yield from (requests, failures, late, routes, *families.values(), *self._device_families())
 
     def _device_families(self) -> tuple[Metric, ...]:
         in_flight = GaugeMetricFamily("turnout_in_flight", "Requests waiting or running.", labels=["device"])

@@ -41,10 +41,14 @@ class Profile:
 
     Sizes that were never run are predicted from their measured neighbours: linearly between two, in proportion beyond the
     largest, and as the smallest below it.
+
+    Attributes:
+        total_runs: observed and measured so far.
     """
 
     def __init__(self) -> None:
         self._estimates: dict[int, Estimate] = {}
+        self.total_runs = 0
 
     @classmethod
     def restored(cls, saved: Mapping[str, Mapping[str, float]]) -> "Profile":
@@ -70,11 +74,13 @@ class Profile:
         middle_us = statistics.median(services_us)
         spread_us = statistics.median(abs(service_us - middle_us) for service_us in services_us)
         self._estimates[rows] = Estimate(middle_us, spread_us, min(services_us), len(services_us))
+        self.total_runs += len(services_us)
 
     def observe(self, rows: int, service_us: float) -> None:
         """Takes in a run that served requests."""
         known = self._estimates.get(rows)
         self._estimates[rows] = known.after(service_us) if known else Estimate(service_us, 0.0, service_us, 1)
+        self.total_runs += 1
 
     def runs(self, rows: int) -> int:
         """How many runs of exactly this size were seen."""

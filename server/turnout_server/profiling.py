@@ -3,19 +3,20 @@
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from turnout_server.deployments import Deployment
 from turnout_server.errors import ServingError
 from turnout_server.loading import ModelVersion
 from turnout_server.profilestore import ProfileStore
-from turnout_server.warmup import generated_inputs
+from turnout_server.warmup import timed_us
 
 logger = logging.getLogger(__name__)
 
-#: Runs of each size; their median counts.
-RUNS = 5
+#: Runs of each size; their median counts. Short ones are disturbed more easily, so they get more, for as long as this.
+RUNS, MOST_RUNS = 5, 50
+RUNS_US = 5000.0
 #: A size whose run would take longer than this isn't measured: requests will show.
 LONGEST_RUN_S = 1.0
 #: The same once the server is ready: a request that comes meanwhile would have to wait for it.
@@ -26,7 +27,7 @@ LOOK_S = 0.02
 
 @dataclass(frozen=True)
 class _Task:
-    model: ModelVersion
+    deployment: Deployment
     device: str
     rows: int
 
@@ -55,13 +56,13 @@ class Profiler:
         """Has everything measured that isn't known of a model: batches of 1, 2, 4, ... rows up to its limit."""
         if not self._budget_s:
             return
-        for device, profile in model.profiles.items():
+        for device, deployment in model.deployments.items():
             rows = 1
             while rows <= max(1, model.signature.max_batch_size):
-                if profile.runs(rows) < RUNS:
+                if deployment.profile.runs(rows) < RUNS:
                     with self._changed:
                         self._open += 1
-                    self._tasks.put(_Task(model, device, rows))
+                    self._tasks.put(_Task(deployment, device, rows))
                 rows *= 2
 
     def settle(self) -> None:
@@ -89,26 +90,22 @@ class Profiler:
                 self._changed.notify_all()
 
     def _measure(self, task: _Task) -> None:
-        profile, session = task.model.profiles[task.device], task.model.sessions[task.device]
+        profile = task.deployment.profile
         expected_us = profile.predict_us(task.rows)
         longest_s = LONGEST_RUN_WHEN_READY_S if self._ready else LONGEST_RUN_S
         if expected_us is None or expected_us > longest_s * 1e6:
             return
-        inputs = generated_inputs(session.inputs, task.rows, seed=task.rows)
-        names = [spec.name for spec in session.outputs]
         services_us: list[float] = []
         try:
-            for _ in range(RUNS):
+            for _ in range(max(RUNS, min(MOST_RUNS, int(RUNS_US / expected_us)))):
                 if not self._wait_until_idle(task.device):
                     return
-                started_s = time.perf_counter()
-                session.run(inputs, names)
-                services_us.append((time.perf_counter() - started_s) * 1e6)
+                services_us.append(timed_us(task.deployment.session, task.rows, joins=task.deployment.joins))
         except ServingError as error:
-            logger.debug("model %s with %d rows on %s: %s", task.model.name, task.rows, task.device, error)
+            logger.debug("model %s with %d rows on %s: %s", task.deployment.key[0], task.rows, task.device, error)
             return
         profile.measure(task.rows, services_us)
-        if (key := task.model.profile_keys.get(task.device)) is not None:
+        if (key := task.deployment.profile_key) is not None:
             self._store.save(key, profile)
 
     def _wait_until_idle(self, device: str) -> bool:

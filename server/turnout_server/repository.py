@@ -279,7 +279,7 @@ class Repository:
             logger.exception("model %s: %s", name, hidden)
         for number, version in versions.items():
             self._loaded(version)
-            logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.sessions))
+            logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.deployments))
         return Model(name, "settled", versions, failures, fingerprint, weight_bytes)
 
 

@@ -1,33 +1,48 @@
 """Where a request runs: a pure decision over what the devices look like at this moment.
 
 A named device is a contract: the request runs there or fails. Only `auto` and a preference list may move it. The statuses
-are settled in docs/protocol.md, "Status for devices".
+are settled in docs/protocol.md, "Status for devices"; the model and a worked example are in docs/routing.md.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from turnout_server.devicenames import AUTO, entries_of, kind_of
-from turnout_server.errors import FailedPrecondition, InvalidRequest, ServingError, Unavailable
+from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
+
+#: What `auto` may go by.
+LATENCY, COST, ENERGY = "latency", "cost", "energy"
+OBJECTIVES = (LATENCY, COST, ENERGY)
+#: What must be set for a device before it can be compared by an objective.
+NEEDED = {COST: "price_per_hour", ENERGY: "idle_w and busy_w"}
+
+#: By how much another device must be sooner than the one chosen last before the choice changes.
+HYSTERESIS = 0.1
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One device as a request for one model meets it.
 
     Attributes:
         problem: why the model can't run there now; None where it can.
-        predicted_us: when a request sent there now would be finished, in microseconds from now; None if never measured.
+        finish_us: when a request sent there now would be finished, in microseconds from now; None if never measured.
+        soonest_us: the same if it runs as fast as it ever did.
+        service_us: what it would take there if nothing else did.
+        added_us: for how much longer the device would be busy.
+        rate: what an hour of the device costs by the request's objective; None if nobody said.
     """
 
     name: str
-    kind: str
     problem: ServingError | None = None
-    predicted_us: float | None = None
+    finish_us: float | None = None
+    soonest_us: float | None = None
+    service_us: float | None = None
+    added_us: float | None = None
+    rate: float | None = None
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """The device picked and the reason: one of the closed set that is also a metric label."""
 
     device: str
@@ -35,60 +50,153 @@ class Route:
     predicted_us: float | None = None
 
 
-def choose(requested: str, candidates: Sequence[Candidate], missing: dict[str, str]) -> Route:
-    """Picks the device for one request.
+class Wish(NamedTuple):
+    """What a request wants of its device.
+
+    Attributes:
+        entries: what it named, in its order of preference, each with the devices that are meant.
+        objective: what decides between several.
+        deadline_us: from now; a device that can't finish by then is as good as none.
+        target_us: from now; by when a cheaper device must finish to be preferred.
+        last: the device chosen for the last request like it.
+    """
+
+    entries: tuple[tuple[str, tuple[str, ...]], ...]
+    objective: str = LATENCY
+    deadline_us: float | None = None
+    target_us: float | None = None
+    last: str = ""
+
+
+@lru_cache(maxsize=1024)
+def resolve(requested: str, devices: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The entries of a `device` value, each with the devices that are meant; an exact name goes before a kind.
 
     Args:
         requested: `auto`, a device, a kind, or a comma-separated order of preference.
-        candidates: every device of this server.
-        missing: why kinds that this host could have are absent, by kind.
+        devices: every device of this server.
 
     Raises:
         InvalidRequest: a malformed name; the text lists what exists.
-        FailedPrecondition, Unavailable: what was asked for can't be had, and why.
     """
     try:
-        entries = entries_of(requested, {candidate.kind for candidate in candidates})
+        entries = entries_of(requested, {kind_of(name) for name in devices})
     except ValueError as error:
-        exist = ", ".join(candidate.name for candidate in candidates)
-        raise InvalidRequest(f"{error}; this server has: {exist}; or ask for '{AUTO}'") from None
+        raise InvalidRequest(f"{error}; this server has: {', '.join(devices)}; or ask for '{AUTO}'") from None
+    return tuple((entry, _meant(entry, devices)) for entry in entries)
+
+
+def _meant(entry: str, devices: tuple[str, ...]) -> tuple[str, ...]:
+    return (entry,) if entry in devices else tuple(name for name in devices if entry in (AUTO, kind_of(name)))
+
+
+def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str, str]) -> Route:
+    """Picks the device for one request.
+
+    Args:
+        candidates: every device that the wish may mean, by name.
+        missing: why kinds that this host could have are absent, by kind.
+
+    Raises:
+        FailedPrecondition, Unavailable, Overloaded: what was asked for can't be had, and why.
+    """
+    (entry, names), *others = wish.entries
+    if not others and len(names) == 1:  # as on most requests: nothing to choose, so nothing to compare
+        only = candidates[names[0]]
+        if only.problem is None and _too_late(only, wish.deadline_us) is None:
+            return Route(only.name, "only-device" if entry == AUTO else "requested", only.finish_us)
     problems: list[ServingError] = []
-    for entry in entries:
-        matching = _matching(entry, candidates)
-        ready = [candidate for candidate in matching if candidate.problem is None]
+    for entry, names in wish.entries:
+        meant = [candidates[name] for name in names]
+        if not meant:
+            problems.append(_absent(entry, missing))
+            continue
+        ready = []
+        for candidate in meant:
+            problem = candidate.problem or _too_late(candidate, wish.deadline_us)
+            if problem is None:
+                ready.append(candidate)
+            else:
+                problems.append(problem)
         if ready:
-            return _pick(entry, ready, len(entries) > 1)
-        problems.append(_problem(entry, matching, missing))
+            best, reason = _pick(wish, ready)
+            return Route(best.name, _reason(wish, entry, best, reason, meant, problems), best.finish_us)
     raise _joined(problems)
 
 
-def _matching(entry: str, candidates: Sequence[Candidate]) -> list[Candidate]:
-    exact = [candidate for candidate in candidates if candidate.name == entry]
-    return exact or [candidate for candidate in candidates if entry in (AUTO, candidate.kind)]
+def _pick(wish: Wish, ready: Sequence[Candidate]) -> tuple[Candidate, str]:
+    if len(ready) == 1:
+        return ready[0], "only-device"
+    if wish.objective != LATENCY:
+        limits = [limit for limit in (wish.deadline_us, wish.target_us) if limit is not None]
+        in_time = [c for c in ready if all(c.finish_us is not None and c.finish_us <= limit for limit in limits)]
+        if in_time:
+            return min(in_time, key=lambda candidate: _expense(candidate, wish.objective)), "cheapest-in-time"
+    best = min(ready, key=_finish_us)
+    for candidate in ready:
+        if candidate.name == wish.last and _finish_us(candidate) <= _finish_us(best) * (1 + HYSTERESIS):
+            best = candidate
+    return best, "earliest"
 
 
-def _pick(entry: str, ready: list[Candidate], is_list: bool) -> Route:
-    # A device that was never measured is tried last: None sorts behind every prediction.
-    best = min(ready, key=lambda c: (c.predicted_us is None, c.predicted_us or 0.0))
-    if is_list:
-        reason = "preference"
-    elif entry == AUTO:
-        reason = "only-device" if len(ready) == 1 else "earliest"
-    else:
-        reason = "requested"
-    return Route(best.name, reason, best.predicted_us)
+def _reason(
+    wish: Wish,
+    entry: str,
+    best: Candidate,
+    reason: str,
+    meant: Sequence[Candidate],
+    problems: Sequence[ServingError],
+) -> str:
+    """Why, in one of the words of docs/protocol.md; `spill` where a device that was wanted more is too busy."""
+    if len(wish.entries) > 1:
+        return "spill" if any(isinstance(problem, Overloaded) for problem in problems) else "preference"
+    if entry != AUTO:
+        return "requested"
+    enough_us = _service_us(best) * (1 - HYSTERESIS)
+    faster = any(_works(candidate) and _service_us(candidate) < enough_us for candidate in meant)
+    return "spill" if faster and reason != "cheapest-in-time" else reason
 
 
-def _problem(entry: str, matching: list[Candidate], missing: dict[str, str]) -> ServingError:
-    if matching:
-        problems = [candidate.problem for candidate in matching if candidate.problem is not None]
-        return _joined(problems)
+def _works(candidate: Candidate) -> bool:
+    """Whether a device works, however busy it is."""
+    return candidate.problem is None or isinstance(candidate.problem, Overloaded)
+
+
+def _service_us(candidate: Candidate) -> float:
+    return float("inf") if candidate.service_us is None else candidate.service_us
+
+
+def _finish_us(candidate: Candidate) -> float:
+    """A device that was never measured is tried last."""
+    return float("inf") if candidate.finish_us is None else candidate.finish_us
+
+
+def _expense(candidate: Candidate, objective: str) -> tuple[float, float]:
+    if candidate.rate is None:
+        raise FailedPrecondition(
+            f"the objective '{objective}' needs {NEEDED[objective]} of device '{candidate.name}'; "
+            f"set it under [devices.\"{candidate.name}\"], or ask for '{LATENCY}'"
+        )
+    return (candidate.added_us or 0.0) * candidate.rate, _finish_us(candidate)
+
+
+def _too_late(candidate: Candidate, deadline_us: float | None) -> Overloaded | None:
+    """Why a device that works isn't worth trying; None if it is."""
+    if deadline_us is None or candidate.soonest_us is None or candidate.soonest_us <= deadline_us:
+        return None
+    return Overloaded(
+        f"device '{candidate.name}' would take at least {candidate.soonest_us / 1e3:.1f} ms (predicted "
+        f"{_finish_us(candidate) / 1e3:.1f} ms), and the deadline is in {max(0.0, deadline_us) / 1e3:.1f} ms"
+    )
+
+
+def _absent(entry: str, missing: Mapping[str, str]) -> FailedPrecondition:
     reason = missing.get(kind_of(entry), "this host has no device of that name")
     return FailedPrecondition(f"device '{entry}' is not available: {reason}")
 
 
-def _joined(problems: list[ServingError]) -> ServingError:
+def _joined(problems: Sequence[ServingError]) -> ServingError:
     """All the reasons, with the status of the last: a new error, because one raised again and again keeps every frame."""
-    text = "; ".join(map(str, problems))
+    text = "; ".join(dict.fromkeys(map(str, problems)))
     last = problems[-1]
     return Unavailable(text, last.pushback_ms) if isinstance(last, Unavailable) else type(last)(text)

@@ -6,13 +6,15 @@ Work-conserving: an idle worker takes what is waiting at once; batches form only
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from turnout_server import batching
+from turnout_server.backlog import Backlog
+from turnout_server.deployments import Deployment
 from turnout_server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -21,7 +23,8 @@ from turnout_server.errors import (
     Unavailable,
     internal_error,
 )
-from turnout_server.sessions import Session
+from turnout_server.metrics import Metrics
+from turnout_server.waiting import Selection
 
 logger = logging.getLogger(__name__)
 
@@ -31,34 +34,35 @@ TINY_US = 100.0
 DRAIN_US = 500.0
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(NamedTuple):
     """How a run went for one of the requests in it.
 
     Attributes:
         outputs: arrays with this request's rows, in the order of the names it asked for.
         batch_rows: rows executed together.
         input_s, output_s: what joining the inputs and taking the outputs apart took.
-        first: exactly one request of each run has this set, for counting runs.
     """
 
     outputs: list[np.ndarray]
     queue_s: float
     compute_s: float
     batch_rows: int
-    first: bool
     input_s: float = 0.0
     output_s: float = 0.0
+
+
+Outcome = Execution | ServingError
 
 
 class Work:
     """One request on its way through a device. Ends exactly once; a result that comes later is dropped.
 
     Args:
-        max_rows: the most rows that a run may join; 1 for a model without a batch axis.
+        tenant: the model version on the device.
+        kind: equal for requests that may share a run: same outputs, same shapes beyond axis 0.
+        deadline_s: when it isn't worth beginning any more, on the monotonic clock; None if it always is.
         done: told the outcome, from whichever thread reached it.
-        max_waiting: how many requests for its session may wait before it; 0 for as many as the device takes.
-        fastest_us: what running it alone takes when nothing disturbs it; None if that was never measured.
+        max_waiting: how many requests of its model and priority may wait before it; 0 for as many as the device takes.
     """
 
     __slots__ = (
@@ -66,42 +70,42 @@ class Work:
         "cancelled",
         "deadline_s",
         "enqueued_s",
-        "fastest_us",
         "inputs",
-        "key",
-        "max_rows",
+        "kind",
         "max_waiting",
         "outputs",
+        "parts",
+        "priority",
         "rows",
-        "session",
+        "tenant",
     )
 
     def __init__(
         self,
-        session: Session,
+        tenant: Deployment,
         inputs: dict[str, np.ndarray],
         outputs: tuple[str, ...],
         rows: int,
-        max_rows: int,
-        deadline_s: float | None,
-        done: Callable[[Execution | ServingError], None],
-        fastest_us: float | None = None,
+        kind: Hashable,
+        done: Callable[[Outcome], None],
+        deadline_s: float | None = None,
+        priority: int = 1,
         max_waiting: int = 0,
     ) -> None:
-        self.session = session
+        self.tenant = tenant
         self.inputs = inputs
         self.outputs = outputs
         self.rows = rows
-        self.max_rows = max_rows
+        self.kind = kind
         self.deadline_s = deadline_s
-        self.fastest_us = fastest_us
+        self.priority = priority
         self.max_waiting = max_waiting
         self.enqueued_s = 0.0
         self.cancelled = False
-        self.key = (id(session), outputs, *(array.shape[1:] for array in inputs.values()))
+        self.parts: list[Work] = []
         self._done = [done]
 
-    def finish(self, outcome: Execution | ServingError) -> bool:
+    def finish(self, outcome: Outcome) -> bool:
         """Delivers the outcome; False if another thread had done so before."""
         try:
             done = self._done.pop()  # atomic: only one thread gets it
@@ -119,6 +123,74 @@ class Work:
     def cancel(self) -> None:
         """The caller is gone: don't run this if it still waits."""
         self.cancelled = True
+        for part in self.parts:
+            part.cancelled = True
+
+    def split(self, rows: Sequence[int]) -> "list[Work]":
+        """One work for each of these numbers of rows; when all have ended, so has this."""
+        pieces = batching.slices(self.inputs, rows)
+        whole = _Rejoining(self, len(pieces))
+        self.parts = [
+            Work(self.tenant, inputs, self.outputs, n, self.kind, whole.part(at), self.deadline_s, self.priority)
+            for at, (inputs, n) in enumerate(zip(pieces, rows, strict=True))
+        ]
+        for part in self.parts:
+            part.enqueued_s, part.cancelled = self.enqueued_s, self.cancelled
+        return self.parts
+
+
+class _Rejoining:
+    """Puts the parts of a request together again. The first that fails fails it, and what still waits isn't run."""
+
+    def __init__(self, whole: Work, count: int) -> None:
+        self._whole = whole
+        self._done: list[Execution | None] = [None] * count
+        self._left = count
+        self._lock = threading.Lock()
+
+    def part(self, at: int) -> Callable[[Outcome], None]:
+        """What to tell how a part ended."""
+        return lambda outcome: self._ended(at, outcome)
+
+    def _ended(self, at: int, outcome: Outcome) -> None:
+        if isinstance(outcome, ServingError):
+            for part in self._whole.parts:
+                part.cancelled = True
+            self._whole.finish(outcome)
+            return
+        with self._lock:
+            self._done[at] = outcome
+            self._left -= 1
+            if self._left:
+                return
+        done = [execution for execution in self._done if execution is not None]
+        self._whole.finish(
+            Execution(
+                outputs=batching.rejoined([execution.outputs for execution in done]),
+                queue_s=min(execution.queue_s for execution in done),
+                compute_s=sum(execution.compute_s for execution in done),
+                batch_rows=max(execution.batch_rows for execution in done),
+                input_s=sum(execution.input_s for execution in done),
+                output_s=sum(execution.output_s for execution in done),
+            )
+        )
+
+
+class Forecast(NamedTuple):
+    """What would become of a request that was sent to a device now, all in microseconds.
+
+    Attributes:
+        wait_us: until what runs and what waits before it is done.
+        service_us: the runs it would be in.
+        added_us: how much longer the device would be busy for it.
+        alone_us, fastest_us: a run of its own, as expected, and as it was at its fastest.
+    """
+
+    wait_us: float
+    service_us: float
+    added_us: float
+    alone_us: float
+    fastest_us: float
 
 
 class Executor:
@@ -128,22 +200,32 @@ class Executor:
     more than a model that takes 20 us.
 
     Args:
+        metrics: gets every run.
         limit: how many requests may wait; one more is refused at once.
     """
 
-    def __init__(self, name: str, instances: int = 1, limit: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        metrics: Metrics,
+        instances: int = 1,
+        limit: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = name
+        self._metrics = metrics
         self._limit = limit
         self._clock = clock
-        self._queue: list[Work] = []
-        self._running = 0
+        self._backlog: Backlog[Work] = Backlog()
+        self._running: dict[int, tuple[int, float]] = {}  # requests, and when they will be done, by worker
+        self._instances = instances
         self._tiny: list[Work] = []
         self._drainer: int | None = None
-        self._not_tiny_until_s: dict[int, float] = {}  # by the id of a session that took too long
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
-            threading.Thread(target=self._serve, name=f"{name}/{number}", daemon=True) for number in range(instances)
+            threading.Thread(target=self._serve, args=(number,), name=f"{name}/{number}", daemon=True)
+            for number in range(instances)
         ]
         for thread in self._threads:
             thread.start()
@@ -159,17 +241,45 @@ class Executor:
         if threading.get_ident() == self._drainer and self._is_tiny(work):
             self._tiny.append(work)
             return
-        with self._changed:
-            if self._stopping:
-                raise Unavailable("the server is shutting down")
-            if len(self._queue) >= self._limit:
-                raise Overloaded(f"Exceeds maximum queue size: {self._limit} requests wait for device '{self.name}'")
-            if work.max_waiting and sum(waiting.session is work.session for waiting in self._queue) >= work.max_waiting:
-                raise Overloaded(
-                    f"Exceeds maximum queue size: {work.max_waiting} requests wait for this model on device '{self.name}'"
-                )
-            self._queue.append(work)
-            self._changed.notify()
+        dropped: Selection[Work] = Selection()
+        try:
+            with self._changed:
+                if self._stopping:
+                    raise Unavailable("the server is shutting down")
+                if self.full(work.tenant, work.priority, work.max_waiting) is not None:
+                    self._backlog.sweep(work.enqueued_s, dropped)
+                    if (problem := self.full(work.tenant, work.priority, work.max_waiting)) is not None:
+                        raise problem
+                rows = work.tenant.parts(work.rows)
+                for part in [work] if len(rows) == 1 else work.split(rows):
+                    self._backlog.add(part)
+                self._changed.notify(len(rows))
+        finally:
+            self._drop(dropped)
+
+    def full(self, tenant: Deployment, priority: int, max_waiting: int) -> Overloaded | None:
+        """Why nothing more of a model and priority may wait here; None while it may."""
+        if len(self._backlog) >= self._limit:
+            return Overloaded(f"Exceeds maximum queue size: {self._limit} requests wait for device '{self.name}'")
+        if max_waiting and self._backlog.waiting(tenant, priority) >= max_waiting:
+            return Overloaded(f"Exceeds maximum queue size: {max_waiting} requests wait for this model on device '{self.name}'")
+        return None
+
+    def forecast(self, tenant: Deployment, kind: Hashable, rows: int) -> Forecast | None:
+        """What would become of a request of so many rows; None if its model was never measured here."""
+        alone_us, fastest_us = tenant.predict_us(rows), tenant.profile.fastest_us(rows)
+        if alone_us is None or fastest_us is None:
+            return None
+        if not self._running and not len(self._backlog):
+            return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
+        now_s = self._clock()
+        left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in tuple(self._running.values())]
+        ahead_us, shared = self._backlog.ahead_us(tenant, kind), self._backlog.rows_of(tenant, kind)
+        before_us = batching.runs_us(shared, tenant.cap, tenant.predict_us)
+        service_us = batching.runs_us(shared + rows, tenant.cap, tenant.predict_us) if shared else alone_us
+        busy = len(left_us) >= self._instances
+        wait_us = (sum(left_us) + ahead_us) / self._instances if busy or ahead_us else 0.0
+        return Forecast(wait_us, service_us, max(0.0, service_us - before_us), alone_us, fastest_us)
 
     def drained(self) -> bool:
         """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next.
@@ -182,25 +292,28 @@ class Executor:
             return False
         until_s = self._clock() + DRAIN_US * 1e-6
         while self._tiny and (now_s := self._clock()) < until_s:
-            selection = batching.select(self._tiny, now_s)
-            self._tiny = selection.rest
+            selection, self._tiny = batching.select(self._tiny, now_s)
             began_s = time.thread_time()
-            self._end(selection)
-            cpu_s = time.thread_time() - began_s
-            if selection.batch and cpu_s > DRAIN_US * 1e-6 * (1 + len(selection.batch)):
-                # Fast when it was measured, but its time depends on its data, say: left to the workers for a hundred times
-                # as long, it can't take more than a hundredth of this thread's time.
-                self._not_tiny_until_s[id(selection.batch[0].session)] = now_s + 100 * cpu_s
+            self._drop(selection)
+            if selection.batch:
+                self._run(selection.batch)
+                cpu_s = time.thread_time() - began_s
+                if cpu_s > DRAIN_US * 1e-6 * (1 + len(selection.batch)):
+                    # Fast when it was measured, but its time depends on its data, say: left to the workers for a hundred
+                    # times as long, it can't take more than a hundredth of this thread's time.
+                    selection.batch[0].tenant.not_tiny_until_s = now_s + 100 * cpu_s
         return bool(self._tiny)
 
     def _is_tiny(self, work: Work) -> bool:
-        if work.fastest_us is None or work.fastest_us >= TINY_US:
+        tenant = work.tenant
+        fastest_us = tenant.profile.fastest_us(work.rows)
+        if fastest_us is None or fastest_us >= TINY_US or tenant.max_delay_s:
             return False
-        return work.enqueued_s >= self._not_tiny_until_s.get(id(work.session), 0.0)
+        return work.enqueued_s >= tenant.not_tiny_until_s
 
     def in_flight(self) -> int:
         """Requests waiting or running."""
-        return len(self._queue) + len(self._tiny) + self._running
+        return len(self._backlog) + len(self._tiny) + sum(requests for requests, _ in tuple(self._running.values()))
 
     def stop(self, timeout_s: float) -> None:
         """Takes nothing more, finishes what waits, and fails what is left after `timeout_s`."""
@@ -211,43 +324,52 @@ class Executor:
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         with self._changed:
-            left, self._queue, self._tiny = [*self._queue, *self._tiny], [], []
+            left, self._tiny = [*self._backlog.clear(), *self._tiny], []
         for work in left:
             work.finish(Unavailable("the server is shutting down"))
 
-    def _serve(self) -> None:
-        while (selection := self._next()) is not None:
-            self._end(selection)
-            with self._changed:
-                self._running -= len(selection.batch)
+    def _serve(self, worker: int) -> None:
+        while (selection := self._next(worker)) is not None:
+            self._drop(selection)
+            if selection.batch:
+                tenant = selection.batch[0].tenant
+                service_s = self._run(selection.batch)
+                with self._changed:
+                    self._running.pop(worker)
+                    self._backlog.ended(tenant, service_s)
+                    if self._backlog and tenant.instances:  # another worker may wait for this model's turn
+                        self._changed.notify()
 
-    def _next(self) -> "batching.Selection[Work] | None":
+    def _next(self, worker: int) -> Selection[Work] | None:
         """Waits for work and takes the next batch; None once stopped and empty."""
         with self._changed:
-            while not self._queue:
-                if self._stopping:
+            while True:
+                now_s = self._clock()
+                selection = self._backlog.take(now_s, hurry=self._stopping)
+                if selection.batch:
+                    rows = sum(work.rows for work in selection.batch)
+                    service_us = selection.batch[0].tenant.predict_us(rows) or 0.0
+                    self._running[worker] = len(selection.batch), now_s + service_us * 1e-6
+                if selection.batch or selection.expired or selection.cancelled:
+                    return selection
+                if self._stopping and not self._backlog:
                     return None
-                self._changed.wait()
-            selection = batching.select(self._queue, self._clock())
-            self._queue = selection.rest
-            self._running += len(selection.batch)
-            return selection
+                self._changed.wait(None if selection.wake_s is None else selection.wake_s - now_s)
 
-    def _end(self, selection: "batching.Selection[Work]") -> None:
+    def _drop(self, selection: Selection[Work]) -> None:
         for work in selection.cancelled:
             work.finish(Cancelled("the caller cancelled the request while it waited"))
         for work in selection.expired:
             work.finish(DeadlineExceeded(f"Request timeout expired while waiting for device '{self.name}'"))
-        if selection.batch:
-            self._run(selection.batch)
 
-    def _run(self, batch: Sequence[Work]) -> None:
-        """Runs a batch; whatever happens, every request in it ends and the worker lives on."""
+    def _run(self, batch: Sequence[Work]) -> float:
+        """Runs a batch; whatever happens, every request in it ends and the worker lives on. Returns the seconds it took."""
         started_s = self._clock()
+        tenant = batch[0].tenant
         try:
             inputs = batching.collate([work.inputs for work in batch])
             collated_s = self._clock()
-            outputs = batch[0].session.run(inputs, batch[0].outputs)
+            outputs = tenant.session.run(inputs, batch[0].outputs)
             ran_s = self._clock()
             parts = batching.scatter(outputs, [work.rows for work in batch])
         except ServingError as error:
@@ -261,11 +383,17 @@ class Executor:
             logger.exception("a batch of %d failed on %s: %s", len(batch), self.name, hidden)
             self._fail(batch, hidden)
         else:
-            rows = sum(work.rows for work in batch)
-            input_s, compute_s, output_s = collated_s - started_s, ran_s - collated_s, self._clock() - ran_s
+            ended_s = self._clock()
+            input_s, compute_s, output_s = collated_s - started_s, ran_s - collated_s, ended_s - ran_s
+            rows = batch[0].rows if len(batch) == 1 else sum(work.rows for work in batch)
+            tenant.profile.observe(rows, (ended_s - started_s) * 1e6)
+            series = self._metrics.series(tenant.key)
+            series.batch_rows.observe(rows)
+            series.batches[rows].observe(input_s, compute_s, output_s)
             for work, part in zip(batch, parts, strict=True):
                 queue_s = started_s - work.enqueued_s
-                work.finish(Execution(part, queue_s, compute_s, rows, work is batch[0], input_s, output_s))
+                series.late += not work.finish(Execution(part, queue_s, compute_s, rows, input_s, output_s))
+        return self._clock() - started_s
 
     def _fail(self, batch: Sequence[Work], error: ServingError) -> None:
         for work in batch:

@@ -67,8 +67,14 @@ class Signature:
     def output_names(self) -> tuple[str, ...]:
         return tuple(spec.name for spec in self.outputs)
 
+    @cached_property
+    def _reshapes(self) -> bool:
+        return any(spec.graph_shape is not None for spec in self.inputs)
+
     def to_graph(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A checked request's arrays, in the order and the shapes of the ONNX graph."""
+        """A checked request's arrays in the shapes of the ONNX graph."""
+        if not self._reshapes:
+            return inputs
         return {spec.name: _reshaped(inputs[spec.name], spec.shape, spec.graph_shape) for spec in self.inputs}
 
     def to_client(self, name: str, output: np.ndarray) -> np.ndarray:
@@ -82,6 +88,14 @@ class Signature:
         Raises:
             InvalidRequest: naming the tensor, what came and what was expected.
         """
+        signature, rows = request.layout.checked
+        if signature is self:
+            return rows
+        rows = self._checked_rows(request)
+        request.layout.checked = self, rows
+        return rows
+
+    def _checked_rows(self, request: InferRequest) -> int:
         inputs = request.inputs
         if inputs.keys() != self.input_by_name.keys():
             raise _wrong_names(request, self)

@@ -78,7 +78,7 @@ def to_raw(array: np.ndarray) -> bytes | np.ndarray:
 
 def _buffer(array: np.ndarray) -> np.ndarray:
     """The same numbers in one piece, of a type that has a buffer: BF16 has none that Python knows."""
-    whole = np.ascontiguousarray(array)
+    whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
     return whole if whole.dtype.isbuiltin == 1 else whole.view(np.uint16)
 
 

@@ -5,6 +5,9 @@ once, and every look at `raw_input_contents` once more), and refuse a message of
 millions of objects (4 MiB of two-byte inputs cost 167 MiB). Wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from turnout_server.errors import InvalidRequest
 
 #: A message shorter than this isn't worth taking apart.
@@ -17,6 +20,15 @@ _RAW_INPUT_CONTENTS = (7 << 3) | 2
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
+class Field(NamedTuple):
+    """A field of a message: its tag begins at `start`, its value lies from `content` to `end`."""
+
+    tag: int
+    start: int
+    content: int
+    end: int
+
+
 def split(message: bytes) -> tuple[bytes, list[memoryview]]:
     """The message without its `raw_input_contents`, and those as views of it.
 
@@ -26,21 +38,31 @@ def split(message: bytes) -> tuple[bytes, list[memoryview]]:
     view = memoryview(message)
     rest: list[memoryview] = []
     raw: list[memoryview] = []
-    at, fields = 0, 0
+    for field in fields(message):
+        if field.tag == _RAW_INPUT_CONTENTS:
+            raw.append(view[field.content : field.end])
+        else:
+            rest.append(view[field.start : field.end])
+    return b"".join(rest), raw
+
+
+def fields(message: bytes) -> Iterator[Field]:
+    """The fields of a ModelInferRequest, in the order in which they lie.
+
+    Raises:
+        InvalidRequest: it isn't a protobuf message, or has more than MAX_FIELDS fields.
+    """
+    at, count = 0, 0
     while at < len(message):
-        fields += 1
-        if fields > MAX_FIELDS:
+        count += 1
+        if count > MAX_FIELDS:
             raise InvalidRequest(f"the message has more than {MAX_FIELDS} fields")
         start = at
         tag, at = _varint(message, at)
         at, content = _skip(message, at, tag & 7)
         if at > len(message):
             raise InvalidRequest("the message is not a valid ModelInferRequest: it ends within a field")
-        if tag == _RAW_INPUT_CONTENTS:
-            raw.append(view[content:at])
-        else:
-            rest.append(view[start:at])
-    return b"".join(rest), raw
+        yield Field(tag, start, content, at)
 
 
 def _skip(message: bytes, at: int, wire_type: int) -> tuple[int, int]:

@@ -14,10 +14,11 @@ SERVER = ROOT / "server" / "turnout_server"
 #: docs/architecture.md, "Layers". A module may import those of its own layer and of those below.
 LAYERS: list[set[str]] = [
     {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
-    {"batching", "classification", "messages", "profiles", "routing", "signatures"},
+    {"backlog", "batching", "classification", "messages", "profiles", "routing", "signatures", "waiting"},
     {
         "cgroups",
         "control",
+        "deployments",
         "devices",
         "engines",
         "layout",

@@ -57,8 +57,8 @@ class Trial:
 
 def _rows(version: ModelVersion, working: Mapping[str, Engine]) -> Iterator[ModelOnDevice]:
     for name, engine in working.items():
-        if name in version.reports:
-            report = version.reports[name]
+        if name in version.deployments:
+            report = version.deployments[name].report
             yield ModelOnDevice(
                 version.name,
                 str(version.version),

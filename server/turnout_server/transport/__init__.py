@@ -39,7 +39,7 @@ class Call(Protocol):
     """A call in flight. Every method may be called from any thread.
 
     Attributes:
-        metadata: what the client sent along, text values only.
+        metadata: what the client sent along; values of keys that end in `-bin` are bytes.
         deadline_s: when the client stops waiting, on the monotonic clock; None if never.
     """
 

@@ -178,7 +178,7 @@ class _Call:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        return {key: value for key, value in self._metadata if isinstance(value, str)}
+        return dict(self._metadata)
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         with self._lock:

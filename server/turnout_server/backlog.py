@@ -1,0 +1,216 @@
+"""What waits for one device, and what of it runs next. No clock, no thread, no lock: `now` comes in, a decision goes out.
+
+Requests wait in groups of those that can share a run. Whose turn it is, in this order:
+
+1. Who waits at a lower priority than others, and hasn't had a run for `STARVED_S`, gets one.
+2. A higher priority goes before a lower one.
+3. Among equals, a model that has had less than its share of the device, by more than `LAG_S`, goes before the others.
+4. Else the request that is due first: at its deadline, or `PATIENCE_S` after it came, or when its model's target wants it.
+
+Shares are virtual time, as in start-time fair queuing (Goyal, Vin, Cheng 1996): each run is charged to its model, divided by
+the model's weight, and a model that comes back after a pause starts level with those that are there.
+"""
+
+import math
+from collections.abc import Hashable
+from heapq import heappop, heappush
+from itertools import count
+from typing import Generic
+
+from turnout_server import batching
+from turnout_server.waiting import Selection, Tenant, W, Waiting
+
+#: Requests with the same tenant and kind can share a run.
+Key = tuple[Tenant, Hashable]
+
+#: Seconds of device time by which a model may fall behind its share before it goes first.
+LAG_S = 0.1
+#: Seconds without a run after which even a lower priority gets one.
+STARVED_S = 1.0
+#: Seconds after which a request without deadline counts as due.
+PATIENCE_S = 1.0
+#: Seconds between two looks at every waiting request for those that nobody wants any more.
+SWEEP_S = 0.05
+
+
+class _Group(Generic[W]):
+    """Requests that can share a run, those that are due first in front."""
+
+    __slots__ = ("heap", "rows", "tenant")
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+        self.heap: list[tuple[int, float, int, W]] = []
+        self.rows = 0
+
+    def ripe_s(self) -> float:
+        """From when on it may run: at once, unless its tenant would rather wait for a fuller batch."""
+        tenant = self.tenant
+        if not tenant.max_delay_s or self.rows >= min(tenant.preferred_rows, default=tenant.cap):
+            return -math.inf
+        return min(entry[3].enqueued_s for entry in self.heap) + tenant.max_delay_s
+
+
+class Backlog(Generic[W]):
+    """The requests that wait for one device."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Key, _Group[W]] = {}
+        self._level_s = 0.0  # the share of whoever ran last: where a newcomer starts
+        self._numbers = count()
+        self._length = 0
+        self._swept_s = -math.inf
+
+    def __len__(self) -> int:
+        return self._length
+
+    def waiting(self, tenant: Tenant, priority: int) -> int:
+        """How many requests of a tenant wait at a priority."""
+        return tenant.account.by_priority[priority]
+
+    def add(self, item: W) -> None:
+        """One more request."""
+        tenant = item.tenant
+        group = self._groups.get((tenant, item.kind))
+        if group is None:
+            group = self._groups[tenant, item.kind] = _Group(tenant)
+        account = tenant.account
+        if not account.waiting and not account.running:
+            account.used_s = max(account.used_s, self._level_s)
+            account.served_s = item.enqueued_s
+        account.waiting += 1
+        account.by_priority[item.priority] += 1
+        self._length += 1
+        group.rows += item.rows
+        due_s = item.enqueued_s + (PATIENCE_S if tenant.target_s is None else tenant.target_s)
+        if item.deadline_s is not None and item.deadline_s < due_s:
+            due_s = item.deadline_s
+        heappush(group.heap, (item.priority, due_s, next(self._numbers), item))
+
+    def take(self, now_s: float, *, hurry: bool = False) -> Selection[W]:
+        """The next run, if there is one, and what has left without one.
+
+        A run begins with this: `ended` says when it is over.
+
+        Args:
+            hurry: no batch waits for more.
+        """
+        selection: Selection[W] = Selection()
+        if now_s - self._swept_s > SWEEP_S:
+            self.sweep(now_s, selection)
+        ripe, wake_s = [], math.inf
+        for group in self._groups.values():
+            if group.tenant.instances and group.tenant.account.running >= group.tenant.instances:
+                continue
+            at_s = group.ripe_s()
+            if hurry or at_s <= now_s:
+                ripe.append(group)
+            else:
+                wake_s = min(wake_s, at_s)
+        if ripe:
+            group = ripe[0] if len(ripe) == 1 else self._next(ripe, now_s)
+            self._form(group, now_s, selection)
+        elif wake_s < math.inf:
+            selection.wake_s = wake_s
+        return selection
+
+    def ended(self, tenant: Tenant, service_s: float) -> None:
+        """A run that `take` gave out is over, after so many seconds."""
+        account = tenant.account
+        account.running -= 1
+        account.used_s += service_s / tenant.weight
+
+    def sweep(self, now_s: float, selection: Selection[W]) -> None:
+        """Moves every request that nobody wants any more to `selection`."""
+        self._swept_s = now_s
+        for key, group in list(self._groups.items()):
+            dead = [entry for entry in group.heap if _dead(entry[3], now_s)]
+            if dead:
+                group.heap = sorted(entry for entry in group.heap if not _dead(entry[3], now_s))
+                for entry in dead:
+                    self._left(group, entry[3])
+                    (selection.cancelled if entry[3].cancelled else selection.expired).append(entry[3])
+                self._tidy(key, group)
+
+    def clear(self) -> list[W]:
+        """Everything that waits; nothing does any more."""
+        items = [(group, entry[3]) for group in self._groups.values() for entry in group.heap]
+        for group, item in items:
+            self._left(group, item)
+        self._groups.clear()
+        return [item for _, item in items]
+
+    def ahead_us(self, tenant: Tenant, kind: Hashable) -> float:
+        """What the runs of all that waits take, without those that a request of this kind would share."""
+        return sum(
+            batching.runs_us(group.rows, group.tenant.cap, group.tenant.predict_us)
+            for key, group in tuple(self._groups.items())
+            if key != (tenant, kind)
+        )
+
+    def rows_of(self, tenant: Tenant, kind: Hashable) -> int:
+        """Waiting rows that a request of this kind could share a run with."""
+        group = self._groups.get((tenant, kind))
+        return group.rows if group else 0
+
+    @staticmethod
+    def _next(ripe: list[_Group[W]], now_s: float) -> _Group[W]:
+        """Whose turn it is; see above."""
+        urgent = min(group.heap[0][0] for group in ripe)
+        starved = [group for group in ripe if group.heap[0][0] > urgent and now_s - _served_s(group) > STARVED_S]
+        if starved:
+            return min(starved, key=_served_s)
+        equals = [group for group in ripe if group.heap[0][0] == urgent]
+        poorest = min(equals, key=_used_s)
+        if max(map(_used_s, equals)) - _used_s(poorest) > LAG_S:
+            equals = [group for group in equals if group.tenant is poorest.tenant]
+        return min(equals, key=_first)
+
+    def _form(self, group: _Group[W], now_s: float, selection: Selection[W]) -> None:
+        """Takes a batch off the front of a group."""
+        tenant, heap, batch, rows = group.tenant, group.heap, selection.batch, 0
+        kind = heap[0][3].kind
+        most = batching.rows_to_take(group.rows, tenant.cap, tenant.preferred_rows)
+        while heap and (not batch or rows + heap[0][3].rows <= most):
+            item = heappop(heap)[3]
+            self._left(group, item)
+            if item.cancelled:
+                selection.cancelled.append(item)
+            elif item.deadline_s is not None and item.deadline_s <= now_s:
+                selection.expired.append(item)
+            else:
+                batch.append(item)
+                rows += item.rows
+        if batch:
+            account = tenant.account
+            account.running += 1
+            account.served_s = now_s
+            self._level_s = account.used_s
+        self._tidy((tenant, kind), group)
+
+    def _left(self, group: _Group[W], item: W) -> None:
+        group.rows -= item.rows
+        self._length -= 1
+        account = group.tenant.account
+        account.waiting -= 1
+        account.by_priority[item.priority] -= 1
+
+    def _tidy(self, key: Key, group: _Group[W]) -> None:
+        if not group.heap:
+            del self._groups[key]
+
+
+def _dead(item: Waiting, now_s: float) -> bool:
+    return item.cancelled or (item.deadline_s is not None and item.deadline_s <= now_s)
+
+
+def _first(group: _Group[W]) -> tuple[float, int]:
+    return group.heap[0][1:3]
+
+
+def _served_s(group: _Group[W]) -> float:
+    return group.tenant.account.served_s
+
+
+def _used_s(group: _Group[W]) -> float:
+    return group.tenant.account.used_s

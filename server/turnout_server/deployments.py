@@ -1,0 +1,84 @@
+"""A model version on one device: what runs it, how long that takes, and how its requests wait."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from turnout_server import batching
+from turnout_server.config import Queue
+from turnout_server.metrics import Key
+from turnout_server.profiles import Profile
+from turnout_server.profilestore import ProfileKey
+from turnout_server.sessions import Session
+from turnout_server.verification import Parity
+from turnout_server.waiting import Account
+
+#: Runs after which the best batch is worked out anew.
+RETHINK_RUNS = 32
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What loading a version on a device showed.
+
+    Attributes:
+        load_s: seconds it took to open.
+        placement: how many nodes of its graph each execution provider runs.
+        parity: how far its outputs are from the right ones.
+    """
+
+    load_s: float
+    placement: Mapping[str, int]
+    parity: Parity
+
+
+@dataclass(eq=False)
+class Deployment:
+    """A model version on one device; the tenant of that device's backlog.
+
+    Attributes:
+        key: model, version, device.
+        max_rows: the most rows that a run may join; 1 if its requests can't share one.
+        joins: whether rows may be joined, and so also taken apart.
+        instances: how many of its runs may go on at once; 0 for any number.
+        target_us: how soon its requests should be answered; None if nobody said.
+        profile_key: what its profile is true of; None where profiles aren't kept.
+        report: what loading it showed.
+        not_tiny_until_s: until when its runs are left to the workers, however short they are said to be.
+    """
+
+    key: Key
+    session: Session
+    profile: Profile = field(default_factory=Profile)
+    max_rows: int = 1
+    joins: bool = True
+    queue: Queue = field(default_factory=Queue)
+    instances: int = 0
+    weight: float = 1.0
+    target_us: float | None = None
+    precision: str = "fp32"
+    profile_key: ProfileKey | None = None
+    report: DeviceReport = field(default_factory=lambda: DeviceReport(0.0, {}, Parity(None, "")))
+    account: Account = field(default_factory=Account)
+    not_tiny_until_s: float = 0.0
+    _cap: int = 0
+    _rethink_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.preferred_rows = self.queue.preferred_rows
+        self.max_delay_s = self.queue.max_delay_us * 1e-6
+        self.target_s = None if self.target_us is None else self.target_us * 1e-6
+        self.predict_us = self.profile.predict_us
+
+    @property
+    def cap(self) -> int:
+        """The most rows worth joining in one run, by what runs have taken so far."""
+        if not self.joins:
+            return 1
+        if self.profile.total_runs >= self._rethink_at:
+            self._rethink_at = self.profile.total_runs + RETHINK_RUNS
+            self._cap = batching.best_rows(self.predict_us, self.max_rows, self.target_us)
+        return max(self._cap, *self.preferred_rows) if self.preferred_rows else self._cap
+
+    def parts(self, rows: int) -> list[int]:
+        """The rows of each run that a request of so many is split into."""
+        return batching.parts(rows, self.cap, self.predict_us) if self.joins else [rows]
