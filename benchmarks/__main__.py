@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="where the report goes (docs/results)")
     chosen = parser.parse_args()
     load.h2load()
+    if load.perf_analyzer() is None:
+        print("no streams are measured: perf_analyzer is not there; run `make .venv-perf/.installed`", file=sys.stderr)
     about = results.machine() | {"command": " ".join(["python -m benchmarks", *sys.argv[1:]])}
     about["date"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     notes, present = [], []
@@ -81,6 +83,18 @@ def _case(case: Case, present: list[Contestant], root: Path, rounds: int, second
                     row = _measured(server, case, request, clients, seconds)
                     print(f"{row.case} {row.clients} {row.contestant}: {row.rate:.0f}/s, {row.cpu_us:.0f} us", file=sys.stderr)
                     yield row
+                for clients in case.streamed if server.name.startswith("turnout") and load.perf_analyzer() else ():
+                    row = _streamed(server, case, clients, seconds)
+                    print(f"{row.case} {row.clients} {row.contestant}: {row.rate:.0f}/s, {row.cpu_us:.0f} us", file=sys.stderr)
+                    yield row
+
+
+def _streamed(server: Running, case: Case, clients: int, seconds: float) -> Row:
+    before_s = server.cpu_s()
+    reading = load.measure_stream(server.port, case.name, clients, seconds)
+    cpu_us = (server.cpu_s() - before_s) / reading.requests * 1e6
+    name = f"{case.name} on a stream"
+    return Row(name, clients, server.name, reading.rate, reading.p50_ms, reading.p99_ms, cpu_us, server.rss_mb())
 
 
 def _measured(server: Running, case: Case, request: bytes, clients: int, seconds: float) -> Row:

@@ -20,12 +20,14 @@ class Case:
         build: makes the model; the same one every time.
         inputs: of one request, as (name, shape without the batch axis).
         clients: how many requests are kept in flight, one measurement each.
+        streamed: the same over one stream, where the server has streams.
     """
 
     name: str
     build: Callable[[], onnx.ModelProto]
     inputs: tuple[tuple[str, tuple[int, ...]], ...]
     clients: tuple[int, ...]
+    streamed: tuple[int, ...] = ()
 
     def request(self) -> dict[str, Array]:
         """The inputs of one request: one row, float32."""
@@ -154,7 +156,7 @@ def encoder(layers: int = 6, width: int = 384, heads: int = 12, length: int = 12
 
 IMAGE = (("x", (3, 224, 224)),)
 CASES = (
-    Case("add_sub", add_sub, (("INPUT0", (16,)), ("INPUT1", (16,))), (1, 16, 64)),
+    Case("add_sub", add_sub, (("INPUT0", (16,)), ("INPUT1", (16,))), (1, 16, 64), (1, 16)),
     Case("mlp", mlp, (("x", (256,)),), (1, 16)),
     Case("identity", identity, IMAGE, (1, 8)),
     Case("resnet50", resnet50, IMAGE, (1, 4)),

@@ -12,7 +12,10 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
+from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
 #: Requests in flight on one connection; more clients get more connections.
@@ -73,7 +76,7 @@ def perf_analyzer() -> tuple[Path, dict[str, str]] | None:
 
 
 def measure_stream(port: int, model: str, clients: int, seconds: float) -> Reading:
-    """The same over ModelStreamInfer: each client keeps one message in flight on a stream of its own.
+    """The same over one ModelStreamInfer on which `clients` messages are kept in flight. The server must have statistics.
 
     Raises:
         RuntimeError: perf_analyzer isn't there, or failed.
@@ -81,17 +84,28 @@ def measure_stream(port: int, model: str, clients: int, seconds: float) -> Readi
     if (found := perf_analyzer()) is None:
         raise RuntimeError("perf_analyzer is not there; run `make .venv-perf/.installed`")
     program, environment = found
+    before = _answered(port, model)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.csv"
         command = [program, "-i", "grpc", "-u", f"127.0.0.1:{port}", "-m", model, "--streaming", "-f", report]
-        command += [f"--concurrency-range={clients}", f"--measurement-interval={seconds * 1000:.0f}", "--max-trials=1"]
+        command += [f"--concurrency-range={clients}", f"--measurement-interval={seconds * 1000:.0f}", "--stability-percentage=999"]
         environment = {**os.environ, **environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False)
         if not report.exists():
-            raise RuntimeError(f"perf_analyzer: {(done.stdout + done.stderr).strip()[-500:]}")
+            raise RuntimeError(f"perf_analyzer: {(done.stdout + done.stderr).strip()[:500]}")
         (line,) = csv.DictReader(report.read_text().splitlines())
     rate = float(line["Inferences/Second"])
-    return Reading(0, rate, float(line["p50 latency"]) / 1e3, float(line["p99 latency"]) / 1e3)
+    requests = _answered(port, model) - before
+    return Reading(requests, rate, float(line["p50 latency"]) / 1e3, float(line["p99 latency"]) / 1e3)
+
+
+def _answered(port: int, model: str) -> int:
+    """How many requests a server says that it has answered."""
+    question = pb.ModelStatisticsRequest(name=model).SerializeToString()
+    channel: Any
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = channel.unary_unary(METHODS["ModelStatistics"].path)(question, timeout=10)
+    return sum(row.inference_stats.success.count for row in pb.ModelStatisticsResponse.FromString(answer).model_stats)
 
 
 def _p99(values: list[float]) -> float:
