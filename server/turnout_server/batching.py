@@ -15,22 +15,28 @@ SPLIT_US = 2000.0
 Predict = Callable[[int], float | None]
 
 
-def best_rows(predict: Predict, limit: int, target_us: float | None = None) -> int:
+def best_rows(measured: Predict, limit: int, target_us: float | None = None) -> int:
     """The most rows worth joining in one run: the smallest power of two, or `limit`, that makes a row as cheap as it gets.
 
+    What was never measured is tried: twice the best where that is the largest known, and everything while there is nothing
+    to compare.
+
     Args:
+        measured: what a run of exactly so many rows takes, in microseconds.
         limit: the most rows a run may have.
         target_us: no run should take longer, if fewer rows can help it.
     """
     sizes = [size for size in (1 << bit for bit in range(limit.bit_length())) if size < limit] + [limit]
-    known = {size: us / size for size in sizes if (us := predict(size)) is not None}
-    if not known:
-        return limit
-    in_time = {size: row_us for size, row_us in known.items() if target_us is None or row_us * size <= target_us}
+    row_us = {size: us / size for size in sizes if (us := measured(size)) is not None}
+    if len(row_us) < 2:
+        known_us = next(iter(row_us.values()), 0.0)
+        return limit if not target_us or known_us * limit <= target_us else max(1, int(target_us / known_us))
+    in_time = {size: us for size, us in row_us.items() if target_us is None or us * size <= target_us}
     if not in_time:
         return 1
     enough_us = min(in_time.values()) * (1 + WORTH)
-    return next(size for size, row_us in in_time.items() if row_us <= enough_us)
+    best = next(size for size, us in in_time.items() if us <= enough_us)
+    return min(limit, 2 * best) if best == max(row_us) else best
 
 
 def rows_to_take(waiting: int, cap: int, preferred: Sequence[int] = ()) -> int:

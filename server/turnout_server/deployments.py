@@ -76,7 +76,7 @@ class Deployment:
             return 1
         if self.profile.total_runs >= self._rethink_at:
             self._rethink_at = self.profile.total_runs + RETHINK_RUNS
-            self._cap = batching.best_rows(self.predict_us, self.max_rows, self.target_us)
+            self._cap = batching.best_rows(self.profile.settled_us, self.max_rows, self.target_us)
         return max(self._cap, *self.preferred_rows) if self.preferred_rows else self._cap
 
     def parts(self, rows: int) -> list[int]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 #: How much one new run moves the estimate.
 WEIGHT = 0.1
+#: Runs after which an estimate is more than chance.
+SETTLED_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Profile:
     def runs(self, rows: int) -> int:
         """How many runs of exactly this size were seen."""
         return self._estimates[rows].runs if rows in self._estimates else 0
+
+    def settled_us(self, rows: int) -> float | None:
+        """The service time of runs of exactly this size; None until there were `SETTLED_RUNS`."""
+        estimate = self._estimates.get(rows)
+        return estimate.service_us if estimate is not None and estimate.runs >= SETTLED_RUNS else None
 
     def predict_us(self, rows: int) -> float | None:
         """The expected service time in microseconds; None before the first observation."""
