@@ -1,0 +1,79 @@
+"""A model gets as many threads as its size is worth."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from turnout_server.config import ModelConfiguration, RuntimeOptions
+from turnout_server.devices import cpu
+from turnout_server.loading import SMALL_US, Loader
+from turnout_server.profilestore import ProfileStore
+from turnout_server.sessions import Session
+
+from tests.server.fakes import AddingSession, FakeEngine
+
+
+class Taking(AddingSession):
+    """A session whose runs take so long."""
+
+    def __init__(self, run_us: float) -> None:
+        super().__init__()
+        self.run_us = run_us
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        until_s = time.perf_counter() + self.run_us * 1e-6
+        while time.perf_counter() < until_s:
+            pass
+        return super().run(inputs, outputs)
+
+
+@dataclass
+class Threaded(FakeEngine):
+    """The engine of a CPU with two threads, on which runs take `shared_us`, and `alone_us` with one thread."""
+
+    shared_us: float
+    alone_us: float
+    opened: list[int | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__("cpu")
+        self.device = replace(cpu(), threads=2)
+
+    def open(self, path: Path, options: RuntimeOptions) -> Session:
+        self.opened.append(options.intra_op_threads)
+        return Taking(self.shared_us if options.intra_op_threads is None else self.alone_us)
+
+
+@pytest.mark.parametrize(
+    ("shared_us", "alone_us", "opened", "kept_us"),
+    [
+        pytest.param(400, 100, [None, 1], 100, id="small and faster alone"),
+        pytest.param(100, 400, [None, 1], 100, id="small and faster shared"),
+        pytest.param(SMALL_US + 500, 100, [None], SMALL_US + 500, id="large: not tried"),
+    ],
+)
+def test_a_small_model_keeps_one_thread_where_that_is_not_slower(
+    tmp_path: Path, shared_us: float, alone_us: float, opened: list[int | None], kept_us: float
+) -> None:
+    engine = Threaded(shared_us, alone_us)
+    session = _loaded(engine, tmp_path, RuntimeOptions())
+    assert engine.opened == opened
+    assert isinstance(session, Taking)
+    assert session.run_us == kept_us
+
+
+def test_threads_that_were_configured_are_not_second_guessed(tmp_path: Path) -> None:
+    engine = Threaded(100, 50)
+    _loaded(engine, tmp_path, RuntimeOptions(intra_op_threads=2))
+    assert engine.opened == [2]
+
+
+def _loaded(engine: Threaded, directory: Path, runtime: RuntimeOptions) -> Session:
+    version = directory / "1"
+    version.mkdir()
+    (version / "model.onnx").touch()
+    model = Loader({"cpu": engine}, ProfileStore(None)).load(version, 1, ModelConfiguration("m", runtime=runtime))
+    return model.deployments["cpu"].session
