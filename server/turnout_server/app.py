@@ -73,7 +73,12 @@ class Server:
             self._executors[name] for name, engine in self._engines.by_name.items() if not engine.device.isolated
         ]
         store = ProfileStore(settings.cache_dir)
-        self._profiler = Profiler(store, lambda name: not self._executors[name].in_flight(), settings.profile_budget_s)
+        self._profiler = Profiler(
+            store,
+            lambda name: not self._executors[name].in_flight(),
+            settings.profile_budget_s,
+            lambda name: self._engines.by_name[name].problem() is None,
+        )
         repository = Repository(
             settings.model_repository,
             Loader(self._engines.by_name, store),

@@ -1,8 +1,9 @@
-"""Measures what isn't known yet of each model on each device, while nobody waits for that device."""
+"""Measures what isn't known yet of each model on each device, while nobody waits for that device; later, keeps it true."""
 
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from turnout_server.deployments import Deployment
 from turnout_server.errors import ServingError
 from turnout_server.loading import ModelVersion
 from turnout_server.profilestore import ProfileStore
+from turnout_server.refreshing import LONGEST_RUN_S as LONGEST_RUN_WHEN_READY_S
+from turnout_server.refreshing import Refresher
 from turnout_server.warmup import timed_us
 
 logger = logging.getLogger(__name__)
@@ -19,8 +22,6 @@ RUNS, MOST_RUNS = 5, 50
 RUNS_US = 5000.0
 #: A size whose run would take longer than this isn't measured: requests will show.
 LONGEST_RUN_S = 1.0
-#: The same once the server is ready: a request that comes meanwhile would have to wait for it.
-LONGEST_RUN_WHEN_READY_S = 0.05
 #: Between two looks whether a device is idle.
 LOOK_S = 0.02
 
@@ -38,11 +39,20 @@ class Profiler:
     Args:
         idle: whether nobody waits for a device, by its name.
         budget_s: how long `settle` waits at most; 0 switches measuring off.
+        works: whether a device is ready.
     """
 
-    def __init__(self, store: ProfileStore, idle: Callable[[str], bool], budget_s: float) -> None:
+    def __init__(
+        self,
+        store: ProfileStore,
+        idle: Callable[[str], bool],
+        budget_s: float,
+        works: Callable[[str], bool] = lambda device: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._idle = idle
+        self._refresher = Refresher(store, works, idle, clock)
         self._budget_s = budget_s
         self._tasks: queue.Queue[_Task] = queue.Queue()
         self._open = 0
@@ -56,6 +66,7 @@ class Profiler:
         """Has everything measured that isn't known of a model: batches of 1, 2, 4, ... rows up to its limit."""
         if not self._budget_s:
             return
+        self._refresher.add(model)
         for device, deployment in model.deployments.items():
             rows = 1
             while rows <= max(1, model.signature.max_batch_size):
@@ -72,19 +83,22 @@ class Profiler:
             self._ready = True
 
     def stop(self) -> None:
-        """Measures nothing more."""
+        """Measures nothing more, and keeps what requests have taught."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
         self._thread.join()
+        self._refresher.save()
 
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
                 task = self._tasks.get(timeout=0.1)
             except queue.Empty:
+                self._refresher.refresh()
                 continue
             self._measure(task)
+            del task  # who holds it keeps its model alive
             with self._changed:
                 self._open -= 1
                 self._changed.notify_all()
