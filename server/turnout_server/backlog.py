@@ -66,7 +66,7 @@ class Backlog(Generic[W]):
 
     def waiting(self, tenant: Tenant, priority: int) -> int:
         """How many requests of a tenant wait at a priority."""
-        return tenant.account.by_priority[priority]
+        return tenant.account.by_priority.get(priority, 0)
 
     def add(self, item: W) -> None:
         """One more request."""
@@ -194,6 +194,8 @@ class Backlog(Generic[W]):
         account = group.tenant.account
         account.waiting -= 1
         account.by_priority[item.priority] -= 1
+        if not account.by_priority[item.priority]:
+            del account.by_priority[item.priority]  # any number may come as a priority
 
     def _tidy(self, key: Key, group: _Group[W]) -> None:
         if not group.heap:

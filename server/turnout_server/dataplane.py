@@ -165,8 +165,8 @@ class DataPlane:
         last = model.last_routes.get(requested, "")
         wish = Wish(entries, objective, deadline_us, configuration.latency_target_us, last)
         route = routing.choose(wish, candidates, self._engines.missing)
-        if route.device != last:
-            model.last_routes[requested] = route.device
+        if route.device != last and len(candidates) > 1:
+            model.remember(requested, route.device)
         return route._replace(reason="retried") if flight.lost else route
 
     def _candidate(self, device: str, flight: _Flight, model: ModelVersion, policy: QueuePolicy, objective: str) -> Candidate:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: A run that is longer than this is worth sharing out between threads.
 SMALL_US = 2000.0
+#: Different `device` values that are remembered for each model.
+LAST_ROUTES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,12 @@ class ModelVersion:
     problems: Mapping[str, ServingError]
     joins: bool = True
     last_routes: dict[str, str] = field(default_factory=dict)
+
+    def remember(self, requested: str, device: str) -> None:
+        """The device chosen last for what was asked for; forgets all when clients find ever new words for it."""
+        if len(self.last_routes) >= LAST_ROUTES:
+            self.last_routes.clear()
+        self.last_routes[requested] = device
 
 
 class Loader:
