@@ -3,7 +3,6 @@
 With `doctor` as its first argument, it says instead what each device is, and what is missing.
 """
 
-import gc
 import logging
 import os
 import signal
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from turnout_server.app import Server
 
 logger = logging.getLogger("turnout_server")
-
-#: Objects made, less those that are gone, before Python looks for cycles among them.
-GC_THRESHOLD = 20_000
 
 
 def main() -> None:
@@ -56,8 +52,6 @@ def _server(arguments: Sequence[str]) -> int:
 
 
 def _serve(server: "Server") -> None:
-    # A request makes some twenty objects and no cycles: looking for some after every 700 objects costs 3 % of a small one.
-    gc.set_threshold(GC_THRESHOLD)
     stop = threading.Event()
 
     def asked_to_stop(number: int, _: FrameType | None) -> None:
