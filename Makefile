@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test bench bench-peers lint format proto image clean
+.PHONY: help install demo test bench soak bench-peers lint format proto image clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.install
 
 bench: install  ## measure Turnout beside other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+soak: install  ## what a million requests do to the server's memory (needs h2load)
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 bench-peers: .venv-peer-mlserver/.installed .venv-peer-kserve/.installed  ## environments of MLServer and KServe
 

@@ -87,8 +87,9 @@ def measure_stream(port: int, model: str, clients: int, seconds: float) -> Readi
     before = _answered(port, model)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.csv"
-        command = [program, "-i", "grpc", "-u", f"127.0.0.1:{port}", "-m", model, "--streaming", "-f", report]
-        command += [f"--concurrency-range={clients}", f"--measurement-interval={seconds * 1000:.0f}", "--stability-percentage=999"]
+        window_ms = f"{seconds * 1000:.0f}"
+        command = [str(program), "-i", "grpc", "-u", f"127.0.0.1:{port}", "-m", model, "--streaming", "-f", str(report)]
+        command += [f"--concurrency-range={clients}", f"--measurement-interval={window_ms}", "--stability-percentage=999"]
         environment = {**os.environ, **environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=False)
         if not report.exists():

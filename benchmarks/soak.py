@@ -40,11 +40,9 @@ def main() -> None:
                 print(f"{sent} requests: RSS {readings[-1][1]:.1f} MB", file=sys.stderr)
     warm = next(reading for reading in readings if reading[0] >= WARM * chosen.requests)
     grown_mb = (readings[-1][1] - warm[1]) / max(1, sent - warm[0]) * 1e6
-    print(
-        f"RSS {readings[0][1]:.1f} MB at first, {warm[1]:.1f} after {warm[0]} requests, {readings[-1][1]:.1f} after {sent}: ",
-        end="",
-    )
-    print(f"{grown_mb:+.2f} MB per million requests")
+    for count, rss_mb in (readings[0], warm, readings[-1]):
+        print(f"RSS after {count} requests: {rss_mb:.1f} MB")
+    print(f"grown by {grown_mb:+.2f} MB per million requests")
 
 
 if __name__ == "__main__":
