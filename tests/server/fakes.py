@@ -1,19 +1,23 @@
 """Stand-ins for what is slow or hard to steer: a session that adds numbers, a clock that tests set."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from turnout_server.config import RuntimeOptions
 from turnout_server.datatypes import DATATYPES
+from turnout_server.deployments import Deployment
 from turnout_server.devicenames import kind_of
 from turnout_server.devices import Device
 from turnout_server.errors import ServingError
+from turnout_server.profiles import Profile
 from turnout_server.sessions import Session
 from turnout_server.signatures import TensorSpec
 from turnout_server.transport import OK, Status
+from turnout_server.waiting import Account
 
 
 class Clock:
@@ -56,6 +60,51 @@ class AddingSession:
         assert self.gate.wait(timeout=10)
         self.trouble(inputs)
         return [inputs["a"] + inputs["b"] for _ in outputs]
+
+
+def profile(measured_us: Mapping[int, float]) -> Profile:
+    """What runs of so many rows take; each was measured a few times."""
+    made = Profile()
+    for rows, service_us in measured_us.items():
+        made.measure(rows, [service_us] * 5)
+    return made
+
+
+def deployment(session: Session | None = None, name: str = "adds", device: str = "cpu", **options: Any) -> Deployment:
+    """A model on a device, where up to eight rows may run together."""
+    return Deployment((name, "1", device), session or AddingSession(), **({"max_rows": 8} | options))
+
+
+@dataclass(eq=False)
+class FakeTenant:
+    """A model whose runs take `run_us`, and `row_us` more for each row; None if that was never measured."""
+
+    account: Account = field(default_factory=Account)
+    weight: float = 1.0
+    instances: int = 0
+    preferred_rows: tuple[int, ...] = ()
+    max_delay_s: float = 0.0
+    target_s: float | None = None
+    cap: int = 8
+    run_us: float | None = None
+    row_us: float = 0.0
+
+    def predict_us(self, rows: int) -> float | None:
+        return None if self.run_us is None else self.run_us + self.row_us * rows
+
+
+@dataclass(eq=False)
+class FakeRequest:
+    """A waiting request; `number` tells it from others like it."""
+
+    tenant: FakeTenant
+    number: int = 0
+    kind: Hashable = "k"
+    rows: int = 1
+    priority: int = 2
+    deadline_s: float | None = None
+    enqueued_s: float = 0.0
+    cancelled: bool = False
 
 
 class FakeCall:

@@ -1,25 +1,24 @@
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 from turnout_server.config import ModelConfiguration
 from turnout_server.loading import ModelVersion
-from turnout_server.profiles import Profile
 from turnout_server.profilestore import ProfileKey, ProfileStore
-from turnout_server.profiling import LONGEST_RUN_S, RUNS, Profiler
+from turnout_server.profiling import LONGEST_RUN_S, MOST_RUNS, RUNS, Profiler
 from turnout_server.signatures import Signature
 
-from tests.server.fakes import AddingSession
+from tests.server.fakes import AddingSession, deployment
 
 KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
 
 
 def version(session: AddingSession, first_us: float = 10, max_batch_size: int = 8) -> ModelVersion:
-    profile = Profile()
-    profile.observe(1, first_us)
     signature = Signature(session.inputs, session.outputs, max_batch_size)
-    sessions, profiles, keys = {"cpu": session}, {"cpu": profile}, {"cpu": KEY}
-    return ModelVersion("adds", 1, ModelConfiguration("adds"), signature, sessions, {}, profiles, True, keys)
+    on_cpu = deployment(session, profile_key=KEY, joins=max_batch_size > 0)
+    on_cpu.profile.observe(1, first_us)
+    return ModelVersion("adds", 1, ModelConfiguration("adds"), signature, {"cpu": on_cpu}, {})
 
 
 class Made:
@@ -41,17 +40,33 @@ def test_every_power_of_two_up_to_the_limit_is_measured_and_kept(made: Made) -> 
     model = version(session)
     made.profiler.add(model)
     made.profiler.settle()
-    assert session.runs == [rows for rows in (1, 2, 4, 8) for _ in range(RUNS)]
+    assert [rows for rows, _ in groupby(session.runs)] == [1, 2, 4, 8]
+    assert all(RUNS <= session.runs.count(rows) <= MOST_RUNS for rows in (1, 2, 4, 8))
     kept = made.store.load(KEY)
     assert kept is not None
-    assert kept.saved() == model.profiles["cpu"].saved()
+    assert kept.saved() == model.deployments["cpu"].profile.saved()
+
+
+@pytest.mark.parametrize(("first_us", "runs"), [(2000, 5), (500, 10), (10, 50)])
+def test_short_runs_are_repeated_more_often(made: Made, first_us: float, runs: int) -> None:
+    session = AddingSession()
+    made.profiler.add(version(session, first_us, max_batch_size=1))
+    made.profiler.settle()
+    assert session.runs == [1] * runs
+
+
+def test_a_model_whose_rows_cannot_be_joined_is_measured_with_one_row(made: Made) -> None:
+    session = AddingSession()
+    made.profiler.add(version(session, max_batch_size=0))
+    made.profiler.settle()
+    assert set(session.runs) == {1}
 
 
 def test_what_is_known_is_not_measured_again(made: Made) -> None:
     session = AddingSession()
     model = version(session)
     for rows in (1, 2, 4, 8):
-        model.profiles["cpu"].measure(rows, [1.0] * RUNS)
+        model.deployments["cpu"].profile.measure(rows, [1.0] * RUNS)
     made.profiler.add(model)
     made.profiler.settle()
     assert session.runs == []

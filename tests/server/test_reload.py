@@ -66,7 +66,7 @@ def test_an_unloaded_model_is_unknown_but_finishes_for_who_holds_it_and_may_come
     disk.repository.unload("a")
     assert [(entry.name, entry.state) for entry in disk.repository.index()] == [("a", "")]
     assert disk.repository.ready() == []
-    assert held.sessions["cpu"].run({"a": np.ones((1, 2)), "b": np.ones((1, 2))}, ["y"])[0].tolist() == [[2, 2]]
+    assert held.deployments["cpu"].session.run({"a": np.ones((1, 2)), "b": np.ones((1, 2))}, ["y"])[0].tolist() == [[2, 2]]
     with pytest.raises(NotFound, match="Request for unknown model: 'a' is not found"):
         disk.repository.find("a")
     disk.repository.load("a")
@@ -114,10 +114,10 @@ def test_a_model_that_lost_a_device_while_loading_is_loaded_again_when_it_is_bac
     repository = Repository(tmp_path, Loader({"cpu": cpu, "cpu:child": child}, ProfileStore(None)))
     repository.start()
     before = repository.find("m")
-    assert list(before.sessions) == ["cpu"]
+    assert list(before.deployments) == ["cpu"]
     del child.open  # it is back
     repository.reopen()
-    assert list(repository.find("m").sessions) == ["cpu", "cpu:child"]
+    assert list(repository.find("m").deployments) == ["cpu", "cpu:child"]
     after = repository.find("m")
     repository.reopen()  # nothing is lacking now
     assert repository.find("m") is after

@@ -178,14 +178,14 @@ def test_a_poll_follows_the_disk(tmp_path: Path) -> None:
 def test_a_model_serves_on_the_devices_that_take_it(tmp_path: Path) -> None:
     add(tmp_path, "m", content="cuda")
     version = started(tmp_path, CPU, GPU).find("m")
-    assert list(version.sessions) == ["cpu"]
+    assert list(version.deployments) == ["cpu"]
     assert str(version.problems["cuda:0"]) == "model.onnx is broken on cuda:0"
 
 
 def test_a_configuration_keeps_a_model_off_a_device(tmp_path: Path) -> None:
     add(tmp_path, "m", configuration="instance_group [{ kind: KIND_CPU }]")
     version = started(tmp_path, CPU, GPU).find("m")
-    assert list(version.sessions) == ["cpu"]
+    assert list(version.deployments) == ["cpu"]
     assert "not allowed on device 'cuda:0'" in str(version.problems["cuda:0"])
 
 
@@ -244,7 +244,7 @@ def test_a_real_model_answers_on_a_real_session(tmp_path: Path) -> None:
     repository.start()
     version = repository.find("m")
     assert version.signature.max_batch_size > 0
-    (y,) = version.sessions["cpu"].run({"x": np.zeros((1, 1), np.float32)}, ["y"])
+    (y,) = version.deployments["cpu"].session.run({"x": np.zeros((1, 1), np.float32)}, ["y"])
     assert y.tolist() == [[2.0]]
 
 

@@ -1,48 +1,111 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_server.devicenames import entries_of
-from turnout_server.errors import FailedPrecondition, InvalidRequest, ServingError, Unavailable
-from turnout_server.routing import Candidate, choose
+from turnout_server import routing
+from turnout_server.devicenames import entries_of, kind_of
+from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
+from turnout_server.routing import COST, ENERGY, HYSTERESIS, LATENCY, OBJECTIVES, Candidate, Route, Wish, resolve
 
-CPU, SLOW_CPU = Candidate("cpu", "cpu", predicted_us=300), Candidate("cpu:slow", "cpu", predicted_us=900)
-GPU0, GPU1 = Candidate("cuda:0", "cuda", predicted_us=200), Candidate("cuda:1", "cuda", predicted_us=100)
+#: Every reason there is: each is a metric label, so a new one is a change of docs/protocol.md.
+REASONS = {"requested", "only-device", "earliest", "cheapest-in-time", "preference", "spill", "retried"}
+
+
+def idle(name: str, service_us: float | None = None, rate: float | None = None) -> Candidate:
+    """A device with nothing to do."""
+    return Candidate(name, None, service_us, service_us, service_us, service_us, rate)
+
+
+def busy(name: str, wait_us: float, service_us: float, rate: float | None = None) -> Candidate:
+    """A device that is free in so many microseconds."""
+    finish_us = wait_us + service_us
+    return Candidate(name, None, finish_us, finish_us, service_us, service_us, rate)
+
+
+CPU, SLOW_CPU = idle("cpu", 300), idle("cpu:slow", 900)
+GPU0, GPU1 = idle("cuda:0", 200), idle("cuda:1", 100)
 ALL = [CPU, SLOW_CPU, GPU0, GPU1]
 MISSING = {"cuda": "no NVIDIA driver is loaded"}
+FULL = Overloaded("Exceeds maximum queue size")
+RESTARTING = Unavailable("restarting", 500)
 
-PROBLEMS = st.sampled_from([None, FailedPrecondition("not allowed"), Unavailable("restarting", 500)])
-HOSTS = st.builds(
-    lambda problems, times: [
-        Candidate(name, name.split(":")[0], problem, time)
-        for name, problem, time in zip(["cpu", "cpu:slow", "cuda:0", "cuda:1"], problems, times, strict=True)
-    ],
-    st.lists(PROBLEMS, min_size=4, max_size=4),
-    st.lists(st.one_of(st.none(), st.floats(0, 1e6)), min_size=4, max_size=4),
-)
+
+def choose(asked: str, host: list[Candidate], missing: dict[str, str] | None = None, **wish: Any) -> Route:
+    """The route of a request that asks so, on a host with these devices."""
+    entries = resolve(asked, tuple(candidate.name for candidate in host))
+    return routing.choose(Wish(entries, **wish), {candidate.name: candidate for candidate in host}, missing or {})
+
+
+NAMES = ["cpu", "cpu:slow", "cuda:0", "cuda:1"]
+TIMES = st.one_of(st.none(), st.floats(1, 1e6))
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> list[Candidate]:
+    """Four devices in any state; what was never measured is known of no device in part."""
+    host = []
+    for name in NAMES:
+        problem = draw(st.sampled_from([None, FailedPrecondition("not allowed"), RESTARTING, FULL]))
+        rate = draw(st.one_of(st.none(), st.floats(0, 10)))
+        service_us, wait_us = draw(TIMES), draw(st.floats(0, 1e6))
+        candidate = idle(name, None, rate) if service_us is None else busy(name, wait_us, service_us, rate)
+        host.append(candidate._replace(problem=problem))
+    return host
+
+
 ENTRIES = st.sampled_from(["auto", "cpu", "cpu:slow", "cuda", "cuda:0", "cuda:1", "cuda:9"])
+WISHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "objective": st.sampled_from(OBJECTIVES),
+        "deadline_us": st.floats(0, 2e6),
+        "target_us": st.floats(0, 2e6),
+        "last": st.sampled_from(NAMES),
+    },
+)
 
 
-@given(ENTRIES.filter(lambda entry: entry != "auto"), HOSTS)
-def test_a_named_device_is_never_moved(asked: str, host: list[Candidate]) -> None:
+@given(ENTRIES.filter(lambda entry: entry != "auto"), hosts(), WISHES)
+def test_a_named_device_is_never_moved(asked: str, host: list[Candidate], wish: dict[str, Any]) -> None:
     try:
-        route = choose(asked, host, {})
+        route = choose(asked, host, **wish)
     except ServingError:
         return
-    assert asked in (route.device, route.device.split(":")[0])
+    assert route.device == asked if asked in NAMES else kind_of(route.device) == asked
     assert route.reason == "requested"
 
 
-@given(st.lists(ENTRIES, min_size=1, max_size=4), HOSTS)
-def test_a_request_runs_on_a_device_without_a_problem_or_nowhere(entries: list[str], host: list[Candidate]) -> None:
-    asked = ",".join(entries)
-    usable = {c.name for c in host if c.problem is None}
-    wanted = {c.name for c in host if any(entry in ("auto", c.name, c.kind) for entry in entries)}
+@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), WISHES)
+def test_every_reason_is_of_the_closed_set_and_comes_with_the_devices_prediction(
+    entries: list[str], host: list[Candidate], wish: dict[str, Any]
+) -> None:
     try:
-        assert choose(asked, host, {}).device in usable & wanted
-    except (FailedPrecondition, Unavailable):
-        exact = {c.name for c in host}
-        reachable = {c.name for c in host for e in entries if e in ("auto", c.name) or (e not in exact and e == c.kind)}
-        assert not usable & reachable
+        route = choose(",".join(entries), host, **wish)
+    except ServingError:
+        return
+    assert route.reason in REASONS
+    assert route.predicted_us == next(candidate.finish_us for candidate in host if candidate.name == route.device)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), WISHES)
+def test_a_list_is_walked_in_order_to_the_first_entry_that_can_run_it(
+    entries: list[str], host: list[Candidate], wish: dict[str, Any]
+) -> None:
+    able = {candidate.name for candidate in host if _able(candidate, wish.get("deadline_us"))}
+    meant = [names for _, names in resolve(",".join(entries), tuple(NAMES))]
+    first = next((able & set(names) for names in meant if able & set(names)), set())
+    unpriced = first and wish.get("objective", LATENCY) != LATENCY and any(candidate.rate is None for candidate in host)
+    try:
+        assert choose(",".join(entries), host, **wish).device in first
+    except ServingError:
+        assert not first or unpriced
+
+
+def _able(candidate: Candidate, deadline_us: float | None) -> bool:
+    if candidate.problem is not None:
+        return False
+    return deadline_us is None or candidate.soonest_us is None or candidate.soonest_us <= deadline_us
 
 
 @pytest.mark.parametrize(
@@ -57,27 +120,33 @@ def test_a_request_runs_on_a_device_without_a_problem_or_nowhere(entries: list[s
     ],
 )
 def test_each_way_to_ask_has_its_reason(asked: str, device: str, reason: str) -> None:
-    route = choose(asked, ALL, {})
+    route = choose(asked, ALL)
     assert (route.device, route.reason) == (device, reason)
 
 
 def test_an_exact_name_wins_over_a_kind() -> None:
-    assert choose("cpu", [Candidate("cpu:fast", "cpu", predicted_us=1), CPU], {}).device == "cpu"
+    assert choose("cpu", [idle("cpu:fast", 1), CPU]).device == "cpu"
 
 
 def test_auto_with_one_device_says_so() -> None:
     assert choose("auto", [CPU], MISSING).reason == "only-device"
+    assert choose("auto", [CPU, GPU0._replace(problem=RESTARTING)]).reason == "only-device"
 
 
 def test_a_device_that_was_never_measured_is_tried_last() -> None:
-    assert choose("auto", [Candidate("cuda:0", "cuda"), SLOW_CPU], {}).device == "cpu:slow"
-    assert choose("auto", [Candidate("cuda:0", "cuda")], {}).device == "cuda:0"
+    assert choose("auto", [idle("cuda:0"), SLOW_CPU]).device == "cpu:slow"
+    assert choose("auto", [idle("cuda:0")]) == Route("cuda:0", "only-device", None)
+
+
+def test_a_device_with_work_ahead_is_passed_over_for_one_that_finishes_sooner() -> None:
+    assert choose("auto", [CPU, busy("cuda:0", wait_us=150, service_us=100)]) == Route("cuda:0", "earliest", 250)
+    assert choose("auto", [CPU, busy("cuda:0", wait_us=250, service_us=100)]) == Route("cpu", "spill", 300)
 
 
 @pytest.mark.parametrize("asked", ["tpu", "", "cpu,tpu", "cuda:"])
 def test_a_malformed_name_is_an_invalid_request_that_lists_what_exists(asked: str) -> None:
     with pytest.raises(InvalidRequest, match=r"this server has: cpu, cpu:slow, cuda:0, cuda:1; or ask for 'auto'"):
-        choose(asked, ALL, {})
+        choose(asked, ALL)
 
 
 @pytest.mark.parametrize(
@@ -89,22 +158,144 @@ def test_a_device_that_is_not_here_is_a_failed_precondition_with_the_reason(aske
 
 
 def test_a_list_fails_with_the_last_status_and_all_reasons() -> None:
-    restarting = Candidate("cuda:0", "cuda", Unavailable("it restarts", 500))
-    forbidden = Candidate("cpu", "cpu", FailedPrecondition("not allowed on cpu"))
+    restarting = Candidate("cuda:0", Unavailable("it restarts", 500))
+    forbidden = Candidate("cpu", FailedPrecondition("not allowed on cpu"))
     with pytest.raises(Unavailable, match="not allowed on cpu; it restarts") as caught:
-        choose("cpu,cuda:0", [forbidden, restarting], {})
+        choose("cpu,cuda:0", [forbidden, restarting])
     assert caught.value.pushback_ms == 500
     with pytest.raises(FailedPrecondition, match="it restarts; not allowed on cpu"):
-        choose("cuda:0,cpu", [forbidden, restarting], {})
+        choose("cuda:0,cpu", [forbidden, restarting])
 
 
 def test_a_refusal_leaves_no_frames_behind() -> None:
     problem = FailedPrecondition("not allowed")
     with pytest.raises(FailedPrecondition):
-        choose("cpu", [Candidate("cpu", "cpu", problem)], {})
+        choose("cpu", [Candidate("cpu", problem)])
     assert problem.__traceback__ is None
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=4))
 def test_spaces_around_entries_do_not_count(entries: list[str]) -> None:
     assert entries_of(" , ".join(entries)) == entries
+
+
+def test_near_ties_do_not_flap() -> None:
+    last, chosen = "", []
+    for cpu_us, gpu_us in [(100, 101), (101, 100), (100, 95), (95, 100), (100, 92)]:
+        last = choose("auto", [idle("cpu", cpu_us), idle("cuda:0", gpu_us)], last=last).device
+        chosen.append(last)
+    assert chosen == ["cpu"] * 5
+
+
+@given(st.floats(1, 1e6), st.floats(0, 1), st.sampled_from(["cpu", "cuda:0"]))
+def test_the_last_choice_is_kept_exactly_while_it_is_within_the_hysteresis(sooner: float, more: float, last: str) -> None:
+    other = "cuda:0" if last == "cpu" else "cpu"
+    later = sooner * (1 + more)
+    route = choose("auto", [idle(last, later), idle(other, sooner)], last=last)
+    assert route.device == (last if later <= sooner * (1 + HYSTERESIS) else other)
+
+
+def test_a_last_choice_that_cannot_run_is_forgotten() -> None:
+    assert choose("auto", [CPU._replace(problem=RESTARTING), SLOW_CPU], last="cpu").device == "cpu:slow"
+    assert choose("auto", [CPU, SLOW_CPU], last="cuda:7").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "device", "reason"),
+    [
+        ("auto", GPU1._replace(problem=FULL), "cpu", "spill"),
+        ("auto", GPU1._replace(problem=RESTARTING), "cpu", "only-device"),
+        ("auto", busy("cuda:1", 1000, 100), "cpu", "spill"),
+        ("auto", busy("cuda:1", 0, 295), "cuda:1", "earliest"),  # no faster than the other
+        ("cuda:1,cpu", GPU1._replace(problem=FULL), "cpu", "spill"),
+        ("cuda:1,cpu", GPU1._replace(problem=RESTARTING), "cpu", "preference"),
+        ("cuda:1,cpu", busy("cuda:1", 1000, 100), "cuda:1", "preference"),  # it asked for that order
+        ("cpu,cuda:1", GPU1._replace(problem=FULL), "cpu", "preference"),
+    ],
+)
+def test_a_request_spills_where_a_faster_or_preferred_device_is_too_busy(
+    asked: str, gpu: Candidate, device: str, reason: str
+) -> None:
+    route = choose(asked, [CPU, gpu])
+    assert (route.device, route.reason) == (device, reason)
+
+
+def test_a_preferred_device_that_is_too_late_is_spilled_from() -> None:
+    late = busy("cuda:1", 1000, 100)
+    route = choose("cuda:1,cpu", [CPU, late], deadline_us=500)
+    assert (route.device, route.reason) == ("cpu", "spill")
+
+
+DEAR, CHEAP = idle("cuda:0", 100, rate=10), idle("cpu", 300, rate=1)
+
+
+def test_the_cheapest_device_wins_by_what_the_run_costs_and_not_by_its_hour() -> None:
+    assert choose("auto", [DEAR, CHEAP], objective=COST) == Route("cpu", "cheapest-in-time", 300)
+    assert choose("auto", [DEAR, idle("cpu", 3000, rate=1)], objective=COST).device == "cuda:0"
+    assert choose("auto", [DEAR, CHEAP], objective=LATENCY).device == "cuda:0"
+
+
+def test_a_batch_that_costs_a_device_nothing_more_is_free() -> None:
+    joined = DEAR._replace(added_us=0.0)
+    assert choose("auto", [joined, CHEAP], objective=COST).device == "cuda:0"
+
+
+@pytest.mark.parametrize("limit", ["deadline_us", "target_us"])
+def test_a_cheaper_device_must_finish_in_time(limit: str) -> None:
+    for limit_us, device in [(300, "cpu"), (299, "cuda:0")]:
+        wish: dict[str, Any] = {"objective": COST, limit: limit_us}
+        assert choose("auto", [DEAR, CHEAP], **wish).device == device
+
+
+def test_where_none_meets_the_target_the_earliest_is_taken() -> None:
+    assert choose("auto", [DEAR, CHEAP], objective=COST, target_us=1) == Route("cuda:0", "earliest", 100)
+
+
+@pytest.mark.parametrize(("objective", "setting"), [(COST, "price_per_hour"), (ENERGY, "idle_w and busy_w")])
+def test_an_objective_that_nobody_gave_numbers_for_says_what_to_set(objective: str, setting: str) -> None:
+    text = rf"'{objective}' needs {setting} of device 'cpu'; set it under \[devices.\"cpu\"\], or ask for 'latency'"
+    with pytest.raises(FailedPrecondition, match=text):
+        choose("auto", [DEAR, CHEAP._replace(rate=None)], objective=objective)
+    assert choose("cpu", [DEAR, CHEAP._replace(rate=None)], objective=objective).device == "cpu"  # nothing to compare
+
+
+@given(hosts(), st.sampled_from([COST, ENERGY]))
+def test_no_device_in_time_is_cheaper_than_the_one_chosen(host: list[Candidate], objective: str) -> None:
+    rated = [candidate._replace(rate=candidate.rate or 1.0) for candidate in host]
+    target_us = 1e6
+    try:
+        route = choose("auto", rated, objective=objective, target_us=target_us)
+    except ServingError:
+        return
+    if route.reason == "cheapest-in-time":
+        in_time = [c for c in rated if c.problem is None and c.finish_us is not None and c.finish_us <= target_us]
+        costs = {candidate.name: (candidate.added_us or 0) * (candidate.rate or 0) for candidate in in_time}
+        assert costs[route.device] == min(costs.values())
+
+
+@pytest.mark.parametrize("asked", ["cpu", "auto", "cpu,cpu"])
+def test_what_cannot_finish_in_time_is_refused_with_the_predicted_time(asked: str) -> None:
+    late = Candidate("cpu", None, finish_us=90_000, soonest_us=80_000, service_us=30_000)
+    text = r"device 'cpu' would take at least 80.0 ms \(predicted 90.0 ms\), and the deadline is in 50.0 ms"
+    with pytest.raises(Overloaded, match=text) as caught:
+        choose(asked, [late], deadline_us=50_000)
+    assert caught.value.pushback_ms == -1
+    assert choose(asked, [late], deadline_us=80_000).device == "cpu"  # it may yet
+
+
+def test_a_deadline_that_has_passed_is_told_as_none_left() -> None:
+    with pytest.raises(Overloaded, match=r"the deadline is in 0.0 ms"):
+        choose("cpu", [CPU], deadline_us=-5)
+
+
+def test_a_device_that_was_never_measured_is_given_a_try() -> None:
+    assert choose("cpu", [idle("cpu")], deadline_us=1).device == "cpu"
+
+
+@given(hosts(), st.floats(0, 2e6))
+def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Candidate], deadline_us: float) -> None:
+    able = {candidate.name for candidate in host if _able(candidate, deadline_us)}
+    try:
+        assert choose("auto", host, deadline_us=deadline_us).device in able
+    except ServingError:
+        assert not able

@@ -1,9 +1,11 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
+from turnout_server.deployments import Deployment
 from turnout_server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -13,32 +15,38 @@ from turnout_server.errors import (
     ServingError,
     Unavailable,
 )
-from turnout_server.scheduler import Execution, Executor, Work
+from turnout_server.metrics import Metrics, Series
+from turnout_server.scheduler import Execution, Executor, Forecast, Work
 
-from tests.server.fakes import AddingSession, Clock
+from tests.server.fakes import AddingSession, Clock, deployment, profile
 
 
 class Desk:
-    """An executor, its session and clock, and the outcomes in the order in which they came."""
+    """An executor, a model on it with its session, a clock, and the outcomes in the order in which they came."""
 
     def __init__(self, instances: int = 1, limit: int = 100) -> None:
         self.session = AddingSession()
+        self.model = deployment(self.session)
         self.clock = Clock()
-        self.executor = Executor("cpu", instances, limit, self.clock)
+        self.metrics = Metrics()
+        self.executor = Executor("cpu", self.metrics, instances, limit, self.clock)
         self.outcomes: SimpleQueue[tuple[int, Execution | ServingError]] = SimpleQueue()
 
-    def submit(
-        self, value: int, rows: int = 1, max_rows: int = 8, deadline_s: float | None = None, max_waiting: int = 0
-    ) -> Work:
+    def submit(self, value: int, rows: int = 1, model: Deployment | None = None, width: int = 2, **options: Any) -> Work:
         """Sends in `rows` rows that all add up to `2 * value`."""
-        array = np.full((rows, 2), value, np.float32)
+        array = np.full((rows, width), value, np.float32)
 
         def done(outcome: Execution | ServingError) -> None:
             self.outcomes.put((value, outcome))
 
-        work = Work(self.session, {"a": array, "b": array}, ("y",), rows, max_rows, deadline_s, done, None, max_waiting)
+        work = Work(model or self.model, {"a": array, "b": array}, ("y",), rows, width, done, **options)
         self.executor.submit(work)
         return work
+
+    def series(self, model: Deployment | None = None) -> Series:
+        """What was counted of the model, once every run is over; takes nothing more from then on."""
+        self.executor.stop(timeout_s=10)
+        return self.metrics.totals()[(model or self.model).key]
 
     def hold(self) -> None:
         """Occupies the worker until `release`; its own outcome is the first."""
@@ -105,15 +113,17 @@ def test_what_waits_for_a_busy_worker_runs_together(desk: Desk) -> None:
     assert desk.session.runs == [1, 6]
 
 
-def test_an_execution_tells_rows_times_and_its_run(desk: Desk) -> None:
+def test_an_execution_tells_rows_and_times_and_its_run_is_counted_once(desk: Desk) -> None:
     desk.hold()
     desk.submit(1)
-    desk.submit(2)
+    desk.submit(2, rows=3)
     desk.clock.now_s += 5
     desk.release()
     outcomes = desk.take(3)
     ran = [outcomes[1], outcomes[2]]
-    assert [(o.batch_rows, o.queue_s, o.first) for o in ran if isinstance(o, Execution)] == [(2, 5, True), (2, 5, False)]
+    assert [(o.batch_rows, o.queue_s) for o in ran if isinstance(o, Execution)] == [(4, 5), (4, 5)]
+    assert {rows: batches.count for rows, batches in desk.series().batches.items()} == {1: 1, 4: 1}
+    assert desk.series().executions == 2
 
 
 def test_cancelled_request_leaves_batch_mates_unharmed(desk: Desk) -> None:
@@ -182,7 +192,7 @@ def test_an_answer_that_cannot_be_delivered_leaves_the_worker_alive(desk: Desk) 
         raise RuntimeError("the wire is gone")
 
     array = np.zeros((1, 2), np.float32)
-    desk.executor.submit(Work(desk.session, {"a": array, "b": array}, ("y",), 1, 8, None, broken))
+    desk.executor.submit(Work(desk.model, {"a": array, "b": array}, ("y",), 1, 2, broken))
     desk.submit(1)
     assert_answered(desk.take(1)[1], 1)
     assert [type(call) for call in calls] == [Execution, InternalError]
@@ -199,21 +209,45 @@ def test_a_full_queue_is_refused_at_once(make: Callable[..., Desk]) -> None:
     assert sorted(desk.take(3)) == [0, 1, 2]
 
 
-def test_a_models_own_limit_is_refused_while_other_models_still_wait(make: Callable[..., Desk]) -> None:
-    desk = make()
+def test_a_full_queue_makes_room_of_those_that_nobody_wants_any_more(make: Callable[..., Desk]) -> None:
+    desk = make(limit=2)
+    desk.hold()
+    desk.submit(1).cancel()
+    desk.submit(2, deadline_s=desk.clock.now_s + 1)
+    desk.clock.now_s += 2
+    desk.submit(3)
+    desk.submit(4)
+    dropped = desk.take(2)  # while the worker is busy
+    assert (type(dropped[1]), type(dropped[2])) == (Cancelled, DeadlineExceeded)
+    with pytest.raises(Overloaded):
+        desk.submit(5)
+
+
+def test_a_models_own_limit_is_refused_while_other_models_still_wait(desk: Desk) -> None:
     desk.hold()
     desk.submit(1, max_waiting=1)
     with pytest.raises(Overloaded, match="Exceeds maximum queue size: 1 requests wait for this model on device 'cpu'"):
         desk.submit(2, max_waiting=1)
-    desk.session, other = AddingSession(), desk.session
-    desk.submit(3, max_waiting=1)
-    other.gate.set()
+    desk.submit(3, max_waiting=1, model=deployment(name="other"))
+    desk.release()
     assert sorted(desk.take(3)) == [0, 1, 3]
+
+
+def test_a_models_limit_counts_each_priority_by_itself(desk: Desk) -> None:
+    desk.hold()
+    desk.submit(1, priority=1, max_waiting=1)
+    desk.submit(2, priority=2, max_waiting=2)
+    desk.submit(3, priority=2, max_waiting=2)
+    for priority, max_waiting in [(1, 1), (2, 2)]:
+        with pytest.raises(Overloaded, match=f"{max_waiting} requests wait for this model"):
+            desk.submit(4, priority=priority, max_waiting=max_waiting)
+    desk.release()
+    assert sorted(desk.take(4)) == [0, 1, 2, 3]
 
 
 def test_a_request_ends_exactly_once() -> None:
     outcomes: SimpleQueue[Execution | ServingError] = SimpleQueue()
-    work = Work(AddingSession(), {"a": np.zeros((1, 2))}, ("y",), 1, 1, None, outcomes.put)
+    work = Work(deployment(), {"a": np.zeros((1, 2))}, ("y",), 1, 2, outcomes.put)
     barrier = threading.Barrier(8)
     won: SimpleQueue[bool] = SimpleQueue()
 
@@ -230,17 +264,35 @@ def test_a_request_ends_exactly_once() -> None:
     assert outcomes.qsize() == 1
 
 
+def test_an_outcome_that_comes_when_its_request_has_ended_is_dropped_and_counted(desk: Desk) -> None:
+    desk.session.gate.clear()
+    work = desk.submit(1)
+    assert desk.session.started.acquire(timeout=10)
+    assert work.finish(Cancelled("its caller went away"))
+    desk.release()
+    assert desk.series().late == 1
+    assert isinstance(desk.take(1)[1], Cancelled)
+    assert desk.outcomes.empty()
+
+
 def test_different_shapes_and_models_do_not_share_a_run(desk: Desk) -> None:
+    other = AddingSession()
     desk.hold()
     desk.submit(1)
-    wide = np.zeros((1, 3), np.float32)
-    desk.executor.submit(
-        Work(desk.session, {"a": wide, "b": wide}, ("y",), 1, 8, None, lambda outcome: desk.outcomes.put((9, outcome)))
-    )
+    desk.submit(9, width=3)
     desk.submit(2)
+    desk.submit(8, model=deployment(other, "other"))
     desk.release()
-    desk.take(4)
-    assert desk.session.runs == [1, 2, 1]
+    desk.take(5)
+    assert (desk.session.runs, other.runs) == ([1, 2, 1], [1])
+
+
+def test_the_more_urgent_goes_first(desk: Desk) -> None:
+    desk.hold()
+    for value, priority in [(1, 3), (2, 1), (3, 2)]:
+        desk.submit(value, width=2 + value, priority=priority)
+    desk.release()
+    assert list(desk.take(4)) == [0, 2, 3, 1]
 
 
 def test_each_instance_runs_beside_the_others(make: Callable[..., Desk]) -> None:
@@ -273,3 +325,238 @@ def test_stop_fails_what_it_has_no_time_for(desk: Desk) -> None:
     assert isinstance(desk.take(1)[1], Unavailable)
     desk.release()
     assert_answered(desk.take(1)[0], 0)
+
+
+def test_stop_runs_at_once_what_waits_for_a_fuller_batch(desk: Desk) -> None:
+    desk.model.max_delay_s = 1000.0
+    desk.submit(1)
+    desk.executor.stop(timeout_s=10)
+    assert_answered(desk.take(1)[1], 1)
+
+
+def test_stop_does_not_wait_for_workers_that_a_models_limit_kept_idle(make: Callable[..., Desk]) -> None:
+    desk = make(instances=3)
+    desk.model.instances = 1
+    desk.hold()
+    desk.submit(1, width=3)
+    stopping = threading.Thread(target=desk.executor.stop, args=(60,))
+    stopping.start()
+    desk.release()
+    stopping.join(timeout=10)
+    assert not stopping.is_alive()
+    assert sorted(desk.take(2)) == [0, 1]
+
+
+def test_a_batch_that_may_wait_for_more_runs_when_it_is_full_or_its_time_is_up(desk: Desk) -> None:
+    desk.model.max_delay_s = 0.005
+    desk.submit(1, rows=3)
+    assert desk.session.runs == []  # the clock stands still
+    desk.submit(2, rows=5)
+    assert sorted(desk.take(2)) == [1, 2]
+    desk.submit(3)
+    desk.clock.now_s += 0.005
+    assert_answered(desk.take(1)[3], 3)
+    assert desk.session.runs == [8, 1]
+
+
+def test_no_more_runs_of_a_model_go_on_than_it_has_instances(make: Callable[..., Desk]) -> None:
+    desk = make(instances=3)
+    desk.model.instances = 1
+    other = AddingSession()
+    desk.hold()
+    desk.submit(1)
+    desk.submit(2, model=deployment(other, "other"))
+    assert sorted(desk.take(1)) == [2]  # beside the one that is held
+    assert desk.session.runs == [1]
+    desk.release()
+    assert sorted(desk.take(2)) == [0, 1]
+
+
+def long_runs(session: AddingSession) -> Deployment:
+    """A model whose rows get no cheaper beyond four at a time, and whose runs are worth splitting."""
+    return deployment(session, max_rows=16, profile=profile({1: 2000, 4: 2000, 16: 8000}))
+
+
+class Large:
+    """A request of ten different rows for a model that runs four at a time."""
+
+    def __init__(self, desk: Desk) -> None:
+        desk.model = long_runs(desk.session)
+        self.a = np.arange(20, dtype=np.float32).reshape(10, 2)
+        self.outcomes: SimpleQueue[Execution | ServingError] = SimpleQueue()
+        self._desk = desk
+
+    def submit(self, **options: Any) -> Work:
+        work = Work(self._desk.model, {"a": self.a, "b": self.a}, ("y",), 10, 2, self.outcomes.put, **options)
+        self._desk.executor.submit(work)
+        return work
+
+    def outcome(self) -> Execution | ServingError:
+        return self.outcomes.get(timeout=10)
+
+
+@pytest.fixture
+def large(desk: Desk) -> Large:
+    return Large(desk)
+
+
+def test_a_large_request_is_run_in_parts_and_answered_as_a_whole(desk: Desk, large: Large) -> None:
+    def take_a_second(_: object) -> None:
+        desk.clock.now_s += 1
+
+    desk.session.trouble = take_a_second
+    large.submit()
+    outcome = large.outcome()
+    assert isinstance(outcome, Execution)
+    np.testing.assert_array_equal(outcome.outputs[0], large.a * 2)
+    assert (outcome.batch_rows, outcome.queue_s, outcome.compute_s) == (4, 0, 3)
+    assert {rows: batches.count for rows, batches in desk.series().batches.items()} == {4: 2, 2: 1}
+
+
+def test_a_part_shares_its_run_with_other_requests(desk: Desk, large: Large) -> None:
+    desk.hold()
+    large.submit()
+    desk.submit(1)
+    desk.submit(2)
+    desk.release()
+    outcomes = desk.take(3)
+    assert_answered(outcomes[1], 1)
+    assert_answered(outcomes[2], 2)
+    outcome = large.outcome()
+    assert isinstance(outcome, Execution)
+    np.testing.assert_array_equal(outcome.outputs[0], large.a * 2)
+    assert desk.session.runs == [1, 4, 4, 4]
+
+
+def test_parts_that_end_in_any_order_are_put_together_in_theirs(make: Callable[..., Desk]) -> None:
+    desk = make(instances=3)
+    large = Large(desk)
+    others: list[threading.Event] = [threading.Event(), threading.Event()]
+
+    def first_waits_for_the_others(inputs: Mapping[str, np.ndarray]) -> None:
+        at = int(inputs["a"][0, 0]) // 8  # each row has two numbers
+        if at == 0:
+            assert all(other.wait(timeout=10) for other in others)
+        else:
+            others[at - 1].set()
+
+    desk.session.trouble = first_waits_for_the_others
+    large.submit()
+    outcome = large.outcome()
+    assert isinstance(outcome, Execution)
+    np.testing.assert_array_equal(outcome.outputs[0], large.a * 2)
+
+
+def test_one_failing_part_fails_the_whole_once_and_spares_the_device_the_rest(desk: Desk, large: Large) -> None:
+    desk.session.trouble = fail_on(9, InvalidRequest("no nines"))  # in the second part
+    large.submit()
+    assert isinstance(large.outcome(), InvalidRequest)
+    desk.submit(1)
+    assert_answered(desk.take(1)[1], 1)
+    assert desk.session.runs == [4, 4, 1]
+    assert large.outcomes.empty()
+
+
+def test_a_cancelled_request_runs_none_of_the_parts_that_wait(desk: Desk, large: Large) -> None:
+    desk.session.gate.clear()
+    work = large.submit()
+    assert desk.session.started.acquire(timeout=10)
+    work.cancel()
+    desk.release()
+    assert isinstance(large.outcome(), Cancelled)
+    assert desk.series().executions == 1
+    assert large.outcomes.empty()
+
+
+def test_a_request_that_was_cancelled_before_it_was_split_runs_not_at_all(desk: Desk, large: Large) -> None:
+    desk.hold()
+    work = Work(desk.model, {"a": large.a, "b": large.a}, ("y",), 10, 2, large.outcomes.put)
+    work.cancel()
+    desk.executor.submit(work)
+    desk.release()
+    assert isinstance(large.outcome(), Cancelled)
+    assert desk.series().executions == 1
+
+
+def test_a_request_whose_deadline_passes_between_its_parts_ends_once(desk: Desk, large: Large) -> None:
+    def take_a_second(_: object) -> None:
+        desk.clock.now_s += 1
+
+    desk.session.trouble = take_a_second
+    large.submit(deadline_s=desk.clock.now_s + 1)
+    assert isinstance(large.outcome(), DeadlineExceeded)
+    assert desk.series().executions == 1
+    assert large.outcomes.empty()
+
+
+def test_stop_fails_a_request_whose_parts_still_wait(desk: Desk, large: Large) -> None:
+    desk.hold()
+    large.submit()
+    desk.executor.stop(timeout_s=0)
+    assert isinstance(large.outcome(), Unavailable)
+    desk.release()
+    assert large.outcomes.empty()
+
+
+class Forecasts:
+    """A desk whose model takes 1 ms for one row, and 100 us more for each further one."""
+
+    def __init__(self, make: Callable[..., Desk], instances: int = 1) -> None:
+        self.desk = make(instances=instances)
+        self.desk.model = self.model("adds", self.desk.session)
+        self.other = self.model("other")
+
+    @staticmethod
+    def model(name: str, session: AddingSession | None = None) -> Deployment:
+        return deployment(session, name, profile=profile({1: 1000, 8: 1700}))
+
+    def of(self, rows: int, model: Deployment | None = None) -> Forecast:
+        forecast = self.desk.executor.forecast(model or self.desk.model, 2, rows)
+        assert forecast is not None
+        return Forecast(*(round(us) for us in forecast))
+
+
+def test_an_idle_device_is_expected_to_take_what_a_run_takes(make: Callable[..., Desk]) -> None:
+    on_idle = Forecasts(make)
+    assert on_idle.of(2) == Forecast(wait_us=0, service_us=1100, added_us=1100, alone_us=1100, fastest_us=1100)
+
+
+def test_a_model_that_was_never_measured_has_no_forecast(desk: Desk) -> None:
+    assert desk.executor.forecast(desk.model, 2, 1) is None
+
+
+def test_what_runs_is_waited_for_until_it_should_be_over(make: Callable[..., Desk]) -> None:
+    on_busy = Forecasts(make)
+    on_busy.desk.hold()
+    assert on_busy.of(2) == Forecast(1000, 1100, 1100, 1100, 1100)
+    on_busy.desk.clock.now_s += 400e-6
+    assert on_busy.of(2).wait_us == 600
+    on_busy.desk.clock.now_s += 1  # it takes longer than it should
+    assert on_busy.of(2).wait_us == 0
+
+
+def test_a_run_that_can_be_shared_is_only_made_longer(make: Callable[..., Desk]) -> None:
+    on_busy = Forecasts(make)
+    on_busy.desk.hold()
+    on_busy.desk.submit(1, rows=3)
+    assert on_busy.of(2) == Forecast(wait_us=1000, service_us=1400, added_us=200, alone_us=1100, fastest_us=1100)
+    assert on_busy.of(8) == Forecast(1000, 1700 + 1200, 1700, 1700, 1700)  # eleven rows in two runs
+
+
+def test_what_waits_and_cannot_be_shared_is_ahead(make: Callable[..., Desk]) -> None:
+    on_busy = Forecasts(make)
+    on_busy.desk.hold()
+    on_busy.desk.submit(1, rows=3, model=on_busy.other)
+    on_busy.desk.submit(1, rows=3, width=3)
+    assert on_busy.of(2) == Forecast(1000 + 1200 + 1200, 1100, 1100, 1100, 1100)
+
+
+def test_instances_share_what_is_ahead(make: Callable[..., Desk]) -> None:
+    on_two = Forecasts(make, instances=2)
+    on_two.desk.hold()
+    assert on_two.of(1).wait_us == 0  # the other is free
+    on_two.desk.submit(1)
+    assert on_two.desk.session.started.acquire(timeout=10)
+    assert on_two.of(1).wait_us == 1000  # both are free by then: half of what is ahead for each
+    on_two.desk.submit(1, width=3)
+    assert on_two.of(1).wait_us == 1500

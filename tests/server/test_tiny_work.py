@@ -4,14 +4,17 @@ import threading
 import time
 from collections.abc import Iterator
 from queue import Queue
+from typing import Any
 
 import numpy as np
 import pytest
+from turnout_server.deployments import Deployment
 from turnout_server.errors import Cancelled, DeadlineExceeded, ServingError
+from turnout_server.metrics import Metrics
 from turnout_server.profiles import Profile
 from turnout_server.scheduler import DRAIN_US, TINY_US, Execution, Executor, Work
 
-from tests.server.fakes import AddingSession, Clock
+from tests.server.fakes import AddingSession, Clock, deployment, profile
 
 TIMEOUT_S = 10.0
 Outcome = tuple[int, Execution | ServingError]
@@ -25,10 +28,16 @@ def clock() -> Clock:
 @pytest.fixture
 def executor(clock: Clock) -> Iterator[Executor]:
     """An executor that this thread drains."""
-    executor = Executor("cpu", clock=clock)
+    executor = Executor("cpu", Metrics(), clock=clock)
     executor.drained()
     yield executor
     executor.stop(TIMEOUT_S)
+
+
+def tiny(fastest_us: float | None = 10, **session: Any) -> Deployment:
+    """A model whose runs take so long, and of which four may run together."""
+    measured_us = {} if fastest_us is None else {1: fastest_us, 4: fastest_us}
+    return deployment(AddingSession(**session), max_rows=4, profile=profile(measured_us))
 
 
 class Outcomes:
@@ -37,27 +46,31 @@ class Outcomes:
     def __init__(self) -> None:
         self.queue: Queue[tuple[int, int, Execution | ServingError]] = Queue()
 
-    def work(self, session: AddingSession, number: int = 0, fastest_us: float | None = 10, **options: float) -> Work:
+    def work(self, model: Deployment, number: int = 0, **options: float) -> Work:
         array = np.full((1, 2), number, np.float32)
-        inputs = {"a": array, "b": array}
-        deadline_s = options.get("deadline_s")
 
         def done(outcome: Execution | ServingError) -> None:
             self.queue.put((number, threading.get_ident(), outcome))
 
-        return Work(session, inputs, ("y",), 1, 4, deadline_s, done, fastest_us)
+        return Work(model, {"a": array, "b": array}, ("y",), 1, "k", done, options.get("deadline_s"))
 
     def next(self) -> tuple[int, int, Execution | ServingError]:
         return self.queue.get(timeout=TIMEOUT_S)
 
 
+def runs(model: Deployment) -> list[int]:
+    """The rows of each run that its session has seen."""
+    assert isinstance(model.session, AddingSession)
+    return model.session.runs
+
+
 def test_tiny_work_waits_for_the_drain_and_is_run_together_by_its_thread(executor: Executor) -> None:
-    session, outcomes = AddingSession(), Outcomes()
+    model, outcomes = tiny(), Outcomes()
     for number in range(3):
-        executor.submit(outcomes.work(session, number))
-    assert (session.runs, executor.in_flight()) == ([], 3)
+        executor.submit(outcomes.work(model, number))
+    assert (runs(model), executor.in_flight()) == ([], 3)
     executor.drained()
-    assert (session.runs, executor.in_flight()) == ([3], 0)
+    assert (runs(model), executor.in_flight()) == ([3], 0)
     for number in range(3):
         got, thread, outcome = outcomes.next()
         assert (got, thread) == (number, threading.get_ident())
@@ -68,31 +81,37 @@ def test_tiny_work_waits_for_the_drain_and_is_run_together_by_its_thread(executo
 @pytest.mark.parametrize("fastest_us", [None, TINY_US, 1e6])
 def test_longer_or_unknown_work_goes_to_a_worker(executor: Executor, fastest_us: float | None) -> None:
     outcomes = Outcomes()
-    executor.submit(outcomes.work(AddingSession(), fastest_us=fastest_us))
+    executor.submit(outcomes.work(tiny(fastest_us)))
+    assert outcomes.next()[1] != threading.get_ident()
+
+
+def test_a_model_that_waits_for_fuller_batches_is_left_to_the_workers(executor: Executor, clock: Clock) -> None:
+    outcomes, model = Outcomes(), tiny()
+    model.max_delay_s = 1e-3
+    executor.submit(outcomes.work(model))
+    clock.now_s += 1e-3
     assert outcomes.next()[1] != threading.get_ident()
 
 
 def test_other_threads_and_executors_without_drains_use_workers(executor: Executor) -> None:
     outcomes = Outcomes()
-    other = threading.Thread(target=lambda: executor.submit(outcomes.work(AddingSession())))
+    other = threading.Thread(target=lambda: executor.submit(outcomes.work(tiny())))
     other.start()
     other.join()
     assert outcomes.next()[1] not in (threading.get_ident(), other.ident)
-    undrained = Executor("cpu")
-    undrained.submit(outcomes.work(AddingSession()))
+    undrained = Executor("cpu", Metrics())
+    undrained.submit(outcomes.work(tiny()))
     assert outcomes.next()[1] != threading.get_ident()
     undrained.stop(TIMEOUT_S)
 
 
 def test_what_exceeds_the_budget_of_a_drain_waits_for_the_next(executor: Executor, clock: Clock) -> None:
-    outcomes, session = Outcomes(), AddingSession()
-
     def take_long(_: object) -> None:
         clock.now_s += DRAIN_US * 1e-6
 
-    session.trouble = take_long
+    model, outcomes = tiny(trouble=take_long), Outcomes()
     for number in range(5):  # four fit a run
-        executor.submit(outcomes.work(session, number))
+        executor.submit(outcomes.work(model, number))
     assert executor.drained() is True
     assert [outcomes.next()[0] for _ in range(4)] == [0, 1, 2, 3]
     assert executor.in_flight() == 1
@@ -106,29 +125,29 @@ def test_a_model_that_turns_out_slow_is_run_by_workers_for_a_while(executor: Exe
         while time.thread_time() < until_s:
             pass
 
-    session, outcomes = AddingSession(trouble=compute), Outcomes()
-    executor.submit(outcomes.work(session))
+    model, outcomes = tiny(trouble=compute), Outcomes()
+    executor.submit(outcomes.work(model))
     executor.drained()
     assert outcomes.next()[1] == threading.get_ident()
-    executor.submit(outcomes.work(session))
+    executor.submit(outcomes.work(model))
     assert outcomes.next()[1] != threading.get_ident()
-    executor.submit(outcomes.work(AddingSession()))  # another model
+    executor.submit(outcomes.work(tiny()))  # another model
     clock.now_s += 100
-    executor.submit(outcomes.work(session))
+    executor.submit(outcomes.work(model))
     assert outcomes.queue.empty()
     executor.drained()
     assert [outcomes.next()[1] for _ in range(2)] == [threading.get_ident()] * 2
 
 
 def test_the_cancelled_and_the_expired_are_dropped_at_the_drain(executor: Executor, clock: Clock) -> None:
-    session, outcomes = AddingSession(), Outcomes()
-    cancelled, expired = outcomes.work(session, 1), outcomes.work(session, 2, deadline_s=clock.now_s + 1)
-    for work in (cancelled, expired, outcomes.work(session, 3)):
+    model, outcomes = tiny(), Outcomes()
+    cancelled, expired = outcomes.work(model, 1), outcomes.work(model, 2, deadline_s=clock.now_s + 1)
+    for work in (cancelled, expired, outcomes.work(model, 3)):
         executor.submit(work)
     cancelled.cancel()
     clock.now_s += 2
     executor.drained()
-    assert session.runs == [1]
+    assert runs(model) == [1]
     assert [type(outcomes.next()[2]) for _ in range(3)] == [Cancelled, DeadlineExceeded, Execution]
 
 
@@ -137,7 +156,7 @@ def test_a_run_that_fails_leaves_the_thread_alive(executor: Executor) -> None:
         raise SystemExit(3)
 
     outcomes = Outcomes()
-    executor.submit(outcomes.work(AddingSession(trouble=explode)))
+    executor.submit(outcomes.work(tiny(trouble=explode)))
     executor.drained()
     assert isinstance(outcomes.next()[2], ServingError)
 

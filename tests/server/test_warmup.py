@@ -3,7 +3,7 @@ import pytest
 from turnout_server.errors import InternalError
 from turnout_server.sessions import Session
 from turnout_server.signatures import TensorSpec
-from turnout_server.warmup import generated_inputs, measured, rows_are_independent
+from turnout_server.warmup import generated_inputs, measured, rows_are_independent, timed_us
 
 from tests.server.fakes import AddingSession, spec
 from tests.wire import DTYPES
@@ -63,3 +63,11 @@ def test_the_first_profile_is_measured_on_the_second_run() -> None:
 
 def test_a_model_that_refuses_made_up_inputs_has_no_profile() -> None:
     assert measured(Failing()).predict_us(1) is None
+
+
+@pytest.mark.parametrize("joins", [True, False])
+def test_a_run_is_timed_as_that_of_many_requests_if_they_may_be_joined_and_else_as_that_of_one(joins: bool) -> None:
+    requests: list[int] = []
+    session = AddingSession(trouble=lambda inputs: requests.append(4 // len(np.unique(inputs["a"], axis=0))))
+    assert timed_us(session, 4, joins=joins) > 0
+    assert (session.runs, requests) == ([4], [4 if joins else 1])
