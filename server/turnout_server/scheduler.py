@@ -337,8 +337,8 @@ class Executor:
                 with self._changed:
                     self._running.pop(worker)
                     self._backlog.ended(tenant, service_s)
-                    if self._backlog and tenant.instances:  # another worker may wait for this model's turn
-                        self._changed.notify()
+                    if self._stopping or (self._backlog and tenant.instances):
+                        self._changed.notify_all()  # others may wait for the end, or for this model's turn
 
     def _next(self, worker: int) -> Selection[Work] | None:
         """Waits for work and takes the next batch; None once stopped and empty."""
