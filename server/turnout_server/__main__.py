@@ -1,6 +1,7 @@
 """`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits 0 once drained.
 
-With `doctor` as its first argument, it says instead what each device is, and what is missing.
+With `doctor` as its first argument, it says instead what each device is, and what is missing; with `explain`, where a request
+would run and why.
 """
 
 import logging
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from turnout_server import settings
 from turnout_server.doctor import command as doctor
 from turnout_server.errors import ServingError
+from turnout_server.explain import command as explain
 from turnout_server.logsettings import LogSettings
 
 if TYPE_CHECKING:
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("turnout_server")
 
+_SUBCOMMANDS = {"doctor": doctor.main, "explain": explain.main}
+
 
 def main() -> None:
     """The command."""
-    command, arguments = (doctor.main, sys.argv[2:]) if sys.argv[1:2] == ["doctor"] else (_server, sys.argv[1:])
+    subcommand = _SUBCOMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
-        sys.exit(command(arguments))
+        sys.exit(_server(sys.argv[1:]) if subcommand is None else subcommand(sys.argv[2:]))
     except settings.UsageError as error:
         sys.exit(_complain(str(error), 2))
 

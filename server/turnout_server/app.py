@@ -112,7 +112,9 @@ class Server:
         self._transport: Transport = selection.choose(settings.transport)(
             f"{settings.host}:{settings.grpc_port}", self._handlers(settings, log), _options(settings), None
         )
-        self._monitoring = MonitoringServer(settings.host, settings.metrics_port, registry, self._dataplane.ready)
+        self._monitoring = MonitoringServer(
+            settings.host, settings.metrics_port, registry, self._dataplane.ready, self._dataplane.explain
+        )
 
     @property
     def grpc_port(self) -> int:

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from turnout_server import routing
+from turnout_server import explaining, routing
 from turnout_server.config import QueuePolicy
 from turnout_server.devices import Device
 from turnout_server.engines import Engines
 from turnout_server.errors import DeviceLost, FailedPrecondition, ServingError, internal_error, status_of
+from turnout_server.explanation import DeviceFacts, Explanation, Question
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import Done, InferRequest, InferResponse
 from turnout_server.metrics import NOBODY, Key, Metrics, Series
@@ -130,6 +131,50 @@ class DataPlane:
             self._failed(flight, error)
         return flight.cancel
 
+    def explain(self, question: Question) -> Explanation:
+        """Where such a request would run if it came now, and why; decided as for a request, of which nothing is run or kept.
+
+        Raises:
+            InvalidRequest, NotFound, Unavailable, FailedPrecondition: the model doesn't answer such requests at all.
+        """
+        model = self.repository.look_up(question.model, question.version)
+        request = explaining.request_for(question, model.signature, time.monotonic())
+        flight = _Flight(request, lambda outcome: None, model, model.signature.rows_of(request))
+        flight.priority = model.configuration.queue.level_of(request.priority)
+        policy = model.configuration.queue.policy_of(flight.priority)
+        requested = self._requested(request, model)
+        wish, asked = self._choices(flight, model, policy, request.deadline_s, requested)
+        try:
+            route, problem = routing.choose(wish, asked, self._engines.missing), ""
+        except ServingError as error:
+            route, problem = Route("", ""), str(error)
+        others = [name for name in self._device_names if name not in asked]
+        candidates = asked | {name: self._candidate(name, flight, model, policy, wish.objective) for name in others}
+        return Explanation(
+            model.name,
+            str(model.version),
+            flight.rows,
+            requested,
+            wish.objective,
+            question.deadline_us,
+            wish.target_us,
+            tuple(self._facts(question, model, candidates[name], wish, name in asked) for name in self._device_names),
+            *route,
+            last=wish.last,
+            problem=problem,
+        )
+
+    def _facts(self, question: Question, model: ModelVersion, candidate: Candidate, wish: Wish, asked: bool) -> DeviceFacts:
+        return explaining.facts(
+            question,
+            model,
+            self._engines.by_name[candidate.name].device,
+            self._executors[candidate.name],
+            candidate,
+            routing.refusal(candidate, wish.deadline_us),
+            asked=asked,
+        )
+
     def _send(self, flight: _Flight, model: ModelVersion) -> None:
         """Chooses a device and enqueues there."""
         request, queue = flight.request, model.configuration.queue
@@ -153,9 +198,22 @@ class DataPlane:
         self._executors[route.device].submit(flight.work)
 
     def _route(self, flight: _Flight, model: ModelVersion, policy: QueuePolicy, finish_s: float | None) -> Route:
-        request, configuration = flight.request, model.configuration
-        requested = request.device or configuration.default_device or self._default_device
-        objective = request.objective or configuration.objective or self._default_objective
+        requested = self._requested(flight.request, model)
+        wish, candidates = self._choices(flight, model, policy, finish_s, requested)
+        route = routing.choose(wish, candidates, self._engines.missing)
+        if route.device != wish.last and len(candidates) > 1:
+            model.remember(requested, route.device)
+        return route._replace(reason="retried") if flight.lost else route
+
+    def _requested(self, request: InferRequest, model: ModelVersion) -> str:
+        """The `device` that counts: the request's, else its model's, else the server's."""
+        return request.device or model.configuration.default_device or self._default_device
+
+    def _choices(
+        self, flight: _Flight, model: ModelVersion, policy: QueuePolicy, finish_s: float | None, requested: str
+    ) -> tuple[Wish, dict[str, Candidate]]:
+        """What a request wants of its device, and every device that it may mean, as it is now."""
+        objective = flight.request.objective or model.configuration.objective or self._default_objective
         entries = routing.resolve(requested, self._device_names)
         candidates: dict[str, Candidate] = {}
         for _, names in entries:
@@ -163,11 +221,7 @@ class DataPlane:
                 candidates[name] = self._candidate(name, flight, model, policy, objective)
         deadline_us = None if finish_s is None else (finish_s - time.monotonic()) * 1e6
         last = model.last_routes.get(requested, "")
-        wish = Wish(entries, objective, deadline_us, configuration.latency_target_us, last)
-        route = routing.choose(wish, candidates, self._engines.missing)
-        if route.device != last and len(candidates) > 1:
-            model.remember(requested, route.device)
-        return route._replace(reason="retried") if flight.lost else route
+        return Wish(entries, objective, deadline_us, model.configuration.latency_target_us, last), candidates
 
     def _candidate(self, device: str, flight: _Flight, model: ModelVersion, policy: QueuePolicy, objective: str) -> Candidate:
         problem = self._problem(device, model, flight)
@@ -271,9 +325,7 @@ def _sooner_s(request: InferRequest, timeout_us: int | None) -> float | None:
 
 def _rate(device: Device, objective: str) -> float | None:
     """What an hour of a device's time costs, by an objective; None if nobody said."""
-    if objective == routing.COST:
-        return device.price_per_hour
-    return None if device.busy_w is None or device.idle_w is None else device.busy_w - device.idle_w
+    return device.price_per_hour if objective == routing.COST else device.extra_w
 
 
 def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int]:

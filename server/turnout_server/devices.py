@@ -68,6 +68,11 @@ class Device:
         return 1 if self.kind == "cpu" else self.instances
 
     @property
+    def extra_w(self) -> float | None:
+        """Watts that it draws when busy beyond what it draws when idle; None if nobody said."""
+        return None if self.busy_w is None or self.idle_w is None else self.busy_w - self.idle_w
+
+    @property
     def is_cuda(self) -> bool:
         """Whether ONNX Runtime's own CUDA provider runs it, whose options and libraries no other has."""
         return self.provider == PROVIDERS["cuda"] and not self.library

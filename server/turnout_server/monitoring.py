@@ -1,4 +1,4 @@
-"""The HTTP side door: /metrics for Prometheus, /healthz and /readyz for probes."""
+"""The HTTP side door: /metrics for Prometheus, /healthz and /readyz for probes, /explain for people."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -9,6 +9,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
 
+from turnout_server import queries
+from turnout_server.explanation import Explanation, Question
+
+Explain = Callable[[Question], Explanation]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
@@ -17,17 +21,18 @@ class MonitoringServer:
 
     Args:
         ready: asked on every /readyz.
+        explain: asked on every /explain; may raise what `DataPlane.explain` does.
 
     Raises:
         OSError: the address can't be bound.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> None:
         try:
             self._server = _Server((host, port), _QuietHandler)
         except OSError as error:
             raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-        self._server.set_app(_application(registry, ready))
+        self._server.set_app(_application(registry, ready, explain))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
 
@@ -57,7 +62,7 @@ class _QuietHandler(WSGIRequestHandler):
         """Scrapes are not news."""
 
 
-def _application(registry: CollectorRegistry, ready: Callable[[], bool]) -> Any:
+def _application(registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> Any:
     metrics = make_wsgi_app(registry)
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -69,11 +74,17 @@ def _application(registry: CollectorRegistry, ready: Callable[[], bool]) -> Any:
             return _plain(start_response, "200 OK", "live")
         if path == "/readyz":
             return _plain(start_response, *(("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready")))
-        return _plain(start_response, "404 Not Found", "there are /metrics, /healthz and /readyz")
+        if path == queries.PATH:
+            return _answer(start_response, *queries.answer(explain, environ["QUERY_STRING"]))
+        return _plain(start_response, "404 Not Found", "there are /metrics, /healthz, /readyz and /explain")
 
     return application
 
 
 def _plain(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{text}\n".encode()]
+    return _answer(start_response, status, "text/plain; charset=utf-8", f"{text}\n")
+
+
+def _answer(start_response: StartResponse, status: str, content_type: str, body: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", content_type)])
+    return [body.encode()]

@@ -193,6 +193,13 @@ class Repository:
             return model.versions[number]
         raise _absence(model, number)
 
+    def look_up(self, name: str, version: str = "") -> ModelVersion:
+        """The same for those who only ask how it stands: that brings no evicted model back."""
+        model = self._models.get(name)
+        if model is not None and model.state == "evicted":
+            raise Unavailable(f"model '{name}' was unloaded to make room; the next request brings it back")
+        return self.find(name, version)
+
     def knows(self, name: str) -> bool:
         """Whether the repository has a model of this name, in whatever state."""
         return name in self._models
@@ -200,12 +207,10 @@ class Repository:
     def is_ready(self, name: str, version: str = "") -> bool:
         """Whether the model can answer; False also for one that isn't there."""
         try:
-            if self._models[name].state != "evicted":  # asking how it stands doesn't bring it back
-                self.find(name, version)
-                return True
-        except (KeyError, NotFound, Unavailable, FailedPrecondition):
+            self.look_up(name, version)
+        except (NotFound, Unavailable, FailedPrecondition):
             return False
-        return False
+        return True
 
     def ready(self, name: str = "") -> list[ModelVersion]:
         """The versions that can answer, of one model or of all, ascending."""

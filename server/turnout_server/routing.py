@@ -103,7 +103,7 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
     (entry, names), *others = wish.entries
     if not others and len(names) == 1:  # as on most requests: nothing to choose, so nothing to compare
         only = candidates[names[0]]
-        if only.problem is None and _too_late(only, wish.deadline_us) is None:
+        if refusal(only, wish.deadline_us) is None:
             return Route(only.name, "only-device" if entry == AUTO else "requested", only.finish_us)
     problems: list[ServingError] = []
     for entry, names in wish.entries:
@@ -113,7 +113,7 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
             continue
         ready = []
         for candidate in meant:
-            problem = candidate.problem or _too_late(candidate, wish.deadline_us)
+            problem = refusal(candidate, wish.deadline_us)
             if problem is None:
                 ready.append(candidate)
             else:
@@ -122,6 +122,11 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
             best, reason = _pick(wish, ready)
             return Route(best.name, _reason(wish, entry, best, reason, meant, problems), best.finish_us)
     raise _joined(problems)
+
+
+def refusal(candidate: Candidate, deadline_us: float | None) -> ServingError | None:
+    """Why a request can't be sent to a device; None if it can."""
+    return candidate.problem or _too_late(candidate, deadline_us)
 
 
 def _pick(wish: Wish, ready: Sequence[Candidate]) -> tuple[Candidate, str]:

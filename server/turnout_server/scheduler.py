@@ -313,7 +313,15 @@ class Executor:
 
     def in_flight(self) -> int:
         """Requests waiting or running."""
-        return len(self._backlog) + len(self._tiny) + sum(requests for requests, _ in tuple(self._running.values()))
+        return self.waiting() + self.running()
+
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._backlog) + len(self._tiny)
+
+    def running(self) -> int:
+        """Requests that the workers are running."""
+        return sum(requests for requests, _ in tuple(self._running.values()))
 
     def stop(self, timeout_s: float) -> None:
         """Takes nothing more, finishes what waits, and fails what is left after `timeout_s`."""

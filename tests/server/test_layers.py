@@ -14,7 +14,8 @@ SERVER = ROOT / "server" / "turnout_server"
 #: docs/architecture.md, "Layers". A module may import those of its own layer and of those below.
 LAYERS: list[set[str]] = [
     {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
-    {"backlog", "batching", "classification", "messages", "profiles", "routing", "signatures", "waiting"},
+    {"backlog", "batching", "classification", "messages", "profiles", "routing", "signatures", "waiting"}
+    | {"explanation", "utilisation"},
     {
         "cgroups",
         "control",
@@ -32,10 +33,10 @@ LAYERS: list[set[str]] = [
     | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
     | {"precision", "refreshing", "weights"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
-    {"dataplane"},
+    {"dataplane", "explaining"},
     {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
-    | {"services", "streaming", "templates", "tensors", "transport", "wire"},
-    {"__main__", "app", "doctor", "settings"},
+    | {"queries", "services", "streaming", "templates", "tensors", "transport", "wire"},
+    {"__main__", "app", "doctor", "explain", "settings", "textpage"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 

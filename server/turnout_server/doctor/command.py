@@ -2,10 +2,7 @@
 
 import argparse
 import logging
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NoReturn
 
 from turnout_server import devices, settings
@@ -15,6 +12,7 @@ from turnout_server.doctor.checkup import Checkup
 from turnout_server.doctor.facts import Facts, Machine
 from turnout_server.errors import ServingError
 from turnout_server.settings import DoctorSettings, UsageError
+from turnout_server.textpage import output_aside
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     flags, as_json = _read(arguments)
     chosen = settings.read_for_doctor(flags)
     logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page says it all
-    with _output_aside():
+    with output_aside():
         checkup = examine(chosen, Machine(_providers))
     found = findings.judge(checkup)
     print(page.as_json(checkup, found) if as_json else page.as_text(checkup, found))
@@ -87,17 +85,3 @@ def _providers() -> tuple[str, ...]:
     from turnout_server.sessions import built_in_providers  # noqa: PLC0415, fails where ONNX Runtime is broken
 
     return built_in_providers()
-
-
-@contextmanager
-def _output_aside() -> Iterator[None]:
-    """Sends to stderr what others write to stdout meanwhile, such as ONNX Runtime about libraries: the page is all that is."""
-    sys.stdout.flush()
-    ours = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(ours, 1)
-        os.close(ours)

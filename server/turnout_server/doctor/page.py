@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -11,9 +10,8 @@ from turnout_server.doctor.checkup import Checkup, Finding, ModelOnDevice, Tried
 from turnout_server.doctor.facts import Host, Runtime
 from turnout_server.doctor.findings import exit_code
 from turnout_server.doctor.nvidia import Gpu, Nvidia
+from turnout_server.textpage import line, table, wrapped
 
-_WIDTH = 100
-_LABEL = 19
 _GIB = 2**30
 
 
@@ -57,37 +55,35 @@ def _verdict(findings: Sequence[Finding]) -> str:
 def _host(host: Host) -> Iterator[str]:
     quota = "none" if host.quota_cores is None else f"{host.quota_cores:g} cores"
     limit = "none" if host.memory_limit_bytes is None else _gib(host.memory_limit_bytes)
-    yield _line("cpu", host.cpu)
-    yield _line(
-        "cores", f"{host.usable_cores} usable of {host.cores} (affinity {_ranges(host.affinity)}, cgroup quota {quota})"
-    )
-    yield _line("memory", f"{_gib(host.memory_bytes)} (cgroup limit {limit})")
+    yield line("cpu", host.cpu)
+    yield line("cores", f"{host.usable_cores} usable of {host.cores} (affinity {_ranges(host.affinity)}, cgroup quota {quota})")
+    yield line("memory", f"{_gib(host.memory_bytes)} (cgroup limit {limit})")
 
 
 def _runtime(runtime: Runtime) -> Iterator[str]:
     built = f", built for CUDA {runtime.cuda} and cuDNN 9" if runtime.cuda else ""
-    yield _line("installed", (runtime.name or "nothing") + built)
+    yield line("installed", (runtime.name or "nothing") + built)
     if runtime.providers:
-        yield _line("providers", f"{', '.join(runtime.providers)} (compiled in)")
-    yield _line("telemetry", "off" if runtime.telemetry_off else "on")
+        yield line("providers", f"{', '.join(runtime.providers)} (compiled in)")
+    yield line("telemetry", "off" if runtime.telemetry_off else "on")
 
 
 def _nvidia(nvidia: Nvidia) -> Iterator[str]:
     if not nvidia.loaded:
-        yield _line("driver", "none is loaded")
+        yield line("driver", "none is loaded")
         return
-    yield _line("driver", f"{nvidia.driver or 'of unknown version'}, for CUDA up to {nvidia.cuda or 'an unknown version'}")
+    yield line("driver", f"{nvidia.driver or 'of unknown version'}, for CUDA up to {nvidia.cuda or 'an unknown version'}")
     for gpu in nvidia.gpus:
-        yield _line(f"GPU {gpu.number}", _gpu(gpu))
+        yield line(f"GPU {gpu.number}", _gpu(gpu))
     if nvidia.nvml:
-        yield _line("NVML", nvidia.nvml)
+        yield line("NVML", nvidia.nvml)
     if nvidia.visible is not None:
-        yield _line("visible", f"CUDA_VISIBLE_DEVICES='{nvidia.visible}'")
+        yield line("visible", f"CUDA_VISIBLE_DEVICES='{nvidia.visible}'")
     files = [f"{file.path}" + (f" ({file.problem})" if file.problem else "") for file in nvidia.device_files]
-    yield _line("device files", ", ".join(files) or "none")
+    yield line("device files", ", ".join(files) or "none")
     for library in nvidia.libraries:
         instead = f" (there is {', '.join(library.others)})" if library.others else ""
-        yield _line(library.file, library.found or f"MISSING{instead}")
+        yield line(library.file, library.found or f"MISSING{instead}")
 
 
 def _gpu(gpu: Gpu) -> str:
@@ -100,7 +96,7 @@ def _devices(checkup: Checkup) -> Iterator[str]:
         yield "  none was tried: the server does not start with this installation"
         return
     header = ("name", "provider", "threads", "cores", "instances", "isolation", "test run")
-    yield from _table(header, [_device(tried) for tried in checkup.devices])
+    yield from table(header, [_device(tried) for tried in checkup.devices])
 
 
 def _device(tried: Tried) -> tuple[str, ...]:
@@ -118,7 +114,7 @@ def _device(tried: Tried) -> tuple[str, ...]:
 
 def _models(models: Sequence[ModelOnDevice]) -> Iterator[str]:
     if models:
-        yield from _table(("model", "version", "device", "nodes", "parity error", "load"), [_model(row) for row in models])
+        yield from table(("model", "version", "device", "nodes", "parity error", "load"), [_model(row) for row in models])
 
 
 def _model(row: ModelOnDevice) -> tuple[str, ...]:
@@ -131,27 +127,13 @@ def _model(row: ModelOnDevice) -> tuple[str, ...]:
 
 def _findings(findings: Sequence[Finding]) -> Iterator[str]:
     for finding in findings:
-        yield from _wrapped(f"  {finding.severity:8} {finding.what}", 11)
+        yield from wrapped(f"  {finding.severity:8} {finding.what}", 11)
         if finding.why:
-            yield from _wrapped(f"{'':11}{finding.why}", 11)
+            yield from wrapped(f"{'':11}{finding.why}", 11)
         if finding.fix:  # never broken: it is there to be copied
             yield f"{'':11}fix: {finding.fix}"
     if not findings:
         yield "  none"
-
-
-def _line(label: str, text: str) -> str:
-    return "\n".join(_wrapped(f"  {label:{_LABEL}}{text}", _LABEL + 2))
-
-
-def _wrapped(text: str, indent: int) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        yield "  " + "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _short(provider: str) -> str:
