@@ -1,0 +1,447 @@
+"""Who runs next: no request is lost, no model is forgotten."""
+
+from collections import Counter
+from itertools import count, pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turnout_server.backlog import LAG_S, PATIENCE_S, STARVED_S, SWEEP_S, Backlog
+from turnout_server.waiting import Selection
+
+from tests.server.fakes import FakeRequest, FakeTenant
+
+EPSILON_S = 1e-6  # sums of seconds aren't exact
+
+
+class Device:
+    """A backlog, the time, and what became of every request."""
+
+    def __init__(self, *tenants: FakeTenant) -> None:
+        self.backlog: Backlog[FakeRequest] = Backlog()
+        self.tenants = tenants
+        self.now_s = 1000.0
+        self.waiting: list[FakeRequest] = []
+        self.running: list[list[FakeRequest]] = []
+        self.left: Counter[int] = Counter()
+        self._numbers = count()
+
+    def add(self, at: int = 0, *, deadline_s: float | None = None, **options: Any) -> int:
+        """A request for a tenant, which must begin in so many seconds; returns its number."""
+        due_s = None if deadline_s is None else self.now_s + deadline_s
+        request = FakeRequest(self.tenants[at], next(self._numbers), deadline_s=due_s, enqueued_s=self.now_s, **options)
+        self.waiting.append(request)
+        self.backlog.add(request)
+        return request.number
+
+    def take(self, *, hurry: bool = False) -> Selection[FakeRequest]:
+        """The next run begins, if there is one."""
+        selection = self.backlog.take(self.now_s, hurry=hurry)
+        if selection.batch:
+            self.running.append(selection.batch)
+        self._leave([*selection.batch, *selection.expired, *selection.cancelled])
+        return selection
+
+    def run(self) -> list[int]:
+        """The numbers of the requests in the next run, which is over at once."""
+        batch = numbers(self.take().batch)
+        if batch:
+            self.end()
+        return batch
+
+    def end(self, service_s: float = 0.0) -> None:
+        """The run that began first is over, after so many seconds."""
+        self.now_s += service_s
+        self.backlog.ended(self.running.pop(0)[0].tenant, service_s)
+
+    def sweep(self) -> Selection[FakeRequest]:
+        selection: Selection[FakeRequest] = Selection()
+        self.backlog.sweep(self.now_s, selection)
+        self._leave([*selection.expired, *selection.cancelled])
+        return selection
+
+    def clear(self) -> None:
+        self._leave(self.backlog.clear())
+
+    def dead(self, request: FakeRequest) -> bool:
+        return request.cancelled or (request.deadline_s is not None and request.deadline_s <= self.now_s)
+
+    def _leave(self, requests: list[FakeRequest]) -> None:
+        for request in requests:
+            self.left[request.number] += 1
+            self.waiting.remove(request)
+
+
+def numbers(requests: list[FakeRequest]) -> list[int]:
+    return [request.number for request in requests]
+
+
+def order_of(request: FakeRequest) -> tuple[int, float, int]:
+    """Smaller goes first among those that may share a run."""
+    patience_s = PATIENCE_S if request.tenant.target_s is None else request.tenant.target_s
+    due_s = min(request.enqueued_s + patience_s, float("inf") if request.deadline_s is None else request.deadline_s)
+    return request.priority, due_s, request.number
+
+
+TENANTS = st.builds(
+    FakeTenant,
+    weight=st.floats(0.1, 10),
+    instances=st.integers(0, 2),
+    preferred_rows=st.sampled_from([(), (2,), (3, 6)]),
+    max_delay_s=st.sampled_from([0.0, 0.2]),
+    target_s=st.sampled_from([None, 0.05]),
+    cap=st.integers(1, 8),
+)
+DEADLINES = st.one_of(st.none(), st.floats(0, 2))
+#: What happens next, and to what.
+STEPS = st.one_of(
+    st.tuples(
+        st.just("add"),
+        st.fixed_dictionaries(
+            {
+                "at": st.integers(0, 2),
+                "kind": st.sampled_from("kl"),
+                "rows": st.integers(0, 10),
+                "priority": st.integers(1, 3),
+                "deadline_s": DEADLINES,
+            }
+        ),
+    ),
+    st.tuples(st.just("cancel"), st.integers(0, 50)),
+    st.tuples(st.just("wait"), st.floats(0, 1)),
+    st.tuples(st.just("take"), st.booleans()),
+    st.tuples(st.just("end"), st.floats(0, 1)),
+    st.tuples(st.just("sweep"), st.none()),
+    st.tuples(st.just("clear"), st.none()),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.tuples(TENANTS, TENANTS, TENANTS), st.lists(STEPS, max_size=40))
+def test_every_request_leaves_exactly_once_and_every_count_is_right(
+    tenants: tuple[FakeTenant, ...], steps: list[tuple[str, Any]]
+) -> None:
+    device, added = Device(*tenants), 0
+    for what, detail in steps:
+        if what == "add":
+            device.add(**detail)
+            added += 1
+        elif what == "cancel" and device.waiting:
+            device.waiting[detail % len(device.waiting)].cancelled = True
+        elif what == "wait":
+            device.now_s += detail
+        elif what == "take":
+            check_selection(device, device.take(hurry=detail))
+        elif what == "end" and device.running:
+            device.end(detail)
+        elif what == "sweep":
+            selection = device.sweep()
+            check_dropped(device, selection)
+            assert not any(map(device.dead, device.waiting))
+        elif what == "clear":
+            device.clear()
+        check_counts(device)
+    device.clear()
+    while device.running:
+        device.end()
+    check_counts(device)
+    assert device.left == Counter(range(added))
+    assert all(not tenant.account.by_priority for tenant in tenants)
+
+
+def check_counts(device: Device) -> None:
+    waiting, backlog = device.waiting, device.backlog
+    assert len(backlog) == len(waiting)
+    for tenant in device.tenants:
+        own = [request for request in waiting if request.tenant is tenant]
+        assert tenant.account.waiting == len(own)
+        assert tenant.account.running == sum(batch[0].tenant is tenant for batch in device.running)
+        assert not tenant.instances or tenant.account.running <= tenant.instances
+        for priority in (1, 2, 3):
+            assert backlog.waiting(tenant, priority) == sum(request.priority == priority for request in own)
+        for kind in "kl":
+            assert backlog.rows_of(tenant, kind) == sum(request.rows for request in own if request.kind == kind)
+
+
+def check_dropped(device: Device, selection: Selection[FakeRequest]) -> None:
+    assert all(request.cancelled for request in selection.cancelled)
+    assert all(device.dead(request) and not request.cancelled for request in selection.expired)
+
+
+def check_selection(device: Device, selection: Selection[FakeRequest]) -> None:
+    """A run is of live equals, within the cap, and of those that come first."""
+    check_dropped(device, selection)
+    batch = selection.batch
+    if not batch:
+        return
+    tenant, kind = batch[0].tenant, batch[0].kind
+    assert not any(map(device.dead, batch))
+    assert all((request.tenant, request.kind) == (tenant, kind) for request in batch)
+    assert len(batch) == 1 or sum(request.rows for request in batch) <= tenant.cap
+    assert all(order_of(a) < order_of(b) for a, b in pairwise(batch))
+    left_behind = [request for request in device.waiting if (request.tenant, request.kind) == (tenant, kind)]
+    assert all(order_of(batch[-1]) < order_of(request) for request in left_behind)
+
+
+@given(st.tuples(TENANTS, TENANTS, TENANTS), st.lists(STEPS, max_size=30))
+def test_in_a_hurry_only_a_models_instances_keep_a_request_waiting(
+    tenants: tuple[FakeTenant, ...], steps: list[tuple[str, Any]]
+) -> None:
+    device = Device(*tenants)
+    for what, detail in steps:
+        if what == "add":
+            device.add(**detail)
+    while something_left(device.take(hurry=True)):
+        pass
+    assert all(request.tenant.account.running == request.tenant.instances > 0 for request in device.waiting)
+
+
+def something_left(selection: Selection[FakeRequest]) -> bool:
+    return bool(selection.batch or selection.expired or selection.cancelled)
+
+
+def test_the_cancelled_and_the_expired_leave_without_a_run_and_change_nothing_for_their_mates() -> None:
+    device = Device(FakeTenant())
+    cancelled, expired, alive = device.add(), device.add(deadline_s=1), device.add()
+    device.waiting[0].cancelled = True
+    device.now_s += 1
+    selection = device.take()
+    assert [numbers(way) for way in (selection.batch, selection.expired, selection.cancelled)] == [
+        [alive],
+        [expired],
+        [cancelled],
+    ]
+
+
+def test_those_that_nobody_wants_are_found_though_others_go_first() -> None:
+    device = Device(FakeTenant(cap=1), FakeTenant())
+    device.add(0, priority=1)
+    device.add(0, priority=1)
+    expired = device.add(1, deadline_s=1)
+    device.run()
+    device.now_s += 1 + SWEEP_S
+    assert numbers(device.take().expired) == [expired]
+
+
+def test_nothing_to_do_is_nothing_to_wait_for() -> None:
+    assert Device().take() == Selection()
+
+
+def test_a_request_larger_than_the_cap_runs_alone() -> None:
+    device = Device(FakeTenant(cap=4))
+    large, small = device.add(rows=9), device.add()
+    assert (device.run(), device.run()) == ([large], [small])
+
+
+def test_a_higher_priority_goes_first() -> None:
+    device = Device(FakeTenant(), FakeTenant())
+    late = device.add(0, priority=2, deadline_s=0.001)
+    urgent = device.add(1, priority=1)
+    assert (device.run(), device.run()) == ([urgent], [late])
+
+
+def test_within_a_batch_a_higher_priority_goes_first_too() -> None:
+    device = Device(FakeTenant(cap=2))
+    order = [device.add(priority=priority) for priority in (3, 1, 2)]
+    assert (device.run(), device.run()) == ([order[1], order[2]], [order[0]])
+
+
+@pytest.mark.parametrize(
+    ("options", "sooner"),
+    [
+        ({"deadline_s": 0.9 * PATIENCE_S}, True),
+        ({"deadline_s": 1.1 * PATIENCE_S}, False),  # each counts as due after a while, so none waits for ever
+        ({}, False),
+    ],
+    ids=["due sooner", "due later", "came later"],
+)
+def test_the_earliest_due_goes_first_among_equals(options: dict[str, float], sooner: bool) -> None:
+    device = Device(FakeTenant(), FakeTenant())
+    first, second = device.add(0), device.add(1, **options)
+    assert device.run() == [second if sooner else first]
+
+
+def test_a_models_target_makes_its_requests_due_sooner() -> None:
+    device = Device(FakeTenant(), FakeTenant(target_s=0.5 * PATIENCE_S))
+    patient = device.add(0)
+    device.now_s += 0.4 * PATIENCE_S
+    targeted = device.add(1)
+    assert (device.run(), device.run()) == ([targeted], [patient])
+
+
+def test_a_model_that_fell_behind_its_share_goes_before_one_that_is_due_sooner() -> None:
+    device = Device(FakeTenant(), FakeTenant())
+    device.add(0)
+    device.add(1)
+    device.take()
+    device.end(LAG_S * 1.5)
+    urgent = device.add(0, deadline_s=0.01)
+    assert device.run() == [1]
+    assert device.run() == [urgent]
+
+
+def test_a_model_that_comes_back_after_a_pause_has_saved_up_nothing() -> None:
+    device = Device(FakeTenant(cap=1), FakeTenant(cap=1))
+    for _ in range(20):
+        device.add(0)
+    for _ in range(10):
+        device.take()
+        device.end(1.0)
+    for _ in range(5):
+        device.add(1)
+    turns = []
+    for _ in range(10):
+        turns.append(device.take().batch[0].tenant is device.tenants[1])
+        device.end(1.0)
+    assert turns.count(True) == 5
+    assert all(sum(turns[:n]) <= n // 2 + 1 for n in range(10))  # turn by turn
+
+
+SERVICES = st.floats(0.001, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.lists(st.floats(0.1, 10), min_size=2, max_size=4), st.integers(1, 3))
+def test_models_that_always_have_work_never_differ_by_more_than_a_lag_and_their_longest_runs(
+    data: st.DataObject, weights: list[float], workers: int
+) -> None:
+    """A worker's run is charged when it is over, so the bound has one run for each worker."""
+    device = Device(*(FakeTenant(weight=weight, cap=data.draw(st.integers(1, 3))) for weight in weights))
+    starts = [data.draw(st.integers(0, 10)) for _ in weights]
+    longest = 0.0
+    for step in range(25):
+        present = [at for at, start in enumerate(starts) if start <= step]
+        for at in present:
+            kind = data.draw(st.sampled_from("kl"))
+            for deadline_s in (None, data.draw(DEADLINES)):
+                device.add(at, kind=kind, deadline_s=deadline_s)
+        while len(device.running) < workers and device.take().batch:
+            pass
+        if device.running:
+            tenant, service_s = device.running[0][0].tenant, data.draw(SERVICES)
+            longest = max(longest, service_s / tenant.weight)
+            device.end(service_s)
+        used_s = [device.tenants[at].account.used_s for at in present]
+        if used_s:
+            assert max(used_s) - min(used_s) <= LAG_S + workers * longest + EPSILON_S
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(SERVICES, min_size=10, max_size=40), st.integers(1, 3))
+def test_a_lower_priority_is_not_starved(services: list[float], urgent_models: int) -> None:
+    device = Device(*(FakeTenant(cap=1) for _ in range(urgent_models + 1)))
+    patient = device.tenants[-1]
+    device.add(urgent_models, priority=3)
+    waits_since_s = device.now_s
+    for service_s in services:
+        for at in range(urgent_models):
+            device.add(at, priority=1)
+        (request,) = device.take().batch
+        if request.tenant is patient:
+            assert device.now_s - waits_since_s > STARVED_S  # no sooner than it must
+            waits_since_s = device.now_s
+            device.add(urgent_models, priority=3)
+        device.end(service_s)
+        assert device.now_s - waits_since_s <= STARVED_S + 2 * max(services)  # its own run, or another that had begun
+
+
+def test_several_that_are_starved_get_their_runs_one_after_the_other() -> None:
+    device = Device(FakeTenant(cap=1), FakeTenant(), FakeTenant())
+    for _ in range(5):
+        device.add(0, priority=1)
+    second = device.add(2, priority=3)
+    device.now_s += 0.1
+    third = device.add(1, priority=2)
+    device.now_s += STARVED_S + 0.1
+    assert [device.run() for _ in range(3)] == [[second], [third], [0]]
+
+
+def test_requests_wait_for_a_fuller_batch_no_longer_than_they_may() -> None:
+    device = Device(FakeTenant(max_delay_s=0.5, cap=4), FakeTenant(max_delay_s=0.25))
+    device.add(0, rows=2)
+    device.now_s += 0.125
+    device.add(0)
+    assert device.take() == Selection(wake_s=1000.5)
+    device.add(1)
+    assert device.take() == Selection(wake_s=1000.375)
+    device.now_s = 1000.375
+    assert device.run() == [2]
+    assert device.take() == Selection(wake_s=1000.5)
+    device.now_s = 1000.5
+    assert device.run() == [0, 1]
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    device = Device(FakeTenant(max_delay_s=0.5, cap=4))
+    device.add(rows=3)
+    assert device.run() == []
+    device.add(rows=2)
+    assert device.run() == [0]  # the other doesn't fit, and waits for more
+
+
+def test_in_a_hurry_no_batch_waits_for_more() -> None:
+    device = Device(FakeTenant(max_delay_s=0.5, preferred_rows=(4,)))
+    device.add(rows=3)
+    assert numbers(device.take(hurry=True).batch) == [0]
+
+
+def test_a_preferred_size_runs_as_soon_as_it_is_there_and_what_is_left_waits() -> None:
+    device = Device(FakeTenant(max_delay_s=0.5, preferred_rows=(4, 6), cap=8))
+    three = [device.add() for _ in range(3)]
+    assert device.run() == []
+    rest = [device.add() for _ in range(2)]
+    assert device.run() == [*three, rest[0]]
+    assert device.run() == []
+    device.now_s += 0.5
+    assert device.run() == [rest[1]]
+
+
+def test_without_a_delay_preferred_sizes_make_nobody_wait() -> None:
+    device = Device(FakeTenant(preferred_rows=(4,), cap=8))
+    device.add()
+    assert device.run() == [0]
+    for _ in range(7):
+        device.add()
+    assert [len(device.run()) for _ in range(2)] == [4, 3]
+
+
+def test_no_more_runs_of_a_model_begin_than_it_has_instances() -> None:
+    device = Device(FakeTenant(instances=2, cap=1), FakeTenant())
+    for at in (0, 0, 0, 1):
+        device.add(at)
+    assert [numbers(device.take().batch) for _ in range(4)] == [[0], [1], [3], []]
+    device.end()
+    assert numbers(device.take().batch) == [2]
+
+
+def test_who_waits_for_an_instance_holds_nobody_up() -> None:
+    device = Device(FakeTenant(instances=1, cap=1, max_delay_s=0.5), FakeTenant())
+    device.add(0, priority=1)
+    device.add(0, priority=1)
+    device.take()
+    device.add(1, priority=3)
+    assert numbers(device.take().batch) == [2]
+    assert device.take().wake_s is None  # only the end of a run changes anything
+
+
+def test_what_is_ahead_is_every_run_but_those_that_would_be_shared() -> None:
+    model, other = FakeTenant(run_us=100, row_us=10), FakeTenant(run_us=1000, cap=2)
+    device = Device(model, other)
+    device.add(0, rows=3)
+    device.add(0, kind="l", rows=2)
+    device.add(1, rows=5)
+    assert device.backlog.ahead_us(model, "k") == 120 + 3 * 1000
+    assert device.backlog.ahead_us(other, "k") == 130 + 120
+    assert (device.backlog.rows_of(model, "k"), device.backlog.rows_of(other, "l")) == (3, 0)
+
+
+@given(st.lists(st.integers(1, 1000), max_size=50))
+def test_priorities_that_nobody_waits_at_are_forgotten(priorities: list[int]) -> None:
+    device = Device(FakeTenant())
+    for priority in priorities:
+        device.add(priority=priority)
+        assert device.backlog.waiting(device.tenants[0], priority + 1000) == 0
+    while device.run():
+        pass
+    assert device.tenants[0].account.by_priority == {}
