@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
     transport: selection.Name = Field("auto", description="how gRPC is served; auto takes the fast way where it works")
-    metrics_port: Port = Field(8002, description="port of /metrics, /healthz and /readyz; 0 picks a free one")
+    metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
     devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; only in the --config file")
     default_device: str = Field(
         "auto", description="where a request runs that doesn't say: auto, cpu, cuda, cuda:0, 'cuda,cpu'"

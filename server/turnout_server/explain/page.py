@@ -125,17 +125,17 @@ def _caps(explanation: Explanation) -> Iterator[str]:
 def _loads(explanation: Explanation) -> Iterator[str]:
     loads = {facts.name: facts.load for facts in explanation.devices if facts.load is not None}
     for name, load in loads.items():
-        most = f"it can carry {_rate(load.most_per_s)}"
+        rate, most = _rate(load.rate_per_s), _rate(load.most_per_s)
         if load.wait_us is None:
-            yield line(name, f"cannot carry {_rate(load.rate_per_s)}: {most}")
+            yield line(name, f"cannot carry {rate}: {most} is the most")
         else:
             yield line(
                 name,
-                f"carries {_rate(load.rate_per_s)}, busy {load.utilisation:.0%} of the time with {_rows(load.batch_rows)} in a "
-                f"run; a request would wait {_time(load.wait_us)} on average; {most}",
+                f"carries {rate}; {most} is the most. Busy {load.utilisation:.0%} of the time, {_rows(load.batch_rows)} in a "
+                f"run; a request would wait {_time(load.wait_us)} on average",
             )
     if loads:
-        text = "a formula, not a measurement: M/D/1 over the profile, with nothing else on the device and requests at random"
+        text = "a formula, not a measurement: M/D/1 over the profile; requests at random, and nothing else on the device"
         yield from wrapped(f"  ({text})", 3)
 
 
