@@ -40,10 +40,6 @@ class Host(Served):
         if self.failing[name]:
             raise self.failing[name].pop()
 
-    def stop(self) -> None:
-        for executor in self.executors.values():
-            executor.stop(timeout_s=10)
-
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STEPS, max_size=25))

@@ -1,13 +1,18 @@
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 import pytest
-from turnout_server.config import ModelConfiguration
+from turnout_server.config import ModelConfiguration, Queue, QueuePolicy
 from turnout_server.dataplane import DataPlane
-from turnout_server.engines import Engines
+from turnout_server.deployments import Deployment
+from turnout_server.engines import Engine, Engines
 from turnout_server.errors import (
+    Cancelled,
     DeadlineExceeded,
     DeviceLost,
     FailedPrecondition,
@@ -20,63 +25,93 @@ from turnout_server.errors import (
 )
 from turnout_server.loading import Loader, ModelVersion
 from turnout_server.messages import InferRequest, InferResponse
-from turnout_server.metrics import NOBODY, Metrics
-from turnout_server.profiles import Profile
+from turnout_server.metrics import NOBODY, Metrics, Series
+from turnout_server.profilestore import ProfileStore
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
+from turnout_server.routing import COST, ENERGY, LATENCY
 from turnout_server.scheduler import Executor
 from turnout_server.signatures import Signature
 from turnout_server.tracing import Tracer
 
-from tests.server.fakes import AddingSession, Clock, FakeEngine
+from tests.server.fakes import AddingSession, Clock, FakeEngine, deployment
 
 ROW = np.ones((1, 2), np.float32)
 Outcome = InferResponse | ServingError
 
 
 class AddsOnly(Loader):
-    """Loads these sessions by device, whatever the file."""
+    """Loads these deployments by device, whatever the file."""
 
-    def __init__(self, sessions: dict[str, AddingSession]) -> None:
-        self.sessions = sessions
+    def __init__(self, engines: Mapping[str, Engine], deployments: dict[str, Deployment], **settings: Any) -> None:
+        super().__init__(engines, ProfileStore(None))
+        self.deployments = deployments
+        self.settings = settings
 
     def load(self, directory: Path, number: int, configuration: ModelConfiguration) -> ModelVersion:
-        specs = next(iter(self.sessions.values()))
+        specs = next(iter(self.deployments.values())).session
         signature = Signature(specs.inputs, specs.outputs, max_batch_size=8)
-        profiles = {device: Profile() for device in self.sessions}
-        return ModelVersion("adds", number, configuration, signature, self.sessions, {}, profiles)
+        return ModelVersion("adds", number, replace(configuration, **self.settings), signature, self.deployments, {})
 
 
 class Served:
-    """A data plane over one adding model on fake devices."""
+    """A data plane over one adding model on fake devices; `settings` are those of the model."""
 
-    def __init__(self, root: Path, *others: str, ready_when: str = "any") -> None:
+    def __init__(
+        self,
+        root: Path,
+        *others: str,
+        ready_when: str = "any",
+        limit: int = 1,
+        default_objective: str = LATENCY,
+        **settings: Any,
+    ) -> None:
         (root / "adds" / "1").mkdir(parents=True)
         (root / "adds" / "1" / "model.onnx").touch()
         self.session = AddingSession()
         self.clock = Clock()
         self.metrics = Metrics()
         self.changes = Listeners()
-        self.executor = Executor("cpu", limit=1, clock=self.clock)
+        self.executor = Executor("cpu", self.metrics, limit=limit, clock=self.clock)
         self.sessions = {"cpu": self.session, **{name: AddingSession() for name in others}}
-        self.executors = {"cpu": self.executor, **{name: Executor(name) for name in others}}
+        self.executors = {"cpu": self.executor, **{name: Executor(name, self.metrics) for name in others}}
         self.engines = {name: FakeEngine(name) for name in self.sessions}
-        self.repository = Repository(root, AddsOnly(self.sessions), changed=self.changes.notify)
+        self.deployments = {name: deployment(session, device=name) for name, session in self.sessions.items()}
+        self.repository = Repository(root, AddsOnly(self.engines, self.deployments, **settings), changed=self.changes.notify)
         self.dataplane = DataPlane(
             self.repository,
             Engines(dict(self.engines), {"cuda": "no driver"}),
             self.executors,
             self.metrics,
             "auto",
+            default_objective,
             ready_when,
             self.changes,
             Tracer(None),
         )
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
 
-    def infer(self, model: str = "adds", device: str = "", a: np.ndarray = ROW, deadline_s: float | None = None) -> None:
-        request = InferRequest(model, "", "7", {"b": ROW, "a": a}, device=device, deadline_s=deadline_s)
-        self.dataplane.infer(request, self.outcomes.put)
+    def infer(
+        self, model: str = "adds", device: str = "", a: np.ndarray = ROW, id: str = "7", **options: Any
+    ) -> Callable[[], None]:
+        request = InferRequest(model, "", id, {"b": np.ones_like(a), "a": a}, device=device, **options)
+        return self.dataplane.infer(request, self.outcomes.put)
+
+    def takes(self, service_us: float, device: str = "cpu") -> None:
+        """A device is known to take so long for a row, and no longer for eight."""
+        for rows in (1, 8):
+            self.deployments[device].profile.measure(rows, [service_us] * 5)
+
+    def counted(self, device: str = "cpu") -> Series:
+        """What was counted, once every run is over; a device takes nothing more from then on."""
+        self.executors[device].stop(timeout_s=10)
+        return self.metrics.totals()["adds", "1", device]
+
+    def stop(self) -> None:
+        for session in self.sessions.values():
+            session.gate.set()
+        for executor in self.executors.values():
+            executor.stop(timeout_s=10)
 
     def outcome(self) -> Outcome:
         return self.outcomes.get(timeout=10)
@@ -93,8 +128,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     served = Served(tmp_path)
     served.repository.start()
     yield served
-    served.session.gate.set()
-    served.executor.stop(timeout_s=10)
+    served.stop()
 
 
 def test_a_request_is_answered_with_what_happened_on_the_way(served: Served) -> None:
@@ -143,7 +177,16 @@ def test_a_deadline_that_passes_in_the_queue_is_counted_as_such(served: Served) 
     served.session.gate.set()
     outcomes = [served.outcome(), served.outcome()]
     assert [type(outcome) for outcome in outcomes] == [InferResponse, DeadlineExceeded]
-    assert served.metrics.totals()["adds", "1", "cpu"].failures == {"DEADLINE_EXCEEDED": 1}
+    assert served.counted().failures == {"DEADLINE_EXCEEDED": 1}
+
+
+def test_a_caller_that_goes_away_while_its_request_waits_is_counted_as_such(served: Served) -> None:
+    served.hold()
+    served.infer(id="gone")()
+    served.session.gate.set()
+    assert [type(served.outcome()) for _ in range(2)] == [InferResponse, Cancelled]
+    assert served.counted().failures == {"CANCELLED": 1}
+    assert served.session.runs == [1]
 
 
 def test_a_session_that_gives_too_few_outputs_is_an_internal_error(served: Served) -> None:
@@ -171,23 +214,19 @@ def test_it_is_ready_once_the_repository_has_settled_and_until_it_drains(tmp_pat
     assert (told[0], told[-2], told[-1]) == (False, True, False)
     served.infer()  # it still answers
     assert isinstance(served.outcome(), InferResponse)
-    served.executor.stop(timeout_s=10)
+    served.stop()
 
 
 class Two(Served):
     """`cpu` and `cpu:other`; the sessions of the devices in `losing` lose whatever they run."""
 
-    def __init__(self, root: Path, ready_when: str = "any") -> None:
-        super().__init__(root, "cpu:other", ready_when=ready_when)
+    def __init__(self, root: Path, ready_when: str = "any", **settings: Any) -> None:
+        super().__init__(root, "cpu:other", ready_when=ready_when, **settings)
         self.repository.start()
 
     def lose(self, *devices: str) -> None:
         for device in devices:
             self.sessions[device].run = lost  # type: ignore[method-assign]
-
-    def stop(self) -> None:
-        for executor in self.executors.values():
-            executor.stop(timeout_s=10)
 
 
 def lost(inputs: object, outputs: object) -> list[np.ndarray]:
@@ -250,4 +289,220 @@ def test_ready_when_says_which_devices_must_work(tmp_path: Path, ready_when: str
         two.engines[device].trouble = DeviceLost("it is restarting")
     assert two.dataplane.ready() is ready
     assert two.dataplane.model_ready("adds") is (len(broken) < 2)
+    two.stop()
+
+
+def test_an_answer_tells_what_was_predicted_and_the_precision_it_was_computed_in(served: Served) -> None:
+    served.takes(5000)
+    served.infer()
+    outcome = served.outcome()
+    assert isinstance(outcome, InferResponse)
+    assert (outcome.parameters["predicted_us"], outcome.parameters["precision"]) == (5000, "fp32")
+
+
+def test_without_a_measurement_nothing_is_predicted(served: Served) -> None:
+    served.infer()
+    outcome = served.outcome()
+    assert isinstance(outcome, InferResponse)
+    assert "predicted_us" not in outcome.parameters
+    counted = served.counted()
+    assert (sum(counted.prediction.counts), counted.answered) == (0, 1)
+
+
+def test_routes_are_counted_by_reason_and_predictions_by_how_true_they_came(served: Served) -> None:
+    served.takes(3600e6)  # it takes a millionth of that
+    for device in ("", "cpu"):
+        served.infer(device=device)
+        served.outcome()
+    counted = served.counted()
+    assert counted.reasons == {"only-device": 1, "requested": 1}
+    assert counted.prediction.counts == [2] + [0] * (len(counted.prediction.counts) - 1)
+
+
+@pytest.mark.parametrize("how", ["a deadline", "a timeout"])
+def test_a_request_that_cannot_finish_in_time_is_refused_at_once_with_the_predicted_time(served: Served, how: str) -> None:
+    served.takes(50_000)
+    now_s = time.monotonic()
+    if how == "a deadline":
+        served.infer(deadline_s=now_s + 0.02)
+    else:
+        served.infer(arrived_s=now_s, timeout_us=20_000)
+    outcome = served.outcome()
+    assert isinstance(outcome, Overloaded)
+    assert str(outcome).startswith("device 'cpu' would take at least 50.0 ms (predicted 50.0 ms), and the deadline is in ")
+    assert served.session.runs == []
+    assert served.metrics.totals()["adds", "1", ""].failures == {"RESOURCE_EXHAUSTED": 1}
+
+
+def test_a_request_that_may_finish_in_time_is_given_a_try(served: Served) -> None:
+    served.takes(50_000)
+    served.deployments["cpu"].profile.observe(1, 10)  # it was that fast once
+    served.infer(deadline_s=time.monotonic() + 0.045)
+    served.executor.stop(timeout_s=10)
+    assert not isinstance(served.outcome(), Overloaded)
+
+
+LEVELS = Queue(
+    levels=3,
+    default_level=2,
+    policy=QueuePolicy(max_size=2),
+    policies={1: QueuePolicy(max_size=1), 3: QueuePolicy(timeout_us=1000, timeout_override=False)},
+)
+
+
+@pytest.fixture
+def levels(tmp_path: Path) -> Iterator[Served]:
+    """A model with three priorities, whose requests run one by one."""
+    served = Served(tmp_path, limit=100, queue=LEVELS)
+    served.deployments["cpu"].max_rows = 1
+    served.repository.start()
+    yield served
+    served.stop()
+
+
+def test_each_priority_has_a_limit_of_its_own(levels: Served) -> None:
+    levels.hold()
+    for priority, accepted in [(1, 1), (0, 2), (9, 0)]:  # no priority and one that doesn't exist are the default's
+        for _ in range(accepted):
+            levels.infer(priority=priority)
+        levels.infer(priority=priority)
+        outcome = levels.outcome()
+        assert isinstance(outcome, Overloaded)
+        assert f"{1 if priority == 1 else 2} requests wait for this model" in str(outcome)
+
+
+def test_the_more_urgent_is_answered_first(levels: Served) -> None:
+    levels.hold()
+    for priority in (2, 3, 1):
+        levels.infer(priority=priority, id=str(priority), arrived_s=levels.clock.now_s)
+    levels.session.gate.set()
+    outcomes = [levels.outcome() for _ in range(4)]
+    assert [outcome.id for outcome in outcomes if isinstance(outcome, InferResponse)] == ["7", "1", "2", "3"]
+
+
+def test_each_priority_has_a_timeout_of_its_own_which_requests_shorten_only_if_they_may(levels: Served) -> None:
+    levels.hold()
+    now_s = levels.clock.now_s
+    levels.infer(priority=1, id="patient", arrived_s=now_s)
+    levels.infer(priority=2, id="shorter", arrived_s=now_s, timeout_us=500)
+    levels.infer(priority=3, id="as it is", arrived_s=now_s, timeout_us=500)
+    levels.clock.now_s += 600e-6
+    levels.session.gate.set()
+    outcomes = [levels.outcome() for _ in range(4)]
+    assert {outcome.id for outcome in outcomes if isinstance(outcome, InferResponse)} == {"7", "patient", "as it is"}
+    assert levels.counted().failures == {"DEADLINE_EXCEEDED": 1}
+
+
+def test_a_priority_whose_timeout_has_passed_expires(levels: Served) -> None:
+    levels.hold()
+    levels.infer(priority=3, arrived_s=levels.clock.now_s)
+    levels.clock.now_s += 1001e-6
+    levels.session.gate.set()
+    assert [type(levels.outcome()) for _ in range(2)] == [InferResponse, DeadlineExceeded]
+
+
+def test_a_precision_that_no_file_has_is_refused_with_what_to_set(served: Served) -> None:
+    served.infer(precision="fp16")
+    outcome = served.outcome()
+    assert isinstance(outcome, FailedPrecondition)
+    assert str(outcome) == (
+        "model 'adds' has no fp16 file for device 'cpu', where it runs in fp32; set turnout.file.cpu to one that is"
+    )
+    served.infer(precision="fp32")
+    assert isinstance(served.outcome(), InferResponse)
+
+
+def test_a_precision_chooses_among_the_devices_of_auto_and_never_moves_a_named_one(two: Two) -> None:
+    two.deployments["cpu:other"].precision = "fp16"
+    two.infer(precision="fp16")
+    outcome = two.outcome()
+    assert isinstance(outcome, InferResponse)
+    assert (outcome.parameters["device"], outcome.parameters["precision"]) == ("cpu:other", "fp16")
+    two.infer(device="cpu", precision="fp16")
+    assert isinstance(two.outcome(), FailedPrecondition)
+
+
+def routed(two: Two, **options: Any) -> tuple[str, str]:
+    """The device and the reason of a request's answer."""
+    two.infer(**options)
+    outcome = two.outcome()
+    assert isinstance(outcome, InferResponse), outcome
+    return str(outcome.parameters["device"]), str(outcome.parameters["route_reason"])
+
+
+def test_auto_takes_the_device_that_is_expected_to_finish_first(two: Two) -> None:
+    two.takes(2000)
+    two.takes(1000, "cpu:other")
+    assert routed(two) == ("cpu:other", "earliest")
+    assert routed(two, device="cpu") == ("cpu", "requested")
+    assert routed(two, device="cpu,auto") == ("cpu", "preference")
+
+
+def test_near_ties_stay_with_the_device_that_was_chosen_last(two: Two) -> None:
+    for cpu_us, other_us, device in [
+        (1000, 1050, "cpu"),
+        (1050, 1000, "cpu"),
+        (1500, 1000, "cpu:other"),
+        (950, 1000, "cpu:other"),
+    ]:
+        two.takes(cpu_us)
+        two.takes(other_us, "cpu:other")
+        assert routed(two)[0] == device
+
+
+def test_auto_spills_over_from_a_full_queue(two: Two) -> None:
+    two.takes(1000)
+    two.takes(1_000_000, "cpu:other")
+    two.hold()
+    two.infer(device="cpu")  # fills the queue
+    assert routed(two) == ("cpu:other", "spill")
+    assert routed(two, device="cpu,cpu:other") == ("cpu:other", "spill")
+
+
+def test_cost_and_energy_take_the_cheapest_that_is_in_time(two: Two) -> None:
+    two.takes(1000)
+    two.takes(30_000, "cpu:other")
+    two.engines["cpu"].device = replace(two.engines["cpu"].device, price_per_hour=3, idle_w=20, busy_w=120)
+    two.engines["cpu:other"].device = replace(two.engines["cpu:other"].device, price_per_hour=0.05, idle_w=2, busy_w=4)
+    assert routed(two) == ("cpu", "earliest")
+    for objective in (COST, ENERGY):
+        assert routed(two, objective=objective) == ("cpu:other", "cheapest-in-time")
+        two.takes(30_000, "cpu:other")  # as before, whatever that request showed
+        in_time = {"objective": objective, "deadline_s": time.monotonic() + 0.02}
+        assert routed(two, **in_time) == ("cpu", "only-device")
+
+
+def test_a_target_keeps_a_cheap_device_from_being_too_slow(tmp_path: Path) -> None:
+    two = Two(tmp_path, latency_target_us=20_000)
+    two.takes(1000)
+    two.takes(30_000, "cpu:other")
+    for name, price in [("cpu", 3.0), ("cpu:other", 0.05)]:
+        two.engines[name].device = replace(two.engines[name].device, price_per_hour=price)
+    assert routed(two, objective=COST) == ("cpu", "cheapest-in-time")
+    two.stop()
+
+
+@pytest.mark.parametrize(
+    ("servers", "models", "asked", "in_force"),
+    [
+        (COST, "", "", COST),
+        (LATENCY, COST, "", COST),
+        (LATENCY, COST, ENERGY, ENERGY),
+        (COST, LATENCY, "", LATENCY),
+        (COST, ENERGY, LATENCY, LATENCY),
+    ],
+)
+def test_the_requests_objective_goes_before_the_models_and_that_before_the_servers(
+    tmp_path: Path, servers: str, models: str, asked: str, in_force: str
+) -> None:
+    two = Two(tmp_path, default_objective=servers, objective=models)
+    two.takes(1000)
+    two.takes(1000, "cpu:other")
+    two.infer(objective=asked)
+    outcome = two.outcome()
+    if in_force == LATENCY:
+        assert isinstance(outcome, InferResponse)
+    else:
+        assert isinstance(outcome, FailedPrecondition)
+        assert f"the objective '{in_force}' needs" in str(outcome)  # because nobody gave prices or watts
     two.stop()
