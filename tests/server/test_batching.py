@@ -188,6 +188,23 @@ def test_a_batch_grows_while_it_buys_throughput_within_the_target(
     assert best_rows(predict, 20, target_us) == rows
 
 
+@pytest.mark.parametrize(
+    ("known", "target_us", "rows"),
+    [
+        ({1: 100}, None, 20),  # nothing to compare it with
+        ({1: 100}, 550, 5),
+        ({1: 100}, 50, 1),
+        ({1: 100, 2: 100}, None, 4),
+        ({1: 100, 2: 100, 4: 100}, None, 8),
+        ({1: 100, 2: 100, 4: 100, 8: 100, 16: 100}, None, 20),
+        ({1: 100, 2: 200}, None, 1),
+        ({1: 100, 2: 100, 4: 200}, None, 2),
+    ],
+)
+def test_twice_the_largest_that_pays_is_tried(known: dict[int, float], target_us: float | None, rows: int) -> None:
+    assert best_rows(known.get, 20, target_us) == rows
+
+
 @given(st.integers(1, 100), LIMITS, st.lists(LIMITS, max_size=3))
 def test_rows_are_taken_in_a_preferred_number_if_they_suffice_for_one(waiting: int, cap: int, preferred: list[int]) -> None:
     rows = rows_to_take(waiting, cap, preferred)

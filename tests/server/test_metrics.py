@@ -61,6 +61,42 @@ def test_prometheus_reads_counts_and_durations() -> None:
     assert read["turnout_in_flight[('device', 'cpu')]"] == 3
 
 
+def test_prometheus_reads_routes_by_reason_late_results_and_how_predictions_came_true() -> None:
+    metrics = Metrics()
+    series = metrics.series(KEY)
+    series.reasons["earliest"] += 3
+    series.reasons["spill"] += 1
+    series.late += 2
+    for ratio in (0.95, 1.0, 3.0):
+        series.prediction.observe(ratio)
+    labels = "('device', 'cpu'), ('model', 'm')"
+    read = samples(metrics)
+    for reason, count in (("earliest", 3), ("spill", 1)):
+        assert read[f"turnout_routes_total[{labels}, ('reason', '{reason}'), ('version', '1')]"] == count
+    assert read[f"turnout_late_results_total[{labels}, ('version', '1')]"] == 2
+    for bound, count in (("0.9", 0), ("1.0", 2), ("2.0", 2), ("4.0", 3), ("+Inf", 3)):
+        below = f"turnout_prediction_ratio_bucket[('device', 'cpu'), ('le', '{bound}'), ('model', 'm'), ('version', '1')]"
+        assert read[below] == count
+
+
+def test_threads_add_up_in_routes_predictions_and_late_results_too() -> None:
+    metrics = Metrics()
+
+    def work() -> None:
+        series = metrics.series(KEY)
+        series.reasons["earliest"] += 1
+        series.late += 1
+        series.prediction.observe(1.0)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    total = metrics.totals()[KEY]
+    assert (total.reasons, total.late, sum(total.prediction.counts)) == ({"earliest": 3}, 3, 3)
+
+
 def test_requests_for_nobody_share_one_series_and_only_fail() -> None:
     metrics = Metrics()
     metrics.series(NOBODY).failures["NOT_FOUND"] += 1

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_server.profiles import WEIGHT, Profile
+from turnout_server.profiles import SETTLED_RUNS, WEIGHT, Profile
 
 TIMES = st.floats(1, 1e6)
 
@@ -56,3 +56,28 @@ def test_the_estimate_follows_a_lasting_change() -> None:
     for _ in range(200):
         made.observe(1, 1000)
     assert made.predict_us(1) == pytest.approx(1000, rel=0.01)
+
+
+@given(st.dictionaries(st.integers(1, 64), TIMES, min_size=1), st.integers(0, 200))
+def test_the_fastest_run_is_never_slower_than_the_expected_one(measured: dict[int, float], rows: int) -> None:
+    made = profile(measured)
+    for size, service_us in measured.items():
+        made.observe(size, 2 * service_us)
+    fastest, expected = made.fastest_us(rows), made.predict_us(rows)
+    assert fastest is not None
+    assert expected is not None
+    assert fastest <= expected * (1 + 1e-9)
+
+
+def test_only_sizes_that_ran_often_enough_are_settled() -> None:
+    made = Profile()
+    for run in range(SETTLED_RUNS):
+        assert (made.settled_us(2), made.settled_us(1), made.total_runs) == (None, None, run)
+        made.observe(2, 100)
+    assert (made.settled_us(2), made.settled_us(1)) == (100, None)
+
+
+def test_what_was_measured_on_purpose_replaces_what_was_known() -> None:
+    made = profile({1: 10_000})
+    made.measure(1, [100, 120, 5000])
+    assert (made.predict_us(1), made.fastest_us(1), made.runs(1)) == (120, 100, 3)

@@ -1,0 +1,52 @@
+from turnout_server.config import Queue
+from turnout_server.deployments import RETHINK_RUNS
+
+from tests.server.fakes import deployment, profile
+
+#: What a run takes on a device where a row gets no cheaper beyond four together.
+FOUR = {1: 4000, 2: 4000, 4: 4000, 8: 8000}
+
+
+def test_the_cap_is_what_the_profile_shows_to_be_worth_joining() -> None:
+    assert deployment(profile=profile(FOUR)).cap == 4
+    assert deployment(profile=profile({1: 1000, 2: 2000, 4: 4000, 8: 8000})).cap == 1
+    assert deployment(profile=profile({1: 1000, 2: 1000, 4: 1000, 8: 1000})).cap == 8
+
+
+def test_before_anything_is_measured_the_cap_is_the_models_limit() -> None:
+    assert deployment(max_rows=8).cap == 8
+
+
+def test_a_latency_target_bounds_the_cap() -> None:
+    assert deployment(profile=profile({1: 1000, 2: 1100, 4: 1300, 8: 1700}), target_us=1200).cap == 2
+
+
+def test_the_cap_is_worked_out_anew_after_so_many_runs() -> None:
+    model = deployment(profile=profile(FOUR))
+    assert model.cap == 4
+    for _ in range(RETHINK_RUNS - 1):
+        model.profile.observe(8, 4000)
+    assert model.cap == 4
+    model.profile.observe(8, 4000)
+    assert model.cap == 8
+
+
+def test_a_preferred_batch_size_is_never_above_the_cap() -> None:
+    model = deployment(profile=profile(FOUR), queue=Queue(preferred_rows=(2, 6)))
+    assert (model.preferred_rows, model.cap) == ((2, 6), 6)
+
+
+def test_requests_that_may_not_share_a_run_neither_are_joined_nor_split() -> None:
+    model = deployment(profile=profile(FOUR), joins=False, max_rows=1)
+    assert (model.cap, model.parts(8)) == (1, [8])
+
+
+def test_requests_above_the_cap_are_split() -> None:
+    model = deployment(profile=profile(FOUR))
+    assert (model.parts(7), model.parts(4)) == ([4, 3], [4])
+
+
+def test_the_queue_sees_seconds() -> None:
+    model = deployment(queue=Queue(max_delay_us=1500), target_us=20_000)
+    assert (model.max_delay_s, model.target_s) == (0.0015, 0.02)
+    assert deployment().target_s is None
