@@ -153,6 +153,14 @@ class Backlog(Generic[W]):
         group = self._groups.get((tenant, kind))
         return group.rows if group else 0
 
+    def joined_us(self, tenant: Tenant, kind: Hashable, rows: int) -> tuple[float, float]:
+        """What those waiting rows take, and what they take with so many more."""
+        shared = self.rows_of(tenant, kind)
+        if not shared:
+            return 0.0, tenant.predict_us(rows) or 0.0
+        cap, predict = tenant.cap, tenant.predict_us
+        return batching.runs_us(shared, cap, predict), batching.runs_us(shared + rows, cap, predict)
+
     @staticmethod
     def _next(ripe: list[_Group[W]], now_s: float) -> _Group[W]:
         """Whose turn it is; see above."""

@@ -21,6 +21,23 @@ NEEDED = {COST: "price_per_hour", ENERGY: "idle_w and busy_w"}
 HYSTERESIS = 0.1
 
 
+class Forecast(NamedTuple):
+    """What would become of a request that was sent to a device now, all in microseconds.
+
+    Attributes:
+        wait_us: until what runs and what waits before it is done.
+        service_us: the runs it would be in.
+        added_us: how much longer the device would be busy for it.
+        alone_us, fastest_us: a run of its own, as expected, and as it was at its fastest.
+    """
+
+    wait_us: float
+    service_us: float
+    added_us: float
+    alone_us: float
+    fastest_us: float
+
+
 class Candidate(NamedTuple):
     """One device as a request for one model meets it.
 
@@ -88,6 +105,17 @@ def resolve(requested: str, devices: tuple[str, ...]) -> tuple[tuple[str, tuple[
 
 def _meant(entry: str, devices: tuple[str, ...]) -> tuple[str, ...]:
     return (entry,) if entry in devices else tuple(name for name in devices if entry in (AUTO, kind_of(name)))
+
+
+def wait_us(left_us: Sequence[float], ahead_us: float, instances: int) -> float:
+    """How long a request waits, in microseconds.
+
+    Args:
+        left_us: what is left of each run that goes on.
+        ahead_us: what the runs of all that waits before it take.
+        instances: how many runs may go on at once.
+    """
+    return (sum(left_us) + ahead_us) / instances if ahead_us or len(left_us) >= instances else 0.0
 
 
 def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str, str]) -> Route:

@@ -4,15 +4,16 @@ Work-conserving: an idle worker takes what is waiting at once; batches form only
 """
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from turnout_server import batching
+from turnout_server import batching, routing
 from turnout_server.backlog import Backlog
 from turnout_server.deployments import Deployment
 from turnout_server.errors import (
@@ -24,6 +25,7 @@ from turnout_server.errors import (
     internal_error,
 )
 from turnout_server.metrics import Metrics
+from turnout_server.routing import Forecast
 from turnout_server.waiting import Selection
 
 logger = logging.getLogger(__name__)
@@ -176,23 +178,6 @@ class _Rejoining:
         )
 
 
-class Forecast(NamedTuple):
-    """What would become of a request that was sent to a device now, all in microseconds.
-
-    Attributes:
-        wait_us: until what runs and what waits before it is done.
-        service_us: the runs it would be in.
-        added_us: how much longer the device would be busy for it.
-        alone_us, fastest_us: a run of its own, as expected, and as it was at its fastest.
-    """
-
-    wait_us: float
-    service_us: float
-    added_us: float
-    alone_us: float
-    fastest_us: float
-
-
 class Executor:
     """One device's queue and its worker threads, one for each instance.
 
@@ -202,6 +187,7 @@ class Executor:
     Args:
         metrics: gets every run.
         limit: how many requests may wait; one more is refused at once.
+        cpus: the cores that the worker threads keep to; empty for all of the process's.
     """
 
     def __init__(
@@ -211,11 +197,13 @@ class Executor:
         instances: int = 1,
         limit: int = 1000,
         clock: Callable[[], float] = time.monotonic,
+        cpus: Collection[int] = (),
     ) -> None:
         self.name = name
         self._metrics = metrics
         self._limit = limit
         self._clock = clock
+        self._cpus = cpus
         self._backlog: Backlog[Work] = Backlog()
         self._running: dict[int, tuple[int, float]] = {}  # requests, and when they will be done, by worker
         self._instances = instances
@@ -274,12 +262,9 @@ class Executor:
             return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
         now_s = self._clock()
         left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in tuple(self._running.values())]
-        ahead_us, shared = self._backlog.ahead_us(tenant, kind), self._backlog.rows_of(tenant, kind)
-        before_us = batching.runs_us(shared, tenant.cap, tenant.predict_us)
-        service_us = batching.runs_us(shared + rows, tenant.cap, tenant.predict_us) if shared else alone_us
-        busy = len(left_us) >= self._instances
-        wait_us = (sum(left_us) + ahead_us) / self._instances if busy or ahead_us else 0.0
-        return Forecast(wait_us, service_us, max(0.0, service_us - before_us), alone_us, fastest_us)
+        wait_us = routing.wait_us(left_us, self._backlog.ahead_us(tenant, kind), self._instances)
+        shared_us, joined_us = self._backlog.joined_us(tenant, kind, rows)
+        return Forecast(wait_us, joined_us, max(0.0, joined_us - shared_us), alone_us, fastest_us)
 
     def drained(self) -> bool:
         """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next.
@@ -337,6 +322,7 @@ class Executor:
             work.finish(Unavailable("the server is shutting down"))
 
     def _serve(self, worker: int) -> None:
+        self._pin()
         while (selection := self._next(worker)) is not None:
             self._drop(selection)
             if selection.batch:
@@ -347,6 +333,14 @@ class Executor:
                     self._backlog.ended(tenant, service_s)
                     if self._stopping or (self._backlog and tenant.instances):
                         self._changed.notify_all()  # others may wait for the end, or for this model's turn
+
+    def _pin(self) -> None:
+        """Keeps the calling thread to this device's cores. One that the system has taken away since isn't worth failing for."""
+        if self._cpus:
+            try:
+                os.sched_setaffinity(0, self._cpus)  # on Linux, of this thread only
+            except OSError as error:
+                logger.warning("device %s is not kept to the cores %s: %s", self.name, list(self._cpus), error)
 
     def _next(self, worker: int) -> Selection[Work] | None:
         """Waits for work and takes the next batch; None once stopped and empty."""
