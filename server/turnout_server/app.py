@@ -12,6 +12,7 @@ from turnout_server.codec import Codec
 from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
 from turnout_server.devicenames import kind_of
+from turnout_server.devices import Device
 from turnout_server.engines import Engines
 from turnout_server.errors import FailedPrecondition
 from turnout_server.extensions import ExtensionService
@@ -66,7 +67,7 @@ class Server:
         self._engines = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify)
         metrics = Metrics(self._device_states)
         self._executors = {
-            name: Executor(name, metrics, engine.device.instances, settings.max_queue_size)
+            name: Executor(name, metrics, engine.device.instances, settings.max_queue_size, cpus=_pinned_to(engine.device))
             for name, engine in self._engines.by_name.items()
         }
         self._in_process = [
@@ -169,6 +170,11 @@ class Server:
             stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
             drained=self._drained,
         )
+
+
+def _pinned_to(device: Device) -> tuple[int, ...]:
+    """The cores that a device's worker threads keep to; where it has a process of its own, that does, and they only wait."""
+    return () if device.isolated else device.cpus
 
 
 def _existing(ready_when: str, devices: Engines) -> str:

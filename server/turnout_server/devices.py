@@ -179,8 +179,8 @@ def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tu
 
 
 def _cores_of(device: Device) -> set[int]:
-    """The cores that a device's runs may use: those declared bind only a process of its own."""
-    return set(device.cpus) if device.cpus and device.isolated else os.sched_getaffinity(0)
+    """The cores that a device's runs may use."""
+    return set(device.cpus) if device.cpus else os.sched_getaffinity(0)
 
 
 def usable_cpus() -> int:

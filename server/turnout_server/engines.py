@@ -149,7 +149,7 @@ def _warn_of_shared_cores(running: Sequence[Device]) -> None:
     for one, other, cores in devices.shared_cores(running):
         logger.warning(
             "devices %s and %s share the cores %s: the profile of each is wrong while the other works; keep them apart with "
-            "cpus and isolation = 'process', or disable one",
+            "cpus, or disable one",
             one.name,
             other.name,
             list(cores),

@@ -181,6 +181,11 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     options.enable_mem_pattern = chosen.memory_pattern
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[chosen.optimization_level])
     options.log_severity_level = 4  # what goes wrong is raised or checked afterwards
+    if device.cpus and not device.isolated and options.intra_op_num_threads > 1:
+        # The threads that help the calling one, which its executor pins; processors are counted from 1 here.
+        cores = ",".join(str(core + 1) for core in device.cpus)
+        affinities = ";".join([cores] * (options.intra_op_num_threads - 1))
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     # Threads that spin while they wait take the CPU from the front end.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

@@ -32,10 +32,13 @@ def test_two_cpu_devices_share_the_cores_that_both_may_use(
     assert [(one.name, other.name, cores) for one, other, cores in shared_cores(declared)] == pairs
 
 
-def test_a_device_in_this_process_may_use_all_of_its_cores_whatever_it_declares() -> None:
+def test_a_device_in_this_process_is_kept_to_its_cores_and_one_without_may_use_all() -> None:
     usable = sorted(os.sched_getaffinity(0))
-    ((_, _, cores),) = shared_cores([cpu("cpu", usable[0], isolated=False), cpu("cpu:b")])
+    ((_, _, cores),) = shared_cores([cpu("cpu", isolated=False), cpu("cpu:b")])
     assert list(cores) == usable
+    ((_, _, cores),) = shared_cores([cpu("cpu", usable[0], isolated=False), cpu("cpu:b")])
+    assert list(cores) == usable[:1]
+    assert not list(shared_cores([cpu("cpu:a", 0, isolated=False), cpu("cpu:b", 1)]))
 
 
 def test_only_a_provider_that_takes_a_number_is_told_one() -> None:

@@ -1,5 +1,6 @@
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,7 +17,8 @@ from turnout_server.errors import (
     Unavailable,
 )
 from turnout_server.metrics import Metrics, Series
-from turnout_server.scheduler import Execution, Executor, Forecast, Work
+from turnout_server.routing import Forecast
+from turnout_server.scheduler import Execution, Executor, Work
 
 from tests.server.fakes import AddingSession, Clock, deployment, profile
 
@@ -24,12 +26,12 @@ from tests.server.fakes import AddingSession, Clock, deployment, profile
 class Desk:
     """An executor, a model on it with its session, a clock, and the outcomes in the order in which they came."""
 
-    def __init__(self, instances: int = 1, limit: int = 100) -> None:
+    def __init__(self, instances: int = 1, limit: int = 100, cpus: Sequence[int] = ()) -> None:
         self.session = AddingSession()
         self.model = deployment(self.session)
         self.clock = Clock()
         self.metrics = Metrics()
-        self.executor = Executor("cpu", self.metrics, instances, limit, self.clock)
+        self.executor = Executor("cpu", self.metrics, instances, limit, self.clock, cpus)
         self.outcomes: SimpleQueue[tuple[int, Execution | ServingError]] = SimpleQueue()
 
     def submit(self, value: int, rows: int = 1, model: Deployment | None = None, width: int = 2, **options: Any) -> Work:
@@ -66,7 +68,7 @@ class Desk:
 def make() -> Iterator[Callable[..., Desk]]:
     desks: list[Desk] = []
 
-    def make(**arguments: int) -> Desk:
+    def make(**arguments: Any) -> Desk:
         desks.append(Desk(**arguments))
         return desks[-1]
 
@@ -101,6 +103,23 @@ def test_an_idle_worker_takes_what_is_waiting_at_once(desk: Desk) -> None:
         desk.submit(value)
         assert_answered(desk.take(1)[value], value)
     assert desk.session.runs == [1, 1, 1]
+
+
+def test_a_worker_keeps_to_its_cores_and_the_process_does_not(make: Callable[..., Desk]) -> None:
+    usable = os.sched_getaffinity(0)
+    desk, seen = make(cpus=[min(usable)]), []
+    desk.session.trouble = lambda inputs: seen.append(os.sched_getaffinity(0))
+    desk.submit(1)
+    assert_answered(desk.take(1)[1], 1)
+    assert seen == [{min(usable)}]
+    assert os.sched_getaffinity(0) == usable
+
+
+def test_a_worker_whose_cores_are_gone_works_on_any(make: Callable[..., Desk], caplog: pytest.LogCaptureFixture) -> None:
+    desk = make(cpus=[4000])
+    desk.submit(1)
+    assert_answered(desk.take(1)[1], 1)
+    assert "device cpu is not kept to the cores [4000]" in caplog.text
 
 
 def test_what_waits_for_a_busy_worker_runs_together(desk: Desk) -> None:

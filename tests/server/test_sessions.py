@@ -1,5 +1,6 @@
 """What ONNX Runtime says, as its callers learn it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,11 @@ def test_any_other_failure_is_none(file: Path) -> None:
 def test_a_cuda_graph_is_refused(file: Path) -> None:
     with pytest.raises(FailedPrecondition, match="'enable_cuda_graph' would give wrong answers"):
         OnnxSession(file, replace(LIMITED, provider_options={"enable_cuda_graph": "1"}))
+
+
+def test_the_threads_of_a_device_in_this_process_keep_to_its_cores(file: Path) -> None:
+    before, core = set(os.listdir("/proc/self/task")), min(os.sched_getaffinity(0))
+    session = OnnxSession(file, replace(devices.cpu(), threads=3, cpus=(core,)))
+    helping = set(os.listdir("/proc/self/task")) - before
+    assert [os.sched_getaffinity(int(thread)) for thread in helping] == [{core}] * 2
+    assert session.run(X, ["y"])[0].tolist() == [[2, 2]]

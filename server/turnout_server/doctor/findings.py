@@ -76,7 +76,7 @@ def _of_shared_cores(checkup: Checkup) -> Iterator[Finding]:
     for one, other, cores in devices.shared_cores([tried.device for tried in checkup.devices if not tried.problem]):
         what = f"devices '{one.name}' and '{other.name}' share the cores {list(cores)}"
         why = "the profile of each is wrong while the other works"
-        fix = 'keep them apart with cpus and isolation = "process" in their tables, or add disabled = true to one'
+        fix = "keep them apart with cpus in their tables, or add disabled = true to one"
         yield Finding("warning", "shared-cores", what, why, fix)
 
 
