@@ -2,7 +2,8 @@
 
 Requests wait in groups of those that can share a run. Whose turn it is, in this order:
 
-1. Who waits at a lower priority than others, and hasn't had a run for `STARVED_S`, gets one.
+1. A model that waits at a lower priority than others, and hasn't had a run for `STARVED_S`, gets one: every other run at most,
+   or else a few models whose runs are long would leave nothing to the more urgent.
 2. A higher priority goes before a lower one.
 3. Among equals, a model that has had less than its share of the device, by more than `LAG_S`, goes before the others.
 4. Else the request that is due first: at its deadline, or `PATIENCE_S` after it came, or when its model's target wants it.
@@ -60,6 +61,7 @@ class Backlog(Generic[W]):
         self._numbers = count()
         self._length = 0
         self._swept_s = -math.inf
+        self._lent = False  # whether the last turn was that of a lower priority
 
     def __len__(self) -> int:
         return self._length
@@ -161,14 +163,15 @@ class Backlog(Generic[W]):
         cap, predict = tenant.cap, tenant.predict_us
         return batching.runs_us(shared, cap, predict), batching.runs_us(shared + rows, cap, predict)
 
-    @staticmethod
-    def _next(ripe: list[_Group[W]], now_s: float) -> _Group[W]:
+    def _next(self, ripe: list[_Group[W]], now_s: float) -> _Group[W]:
         """Whose turn it is; see above."""
         urgent = min(group.heap[0][0] for group in ripe)
-        starved = [group for group in ripe if group.heap[0][0] > urgent and now_s - _served_s(group) > STARVED_S]
-        if starved:
-            return min(starved, key=_served_s)
         equals = [group for group in ripe if group.heap[0][0] == urgent]
+        ahead = {group.tenant for group in equals}
+        starved = [group for group in ripe if group.tenant not in ahead and now_s - _served_s(group) > STARVED_S]
+        self._lent = bool(starved) and not self._lent
+        if self._lent:
+            return min(starved, key=_served_s)
         poorest = min(equals, key=_used_s)
         if max(map(_used_s, equals)) - _used_s(poorest) > LAG_S:
             equals = [group for group in equals if group.tenant is poorest.tenant]

@@ -346,7 +346,7 @@ def test_a_lower_priority_is_not_starved(services: list[float], urgent_models: i
         assert device.now_s - waits_since_s <= STARVED_S + 2 * max(services)  # its own run, or another that had begun
 
 
-def test_several_that_are_starved_get_their_runs_one_after_the_other() -> None:
+def test_several_that_are_starved_take_turns_with_the_more_urgent_longest_waiting_first() -> None:
     device = Device(FakeTenant(cap=1), FakeTenant(), FakeTenant())
     for _ in range(5):
         device.add(0, priority=1)
@@ -354,7 +354,28 @@ def test_several_that_are_starved_get_their_runs_one_after_the_other() -> None:
     device.now_s += 0.1
     third = device.add(1, priority=2)
     device.now_s += STARVED_S + 0.1
-    assert [device.run() for _ in range(3)] == [[second], [third], [0]]
+    assert [device.run() for _ in range(3)] == [[second], [0], [third]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(SERVICES, min_size=10, max_size=40), st.integers(1, 3))
+def test_a_higher_priority_has_every_other_run_at_least(services: list[float], patient_models: int) -> None:
+    """However long runs are, and however many models have waited too long meanwhile."""
+    device = Device(*(FakeTenant(cap=1) for _ in range(patient_models + 1)))
+    urgent = []
+    for service_s in services:
+        for at in range(patient_models + 1):
+            device.add(at, priority=3 if at else 1)
+        urgent.append(device.take().batch[0].priority == 1)
+        device.end(service_s)
+    assert all(one or other for one, other in pairwise(urgent))
+
+
+def test_a_models_own_less_urgent_requests_never_overtake() -> None:
+    device = Device(FakeTenant())
+    patient, urgent = device.add(kind="k", priority=3), device.add(kind="l", priority=1)
+    device.now_s += 2 * STARVED_S  # something else ran so long
+    assert (device.run(), device.run()) == ([urgent], [patient])
 
 
 def test_requests_wait_for_a_fuller_batch_no_longer_than_they_may() -> None:
