@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test bench soak bench-peers lint format proto image clean
+.PHONY: help install demo test bench bench-devices soak bench-peers lint format proto image clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.install
 
 bench: install  ## measure Turnout beside other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-devices: install  ## what `auto` gains from two CPU devices, and what a killed one costs
+	$(BIN)/python -m benchmarks.devices $(BENCH)
 
 soak: install  ## what a million requests do to the server's memory (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)

@@ -9,19 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import numpy as np
 import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks import load, results
 from benchmarks.cases import CASES, Case
-from benchmarks.contestants import ROOT, Contestant, Running, contestants, message, running
+from benchmarks.contestants import ROOT, Contestant, Running, await_ready, contestants, message, running
 from benchmarks.reference import session_of
 from benchmarks.results import OURS, Row
 
-#: Loading and measuring every model takes less than this.
-READY_TIMEOUT_S = 120.0
 #: How long a server is left alone before its idle CPU is read.
 IDLE_S = 10.0
 
@@ -119,7 +115,7 @@ def _idle(cases: list[Case], root: Path) -> dict[str, float]:
     names = [output.name for output in session.get_outputs()]
     expected: dict[str, np.ndarray] = dict(zip(names, session.run(names, cases[0].request()), strict=True))
     with running(ours, cases[0], models[0], expected) as server:
-        _await_ready(server.port)
+        await_ready(server.port)
         time.sleep(IDLE_S)
         before_s = server.cpu_s()
         time.sleep(IDLE_S)
@@ -132,14 +128,6 @@ def _idle(cases: list[Case], root: Path) -> dict[str, float]:
         process.terminate()
         process.wait(20)
     return idle
-
-
-def _await_ready(port: int) -> None:
-    """Returns once every model is loaded and measured."""
-    watched = health_pb2.HealthCheckRequest()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        changes = health_pb2_grpc.HealthStub(channel).Watch(watched, timeout=READY_TIMEOUT_S)
-        next(change for change in changes if change.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 if __name__ == "__main__":

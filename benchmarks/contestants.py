@@ -16,6 +16,7 @@ from typing import IO, Any
 import grpc
 import numpy as np
 import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
@@ -23,6 +24,8 @@ from benchmarks.cases import Case
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 120.0
+#: Loading and measuring every model takes less than this.
+READY_TIMEOUT_S = 120.0
 CHANNEL = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 #: (command, additions to the environment) for a case, its model file, and a port; `scratch` may be written to.
@@ -151,6 +154,14 @@ def message(case: Case) -> pb.ModelInferRequest:
         request.inputs.add(name=name, datatype="FP32", shape=array.shape)
         request.raw_input_contents.append(array.tobytes())
     return request
+
+
+def await_ready(port: int) -> None:
+    """Returns once every model of our server there is loaded and measured."""
+    watched = health_pb2.HealthCheckRequest()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        changes = health_pb2_grpc.HealthStub(channel).Watch(watched, timeout=READY_TIMEOUT_S)
+        next(change for change in changes if change.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _await_right_answer(

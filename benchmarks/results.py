@@ -76,7 +76,7 @@ def _markdown(about: dict[str, str], rows: Sequence[Row], idle: dict[str, float]
     loads = list(dict.fromkeys((row.case, row.clients) for row in rows))
     names = [name for name in dict.fromkeys(row.contestant for row in rows) if name != OURS]
     by_key = {(row.case, row.clients, row.contestant): row for row in rows}
-    lines += _table(
+    lines += table(
         ["model, clients", *names],
         [[f"{case}, {clients}", *(_ratio(by_key, case, clients, name) for name in names)] for case, clients in loads],
     )
@@ -84,7 +84,7 @@ def _markdown(about: dict[str, str], rows: Sequence[Row], idle: dict[str, float]
     for case, clients in loads:
         lines += ["", f"## {case}, {clients} client{'s' if clients > 1 else ''}", ""]
         chosen = [row for row in rows if (row.case, row.clients) == (case, clients)]
-        lines += _table(
+        lines += table(
             headings,
             [
                 [r.contestant, f"{r.rate:.0f}", f"{r.p50_ms:.2f}", f"{r.p99_ms:.2f}", f"{r.cpu_us:.0f}", f"{r.rss_mb:.0f}"]
@@ -100,7 +100,8 @@ def _ratio(by_key: dict[tuple[str, int, str], Row], case: str, clients: int, nam
     return f"{ours.rate / other.rate:.2f}" if ours and other else ""
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
     return [
         "| " + " | ".join(headings) + " |",
         "|" + "---|" * len(headings),
