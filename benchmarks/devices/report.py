@@ -132,7 +132,8 @@ def _markdown(report: Report) -> str:
     lines += [
         f"One server, the model `{report.model}`, and two CPU devices on a core each: `{report.first}` in the server's "
         f"process, `{report.second}` in a process of its own. An answer counts if it comes within "
-        f"{report.target_s * 1e3:.0f} ms of when its request was due, {report.target_runs:g} times what a run takes; that is also each request's gRPC deadline. "
+        f"{report.target_s * 1e3:.0f} ms of when its request was due, {report.target_runs:g} times what a run takes; that is "
+        "also each request's gRPC deadline. "
         "Requests come at random moments (Poisson), however late the answers are. The client runs on the same machine.",
         "",
         "## What the devices can carry",
