@@ -13,10 +13,10 @@ the model's weight, and a model that comes back after a pause starts level with 
 """
 
 import math
+from bisect import bisect, insort
 from collections.abc import Hashable
-from heapq import heappop, heappush
 from itertools import count
-from typing import Generic
+from typing import Generic, NamedTuple
 
 from turnout_server import batching
 from turnout_server.waiting import Selection, Tenant, W, Waiting
@@ -34,22 +34,46 @@ PATIENCE_S = 1.0
 SWEEP_S = 0.05
 
 
+class Prospect(NamedTuple):
+    """What a request would find in a backlog, in microseconds of runs.
+
+    Attributes:
+        ahead_us: of others that go before it.
+        joined_us: of its own kind up to and with it: what it would share runs with.
+        added_us: how much more there would be to do.
+    """
+
+    ahead_us: float
+    joined_us: float
+    added_us: float
+
+
+def due(tenant: Tenant, enqueued_s: float, deadline_s: float | None) -> float:
+    """When a request is due: by its model's target, or `PATIENCE_S` after it came, or at its deadline if that is sooner."""
+    due_s = enqueued_s + (PATIENCE_S if tenant.target_s is None else tenant.target_s)
+    return due_s if deadline_s is None else min(due_s, deadline_s)
+
+
 class _Group(Generic[W]):
     """Requests that can share a run, those that are due first in front."""
 
-    __slots__ = ("heap", "rows", "tenant")
+    __slots__ = ("queue", "rows", "tenant")
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
-        self.heap: list[tuple[int, float, int, W]] = []
+        self.queue: list[tuple[int, float, int, W]] = []
         self.rows = 0
+
+    def rows_before(self, place: tuple[int, float, float]) -> int:
+        """How many of its rows go before a place in the queue; as if they were spread evenly over its requests."""
+        return -(-self.rows * bisect(self.queue, place) // max(1, len(self.queue)))
 
     def ripe_s(self) -> float:
         """From when on it may run: at once, unless its tenant would rather wait for a fuller batch."""
         tenant = self.tenant
         if not tenant.max_delay_s or self.rows >= min(tenant.preferred_rows, default=tenant.cap):
             return -math.inf
-        return min(entry[3].enqueued_s for entry in self.heap) + tenant.max_delay_s
+        return min(entry[3].enqueued_s for entry in self.queue) + tenant.max_delay_s
 
 
 class Backlog(Generic[W]):
@@ -84,10 +108,8 @@ class Backlog(Generic[W]):
         account.by_priority[item.priority] += 1
         self._length += 1
         group.rows += item.rows
-        due_s = item.enqueued_s + (PATIENCE_S if tenant.target_s is None else tenant.target_s)
-        if item.deadline_s is not None and item.deadline_s < due_s:
-            due_s = item.deadline_s
-        heappush(group.heap, (item.priority, due_s, next(self._numbers), item))
+        due_s = due(tenant, item.enqueued_s, item.deadline_s)
+        insort(group.queue, (item.priority, due_s, next(self._numbers), item))
 
     def take(self, now_s: float, *, hurry: bool = False) -> Selection[W]:
         """The next run, if there is one, and what has left without one.
@@ -126,9 +148,9 @@ class Backlog(Generic[W]):
         """Moves every request that nobody wants any more to `selection`."""
         self._swept_s = now_s
         for key, group in list(self._groups.items()):
-            dead = [entry for entry in group.heap if _dead(entry[3], now_s)]
+            dead = [entry for entry in group.queue if _dead(entry[3], now_s)]
             if dead:
-                group.heap = sorted(entry for entry in group.heap if not _dead(entry[3], now_s))
+                group.queue = [entry for entry in group.queue if not _dead(entry[3], now_s)]
                 for entry in dead:
                     self._left(group, entry[3])
                     (selection.cancelled if entry[3].cancelled else selection.expired).append(entry[3])
@@ -136,37 +158,35 @@ class Backlog(Generic[W]):
 
     def clear(self) -> list[W]:
         """Everything that waits; nothing does any more."""
-        items = [(group, entry[3]) for group in self._groups.values() for entry in group.heap]
+        items = [(group, entry[3]) for group in self._groups.values() for entry in group.queue]
         for group, item in items:
             self._left(group, item)
         self._groups.clear()
         return [item for _, item in items]
-
-    def ahead_us(self, tenant: Tenant, kind: Hashable) -> float:
-        """What the runs of all that waits take, without those that a request of this kind would share."""
-        return sum(
-            batching.runs_us(group.rows, group.tenant.cap, group.tenant.predict_us)
-            for key, group in tuple(self._groups.items())
-            if key != (tenant, kind)
-        )
 
     def rows_of(self, tenant: Tenant, kind: Hashable) -> int:
         """Waiting rows that a request of this kind could share a run with."""
         group = self._groups.get((tenant, kind))
         return group.rows if group else 0
 
-    def joined_us(self, tenant: Tenant, kind: Hashable, rows: int) -> tuple[float, float]:
-        """What those waiting rows take, and what they take with so many more."""
-        shared = self.rows_of(tenant, kind)
-        if not shared:
-            return 0.0, tenant.predict_us(rows) or 0.0
-        cap, predict = tenant.cap, tenant.predict_us
-        return batching.runs_us(shared, cap, predict), batching.runs_us(shared + rows, cap, predict)
+    def prospect(self, tenant: Tenant, kind: Hashable, rows: int, priority: int, due_s: float) -> Prospect:
+        """What a request would find here. For any thread: it may be a moment out of date."""
+        place = (priority, due_s, math.inf)
+        ahead_us = 0.0
+        for key, group in tuple(self._groups.items()):
+            if key != (tenant, kind):
+                ahead_us += _runs_us(group.tenant, group.rows_before(place))
+        own = self._groups.get((tenant, kind))
+        if own is None:
+            alone_us = tenant.predict_us(rows) or 0.0
+            return Prospect(ahead_us, alone_us, alone_us)
+        added_us = _runs_us(tenant, own.rows + rows) - _runs_us(tenant, own.rows)
+        return Prospect(ahead_us, _runs_us(tenant, own.rows_before(place) + rows), max(0.0, added_us))
 
     def _next(self, ripe: list[_Group[W]], now_s: float) -> _Group[W]:
         """Whose turn it is; see above."""
-        urgent = min(group.heap[0][0] for group in ripe)
-        equals = [group for group in ripe if group.heap[0][0] == urgent]
+        urgent = min(group.queue[0][0] for group in ripe)
+        equals = [group for group in ripe if group.queue[0][0] == urgent]
         ahead = {group.tenant for group in equals}
         starved = [group for group in ripe if group.tenant not in ahead and now_s - _served_s(group) > STARVED_S]
         self._lent = bool(starved) and not self._lent
@@ -179,16 +199,17 @@ class Backlog(Generic[W]):
 
     def _form(self, group: _Group[W], now_s: float, selection: Selection[W]) -> None:
         """Takes a batch off the front of a group."""
-        tenant, heap, batch, rows = group.tenant, group.heap, selection.batch, 0
-        kind = heap[0][3].kind
+        tenant, queue, batch, rows = group.tenant, group.queue, selection.batch, 0
+        kind = queue[0][3].kind
         most = batching.rows_to_take(group.rows, tenant.cap, tenant.preferred_rows)
-        while heap and (not batch or rows + heap[0][3].rows <= most):
-            item = heappop(heap)[3]
+        over_s = now_s + (tenant.likely_us(most) or 0.0) * 1e-6
+        while queue and (not batch or rows + queue[0][3].rows <= most):
+            item = queue.pop(0)[3]
             self._left(group, item)
             if item.cancelled:
                 selection.cancelled.append(item)
-            elif item.deadline_s is not None and item.deadline_s <= now_s:
-                selection.expired.append(item)
+            elif _dead(item, now_s) or (item.finish_s is not None and item.finish_s < over_s):
+                selection.expired.append(item)  # it would be late, and make those behind it late, too
             else:
                 batch.append(item)
                 rows += item.rows
@@ -209,8 +230,12 @@ class Backlog(Generic[W]):
             del account.by_priority[item.priority]  # any number may come as a priority
 
     def _tidy(self, key: Key, group: _Group[W]) -> None:
-        if not group.heap:
+        if not group.queue:
             del self._groups[key]
+
+
+def _runs_us(tenant: Tenant, rows: int) -> float:
+    return batching.runs_us(rows, tenant.cap, tenant.predict_us) if rows else 0.0
 
 
 def _dead(item: Waiting, now_s: float) -> bool:
@@ -218,7 +243,7 @@ def _dead(item: Waiting, now_s: float) -> bool:
 
 
 def _first(group: _Group[W]) -> tuple[float, int]:
-    return group.heap[0][1:3]
+    return group.queue[0][1:3]
 
 
 def _served_s(group: _Group[W]) -> float:

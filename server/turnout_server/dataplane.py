@@ -3,10 +3,10 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from turnout_server import explaining, routing
-from turnout_server.config import QueuePolicy
+from turnout_server.config import Queue, QueuePolicy
 from turnout_server.devices import Device
 from turnout_server.engines import Engines
 from turnout_server.errors import DeviceLost, FailedPrecondition, ServingError, internal_error, status_of
@@ -31,6 +31,9 @@ class _Flight:
         route, work: where it runs now; another once its device was lost.
         routed_s: when that was decided, on the monotonic clock.
         lost: the device it was lost with, if it was.
+        priority, policy: how it may wait.
+        finish_s: by when its caller wants the answer, on the monotonic clock; None if that doesn't matter.
+        begin_s: by when its run must begin; None if that doesn't matter.
     """
 
     request: InferRequest
@@ -40,6 +43,9 @@ class _Flight:
     route: Route | None = None
     routed_s: float = 0.0
     priority: int = 0
+    policy: QueuePolicy = field(default_factory=QueuePolicy)
+    finish_s: float | None = None
+    begin_s: float | None = None
     work: Work | None = None
     lost: str = ""
     cancelled: bool = False
@@ -49,6 +55,14 @@ class _Flight:
         if self.model is None:
             return NOBODY
         return self.model.name, str(self.model.version), self.route.device if self.route else ""
+
+    def queue_by(self, queue: Queue) -> None:
+        """Settles how it may wait, by its model's configuration and its own words."""
+        request = self.request
+        self.priority = queue.level_of(request.priority)
+        policy = self.policy = queue.policy_of(self.priority)
+        self.finish_s = _sooner_s(request, request.timeout_us if policy.timeout_override else None)
+        self.begin_s = _sooner_s(request, policy.effective_timeout_us(request.timeout_us))
 
     def cancel(self) -> None:
         """The caller is gone."""
@@ -140,16 +154,15 @@ class DataPlane:
         model = self.repository.look_up(question.model, question.version)
         request = explaining.request_for(question, model.signature, time.monotonic())
         flight = _Flight(request, lambda outcome: None, model, model.signature.rows_of(request))
-        flight.priority = model.configuration.queue.level_of(request.priority)
-        policy = model.configuration.queue.policy_of(flight.priority)
+        flight.queue_by(model.configuration.queue)
         requested = self._requested(request, model)
-        wish, asked = self._choices(flight, model, policy, request.deadline_s, requested)
+        wish, asked = self._choices(flight, model, requested)
         try:
             route, problem = routing.choose(wish, asked, self._engines.missing), ""
         except ServingError as error:
             route, problem = Route("", ""), str(error)
         others = [name for name in self._device_names if name not in asked]
-        candidates = asked | {name: self._candidate(name, flight, model, policy, wish.objective) for name in others}
+        candidates = asked | {name: self._candidate(name, flight, model, wish.objective) for name in others}
         return Explanation(
             model.name,
             str(model.version),
@@ -177,29 +190,29 @@ class DataPlane:
 
     def _send(self, flight: _Flight, model: ModelVersion) -> None:
         """Chooses a device and enqueues there."""
-        request, queue = flight.request, model.configuration.queue
-        flight.priority = queue.level_of(request.priority)
-        policy = queue.policy_of(flight.priority)
-        finish_s, begin_s = _deadlines_s(request, policy)
-        route = flight.route = self._route(flight, model, policy, finish_s)
+        request = flight.request
+        flight.queue_by(model.configuration.queue)
+        route = flight.route = self._route(flight, model)
         flight.routed_s = time.monotonic()
+        deployment = model.deployments[route.device]
         flight.work = Work(
-            model.deployments[route.device],
+            deployment,
             model.signature.to_graph(request.inputs),
             _in_model_order(request.outputs, model.signature.output_names),
             flight.rows,
             request.layout.kind,
             lambda outcome: self._ended(flight, model, route, outcome),
-            begin_s,
+            deployment.begin_by_s(flight.rows, flight.finish_s, flight.begin_s),
             flight.priority,
-            policy.max_size,
+            flight.policy.max_size,
+            flight.finish_s,
         )
         flight.work.cancelled = flight.cancelled
         self._executors[route.device].submit(flight.work)
 
-    def _route(self, flight: _Flight, model: ModelVersion, policy: QueuePolicy, finish_s: float | None) -> Route:
+    def _route(self, flight: _Flight, model: ModelVersion) -> Route:
         requested = self._requested(flight.request, model)
-        wish, candidates = self._choices(flight, model, policy, finish_s, requested)
+        wish, candidates = self._choices(flight, model, requested)
         route = routing.choose(wish, candidates, self._engines.missing)
         if route.device != wish.last and len(candidates) > 1:
             model.remember(requested, route.device)
@@ -209,27 +222,26 @@ class DataPlane:
         """The `device` that counts: the request's, else its model's, else the server's."""
         return request.device or model.configuration.default_device or self._default_device
 
-    def _choices(
-        self, flight: _Flight, model: ModelVersion, policy: QueuePolicy, finish_s: float | None, requested: str
-    ) -> tuple[Wish, dict[str, Candidate]]:
+    def _choices(self, flight: _Flight, model: ModelVersion, requested: str) -> tuple[Wish, dict[str, Candidate]]:
         """What a request wants of its device, and every device that it may mean, as it is now."""
         objective = flight.request.objective or model.configuration.objective or self._default_objective
         entries = routing.resolve(requested, self._device_names)
         candidates: dict[str, Candidate] = {}
         for _, names in entries:
             for name in names:
-                candidates[name] = self._candidate(name, flight, model, policy, objective)
-        deadline_us = None if finish_s is None else (finish_s - time.monotonic()) * 1e6
+                candidates[name] = self._candidate(name, flight, model, objective)
+        deadline_us = None if flight.finish_s is None else (flight.finish_s - time.monotonic()) * 1e6
         last = model.last_routes.get(requested, "")
         return Wish(entries, objective, deadline_us, model.configuration.latency_target_us, last), candidates
 
-    def _candidate(self, device: str, flight: _Flight, model: ModelVersion, policy: QueuePolicy, objective: str) -> Candidate:
+    def _candidate(self, device: str, flight: _Flight, model: ModelVersion, objective: str) -> Candidate:
         problem = self._problem(device, model, flight)
         if problem is not None:
             return Candidate(device, problem)
         deployment, executor = model.deployments[device], self._executors[device]
-        full = executor.full(deployment, flight.priority, policy.max_size)
-        forecast = executor.forecast(deployment, flight.request.layout.kind, flight.rows)
+        full = executor.full(deployment, flight.priority, flight.policy.max_size)
+        begin_s = deployment.begin_by_s(flight.rows, flight.finish_s, flight.begin_s)
+        forecast = executor.forecast(deployment, flight.request.layout.kind, flight.rows, flight.priority, begin_s)
         if forecast is None:
             return Candidate(device, full)
         return Candidate(
@@ -307,12 +319,6 @@ class DataPlane:
         series.failures[status_of(error)] += 1
         series.failed_s += time.monotonic() - flight.request.arrived_s
         flight.done(error)
-
-
-def _deadlines_s(request: InferRequest, policy: QueuePolicy) -> tuple[float | None, float | None]:
-    """By when the caller wants the answer, and by when its run must begin, if that is sooner: a queue has a timeout too."""
-    wanted_us = request.timeout_us if policy.timeout_override else None
-    return _sooner_s(request, wanted_us), _sooner_s(request, policy.effective_timeout_us(request.timeout_us))
 
 
 def _sooner_s(request: InferRequest, timeout_us: int | None) -> float | None:

@@ -68,6 +68,7 @@ class Deployment:
         self.max_delay_s = self.queue.max_delay_us * 1e-6
         self.target_s = None if self.target_us is None else self.target_us * 1e-6
         self.predict_us = self.profile.predict_us
+        self.likely_us = self.profile.likely_us
 
     @property
     def cap(self) -> int:
@@ -78,6 +79,18 @@ class Deployment:
             self._rethink_at = self.profile.total_runs + RETHINK_RUNS
             self._cap = batching.best_rows(self.profile.settled_us, self.max_rows, self.target_us)
         return max(self._cap, *self.preferred_rows) if self.preferred_rows else self._cap
+
+    def begin_by_s(self, rows: int, finish_s: float | None, begin_s: float | None) -> float | None:
+        """When a run of so many rows isn't worth beginning any more, on the clock that the arguments are on.
+
+        Args:
+            finish_s: when its answer isn't wanted any more: even the fastest run that was ever seen would be late.
+            begin_s: when it has waited long enough.
+        """
+        if finish_s is None or (fastest_us := self.profile.fastest_us(rows)) is None:
+            return begin_s
+        latest_s = finish_s - fastest_us * 1e-6
+        return latest_s if begin_s is None else min(begin_s, latest_s)
 
     def parts(self, rows: int) -> list[int]:
         """The rows of each run that a request of so many is split into."""

@@ -99,6 +99,12 @@ class Profile:
             return exact.service_us
         return _interpolated({size: estimate.service_us for size, estimate in self._estimates.copy().items()}, rows)
 
+    def likely_us(self, rows: int) -> float | None:
+        """What a run hardly ever takes longer than: two spreads, some 90 % of runs, above the expected time."""
+        if (exact := self._estimates.get(rows)) is not None:
+            return exact.service_us + 2 * exact.spread_us
+        return _interpolated({n: e.service_us + 2 * e.spread_us for n, e in self._estimates.copy().items()}, rows)
+
     def fastest_us(self, rows: int) -> float | None:
         """The same of the fastest run of each size."""
         if (exact := self._estimates.get(rows)) is not None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from turnout_server import batching, routing
-from turnout_server.backlog import Backlog
+from turnout_server.backlog import Backlog, due
 from turnout_server.deployments import Deployment
 from turnout_server.errors import (
     Cancelled,
@@ -64,6 +64,7 @@ class Work:
         kind: equal for requests that may share a run: same outputs, same shapes beyond axis 0.
         deadline_s: when it isn't worth beginning any more, on the monotonic clock; None if it always is.
         done: told the outcome, from whichever thread reached it.
+        finish_s: when its answer isn't wanted any more; None if it always is.
         max_waiting: how many requests of its model and priority may wait before it; 0 for as many as the device takes.
     """
 
@@ -72,6 +73,7 @@ class Work:
         "cancelled",
         "deadline_s",
         "enqueued_s",
+        "finish_s",
         "inputs",
         "kind",
         "max_waiting",
@@ -93,6 +95,7 @@ class Work:
         deadline_s: float | None = None,
         priority: int = 1,
         max_waiting: int = 0,
+        finish_s: float | None = None,
     ) -> None:
         self.tenant = tenant
         self.inputs = inputs
@@ -100,6 +103,7 @@ class Work:
         self.rows = rows
         self.kind = kind
         self.deadline_s = deadline_s
+        self.finish_s = finish_s
         self.priority = priority
         self.max_waiting = max_waiting
         self.enqueued_s = 0.0
@@ -133,7 +137,18 @@ class Work:
         pieces = batching.slices(self.inputs, rows)
         whole = _Rejoining(self, len(pieces))
         self.parts = [
-            Work(self.tenant, inputs, self.outputs, n, self.kind, whole.part(at), self.deadline_s, self.priority)
+            Work(
+                self.tenant,
+                inputs,
+                self.outputs,
+                n,
+                self.kind,
+                whole.part(at),
+                self.deadline_s,
+                self.priority,
+                0,
+                self.finish_s,
+            )
             for at, (inputs, n) in enumerate(zip(pieces, rows, strict=True))
         ]
         for part in self.parts:
@@ -253,7 +268,9 @@ class Executor:
             return Overloaded(f"Exceeds maximum queue size: {max_waiting} requests wait for this model on device '{self.name}'")
         return None
 
-    def forecast(self, tenant: Deployment, kind: Hashable, rows: int) -> Forecast | None:
+    def forecast(
+        self, tenant: Deployment, kind: Hashable, rows: int, priority: int = 1, deadline_s: float | None = None
+    ) -> Forecast | None:
         """What would become of a request of so many rows; None if its model was never measured here."""
         alone_us, fastest_us = tenant.predict_us(rows), tenant.profile.fastest_us(rows)
         if alone_us is None or fastest_us is None:
@@ -262,9 +279,9 @@ class Executor:
             return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
         now_s = self._clock()
         left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in tuple(self._running.values())]
-        wait_us = routing.wait_us(left_us, self._backlog.ahead_us(tenant, kind), self._instances)
-        shared_us, joined_us = self._backlog.joined_us(tenant, kind, rows)
-        return Forecast(wait_us, joined_us, max(0.0, joined_us - shared_us), alone_us, fastest_us)
+        prospect = self._backlog.prospect(tenant, kind, rows, priority, due(tenant, now_s, deadline_s))
+        wait_us = routing.wait_us(left_us, prospect.ahead_us, self._instances)
+        return Forecast(wait_us, prospect.joined_us, prospect.added_us, alone_us, fastest_us)
 
     def drained(self) -> bool:
         """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next.

@@ -50,6 +50,7 @@ class Tenant(Protocol):
     @property
     def cap(self) -> int: ...
     def predict_us(self, rows: int) -> float | None: ...
+    def likely_us(self, rows: int) -> float | None: ...
 
 
 class Waiting(Protocol):
@@ -60,6 +61,7 @@ class Waiting(Protocol):
         rows: how many rows it adds to one.
         priority: 1 is the highest.
         deadline_s: when it has waited long enough, on the monotonic clock; None if never.
+        finish_s: by when its run must be over to be of use; None if it always is.
         enqueued_s: when it came.
         cancelled: its caller is gone.
     """
@@ -74,6 +76,8 @@ class Waiting(Protocol):
     def priority(self) -> int: ...
     @property
     def deadline_s(self) -> float | None: ...
+    @property
+    def finish_s(self) -> float | None: ...
     @property
     def enqueued_s(self) -> float: ...
     @property
