@@ -92,6 +92,9 @@ class FakeTenant:
     def predict_us(self, rows: int) -> float | None:
         return None if self.run_us is None else self.run_us + self.row_us * rows
 
+    def likely_us(self, rows: int) -> float | None:
+        return self.predict_us(rows)
+
 
 @dataclass(eq=False)
 class FakeRequest:
@@ -103,6 +106,7 @@ class FakeRequest:
     rows: int = 1
     priority: int = 2
     deadline_s: float | None = None
+    finish_s: float | None = None
     enqueued_s: float = 0.0
     cancelled: bool = False
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turnout_server.backlog import LAG_S, PATIENCE_S, STARVED_S, SWEEP_S, Backlog
+from turnout_server.backlog import LAG_S, PATIENCE_S, STARVED_S, SWEEP_S, Backlog, Prospect, due
 from turnout_server.waiting import Selection
 
 from tests.server.fakes import FakeRequest, FakeTenant
@@ -27,10 +27,11 @@ class Device:
         self.left: Counter[int] = Counter()
         self._numbers = count()
 
-    def add(self, at: int = 0, *, deadline_s: float | None = None, **options: Any) -> int:
-        """A request for a tenant, which must begin in so many seconds; returns its number."""
-        due_s = None if deadline_s is None else self.now_s + deadline_s
-        request = FakeRequest(self.tenants[at], next(self._numbers), deadline_s=due_s, enqueued_s=self.now_s, **options)
+    def add(self, at: int = 0, *, deadline_s: float | None = None, finish_s: float | None = None, **options: Any) -> int:
+        """A request for a tenant, which must begin, and be over, in so many seconds; returns its number."""
+        request = FakeRequest(self.tenants[at], next(self._numbers), enqueued_s=self.now_s, **options)
+        request.deadline_s = None if deadline_s is None else self.now_s + deadline_s
+        request.finish_s = None if finish_s is None else self.now_s + finish_s
         self.waiting.append(request)
         self.backlog.add(request)
         return request.number
@@ -67,6 +68,10 @@ class Device:
     def dead(self, request: FakeRequest) -> bool:
         return request.cancelled or (request.deadline_s is not None and request.deadline_s <= self.now_s)
 
+    def late(self, request: FakeRequest) -> bool:
+        """Whether its run would be over too late; on these devices runs of all sizes take equally long."""
+        return request.finish_s is not None and request.finish_s < self.now_s + (request.tenant.run_us or 0) * 1e-6
+
     def _leave(self, requests: list[FakeRequest]) -> None:
         for request in requests:
             self.left[request.number] += 1
@@ -92,6 +97,7 @@ TENANTS = st.builds(
     max_delay_s=st.sampled_from([0.0, 0.2]),
     target_s=st.sampled_from([None, 0.05]),
     cap=st.integers(1, 8),
+    run_us=st.sampled_from([None, 100_000]),
 )
 DEADLINES = st.one_of(st.none(), st.floats(0, 2))
 #: What happens next, and to what.
@@ -105,6 +111,7 @@ STEPS = st.one_of(
                 "rows": st.integers(0, 10),
                 "priority": st.integers(1, 3),
                 "deadline_s": DEADLINES,
+                "finish_s": DEADLINES,
             }
         ),
     ),
@@ -137,7 +144,7 @@ def test_every_request_leaves_exactly_once_and_every_count_is_right(
             device.end(detail)
         elif what == "sweep":
             selection = device.sweep()
-            check_dropped(device, selection)
+            assert all(map(device.dead, selection.expired))
             assert not any(map(device.dead, device.waiting))
         elif what == "clear":
             device.clear()
@@ -166,7 +173,9 @@ def check_counts(device: Device) -> None:
 
 def check_dropped(device: Device, selection: Selection[FakeRequest]) -> None:
     assert all(request.cancelled for request in selection.cancelled)
-    assert all(device.dead(request) and not request.cancelled for request in selection.expired)
+    for request in selection.expired:
+        assert not request.cancelled
+        assert device.dead(request) or device.late(request)
 
 
 def check_selection(device: Device, selection: Selection[FakeRequest]) -> None:
@@ -176,7 +185,7 @@ def check_selection(device: Device, selection: Selection[FakeRequest]) -> None:
     if not batch:
         return
     tenant, kind = batch[0].tenant, batch[0].kind
-    assert not any(map(device.dead, batch))
+    assert not any(device.dead(request) or device.late(request) for request in batch)
     assert all((request.tenant, request.kind) == (tenant, kind) for request in batch)
     assert len(batch) == 1 or sum(request.rows for request in batch) <= tenant.cap
     assert all(order_of(a) < order_of(b) for a, b in pairwise(batch))
@@ -222,6 +231,13 @@ def test_those_that_nobody_wants_are_found_though_others_go_first() -> None:
     device.run()
     device.now_s += 1 + SWEEP_S
     assert numbers(device.take().expired) == [expired]
+
+
+def test_what_would_be_over_too_late_does_not_run() -> None:
+    device = Device(FakeTenant(run_us=500_000))
+    late, in_time = device.add(finish_s=0.25), device.add(finish_s=0.75)
+    selection = device.take()
+    assert (numbers(selection.expired), numbers(selection.batch)) == ([late], [in_time])
 
 
 def test_nothing_to_do_is_nothing_to_wait_for() -> None:
@@ -446,15 +462,49 @@ def test_who_waits_for_an_instance_holds_nobody_up() -> None:
     assert device.take().wake_s is None  # only the end of a run changes anything
 
 
+LAST = (9, float("inf"))
+
+
 def test_what_is_ahead_is_every_run_but_those_that_would_be_shared() -> None:
     model, other = FakeTenant(run_us=100, row_us=10), FakeTenant(run_us=1000, cap=2)
     device = Device(model, other)
     device.add(0, rows=3)
     device.add(0, kind="l", rows=2)
     device.add(1, rows=5)
-    assert device.backlog.ahead_us(model, "k") == 120 + 3 * 1000
-    assert device.backlog.ahead_us(other, "k") == 130 + 120
+    assert device.backlog.prospect(model, "k", 1, *LAST) == Prospect(ahead_us=120 + 3 * 1000, joined_us=140, added_us=10)
+    assert device.backlog.prospect(other, "k", 1, *LAST) == Prospect(130 + 120, 3 * 1000, 0)
+    assert device.backlog.prospect(other, "l", 1, *LAST) == Prospect(130 + 120 + 3 * 1000, 1000, 1000)
     assert (device.backlog.rows_of(model, "k"), device.backlog.rows_of(other, "l")) == (3, 0)
+
+
+def test_what_goes_after_a_request_is_not_ahead_of_it() -> None:
+    model, other = FakeTenant(run_us=100), FakeTenant(run_us=1000, cap=1)
+    device = Device(model, other)
+    for priority in (1, 2, 3):
+        device.add(1, priority=priority)
+    now_s = device.now_s
+    for priority, due_s, runs in [(1, now_s, 0), (1, now_s + 2, 1), (2, now_s, 1), (2, now_s + 2, 2), (3, now_s + 2, 3)]:
+        assert device.backlog.prospect(model, "k", 1, priority, due_s).ahead_us == runs * 1000
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), DEADLINES), max_size=10), st.integers(1, 3), DEADLINES)
+def test_no_more_is_ahead_of_a_request_than_runs_before_it(
+    others: list[tuple[int, float | None]], priority: int, deadline_s: float | None
+) -> None:
+    """One model's requests of another shape, one row each: whatever runs before a request was predicted to."""
+    model = FakeTenant(cap=1, run_us=1000)
+    device = Device(model)
+    for other, other_deadline_s in others:
+        device.add(priority=other, deadline_s=other_deadline_s)
+    prospect = device.backlog.prospect(
+        model, "l", 1, priority, due(model, device.now_s, None if deadline_s is None else device.now_s + deadline_s)
+    )
+    mine = device.add(kind="l", priority=priority, deadline_s=deadline_s)
+    before, expired = 0, {request.number for request in device.waiting if device.dead(request)}
+    while mine not in expired and (ran := device.run()) != [mine]:
+        before += len(ran)
+    if not expired:
+        assert prospect.ahead_us == before * 1000
 
 
 @given(st.lists(st.integers(1, 1000), max_size=50))

@@ -50,3 +50,12 @@ def test_the_queue_sees_seconds() -> None:
     model = deployment(queue=Queue(max_delay_us=1500), target_us=20_000)
     assert (model.max_delay_s, model.target_s) == (0.0015, 0.02)
     assert deployment().target_s is None
+
+
+def test_a_run_must_begin_early_enough_for_the_fastest_to_be_over_in_time() -> None:
+    model = deployment(profile=profile({1: 250_000}))
+    assert model.begin_by_s(1, None, None) is None
+    assert model.begin_by_s(1, None, 10.0) == 10.0
+    assert model.begin_by_s(1, 10.0, None) == 9.75
+    assert model.begin_by_s(1, 10.0, 9.5) == 9.5
+    assert deployment().begin_by_s(1, 10.0, None) is None  # never measured

@@ -81,3 +81,11 @@ def test_what_was_measured_on_purpose_replaces_what_was_known() -> None:
     made = profile({1: 10_000})
     made.measure(1, [100, 120, 5000])
     assert (made.predict_us(1), made.fastest_us(1), made.runs(1)) == (120, 100, 3)
+
+
+def test_a_run_hardly_ever_takes_longer_than_two_spreads_above_the_expected() -> None:
+    made = Profile()
+    made.measure(1, [90, 100, 110])
+    made.measure(3, [300] * 3)
+    assert [made.likely_us(rows) for rows in (1, 2, 3)] == [120, 210, 300]
+    assert Profile().likely_us(1) is None

@@ -529,8 +529,8 @@ class Forecasts:
     def model(name: str, session: AddingSession | None = None) -> Deployment:
         return deployment(session, name, profile=profile({1: 1000, 8: 1700}))
 
-    def of(self, rows: int, model: Deployment | None = None) -> Forecast:
-        forecast = self.desk.executor.forecast(model or self.desk.model, 2, rows)
+    def of(self, rows: int, **options: Any) -> Forecast:
+        forecast = self.desk.executor.forecast(self.desk.model, 2, rows, **options)
         assert forecast is not None
         return Forecast(*(round(us) for us in forecast))
 
@@ -568,6 +568,15 @@ def test_what_waits_and_cannot_be_shared_is_ahead(make: Callable[..., Desk]) -> 
     on_busy.desk.submit(1, rows=3, model=on_busy.other)
     on_busy.desk.submit(1, rows=3, width=3)
     assert on_busy.of(2) == Forecast(1000 + 1200 + 1200, 1100, 1100, 1100, 1100)
+
+
+def test_what_is_less_urgent_or_due_later_is_not_waited_for(make: Callable[..., Desk]) -> None:
+    on_busy = Forecasts(make)
+    on_busy.desk.hold()
+    on_busy.desk.submit(1, rows=3, model=on_busy.other, priority=2)
+    assert on_busy.of(2, priority=1).wait_us == 1000
+    assert on_busy.of(2, priority=2).wait_us == 1000 + 1200
+    assert on_busy.of(2, priority=2, deadline_s=on_busy.desk.clock.now_s + 0.01).wait_us == 1000
 
 
 def test_instances_share_what_is_ahead(make: Callable[..., Desk]) -> None:
