@@ -68,7 +68,7 @@ class Report:
     about: dict[str, str]
     first: str
     second: str
-    capacities: list[tuple[float, float, float]]
+    capacities: list[list[float]]
     model: str
     target_runs: float
     rounds: dict[tuple[str, float], list[Figures]] = field(default_factory=dict)
@@ -152,7 +152,8 @@ def _markdown(report: Report) -> str:
         *table([heading.format(report.second) for heading in HEADINGS], [_row(*load) for load in report.rounds.items()]),
         "",
         "Medians of the rounds. p50 and p99 are of the answered; in `p99 of all sent` a request that failed took for ever. "
-        "`others` is what the machine's other processes took of its cores meanwhile.",
+        "`others` is what the machine's other processes took of its cores meanwhile; a measurement that they disturbed was "
+        "made again, and of several the least disturbed counts.",
     ]
     for kill in report.kills:
         lines += ["", *_kill_lines(report, kill)]
