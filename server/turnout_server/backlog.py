@@ -30,6 +30,8 @@ LAG_S = 0.1
 STARVED_S = 1.0
 #: Seconds after which a request without deadline counts as due.
 PATIENCE_S = 1.0
+#: From this priority on newcomers start level with each other.
+LOWEST_RANK = 8
 #: Seconds between two looks at every waiting request for those that nobody wants any more.
 SWEEP_S = 0.05
 
@@ -68,12 +70,22 @@ class _Group(Generic[W]):
         """How many of its rows go before a place in the queue; as if they were spread evenly over its requests."""
         return -(-self.rows * bisect(self.queue, place) // max(1, len(self.queue)))
 
+    def rows_to_take(self) -> int:
+        """The most rows that its next run should have."""
+        return batching.rows_to_take(self.rows, self.tenant.cap, self.tenant.preferred_rows)
+
+    def likely_s(self, rows: int) -> float:
+        """What a run of so many rows hardly ever takes longer than."""
+        return (self.tenant.likely_us(rows) or 0.0) * 1e-6
+
     def ripe_s(self) -> float:
-        """From when on it may run: at once, unless its tenant would rather wait for a fuller batch."""
+        """From when on it may run: at once, unless its tenant would rather wait for a fuller batch, and nobody gets late."""
         tenant = self.tenant
         if not tenant.max_delay_s or self.rows >= min(tenant.preferred_rows, default=tenant.cap):
             return -math.inf
-        return min(entry[3].enqueued_s for entry in self.queue) + tenant.max_delay_s
+        waiting = [entry[3] for entry in self.queue]
+        wanted_s = min((item.finish_s for item in waiting if item.finish_s is not None), default=math.inf)
+        return min(min(item.enqueued_s for item in waiting) + tenant.max_delay_s, wanted_s - self.likely_s(self.rows))
 
 
 class Backlog(Generic[W]):
@@ -81,7 +93,7 @@ class Backlog(Generic[W]):
 
     def __init__(self) -> None:
         self._groups: dict[Key, _Group[W]] = {}
-        self._level_s = 0.0  # the share of whoever ran last: where a newcomer starts
+        self._levels_s: dict[int, float] = {}  # by priority, the share of who ran last: where a newcomer starts
         self._numbers = count()
         self._length = 0
         self._swept_s = -math.inf
@@ -102,7 +114,7 @@ class Backlog(Generic[W]):
             group = self._groups[tenant, item.kind] = _Group(tenant)
         account = tenant.account
         if not account.waiting and not account.running:
-            account.used_s = max(account.used_s, self._level_s)
+            account.used_s = max(account.used_s, self._levels_s.get(_rank(item.priority), 0.0))
             account.served_s = item.enqueued_s
         account.waiting += 1
         account.by_priority[item.priority] += 1
@@ -200,24 +212,29 @@ class Backlog(Generic[W]):
     def _form(self, group: _Group[W], now_s: float, selection: Selection[W]) -> None:
         """Takes a batch off the front of a group."""
         tenant, queue, batch, rows = group.tenant, group.queue, selection.batch, 0
-        kind = queue[0][3].kind
-        most = batching.rows_to_take(group.rows, tenant.cap, tenant.preferred_rows)
-        over_s = now_s + (tenant.likely_us(most) or 0.0) * 1e-6
+        kind, most, finish_s = queue[0][3].kind, group.rows_to_take(), math.inf
+        crowded = group.rows > most
         while queue and (not batch or rows + queue[0][3].rows <= most):
-            item = queue.pop(0)[3]
+            item = queue[0][3]
+            wanted_s = math.inf if item.finish_s is None else item.finish_s
+            if batch and min(finish_s, wanted_s) < now_s + group.likely_s(rows + item.rows):
+                break  # together somebody would be late who isn't otherwise
+            queue.pop(0)
             self._left(group, item)
+            late = wanted_s < now_s + group.likely_s(max(item.rows, most if crowded else 0))
             if item.cancelled:
                 selection.cancelled.append(item)
-            elif _dead(item, now_s) or (item.finish_s is not None and item.finish_s < over_s):
-                selection.expired.append(item)  # it would be late, and make those behind it late, too
+            elif _dead(item, now_s) or (late and self._length):  # with nobody waiting it may still try its luck
+                selection.expired.append(item)
             else:
                 batch.append(item)
                 rows += item.rows
+                finish_s = min(finish_s, wanted_s)
         if batch:
             account = tenant.account
             account.running += 1
             account.served_s = now_s
-            self._level_s = account.used_s
+            self._levels_s[_rank(batch[0].priority)] = account.used_s
         self._tidy((tenant, kind), group)
 
     def _left(self, group: _Group[W], item: W) -> None:
@@ -232,6 +249,11 @@ class Backlog(Generic[W]):
     def _tidy(self, key: Key, group: _Group[W]) -> None:
         if not group.queue:
             del self._groups[key]
+
+
+def _rank(priority: int) -> int:
+    """A priority among those whose shares are told apart: any number may come as one."""
+    return min(priority, LOWEST_RANK)
 
 
 def _runs_us(tenant: Tenant, rows: int) -> float:

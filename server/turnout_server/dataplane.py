@@ -247,8 +247,8 @@ class DataPlane:
         return Candidate(
             device,
             full,
-            forecast.wait_us + forecast.service_us,
-            forecast.wait_us + forecast.fastest_us,
+            forecast.finish_us,
+            forecast.soonest_us,
             forecast.alone_us,
             forecast.added_us,
             None if objective == routing.LATENCY else _rate(self._engines.by_name[device].device, objective),

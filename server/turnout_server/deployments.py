@@ -13,7 +13,7 @@ from turnout_server.verification import Parity
 from turnout_server.waiting import Account
 
 #: Runs after which the best batch is worked out anew.
-RETHINK_RUNS = 32
+RETHINK_RUNS = 8
 
 
 @dataclass(frozen=True)

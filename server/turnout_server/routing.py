@@ -37,6 +37,16 @@ class Forecast(NamedTuple):
     alone_us: float
     fastest_us: float
 
+    @property
+    def finish_us(self) -> float:
+        """When it would be finished."""
+        return self.wait_us + self.service_us
+
+    @property
+    def soonest_us(self) -> float:
+        """The same if its own run, and in proportion all before it, were as fast as the fastest."""
+        return self.wait_us * self.fastest_us / self.alone_us + self.fastest_us
+
 
 class Candidate(NamedTuple):
     """One device as a request for one model meets it.

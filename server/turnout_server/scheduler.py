@@ -405,7 +405,8 @@ class Executor:
             ended_s = self._clock()
             input_s, compute_s, output_s = collated_s - started_s, ran_s - collated_s, ended_s - ran_s
             rows = batch[0].rows if len(batch) == 1 else sum(work.rows for work in batch)
-            tenant.profile.observe(rows, (ended_s - started_s) * 1e6)
+            if rows:  # an empty request is answered, too, and says nothing about others
+                tenant.profile.observe(rows, (ended_s - started_s) * 1e6)
             series = self._metrics.series(tenant.key)
             series.batch_rows.observe(rows)
             series.batches[rows].observe(input_s, compute_s, output_s)

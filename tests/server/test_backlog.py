@@ -185,7 +185,9 @@ def check_selection(device: Device, selection: Selection[FakeRequest]) -> None:
     if not batch:
         return
     tenant, kind = batch[0].tenant, batch[0].kind
-    assert not any(device.dead(request) or device.late(request) for request in batch)
+    assert not any(device.dead(request) for request in batch)
+    assert len(batch) == 1 or not any(device.late(request) for request in batch)
+    assert not device.late(batch[0]) or not device.waiting  # nobody else is kept waiting by it
     assert all((request.tenant, request.kind) == (tenant, kind) for request in batch)
     assert len(batch) == 1 or sum(request.rows for request in batch) <= tenant.cap
     assert all(order_of(a) < order_of(b) for a, b in pairwise(batch))
@@ -231,6 +233,53 @@ def test_those_that_nobody_wants_are_found_though_others_go_first() -> None:
     device.run()
     device.now_s += 1 + SWEEP_S
     assert numbers(device.take().expired) == [expired]
+
+
+def test_with_nobody_waiting_what_would_be_late_may_try_its_luck() -> None:
+    device = Device(FakeTenant(run_us=500_000))
+    late = device.add(finish_s=0.25)
+    assert device.run() == [late]
+
+
+def test_patient_mates_do_not_make_a_request_late() -> None:
+    device = Device(FakeTenant(row_us=1000, run_us=0, cap=8))
+    urgent = device.add(finish_s=0.005, deadline_s=0.004)
+    patient = [device.add() for _ in range(7)]
+    first = device.run()
+    assert first[0] == urgent
+    assert len(first) <= 5
+    assert first + device.run() == [urgent, *patient]
+
+
+def test_where_more_waits_than_fits_a_run_who_would_be_late_in_a_full_one_is_dropped() -> None:
+    device = Device(FakeTenant(row_us=1000, run_us=0, cap=4))
+    late = device.add(finish_s=0.003, deadline_s=0.002)
+    others = [device.add() for _ in range(4)]
+    selection = device.take()
+    assert (numbers(selection.expired), numbers(selection.batch)) == ([late], others)
+
+
+def test_a_delay_ends_in_time_for_who_has_a_deadline() -> None:
+    device = Device(FakeTenant(run_us=10_000, max_delay_s=0.1))
+    device.add(finish_s=0.05)
+    selection = device.take()
+    assert not selection.batch
+    assert selection.wake_s == pytest.approx(device.now_s + 0.04)
+
+
+def test_a_newcomer_starts_level_with_those_of_its_own_priority() -> None:
+    urgent, patient, newcomer = FakeTenant(), FakeTenant(), FakeTenant()
+    device = Device(urgent, patient, newcomer)
+    for _ in range(3):  # the urgent model has had 30 s, the patient one next to nothing
+        device.add(0, priority=1)
+        device.take()
+        device.end(10.0)
+    device.add(1, priority=3)
+    device.run()
+    device.add(0, priority=1)
+    device.add(2, priority=1)
+    assert urgent.account.used_s == 30
+    assert newcomer.account.used_s == 20  # what the other had had when its last run began
 
 
 def test_what_would_be_over_too_late_does_not_run() -> None:
