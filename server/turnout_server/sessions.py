@@ -7,8 +7,10 @@ once it says itself that it has the provider it was made for.
 import ctypes
 import importlib.metadata
 import logging
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -141,7 +143,8 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
     options = _session_options(device, chosen)
     providers = _providers(device, provider_options, options)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
+        with _kept_to(device.cpus):
+            session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
     except Exception as error:
         text = _first_line(error)
         if isinstance(model, str):
@@ -160,6 +163,24 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
     return session
 
 
+@contextmanager
+def _kept_to(cpus: Collection[int]) -> Iterator[None]:
+    """The threads that are started in here keep to these cores, as the one that starts them does meanwhile; to any if empty.
+
+    `session.intra_op_thread_affinities` would leave out the inter-op threads, and each thread obeys it only once it runs.
+    """
+    if not cpus:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):  # cores that the system has taken away since: the device's executor says so
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def _providers(device: "Device", provider_options: dict[str, str], options: Any) -> list[tuple[str, dict[str, str]]]:
     """The provider that a session is to be told of; one that is plugged in goes into its `options` instead."""
     if device.library:
@@ -172,7 +193,9 @@ def _providers(device: "Device", provider_options: dict[str, str], options: Any)
 
 def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = device.threads if chosen.intra_op_threads is None else chosen.intra_op_threads
+    threads = device.threads if chosen.intra_op_threads is None else chosen.intra_op_threads
+    # Left to itself, ONNX Runtime pins a thread to every core of the machine, whichever its process is kept to.
+    options.intra_op_num_threads = threads or len(device.cpus)
     options.inter_op_num_threads = chosen.inter_op_threads or 0
     options.execution_mode = getattr(onnxruntime.ExecutionMode, "ORT_PARALLEL" if chosen.parallel else "ORT_SEQUENTIAL")
     # An arena keeps what it once had, and after a request that didn't fit it asks for nearly all that is left: under a limit
@@ -181,11 +204,6 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     options.enable_mem_pattern = chosen.memory_pattern
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[chosen.optimization_level])
     options.log_severity_level = 4  # what goes wrong is raised or checked afterwards
-    if device.cpus and not device.isolated and options.intra_op_num_threads > 1:
-        # The threads that help the calling one, which its executor pins; processors are counted from 1 here.
-        cores = ",".join(str(core + 1) for core in device.cpus)
-        affinities = ";".join([cores] * (options.intra_op_num_threads - 1))
-        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     # Threads that spin while they wait take the CPU from the front end.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")

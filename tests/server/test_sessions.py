@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from turnout_server import devices
+from turnout_server.config import RuntimeOptions
 from turnout_server.errors import FailedPrecondition, InternalError, Overloaded
 from turnout_server.sessions import OnnxSession
 
@@ -72,9 +73,20 @@ def test_a_cuda_graph_is_refused(file: Path) -> None:
         OnnxSession(file, replace(LIMITED, provider_options={"enable_cuda_graph": "1"}))
 
 
-def test_the_threads_of_a_device_in_this_process_keep_to_its_cores(file: Path) -> None:
+def test_as_many_threads_as_cores_where_their_number_is_left_to_onnx_runtime(file: Path) -> None:
     before, core = set(os.listdir("/proc/self/task")), min(os.sched_getaffinity(0))
-    session = OnnxSession(file, replace(devices.cpu(), threads=3, cpus=(core,)))
+    session = OnnxSession(file, replace(devices.cpu(), threads=0, cpus=(core,)))
+    assert set(os.listdir("/proc/self/task")) == before  # it would have pinned a thread to each core of the machine
+    assert session.run(X, ["y"])[0].tolist() == [[2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("options", "helpers"), [(RuntimeOptions(), 2), (RuntimeOptions(parallel=True, inter_op_threads=3), 4)]
+)
+def test_the_threads_of_a_device_in_this_process_keep_to_its_cores(file: Path, options: RuntimeOptions, helpers: int) -> None:
+    before, usable = set(os.listdir("/proc/self/task")), os.sched_getaffinity(0)
+    session = OnnxSession(file, replace(devices.cpu(), threads=3, cpus=(min(usable),)), options)
     helping = set(os.listdir("/proc/self/task")) - before
-    assert [os.sched_getaffinity(int(thread)) for thread in helping] == [{core}] * 2
+    assert [os.sched_getaffinity(int(thread)) for thread in helping] == [{min(usable)}] * helpers
+    assert os.sched_getaffinity(0) == usable
     assert session.run(X, ["y"])[0].tolist() == [[2, 2]]
