@@ -46,7 +46,7 @@ TARGET_RUNS = 10
 #: Loads: of the better device, of both, and of the weaker one while the other is killed.
 OVER_ONE, NEAR_BOTH, ONE_CARRIES = 1.7, 0.95, 0.6
 #: Requests a second that name the device that is killed.
-NAMED = 4.0
+NAMED = 8.0
 #: Cores that the rest of the machine may take during a measurement, and how often one that was disturbed is made.
 QUIET, TRIES = 0.15, 2
 #: Of the seconds of a run with a kill, those before it.
@@ -86,7 +86,7 @@ def main() -> None:
                 figures = _measured(server, client, device, rate, chosen.seconds, made.target_s, number)
                 made.rounds.setdefault((device, rate), []).append(figures)
                 _say(f"{device} at {rate:.1f}/s: {figures.goodput:.1f}/s in time; others took {figures.other_cores:.2f} cores")
-        for rate in (ONE_CARRIES * min(made.alone.values()), OVER_ONE * max(made.alone.values())):
+        for rate in (ONE_CARRIES * min(made.alone.values()), OVER_ONE * max(made.alone.values()) - NAMED):
             made.kills.append(_killed(server, client, rate, chosen.kill_seconds, made.target_s))
     report.write(chosen.output, made)
     print((chosen.output / "devices.md").read_text())

@@ -15,7 +15,7 @@ class Figures:
 
     Attributes:
         load: requests a second that were due.
-        goodput: answers a second that came within the target.
+        goodput: answers a second that came within the target, once so long has passed: queues are as long as they get by then.
         p50_ms, p99_ms: of the answered.
         sent_p99_ms: of all that were sent, where one that failed took for ever.
         share_b: of the answers, how many came from the second device.
@@ -49,7 +49,7 @@ def summary(answers: Sequence[Answer], seconds: float, target_s: float, second_d
     errors = [abs(a.predicted_us - a.actual_us) / a.actual_us for a in answered if a.predicted_us]
     return Figures(
         load=len(answers) / seconds,
-        goodput=sum(latency_s <= target_s for latency_s in latencies_s) / seconds,
+        goodput=sum(a.latency_s <= target_s <= a.due_s + a.latency_s <= seconds for a in answered) / (seconds - target_s),
         p50_ms=percentile(latencies_s, 50) * 1e3,
         p99_ms=percentile(latencies_s, 99) * 1e3,
         sent_p99_ms=percentile(everyone_s, 99) * 1e3,

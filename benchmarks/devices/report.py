@@ -151,9 +151,10 @@ def _markdown(report: Report) -> str:
         "",
         *table([heading.format(report.second) for heading in HEADINGS], [_row(*load) for load in report.rounds.items()]),
         "",
-        "Medians of the rounds. p50 and p99 are of the answered; in `p99 of all sent` a request that failed took for ever. "
-        "`others` is what the machine's other processes took of its cores meanwhile; a measurement that they disturbed was "
-        "made again, and of several the least disturbed counts.",
+        "Medians of the rounds; `in time/s` leaves out the first moments, in which queues fill, and what comes after the load. "
+        "p50 and p99 are of the answered; in `p99 of all sent` a request that failed took for ever. `others` is what the "
+        "machine's other processes took of its cores meanwhile; a measurement that they disturbed was made again, and of "
+        "several the least disturbed counts.",
     ]
     for kill in report.kills:
         lines += ["", *_kill_lines(report, kill)]
