@@ -44,8 +44,8 @@ class Forecast(NamedTuple):
 
     @property
     def soonest_us(self) -> float:
-        """The same if its own run, and in proportion all before it, were as fast as the fastest."""
-        return self.wait_us * self.fastest_us / self.alone_us + self.fastest_us
+        """The same if all until then went as fast, in proportion, as its model's fastest run."""
+        return self.finish_us * self.fastest_us / self.alone_us
 
 
 class Candidate(NamedTuple):
