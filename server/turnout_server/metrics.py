@@ -217,7 +217,9 @@ class Metrics:
         requests = CounterMetricFamily("turnout_requests", "Requests answered.", labels=labels)
         failures = CounterMetricFamily("turnout_request_failures", "Requests that failed, by status.", labels=[*labels, "code"])
         late = CounterMetricFamily("turnout_late_results", "Outcomes dropped: their request had ended.", labels=labels)
-        routes = CounterMetricFamily("turnout_routes", "Requests sent to a device, by reason.", labels=[*labels, "reason"])
+        routes = CounterMetricFamily(
+            "turnout_routes", "Requests answered, by why they were sent to the device.", labels=[*labels, "reason"]
+        )
         histograms = {
             "request_s": ("turnout_request_seconds", "From the message's arrival to its answer."),
             "queue_s": ("turnout_queue_seconds", "Waiting for the device."),

@@ -149,13 +149,9 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
         if not meant:
             problems.append(_absent(entry, missing))
             continue
-        ready = []
-        for candidate in meant:
-            problem = refusal(candidate, wish.deadline_us)
-            if problem is None:
-                ready.append(candidate)
-            else:
-                problems.append(problem)
+        refusals = [(candidate, refusal(candidate, wish.deadline_us)) for candidate in meant]
+        ready = [candidate for candidate, problem in refusals if problem is None]
+        problems += sorted((problem for _, problem in refusals if problem is not None), key=_hope)
         if ready:
             best, reason = _pick(wish, ready)
             return Route(best.name, _reason(wish, entry, best, reason, meant, problems), best.finish_us)
@@ -165,6 +161,11 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
 def refusal(candidate: Candidate, deadline_us: float | None) -> ServingError | None:
     """Why a request can't be sent to a device; None if it can."""
     return candidate.problem or _too_late(candidate, deadline_us)
+
+
+def _hope(problem: ServingError) -> int:
+    """How much hope a problem leaves: of several devices' the most hopeful one's status counts, whatever their order."""
+    return isinstance(problem, Overloaded) + 2 * isinstance(problem, Unavailable)
 
 
 def _pick(wish: Wish, ready: Sequence[Candidate]) -> tuple[Candidate, str]:

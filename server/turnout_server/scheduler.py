@@ -309,7 +309,7 @@ class Executor:
     def _is_tiny(self, work: Work) -> bool:
         tenant = work.tenant
         fastest_us = tenant.profile.fastest_us(work.rows)
-        if fastest_us is None or fastest_us >= TINY_US or tenant.max_delay_s:
+        if fastest_us is None or fastest_us >= TINY_US or tenant.max_delay_s or len(self._tiny) >= self._limit:
             return False
         return work.enqueued_s >= tenant.not_tiny_until_s
 

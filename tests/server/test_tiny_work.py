@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from turnout_server.deployments import Deployment
-from turnout_server.errors import Cancelled, DeadlineExceeded, ServingError
+from turnout_server.errors import Cancelled, DeadlineExceeded, Overloaded, ServingError
 from turnout_server.metrics import Metrics
 from turnout_server.profiles import Profile
 from turnout_server.scheduler import DRAIN_US, TINY_US, Execution, Executor, Work
@@ -169,3 +169,22 @@ def test_the_fastest_run_says_what_a_model_takes_undisturbed() -> None:
     assert profile.fastest_us(1) == 20
     assert profile.fastest_us(4) == 80
     assert profile.predict_us(1) > 20  # type: ignore[operator]
+
+
+def test_tiny_work_beyond_the_queues_limit_goes_to_the_queue_which_has_one(clock: Clock) -> None:
+    executor, outcomes = Executor("cpu", Metrics(), limit=2, clock=clock), Outcomes()
+    executor.drained()
+    gate, started = threading.Event(), threading.Semaphore(0)
+    model = tiny(gate=gate, started=started)
+    gate.clear()
+    try:
+        for number in range(3):  # the third is a worker's
+            executor.submit(outcomes.work(model, number))
+        assert started.acquire(timeout=TIMEOUT_S)
+        for number in (3, 4):
+            executor.submit(outcomes.work(model, number))
+        with pytest.raises(Overloaded):
+            executor.submit(outcomes.work(model, 5))
+    finally:
+        gate.set()
+        executor.stop(TIMEOUT_S)
