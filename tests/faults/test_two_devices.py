@@ -1,6 +1,7 @@
 """Two CPU devices on a core each, kept busy by clients who don't care which answers them, and one of the two dies."""
 
 import os
+import statistics
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -49,11 +50,17 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
 
 
 class Load:
-    """Clients who ask for a device, one request after another."""
+    """Clients who ask for a device, one request after another.
+
+    Attributes:
+        answers, failures: counted by device and by status.
+        ratios: of the answers, how long each took to how long it was predicted to.
+    """
 
     def __init__(self, server: RunningServer, device: str) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
+        self.ratios: list[float] = []
         self.stopping = threading.Event()
         self._address = server.address
         self._request = request("work", ROW, parameters={"device": device})
@@ -69,6 +76,7 @@ class Load:
                     self._note(self.failures, cast(grpc.Call, error).code().name)
                 else:
                     self._note(self.answers, str(said["device"]))
+                    self.ratios.append((int(said["queue_us"]) + int(said["compute_us"])) / int(said["predicted_us"]))
 
     def wait_for_some(self, *devices: str) -> None:
         """Returns once each of these has answered some more."""
@@ -103,5 +111,6 @@ def test_auto_uses_both_devices_and_nobody_on_it_notices_when_one_is_killed(serv
         anywhere.wait_for_some(INSIDE, CHILD)  # it is back
         there.wait_for_some(CHILD)
     assert not anywhere.failures
+    assert 0.2 < statistics.median(anywhere.ratios) < 5
     assert set(there.failures) == {"UNAVAILABLE"}
     assert set(there.answers) == {CHILD}
