@@ -32,6 +32,8 @@ STARVED_S = 1.0
 PATIENCE_S = 1.0
 #: From this priority on newcomers start level with each other.
 LOWEST_RANK = 8
+#: Seconds after which an arrival counts about a third as much for the rate.
+RECENT_S = 1.0
 #: Seconds between two looks at every waiting request for those that nobody wants any more.
 SWEEP_S = 0.05
 
@@ -98,6 +100,8 @@ class Backlog(Generic[W]):
         self._length = 0
         self._swept_s = -math.inf
         self._lent = False  # whether the last turn was that of a lower priority
+        self._arrivals = 0.0  # those of late count most
+        self._arrived_s = 0.0
 
     def __len__(self) -> int:
         return self._length
@@ -120,6 +124,8 @@ class Backlog(Generic[W]):
         account.by_priority[item.priority] += 1
         self._length += 1
         group.rows += item.rows
+        self._arrivals = 1.0 + self._recent(item.enqueued_s)
+        self._arrived_s = item.enqueued_s
         due_s = due(tenant, item.enqueued_s, item.deadline_s)
         insort(group.queue, (item.priority, due_s, next(self._numbers), item))
 
@@ -181,6 +187,10 @@ class Backlog(Generic[W]):
         group = self._groups.get((tenant, kind))
         return group.rows if group else 0
 
+    def arrivals_per_s(self, now_s: float) -> float:
+        """How many requests came of late, a second. For any thread."""
+        return self._recent(now_s) / RECENT_S
+
     def prospect(self, tenant: Tenant, kind: Hashable, rows: int, priority: int, due_s: float) -> Prospect:
         """What a request would find here. For any thread: it may be a moment out of date."""
         place = (priority, due_s, math.inf)
@@ -236,6 +246,10 @@ class Backlog(Generic[W]):
             account.served_s = now_s
             self._levels_s[_rank(batch[0].priority)] = account.used_s
         self._tidy((tenant, kind), group)
+
+    def _recent(self, now_s: float) -> float:
+        """Arrivals, each by how long ago it was."""
+        return self._arrivals * math.exp(min(0.0, self._arrived_s - now_s) / RECENT_S)
 
     def _left(self, group: _Group[W], item: W) -> None:
         group.rows -= item.rows

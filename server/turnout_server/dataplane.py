@@ -252,6 +252,7 @@ class DataPlane:
             forecast.alone_us,
             forecast.added_us,
             None if objective == routing.LATENCY else _rate(self._engines.by_name[device].device, objective),
+            routing.delay_us(forecast.wait_us, forecast.added_us, executor.arrivals_per_s()),
         )
 
     def _problem(self, device: str, model: ModelVersion, flight: _Flight) -> ServingError | None:

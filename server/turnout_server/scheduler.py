@@ -283,6 +283,10 @@ class Executor:
         wait_us = routing.wait_us(left_us, prospect.ahead_us, self._instances)
         return Forecast(wait_us, prospect.joined_us, prospect.added_us, alone_us, fastest_us)
 
+    def arrivals_per_s(self) -> float:
+        """How many requests were put into the queue of late, a second."""
+        return self._backlog.arrivals_per_s(self._clock())
+
     def drained(self) -> bool:
         """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next.
 

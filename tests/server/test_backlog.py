@@ -565,3 +565,15 @@ def test_priorities_that_nobody_waits_at_are_forgotten(priorities: list[int]) ->
     while device.run():
         pass
     assert device.tenants[0].account.by_priority == {}
+
+
+def test_the_rate_of_arrivals_is_that_of_late() -> None:
+    device = Device(FakeTenant())
+    assert device.backlog.arrivals_per_s(device.now_s) == 0
+
+    for _ in range(500):
+        device.now_s += 0.01
+        device.add()
+
+    assert device.backlog.arrivals_per_s(device.now_s) == pytest.approx(100, rel=0.02)
+    assert device.backlog.arrivals_per_s(device.now_s + 10) < 0.01

@@ -299,3 +299,16 @@ def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Candi
         assert choose("auto", host, deadline_us=deadline_us).device in able
     except ServingError:
         assert not able
+
+
+def test_what_a_request_makes_others_wait_counts_as_much_as_its_own_time() -> None:
+    in_the_way = routing.delay_us(wait_us=0, added_us=49_000, arrivals_per_s=600)
+    crowded = busy("cpu", 0, 49_000)._replace(delay_us=in_the_way)
+
+    assert in_the_way == pytest.approx(600 * 0.049 * 49_000 / 2)  # some 29 come meanwhile, and wait for half of it on average
+    assert choose("auto", [busy("cpu", 0, 49_000), busy("cuda:0", 60_000, 15_000)]).device == "cpu"
+    assert choose("auto", [crowded, busy("cuda:0", 60_000, 15_000)]) == Route("cuda:0", "earliest", 75_000)
+
+
+def test_the_predicted_time_of_a_route_is_the_requests_own() -> None:
+    assert choose("cpu,cuda", [idle("cpu", 300)._replace(delay_us=1e6), GPU0]).predicted_us == 300

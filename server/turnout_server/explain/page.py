@@ -49,6 +49,8 @@ def _why(explanation: Explanation) -> str:
     sooner = [us for us in finishes_us.values() if us is not None and mine_us is not None and us < mine_us]
     if explanation.reason == "earliest" and sooner and explanation.device == explanation.last:
         return "the last such request ran there, and no other device is sooner by enough to change"
+    if explanation.reason == "earliest" and sooner:
+        return "where it would be sooner, it would make others wait"
     return _REASONS.get(explanation.reason, explanation.reason)
 
 
