@@ -241,8 +241,8 @@ def test_a_batch_that_costs_a_device_nothing_more_is_free() -> None:
 
 
 @pytest.mark.parametrize("limit", ["deadline_us", "target_us"])
-def test_a_cheaper_device_must_finish_in_time(limit: str) -> None:
-    for limit_us, device in [(300, "cpu"), (299, "cuda:0")]:
+def test_a_cheaper_device_must_finish_in_time_with_a_tenth_to_spare(limit: str) -> None:
+    for limit_us, device in [(334, "cpu"), (333, "cuda:0")]:
         wish: dict[str, Any] = {"objective": COST, limit: limit_us}
         assert choose("auto", [DEAR, CHEAP], **wish).device == device
 
