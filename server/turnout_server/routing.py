@@ -48,7 +48,7 @@ class Forecast(NamedTuple):
     @property
     def soonest_us(self) -> float:
         """The same if all until then went as fast, in proportion, as its model's fastest run."""
-        return self.finish_us * self.fastest_us / self.alone_us
+        return self.finish_us * self.fastest_us / self.alone_us if self.alone_us else self.finish_us
 
 
 class Candidate(NamedTuple):
