@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test bench bench-devices soak bench-peers lint format proto image clean
+.PHONY: help install demo test bench bench-devices bench-routing soak bench-peers lint format proto image clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ bench: install  ## measure Turnout beside other servers (needs h2load: Debian's 
 
 bench-devices: install  ## what `auto` gains from two CPU devices, and what a killed one costs
 	$(BIN)/python -m benchmarks.devices $(BENCH)
+
+bench-routing: install  ## simulate ways to choose a device, Turnout's among them (2 minutes)
+	$(BIN)/python -m benchmarks.routing $(ROUTING)
 
 soak: install  ## what a million requests do to the server's memory (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)

@@ -1,0 +1,148 @@
+"""Ways to choose a device for a request. What they choose between is the same for all: queues, batches, what expires."""
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from turnout_server import routing
+from turnout_server.errors import Overloaded, ServingError
+from turnout_server.routing import Candidate, Wish
+
+from benchmarks.routing.service import BUSY_W, CPU, GPU, IDLE_W, PRICE_PER_HOUR
+from benchmarks.routing.station import Request, Station
+
+#: What an hour of each device costs, by objective; nothing where only time counts.
+RATES: dict[str, dict[str, float]] = {
+    routing.LATENCY: {},
+    routing.COST: PRICE_PER_HOUR,
+    routing.ENERGY: {name: BUSY_W[name] - IDLE_W[name] for name in BUSY_W},
+}
+
+Stations = Mapping[str, Station]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """All devices take from one queue, and it doesn't matter which is chosen.
+
+    Attributes:
+        drops_late: see station.SharedTenant.
+    """
+
+    drops_late: bool
+
+
+class Policy(Protocol):
+    """Chooses.
+
+    Attributes:
+        sharing: how devices share a queue; None if each has its own.
+    """
+
+    @property
+    def sharing(self) -> Sharing | None: ...
+
+    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+        """The device for a request; None to refuse it."""
+        ...
+
+
+class Only:
+    """Everything on one device."""
+
+    sharing = None
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+        return self._device
+
+
+class Random:
+    """Either device, with equal chances."""
+
+    sharing = None
+
+    def __init__(self, seed: str) -> None:
+        self._random = random.Random(seed)
+
+    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+        return self._random.choice(list(stations))
+
+
+class ShortestQueue:
+    """The device with the fewest requests waiting and running; of equals, the GPU."""
+
+    sharing = None
+
+    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+        return min(stations, key=lambda name: (stations[name].in_flight, name != GPU))
+
+
+class FirstIdle:
+    """One queue for each model; whichever device is idle first takes the next batch, the GPU if both are."""
+
+    def __init__(self, *, drops_late: bool) -> None:
+        self.sharing = Sharing(drops_late)
+
+    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+        return GPU
+
+
+class Threshold:
+    """Requests of so many rows or more on the GPU, smaller ones on the CPU; a number for each model."""
+
+    sharing = None
+
+    def __init__(self, rows: Mapping[str, float]) -> None:
+        self._rows = rows
+
+    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+        return GPU if request.rows >= self._rows[request.model] else CPU
+
+
+class Turnout:
+    """What the server does with `auto`.
+
+    Args:
+        admits_all: nothing is refused for its deadline; to tell what routing does from what admission does.
+        considerate: what a request makes others wait counts, as it does in the server.
+    """
+
+    sharing = None
+
+    def __init__(self, objective: str = routing.LATENCY, *, admits_all: bool = False, considerate: bool = True) -> None:
+        self._objective = objective
+        self._admits_all = admits_all
+        self._considerate = considerate
+        self._last: dict[str, str] = {}
+
+    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+        candidates = {name: self._candidate(request, station, now_s) for name, station in stations.items()}
+        deadline_us = math.inf if self._admits_all else (request.deadline_s - now_s) * 1e6
+        last = self._last.get(request.model, "")
+        wish = Wish(routing.resolve("auto", tuple(stations)), self._objective, deadline_us, None, last)
+        try:
+            device = routing.choose(wish, candidates, {}).device
+        except ServingError:
+            return None
+        self._last[request.model] = device
+        return device
+
+    def _candidate(self, request: Request, station: Station, now_s: float) -> Candidate:
+        """As DataPlane._candidate."""
+        forecast = station.forecast(request, now_s)
+        arrivals_per_s = station.backlog.arrivals_per_s(now_s) if self._considerate else 0.0
+        return Candidate(
+            station.name,
+            Overloaded("full") if station.full else None,
+            forecast.finish_us,
+            forecast.soonest_us,
+            forecast.alone_us,
+            forecast.added_us,
+            RATES[self._objective].get(station.name),
+            routing.delay_us(forecast.wait_us, forecast.added_us, arrivals_per_s),
+        )

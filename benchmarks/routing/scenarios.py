@@ -1,0 +1,130 @@
+"""What is asked of the devices: models, sizes, deadlines, and how requests come."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.routing.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
+from benchmarks.routing.simulation import Machine
+from benchmarks.routing.station import Request, most_rows_per_s
+
+MLP, RESNET, ENCODER = "mlp", "resnet50", "encoder"
+ONE: Mapping[int, float] = {1: 1.0}
+#: Of the small model, so many that the server doesn't run them there and then, as it does what takes less than 100 us.
+SEVERAL: Mapping[int, float] = {16: 1.0, 32: 1.0}
+#: Few large requests among many small ones.
+SPREAD_OUT: Mapping[int, float] = {1: 50.0, 2: 20.0, 4: 15.0, 8: 10.0, 16: 5.0}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Requests of one kind.
+
+    Attributes:
+        load: the rows that come, as a share of what both devices together could carry of this model alone.
+        deadline_ms: from a request's arrival.
+        sizes: how often each number of rows is asked for.
+    """
+
+    model: str
+    load: float
+    deadline_ms: float
+    arrivals: Arrivals = field(default_factory=Poisson)
+    sizes: Mapping[int, float] = field(default_factory=lambda: ONE)
+
+    def rate_per_s(self, machine: Machine) -> float:
+        """Requests a second."""
+        rows_per_s = sum(most_rows_per_s(profiles[self.model]) for profiles in machine.profiles.values())
+        mean_rows = sum(rows * share for rows, share in self.sizes.items()) / sum(self.sizes.values())
+        return self.load * rows_per_s / mean_rows
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A machine and the load on it.
+
+    Attributes:
+        mixed: the load is made so that both devices are worth using.
+        gpu, cpu_factor: see simulation.Machine.
+    """
+
+    name: str
+    about: str
+    streams: tuple[Stream, ...]
+    mixed: bool = False
+    gpu: str = "large"
+    cpu_factor: float = 1.0
+
+    def requests(self, machine: Machine, number: int, seed: str) -> list[Request]:
+        """About so many requests, in the order of their arrival."""
+        rates_per_s = [stream.rate_per_s(machine) for stream in self.streams]
+        duration_s = number / sum(rates_per_s)
+        requests = []
+        for place, (stream, rate_per_s) in enumerate(zip(self.streams, rates_per_s, strict=True)):
+            random_ = random.Random(f"{seed}/{self.name}/{place}")
+            sizes, weights = list(stream.sizes), list(stream.sizes.values())
+            for at_s in moments_s(stream.arrivals, rate_per_s, duration_s, random_):
+                (rows,) = random_.choices(sizes, weights)
+                requests.append(Request(stream.model, rows, at_s, at_s + stream.deadline_ms * 1e-3, stream=place))
+        return sorted(requests, key=lambda request: request.arrived_s)
+
+
+SCENARIOS = (
+    Scenario("light", "one model, a fifth of what the machine could do", (Stream(RESNET, 0.2, 150),)),
+    Scenario("overload", "half more than the machine could do", (Stream(RESNET, 1.5, 150),)),
+    Scenario(
+        "bursts",
+        "half of what the machine could do on average, in peaks of three times that",
+        (Stream(ENCODER, 0.5, 80, Bursty(peak=3.0, busy_s=0.5, calm_s=1.5)),),
+    ),
+    Scenario(
+        "days",
+        "from a tenth to five quarters of what the machine could do",
+        (Stream(RESNET, 0.67, 200, Diurnal(days=3, swing=0.85)),),
+    ),
+    Scenario(
+        "both needed",
+        "a small GPU, and more than either device could do alone",
+        (Stream(RESNET, 0.9, 250),),
+        mixed=True,
+        gpu="small",
+    ),
+    Scenario(
+        "sizes",
+        "requests of 1 to 16 rows: the GPU is far better for large ones only",
+        (Stream(ENCODER, 0.85, 100, sizes=SPREAD_OUT),),
+        mixed=True,
+    ),
+    Scenario(
+        "deadlines",
+        "half must be answered sooner than the CPU can, half have time",
+        (Stream(RESNET, 0.45, 30), Stream(RESNET, 0.45, 500)),
+        mixed=True,
+    ),
+    Scenario(
+        "models",
+        "a small model that is as fast on the CPU among large ones",
+        (Stream(MLP, 0.05, 10, sizes=SEVERAL), Stream(RESNET, 0.4, 150), Stream(ENCODER, 0.4, 100)),
+        mixed=True,
+    ),
+    Scenario(
+        "everything",
+        "three models, tight and loose deadlines, sizes, bursts and days, on a small GPU",
+        (
+            Stream(MLP, 0.05, 10, Bursty(peak=3.0, busy_s=0.5, calm_s=1.5), SEVERAL),
+            Stream(RESNET, 0.25, 120, Diurnal(days=3, swing=0.8)),
+            Stream(RESNET, 0.2, 1000),
+            Stream(ENCODER, 0.3, 250, Bursty(peak=2.5, busy_s=1.0, calm_s=2.0), SPREAD_OUT),
+        ),
+        mixed=True,
+        gpu="small",
+    ),
+    Scenario(
+        "slow CPU",
+        "as `both needed`, and the CPU takes 1.6 times what it took when it was measured",
+        (Stream(RESNET, 0.8, 250),),
+        mixed=True,
+        gpu="small",
+        cpu_factor=1.6,
+    ),
+)
