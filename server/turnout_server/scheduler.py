@@ -241,7 +241,7 @@ class Executor:
             Unavailable: the server is stopping.
         """
         work.enqueued_s = self._clock()
-        if threading.get_ident() == self._drainer and self._is_tiny(work):
+        if self._is_tiny(work.tenant, work.rows, work.enqueued_s):
             self._tiny.append(work)
             return
         dropped: Selection[Work] = Selection()
@@ -278,6 +278,8 @@ class Executor:
         if not self._running and not len(self._backlog):
             return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
         now_s = self._clock()
+        if self._is_tiny(tenant, rows, now_s):  # it won't wait in the queue
+            return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
         left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in tuple(self._running.values())]
         prospect = self._backlog.prospect(tenant, kind, rows, priority, due(tenant, now_s, deadline_s))
         wait_us = routing.wait_us(left_us, prospect.ahead_us, self._instances)
@@ -310,12 +312,14 @@ class Executor:
                     selection.batch[0].tenant.not_tiny_until_s = now_s + 100 * cpu_s
         return bool(self._tiny)
 
-    def _is_tiny(self, work: Work) -> bool:
-        tenant = work.tenant
-        fastest_us = tenant.profile.fastest_us(work.rows)
+    def _is_tiny(self, tenant: Deployment, rows: int, now_s: float) -> bool:
+        """Whether the calling thread runs this itself when it is drained."""
+        if threading.get_ident() != self._drainer:
+            return False
+        fastest_us = tenant.profile.fastest_us(rows)
         if fastest_us is None or fastest_us >= TINY_US or tenant.max_delay_s or len(self._tiny) >= self._limit:
             return False
-        return work.enqueued_s >= tenant.not_tiny_until_s
+        return now_s >= tenant.not_tiny_until_s
 
     def in_flight(self) -> int:
         """Requests waiting or running."""

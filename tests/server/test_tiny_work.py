@@ -188,3 +188,19 @@ def test_tiny_work_beyond_the_queues_limit_goes_to_the_queue_which_has_one(clock
     finally:
         gate.set()
         executor.stop(TIMEOUT_S)
+
+
+def test_tiny_work_is_not_predicted_to_wait_for_a_queue_that_it_will_not_be_in(executor: Executor) -> None:
+    gate, started = threading.Event(), threading.Semaphore(0)
+    long, short, outcomes = tiny(fastest_us=5000, gate=gate, started=started), tiny(), Outcomes()
+    gate.clear()
+    try:
+        executor.submit(outcomes.work(long))
+        assert started.acquire(timeout=TIMEOUT_S)
+        waits, is_tiny = executor.forecast(long, "k", 1), executor.forecast(short, "k", 1)
+        assert waits is not None
+        assert waits.wait_us > 0
+        assert is_tiny is not None
+        assert is_tiny.wait_us == 0
+    finally:
+        gate.set()
