@@ -19,7 +19,7 @@ from itertools import count
 from typing import Generic, NamedTuple
 
 from turnout_server import batching
-from turnout_server.waiting import Selection, Tenant, W, Waiting
+from turnout_server.waiting import Selection, Tenant, W, unwanted
 
 #: Requests with the same tenant and kind can share a run.
 Key = tuple[Tenant, Hashable]
@@ -166,12 +166,12 @@ class Backlog(Generic[W]):
         """Moves every request that nobody wants any more to `selection`."""
         self._swept_s = now_s
         for key, group in list(self._groups.items()):
-            dead = [entry for entry in group.queue if _dead(entry[3], now_s)]
+            dead = [entry for entry in group.queue if unwanted(entry[3], now_s)]
             if dead:
-                group.queue = [entry for entry in group.queue if not _dead(entry[3], now_s)]
+                group.queue = [entry for entry in group.queue if not unwanted(entry[3], now_s)]
                 for entry in dead:
                     self._left(group, entry[3])
-                    (selection.cancelled if entry[3].cancelled else selection.expired).append(entry[3])
+                    selection.drop(entry[3])
                 self._tidy(key, group)
 
     def clear(self) -> list[W]:
@@ -232,10 +232,8 @@ class Backlog(Generic[W]):
             queue.pop(0)
             self._left(group, item)
             late = wanted_s < now_s + group.likely_s(max(item.rows, most if crowded else 0))
-            if item.cancelled:
-                selection.cancelled.append(item)
-            elif _dead(item, now_s) or (late and self._length):  # with nobody waiting it may still try its luck
-                selection.expired.append(item)
+            if unwanted(item, now_s) or (late and self._length):  # with nobody waiting it may still try its luck
+                selection.drop(item)
             else:
                 batch.append(item)
                 rows += item.rows
@@ -272,10 +270,6 @@ def _rank(priority: int) -> int:
 
 def _runs_us(tenant: Tenant, rows: int) -> float:
     return batching.runs_us(rows, tenant.cap, tenant.predict_us) if rows else 0.0
-
-
-def _dead(item: Waiting, now_s: float) -> bool:
-    return item.cancelled or (item.deadline_s is not None and item.deadline_s <= now_s)
 
 
 def _first(group: _Group[W]) -> tuple[float, int]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from turnout_server.waiting import Selection, W
+from turnout_server.waiting import Selection, W, unwanted
 
 #: A larger batch must make a row cheaper by this share to be worth its requests' waiting for each other.
 WORTH = 0.05
@@ -68,10 +68,8 @@ def select(queue: Sequence[W], now_s: float) -> tuple[Selection[W], list[W]]:
     rest: list[W] = []
     rows = 0
     for item in queue:
-        if item.cancelled:
-            selection.cancelled.append(item)
-        elif item.deadline_s is not None and item.deadline_s <= now_s:
-            selection.expired.append(item)
+        if unwanted(item, now_s):
+            selection.drop(item)
         elif not selection.batch:
             selection.batch.append(item)
             first, rows = item, item.rows

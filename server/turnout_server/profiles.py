@@ -2,13 +2,17 @@
 
 import statistics
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 
 #: How much one new run moves the estimate.
 WEIGHT = 0.1
 #: Runs after which an estimate is more than chance.
 SETTLED_RUNS = 5
+
+
+_SERVICE_US, _FASTEST_US = attrgetter("service_us"), attrgetter("fastest_us")
 
 
 @dataclass(frozen=True)
@@ -95,21 +99,21 @@ class Profile:
 
     def predict_us(self, rows: int) -> float | None:
         """The expected service time in microseconds; None before the first observation."""
-        if (exact := self._estimates.get(rows)) is not None:
-            return exact.service_us
-        return _interpolated({size: estimate.service_us for size, estimate in self._estimates.copy().items()}, rows)
+        return self._at(rows, _SERVICE_US)
 
     def likely_us(self, rows: int) -> float | None:
         """What a run hardly ever takes longer than: two spreads, some 90 % of runs, above the expected time."""
-        if (exact := self._estimates.get(rows)) is not None:
-            return exact.service_us + 2 * exact.spread_us
-        return _interpolated({n: e.service_us + 2 * e.spread_us for n, e in self._estimates.copy().items()}, rows)
+        return self._at(rows, lambda estimate: estimate.service_us + 2 * estimate.spread_us)
 
     def fastest_us(self, rows: int) -> float | None:
         """The same of the fastest run of each size."""
+        return self._at(rows, _FASTEST_US)
+
+    def _at(self, rows: int, figure: Callable[[Estimate], float]) -> float | None:
+        """A figure of the runs of a size: as known, or from its neighbours'."""
         if (exact := self._estimates.get(rows)) is not None:
-            return exact.fastest_us
-        return _interpolated({size: estimate.fastest_us for size, estimate in self._estimates.copy().items()}, rows)
+            return figure(exact)
+        return _interpolated({size: figure(estimate) for size, estimate in self._estimates.copy().items()}, rows)
 
 
 def _interpolated(known_us: Mapping[int, float], rows: int) -> float | None:

@@ -275,10 +275,9 @@ class Executor:
         alone_us, fastest_us = tenant.predict_us(rows), tenant.profile.fastest_us(rows)
         if alone_us is None or fastest_us is None:
             return None
-        if not self._running and not len(self._backlog):
-            return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
         now_s = self._clock()
-        if self._is_tiny(tenant, rows, now_s):  # it won't wait in the queue
+        idle = not self._running and not len(self._backlog)
+        if idle or self._is_tiny(tenant, rows, now_s):  # what is tiny doesn't wait in the queue
             return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
         left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in tuple(self._running.values())]
         prospect = self._backlog.prospect(tenant, kind, rows, priority, due(tenant, now_s, deadline_s))

@@ -99,3 +99,12 @@ class Selection(Generic[W]):
     expired: list[W] = field(default_factory=list)
     cancelled: list[W] = field(default_factory=list)
     wake_s: float | None = None
+
+    def drop(self, item: W) -> None:
+        """A request that leaves without a run."""
+        (self.cancelled if item.cancelled else self.expired).append(item)
+
+
+def unwanted(item: Waiting, now_s: float) -> bool:
+    """Whether nobody wants a request's run to begin any more."""
+    return item.cancelled or (item.deadline_s is not None and item.deadline_s <= now_s)
