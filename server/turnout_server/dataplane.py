@@ -17,8 +17,9 @@ from turnout_server.metrics import NOBODY, Key, Metrics, Series
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
 from turnout_server.routing import Candidate, Route, Wish
-from turnout_server.scheduler import Execution, Executor, Work
+from turnout_server.scheduler import Executor
 from turnout_server.tracing import Tracer
+from turnout_server.work import Execution, Work
 
 logger = logging.getLogger(__name__)
 

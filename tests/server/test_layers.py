@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
         "scheduler",
         "sessions",
         "warmup",
+        "work",
     }
     | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
     | {"precision", "refreshing", "weights"}

@@ -18,7 +18,8 @@ from turnout_server.errors import (
 )
 from turnout_server.metrics import Metrics, Series
 from turnout_server.routing import Forecast
-from turnout_server.scheduler import Execution, Executor, Work
+from turnout_server.scheduler import Executor
+from turnout_server.work import Execution, Work
 
 from tests.server.fakes import AddingSession, Clock, deployment, profile
 

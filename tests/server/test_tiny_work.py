@@ -12,7 +12,8 @@ from turnout_server.deployments import Deployment
 from turnout_server.errors import Cancelled, DeadlineExceeded, Overloaded, ServingError
 from turnout_server.metrics import Metrics
 from turnout_server.profiles import Profile
-from turnout_server.scheduler import DRAIN_US, TINY_US, Execution, Executor, Work
+from turnout_server.scheduler import DRAIN_US, TINY_US, Executor
+from turnout_server.work import Execution, Work
 
 from tests.server.fakes import AddingSession, Clock, deployment, profile
 
