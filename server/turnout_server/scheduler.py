@@ -28,7 +28,7 @@ from turnout_server.work import Execution, Work
 logger = logging.getLogger(__name__)
 
 #: A run shorter than this isn't worth handing to another thread, which costs 40 to 100 us.
-TINY_US = 100.0
+TINY_US = 250.0
 #: How long the thread that brings requests may be away from bringing more.
 DRAIN_US = 500.0
 

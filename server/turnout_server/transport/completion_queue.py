@@ -22,6 +22,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from turnout_server.transport import (
     OK,
     STREAM_WINDOW,
+    Call,
     Handlers,
     Receiver,
     Status,
@@ -54,8 +55,10 @@ CANCEL_TIMEOUT_S = 5.0
 
 _NO_FLAGS = 0
 _AT_ONCE = 0  # a moment in the past
-#: gRPC's "no deadline" is a date centuries ahead.
-_NEVER_S = 1e9
+#: gRPC's "no deadline" is a date centuries ahead; this is in the year 5138, in seconds since the epoch.
+_NEVER = 1e11
+#: gRPC's numbers of the statuses.
+_CODES = {code: code.value[0] for code in grpc.StatusCode}
 _NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactly one request message")
 _NO_METHOD = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
@@ -126,9 +129,10 @@ class CompletionQueueTransport:
 
     def _drain(self, until: float | None) -> None:
         """Waits for an event until then, None for ever, and handles it and those behind it."""
+        poll, nothing = self._queue.poll, cygrpc.CompletionType.queue_timeout
         for _ in range(EVENTS_A_DRAIN):
-            event = self._queue.poll(until)
-            if event.completion_type == cygrpc.CompletionType.queue_timeout:
+            event = poll(until)
+            if event.completion_type == nothing:
                 return
             _guarded(event.tag, event)
             event = None  # see above: it keeps its call alive
@@ -145,100 +149,75 @@ class CompletionQueueTransport:
             return
         self._request_call()
         method = event.call_details.method
-        if method in self._unary:
-            _UnaryCall(event, self._unary[method], self._unanswered).receive()
-        elif method in self._stream:
-            _StreamCall(event, self._stream[method]).open()
+        if (unary := self._unary.get(method)) is not None:
+            _UnaryCall(event, unary, self._unanswered).receive()
+        elif (stream := self._stream.get(method)) is not None:
+            _StreamCall(event, stream).open()
         else:
-            _Call(event).finish(_NO_METHOD)
+            _UnaryCall(event, _no_handler, self._unanswered).finish(_NO_METHOD)
 
     def _shut_down(self, _: Any) -> None:
         self._ended = True
 
 
 class _Call:
-    """A Call. Its lock guards what the poller shares with the threads that answer.
+    """What unary calls and streams have in common. The lock guards what the poller shares with the threads that answer."""
 
-    Answers wait in `_outbox` until the batch of operations before them is through; `_flush` starts the next one.
-    """
+    __slots__ = ("_call", "_callbacks", "_deadline", "_gone", "_lock", "_metadata", "_over", "_watched")
 
     def __init__(self, event: Any) -> None:
-        remaining_s = event.call_details.deadline - time.time()
-        self.deadline_s = None if remaining_s > _NEVER_S else time.monotonic() + remaining_s
+        self._deadline: float = event.call_details.deadline
         self._metadata = event.invocation_metadata
         self._call = event.call
         self._lock = threading.Lock()
-        self._outbox: deque[bytes] = deque()
-        self._status: Status | None = None
-        self._opened = False  # initial metadata has been sent
-        self._sending = False
         self._watched = False
         self._over = False  # nothing more is sent: the status is on its way, or the client is gone
-        self._callbacks: list[Callable[[], None]] | None = []  # None once the client is known to be gone
+        self._gone = False  # the client, or it has everything
+        self._callbacks: list[Callable[[], None]] = []
 
     @property
     def metadata(self) -> Mapping[str, str]:
         return dict(self._metadata)
 
+    @property
+    def deadline_s(self) -> float | None:
+        return None if self._deadline > _NEVER else time.monotonic() + self._deadline - time.time()
+
     def on_cancel(self, callback: Callable[[], None]) -> None:
         with self._lock:
-            if self._callbacks is not None:
+            if not self._gone:
                 self._callbacks.append(callback)
                 return
         callback()
-
-    def send(self, message: bytes) -> None:
-        with self._lock:
-            if self._status is None and not self._over:
-                self._outbox.append(message)
-
-    def finish(self, status: Status = OK) -> None:
-        with self._lock:
-            if self._status is None:
-                self._status = status
-                self._flush()
 
     def watch(self) -> None:
         """Listens for the client going away, which costs an event; done by the last batch for calls answered before it."""
         with self._lock:
             if not self._watched and not self._over:
                 self._watched = True
-                self._start(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS), tag=self._closed)
+                self._start((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
 
     def _closed(self, event: Any) -> None:
         with self._lock:
+            self._gone = True
             if event.batch_operations[0].cancelled():
                 self._over = True
-                self._outbox.clear()
-            callbacks, self._callbacks = self._callbacks or [], None
+            callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             _guarded(callback)
 
-    def _flush(self) -> None:
-        if self._sending or self._over or not (self._outbox or self._status):
-            return
-        operations = []
-        if not self._opened:
-            self._opened = True
-            operations.append(cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS))
-        if self._outbox:
-            operations.append(cygrpc.SendMessageOperation(self._outbox.popleft(), _NO_FLAGS))
-        if self._status and not self._outbox:
-            self._over = True
-            code, details = self._status.code.value[0], self._status.details
-            operations.append(cygrpc.SendStatusFromServerOperation(self._status.trailing_metadata, code, details, _NO_FLAGS))
-            if not self._watched:  # a call whose close was never received is reset when it is dropped
-                self._watched = True
-                operations.append(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
-        self._sending = True
-        self._start(*operations, tag=self._sent)
+    def _ending(self, status: Status) -> list[Any]:
+        """The operations that end the call; the last ones that it may start."""
+        self._over = True
+        operations = [
+            cygrpc.SendStatusFromServerOperation(status.trailing_metadata, _CODES[status.code], status.details, _NO_FLAGS)
+        ]
+        if not self._watched:  # a call whose close was never received is reset when it is dropped
+            self._watched = True
+            operations.append(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
+        return operations
 
-    def _sent(self, event: Any) -> None:
-        with self._lock:
-            self._sending = False
-            self._flush()
-
-    def _start(self, *operations: Any, tag: Callable[[Any], None]) -> None:
+    def _start(self, operations: Sequence[Any], tag: Callable[[Any], None]) -> None:
         error = self._call.start_server_batch(operations, tag)
         if error:  # a status that gRPC refuses, say; the call must not stay open for ever
             logger.error("gRPC refused %s with error %d", [type(operation).__name__ for operation in operations], error)
@@ -246,15 +225,32 @@ class _Call:
 
 
 class _UnaryCall(_Call):
-    """A call with one message each way; the answer waits for its status, so that one batch carries both."""
+    """A call with one message each way; the answer waits for its status, so that one batch of operations carries both."""
+
+    __slots__ = ("_answer", "_handler", "_unanswered")
 
     def __init__(self, event: Any, handler: UnaryHandler, unanswered: "deque[_UnaryCall]") -> None:
         super().__init__(event)
         self._handler = handler
         self._unanswered = unanswered
+        self._answer: bytes | None = None
 
     def receive(self) -> None:
-        self._start(cygrpc.ReceiveMessageOperation(_NO_FLAGS), tag=self._received)
+        self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
+
+    def send(self, message: bytes) -> None:
+        self._answer = message
+
+    def finish(self, status: Status = OK) -> None:
+        with self._lock:
+            if self._over:
+                return
+            operations = [cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS)]
+            if self._answer is not None:
+                operations.append(cygrpc.SendMessageOperation(self._answer, _NO_FLAGS))
+            operations += self._ending(status)
+            self._callbacks.clear()  # they refer to this call, and would keep it until the garbage collector comes
+            self._start(operations, _ended)
 
     def _received(self, event: Any) -> None:
         message = event.batch_operations[0].message()
@@ -270,12 +266,21 @@ class _UnaryCall(_Call):
 
 
 class _StreamCall(_Call):
-    """A call with any number of messages each way. It reads on while few answers are due or waiting to be sent."""
+    """A call with any number of messages each way. It reads on while few answers are due or waiting to be sent.
+
+    Answers wait in `_outbox` until the batch of operations before them is through; `_flush` starts the next one.
+    """
+
+    __slots__ = ("_due", "_handler", "_opened", "_outbox", "_reading", "_receiver", "_sending", "_status")
 
     def __init__(self, event: Any, handler: StreamHandler) -> None:
         super().__init__(event)
         self._handler = handler
         self._receiver: Receiver | None = None
+        self._outbox: deque[bytes] = deque()
+        self._status: Status | None = None
+        self._opened = False  # initial metadata has been sent
+        self._sending = False
         self._due = 0  # messages not answered yet
         self._reading = False  # by the poller alone
 
@@ -294,12 +299,38 @@ class _StreamCall(_Call):
                 self._due = max(0, self._due - 1)
                 self._flush()
 
+    def finish(self, status: Status = OK) -> None:
+        with self._lock:
+            if self._status is None:
+                self._status = status
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._sending or self._over or not (self._outbox or self._status):
+            return
+        operations = []
+        if not self._opened:
+            self._opened = True
+            operations.append(cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS))
+        if self._outbox:
+            operations.append(cygrpc.SendMessageOperation(self._outbox.popleft(), _NO_FLAGS))
+        if self._status and not self._outbox:
+            operations += self._ending(self._status)
+        self._sending = True
+        self._start(operations, self._sent)
+
+    def _sent(self, event: Any) -> None:
+        with self._lock:
+            self._sending = False
+            self._flush()
+        self._read()
+
     def _read(self) -> None:
         with self._lock:
             if self._reading or self._status or self._over or self._due + len(self._outbox) >= STREAM_WINDOW:
                 return
             self._reading = True
-            self._start(cygrpc.ReceiveMessageOperation(_NO_FLAGS), tag=self._received)
+            self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
     def _received(self, event: Any) -> None:
         message = event.batch_operations[0].message()
@@ -317,13 +348,19 @@ class _StreamCall(_Call):
             self.finish(handler_failed())
         self._read()
 
-    def _sent(self, event: Any) -> None:
-        super()._sent(event)
-        self._read()
-
     def _closed(self, event: Any) -> None:
         super()._closed(event)
+        if self._over:
+            self._outbox.clear()
         self._receiver = None  # it refers to this call, too
+
+
+def _no_handler(call: Call, message: bytes) -> None:
+    """For a call that is refused before its message is read."""
+
+
+def _ended(event: Any) -> None:
+    """The last operations of a unary call are through."""
 
 
 def _guarded(function: Callable[..., T], *arguments: Any) -> T | None:
