@@ -6,10 +6,12 @@ answer, the tensors' bytes, is put behind its tag without being copied through m
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from turnout_proto import inference_pb2 as pb
+
+from turnout_server.messages import Served
 
 #: Tags of `repeated bytes raw_output_contents = 6` and of a stream's `infer_response = 2`.
 _RAW_OUTPUT_CONTENTS = bytes([(6 << 3) | 2])
@@ -22,9 +24,12 @@ def join(parts: Iterable[bytes | np.ndarray]) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def head(model: str, version: str) -> bytes:
-    """Which model answered."""
-    return pb.ModelInferResponse(model_name=model, model_version=version).SerializeToString()
+def head(served: Served) -> bytes:
+    """Which model answered, where, and why there."""
+    message = pb.ModelInferResponse(model_name=served.model, model_version=served.version)
+    for key in ("device", "device_requested", "route_reason", "precision"):
+        message.parameters[key].string_param = getattr(served, key)
+    return message.SerializeToString()
 
 
 def request_id(value: str) -> bytes:
@@ -32,12 +37,19 @@ def request_id(value: str) -> bytes:
     return pb.ModelInferResponse(id=value).SerializeToString() if value else b""
 
 
-@lru_cache(maxsize=8192, typed=True)  # True and 1 are equal, but not the same parameter
-def parameter(key: str, value: str | int | bool) -> bytes:
-    """One response parameter."""
-    kind = "bool_param" if isinstance(value, bool) else "string_param" if isinstance(value, str) else "int64_param"
+@lru_cache(maxsize=8192)
+def figure(key: str, value: int) -> bytes:
+    """A response parameter that is a number."""
     message = pb.ModelInferResponse()
-    setattr(message.parameters[key], kind, value)
+    message.parameters[key].int64_param = value
+    return message.SerializeToString()
+
+
+@cache
+def final() -> bytes:
+    """Says on a stream that a request gets no more answers than this one."""
+    message = pb.ModelInferResponse()
+    message.parameters["triton_final_response"].bool_param = True
     return message.SerializeToString()
 
 

@@ -89,11 +89,8 @@ class Codec:
         Raises:
             InvalidRequest, Overloaded: an output can't be given in the form asked for.
         """
-        parts: list[bytes | np.ndarray] = [
-            answers.head(response.model, response.version),
-            answers.request_id(response.id),
-            *[answers.parameter(key, value) for key, value in response.parameters.items()],
-        ]
+        parts: list[bytes | np.ndarray] = [answers.head(response.served), answers.request_id(response.id)]
+        parts += [answers.figure(key, value) for key, value in response.figures.items()]
         for name, array in response.outputs.items():
             form = forms.get(name, PLAIN)
             output = _classified(name, array, form.classes, response.signature) if form.classes else array

@@ -3,10 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from turnout_server import explaining, routing
-from turnout_server.config import Queue, QueuePolicy
 from turnout_server.devices import Device
 from turnout_server.engines import Engines
 from turnout_server.errors import DeviceLost, FailedPrecondition, ServingError, internal_error, status_of
@@ -14,6 +13,7 @@ from turnout_server.explanation import DeviceFacts, Explanation, Question
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import Done, InferRequest, InferResponse
 from turnout_server.metrics import NOBODY, Key, Metrics, Series
+from turnout_server.plans import Plan, plan_for
 from turnout_server.readiness import Listeners
 from turnout_server.repository import Repository
 from turnout_server.routing import Candidate, Route, Wish
@@ -24,15 +24,15 @@ from turnout_server.work import Execution, Work
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
+@dataclass(slots=True, eq=False)
 class _Flight:
     """One request from its arrival to its end.
 
     Attributes:
+        model: the version that answers, once it is found.
         route, work: where it runs now; another once its device was lost.
         routed_s: when that was decided, on the monotonic clock.
         lost: the device it was lost with, if it was.
-        priority, policy: how it may wait.
         finish_s: by when its caller wants the answer, on the monotonic clock; None if that doesn't matter.
         begin_s: by when its run must begin; None if that doesn't matter.
     """
@@ -40,11 +40,8 @@ class _Flight:
     request: InferRequest
     done: Done
     model: ModelVersion | None = None
-    rows: int = 0
     route: Route | None = None
     routed_s: float = 0.0
-    priority: int = 0
-    policy: QueuePolicy = field(default_factory=QueuePolicy)
     finish_s: float | None = None
     begin_s: float | None = None
     work: Work | None = None
@@ -57,13 +54,10 @@ class _Flight:
             return NOBODY
         return self.model.name, str(self.model.version), self.route.device if self.route else ""
 
-    def queue_by(self, queue: Queue) -> None:
-        """Settles how it may wait, by its model's configuration and its own words."""
-        request = self.request
-        self.priority = queue.level_of(request.priority)
-        policy = self.policy = queue.policy_of(self.priority)
-        self.finish_s = _sooner_s(request, request.timeout_us if policy.timeout_override else None)
-        self.begin_s = _sooner_s(request, policy.effective_timeout_us(request.timeout_us))
+    def due(self, plan: Plan) -> None:
+        """Settles by when it must have begun and ended."""
+        self.finish_s = _sooner_s(self.request, plan.finish_us)
+        self.begin_s = _sooner_s(self.request, plan.begin_us)
 
     def cancel(self) -> None:
         """The caller is gone."""
@@ -140,8 +134,7 @@ class DataPlane:
         flight = _Flight(request, done)
         try:
             flight.model = self.repository.find(request.model, request.version)
-            flight.rows = flight.model.signature.rows_of(request)
-            self._send(flight, flight.model)
+            self._send(flight, self._plan(request, flight.model))
         except ServingError as error:
             self._failed(flight, error)
         return flight.cancel
@@ -154,22 +147,22 @@ class DataPlane:
         """
         model = self.repository.look_up(question.model, question.version)
         request = explaining.request_for(question, model.signature, time.monotonic())
-        flight = _Flight(request, lambda outcome: None, model, model.signature.rows_of(request))
-        flight.queue_by(model.configuration.queue)
-        requested = self._requested(request, model)
-        wish, asked = self._choices(flight, model, requested)
+        plan = self._plan(request, model)
+        flight = _Flight(request, lambda outcome: None, model)
+        flight.due(plan)
+        wish, asked = self._choices(flight, plan)
         try:
             route, problem = routing.choose(wish, asked, self._engines.missing), ""
         except ServingError as error:
             route, problem = Route("", ""), str(error)
         others = [name for name in self._device_names if name not in asked]
-        candidates = asked | {name: self._candidate(name, flight, model, wish.objective) for name in others}
+        candidates = asked | {name: self._candidate(name, flight, plan) for name in others}
         return Explanation(
             model.name,
             str(model.version),
-            flight.rows,
-            requested,
-            wish.objective,
+            plan.rows,
+            plan.requested,
+            plan.goal,
             question.deadline_us,
             wish.target_us,
             tuple(self._facts(question, model, candidates[name], wish, name in asked) for name in self._device_names),
@@ -189,60 +182,65 @@ class DataPlane:
             asked=asked,
         )
 
-    def _send(self, flight: _Flight, model: ModelVersion) -> None:
+    def _plan(self, request: InferRequest, model: ModelVersion) -> Plan:
+        """How such a request is served: as those before it that are laid out alike, or worked out for the first of them."""
+        plan = request.layout.plan
+        if not (isinstance(plan, Plan) and plan.fits(request, model)):
+            plan = plan_for(request, model, self._device_names, self._default_device, self._default_objective)
+            request.layout.plan = plan
+        return plan
+
+    def _send(self, flight: _Flight, plan: Plan) -> None:
         """Chooses a device and enqueues there."""
-        request = flight.request
-        flight.queue_by(model.configuration.queue)
-        route = flight.route = self._route(flight, model)
+        flight.due(plan)
+        route = flight.route = self._straight(flight, plan) or self._route(flight, plan)
         flight.routed_s = time.monotonic()
-        deployment = model.deployments[route.device]
+        request, model, deployment = flight.request, plan.model, plan.model.deployments[route.device]
         flight.work = Work(
             deployment,
             model.signature.to_graph(request.inputs),
-            _in_model_order(request.outputs, model.signature.output_names),
-            flight.rows,
+            plan.outputs,
+            plan.rows,
             request.layout.kind,
-            lambda outcome: self._ended(flight, model, route, outcome),
-            deployment.begin_by_s(flight.rows, flight.finish_s, flight.begin_s),
-            flight.priority,
-            flight.policy.max_size,
+            lambda outcome: self._ended(flight, plan, route, outcome),
+            deployment.begin_by_s(plan.rows, flight.finish_s, flight.begin_s),
+            plan.priority,
+            plan.policy.max_size,
             flight.finish_s,
         )
         flight.work.cancelled = flight.cancelled
         self._executors[route.device].submit(flight.work)
 
-    def _route(self, flight: _Flight, model: ModelVersion) -> Route:
-        requested = self._requested(flight.request, model)
-        wish, candidates = self._choices(flight, model, requested)
+    def _straight(self, flight: _Flight, plan: Plan) -> Route | None:
+        """The route of a request that leaves no choice, is in no hurry and needn't wait; None if it isn't as plain as that."""
+        device = plan.only
+        if not device or flight.finish_s is not None or self._problem(device, flight, plan.model) is not None:
+            return None
+        predicted_us = self._executors[device].unhindered_us(plan.model.deployments[device], plan.rows)
+        return None if predicted_us is None else Route(device, plan.only_reason, predicted_us)
+
+    def _route(self, flight: _Flight, plan: Plan) -> Route:
+        wish, candidates = self._choices(flight, plan)
         route = routing.choose(wish, candidates, self._engines.missing)
         if route.device != wish.last and len(candidates) > 1:
-            model.remember(requested, route.device)
+            plan.model.remember(plan.requested, route.device)
         return route._replace(reason="retried") if flight.lost else route
 
-    def _requested(self, request: InferRequest, model: ModelVersion) -> str:
-        """The `device` that counts: the request's, else its model's, else the server's."""
-        return request.device or model.configuration.default_device or self._default_device
-
-    def _choices(self, flight: _Flight, model: ModelVersion, requested: str) -> tuple[Wish, dict[str, Candidate]]:
+    def _choices(self, flight: _Flight, plan: Plan) -> tuple[Wish, dict[str, Candidate]]:
         """What a request wants of its device, and every device that it may mean, as it is now."""
-        objective = flight.request.objective or model.configuration.objective or self._default_objective
-        entries = routing.resolve(requested, self._device_names)
-        candidates: dict[str, Candidate] = {}
-        for _, names in entries:
-            for name in names:
-                candidates[name] = self._candidate(name, flight, model, objective)
+        candidates = {name: self._candidate(name, flight, plan) for _, names in plan.entries for name in names}
         deadline_us = None if flight.finish_s is None else (flight.finish_s - time.monotonic()) * 1e6
-        last = model.last_routes.get(requested, "")
-        return Wish(entries, objective, deadline_us, model.configuration.latency_target_us, last), candidates
+        last = plan.model.last_routes.get(plan.requested, "")
+        return Wish(plan.entries, plan.goal, deadline_us, plan.model.configuration.latency_target_us, last), candidates
 
-    def _candidate(self, device: str, flight: _Flight, model: ModelVersion, objective: str) -> Candidate:
-        problem = self._problem(device, model, flight)
+    def _candidate(self, device: str, flight: _Flight, plan: Plan) -> Candidate:
+        problem = self._problem(device, flight, plan.model)
         if problem is not None:
             return Candidate(device, problem)
-        deployment, executor = model.deployments[device], self._executors[device]
-        full = executor.full(deployment, flight.priority, flight.policy.max_size)
-        begin_s = deployment.begin_by_s(flight.rows, flight.finish_s, flight.begin_s)
-        forecast = executor.forecast(deployment, flight.request.layout.kind, flight.rows, flight.priority, begin_s)
+        deployment, executor = plan.model.deployments[device], self._executors[device]
+        full = executor.full(deployment, plan.priority, plan.policy.max_size)
+        begin_s = deployment.begin_by_s(plan.rows, flight.finish_s, flight.begin_s)
+        forecast = executor.forecast(deployment, flight.request.layout.kind, plan.rows, plan.priority, begin_s)
         if forecast is None:
             return Candidate(device, full)
         return Candidate(
@@ -252,11 +250,11 @@ class DataPlane:
             forecast.soonest_us,
             forecast.alone_us,
             forecast.added_us,
-            None if objective == routing.LATENCY else _rate(self._engines.by_name[device].device, objective),
+            None if plan.goal == routing.LATENCY else _rate(self._engines.by_name[device].device, plan.goal),
             routing.delay_us(forecast.wait_us, forecast.added_us, executor.arrivals_per_s()),
         )
 
-    def _problem(self, device: str, model: ModelVersion, flight: _Flight) -> ServingError | None:
+    def _problem(self, device: str, flight: _Flight, model: ModelVersion) -> ServingError | None:
         """Why a request can't run on a device now, however busy that is; None if it can."""
         if device == flight.lost:
             return DeviceLost(f"device '{device}' was lost with the request in it")
@@ -268,29 +266,29 @@ class DataPlane:
             )
         return problem
 
-    def _ended(self, flight: _Flight, model: ModelVersion, route: Route, outcome: Execution | ServingError) -> None:
-        if isinstance(outcome, DeviceLost) and not flight.lost and self._retried(flight, model, route):
+    def _ended(self, flight: _Flight, plan: Plan, route: Route, outcome: Execution | ServingError) -> None:
+        if isinstance(outcome, DeviceLost) and not flight.lost and self._retried(flight, plan, route):
             return
         if isinstance(outcome, ServingError):
             self._failed(flight, outcome)
             return
         try:
-            response = _response(flight.request, model, route, outcome)
+            response = _response(flight.request, plan, route, outcome)
         except ValueError as error:  # a run gave an output that isn't what the graph declares
             hidden = internal_error()
-            logger.error("an output of model %s cannot be reshaped: %s (%s)", model.name, error, hidden)
+            logger.error("an output of model %s cannot be reshaped: %s (%s)", plan.model.name, error, hidden)
             self._failed(flight, hidden)
             return
         flight.done(response)
-        self._answered(flight, route, outcome)
+        self._answered(flight, plan, route, outcome)
         if self._tracer.active:
             self._tracer.record(*flight.key, flight.request.id, _timestamps_ns(flight.request, outcome))
 
-    def _retried(self, flight: _Flight, model: ModelVersion, route: Route) -> bool:
+    def _retried(self, flight: _Flight, plan: Plan, route: Route) -> bool:
         """Sends a request whose device was lost to another one, once; False if it insisted on that device, or has no other."""
         flight.lost = route.device
         try:
-            self._send(flight, model)
+            self._send(flight, plan)
         except ServingError:
             flight.route = route
             return False
@@ -302,13 +300,13 @@ class DataPlane:
             return len(working) == len(self._engines.by_name)
         return bool(working) if self._ready_when == "any" else self._ready_when in working
 
-    def _answered(self, flight: _Flight, route: Route, execution: Execution) -> None:
+    def _answered(self, flight: _Flight, plan: Plan, route: Route, execution: Execution) -> None:
         now_s = time.monotonic()
-        series = self._metrics.series(flight.key)
+        series = self._metrics.series(plan.model.deployments[route.device].key)
         series.request_s.observe(now_s - flight.request.arrived_s)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
-        series.rows += flight.rows
+        series.rows += plan.rows
         series.input_s += execution.input_s
         series.output_s += execution.output_s
         series.last_s = time.time()
@@ -353,24 +351,15 @@ def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int
     return {name: int(at_s * 1e9) for name, at_s in steps_s.items()}
 
 
-def _in_model_order(wanted: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in names if name in wanted) if wanted else names
-
-
-def _response(request: InferRequest, model: ModelVersion, route: Route, execution: Execution) -> InferResponse:
-    parameters: dict[str, str | int] = {
-        "device": route.device,
-        "device_requested": request.device,
-        "route_reason": route.reason,
+def _response(request: InferRequest, plan: Plan, route: Route, execution: Execution) -> InferResponse:
+    figures = {
         "decode_us": request.decode_us,
         "queue_us": int(execution.queue_s * 1e6),
         "compute_us": int(execution.compute_s * 1e6),
         "batch_size": execution.batch_rows,
-        "precision": model.deployments[route.device].precision,
     }
     if route.predicted_us is not None:
-        parameters["predicted_us"] = int(route.predicted_us)
-    signature = model.signature
-    names = _in_model_order(request.outputs, signature.output_names)
-    arrays = {name: signature.to_client(name, a) for name, a in zip(names, execution.outputs, strict=True)}
-    return InferResponse(model.name, str(model.version), request.id, signature, arrays, parameters)
+        figures["predicted_us"] = int(route.predicted_us)
+    signature = plan.model.signature
+    outputs = signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)))
+    return InferResponse(plan.served_by(route.device, route.reason), request.id, signature, outputs, figures)

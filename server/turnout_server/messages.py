@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class Layout:
-    """What requests that differ only in their numbers have in common, and what was found out about it.
+    """What requests that differ only in their ids and numbers have in common.
 
     Attributes:
         kind: equal for requests whose rows can be joined: they want the same outputs, and their inputs agree beyond axis 0.
-        checked: the signature that such a request was found to fit, and its rows.
+        plan: what the data plane worked out for them; None until it has.
     """
 
-    __slots__ = ("checked", "kind")
+    __slots__ = ("kind", "plan")
 
     def __init__(self, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> None:
         self.kind: Hashable = (outputs, *((name, inputs[name].shape[1:]) for name in sorted(inputs)))
-        self.checked: tuple[Signature | None, int] = (None, 0)
+        self.plan: object | None = None
 
 
 @dataclass(slots=True)
@@ -66,21 +66,31 @@ class InferRequest:
             self.layout = Layout(self.inputs, self.outputs)
 
 
+class Served(NamedTuple):
+    """Who answered, where and why there: the same for many answers. The last four are response parameters."""
+
+    model: str
+    version: str
+    device: str
+    device_requested: str
+    route_reason: str
+    precision: str
+
+
 @dataclass(slots=True)
 class InferResponse:
     """The answer: outputs by name, in the model's order, and what happened on the way.
 
     Attributes:
         signature: of the model version that answered.
-        parameters: the response parameters of docs/protocol.md (`device`, `route_reason`, `queue_us`, ...).
+        figures: the response parameters that are numbers (`queue_us`, `batch_size`, ...; see docs/protocol.md).
     """
 
-    model: str
-    version: str
+    served: Served
     id: str
     signature: "Signature"
     outputs: dict[str, np.ndarray]
-    parameters: Mapping[str, str | int] = field(default_factory=dict)
+    figures: Mapping[str, int]
 
 
 #: How a request ends: with its answer, or with what went wrong. Called exactly once, from whichever thread got there.

@@ -115,14 +115,20 @@ class Executor:
         alone_us, fastest_us = tenant.predict_us(rows), tenant.profile.fastest_us(rows)
         if alone_us is None or fastest_us is None:
             return None
-        now_s = self._clock()
-        idle = not self._running and not len(self._backlog)
-        if idle or self._is_tiny(tenant, rows, now_s):  # what is tiny doesn't wait in the queue
+        if self.unhindered_us(tenant, rows) is not None:
             return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
+        now_s = self._clock()
         left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in tuple(self._running.values())]
         prospect = self._backlog.prospect(tenant, kind, rows, priority, due(tenant, now_s, deadline_s))
         wait_us = routing.wait_us(left_us, prospect.ahead_us, self._instances)
         return Forecast(wait_us, prospect.joined_us, prospect.added_us, alone_us, fastest_us)
+
+    def unhindered_us(self, tenant: Deployment, rows: int) -> float | None:
+        """What a request takes that need not wait, in microseconds; None if it must, or was never measured here."""
+        idle = not self._running and not len(self._backlog)
+        if idle or self._is_tiny(tenant, rows, self._clock()):  # what is tiny doesn't wait in the queue
+            return tenant.predict_us(rows)
+        return None
 
     def arrivals_per_s(self) -> float:
         """How many requests were put into the queue of late, a second."""

@@ -68,19 +68,28 @@ class Signature:
         return tuple(spec.name for spec in self.outputs)
 
     @cached_property
-    def _reshapes(self) -> bool:
+    def _reshapes_inputs(self) -> bool:
         return any(spec.graph_shape is not None for spec in self.inputs)
+
+    @cached_property
+    def _reshapes_outputs(self) -> bool:
+        return any(spec.graph_shape is not None for spec in self.outputs)
 
     def to_graph(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A checked request's arrays in the shapes of the ONNX graph."""
-        if not self._reshapes:
+        if not self._reshapes_inputs:
             return inputs
         return {spec.name: _reshaped(inputs[spec.name], spec.shape, spec.graph_shape) for spec in self.inputs}
 
-    def to_client(self, name: str, output: np.ndarray) -> np.ndarray:
-        """An output in the shape that clients see."""
-        spec = self.output_by_name[name]
-        return output if spec.graph_shape is None else _reshaped(output, spec.graph_shape, spec.shape)
+    def to_client(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A run's outputs in the shapes that clients see."""
+        if not self._reshapes_outputs:
+            return outputs
+        specs = [self.output_by_name[name] for name in outputs]
+        return {
+            s.name: outputs[s.name] if s.graph_shape is None else _reshaped(outputs[s.name], s.graph_shape, s.shape)
+            for s in specs
+        }
 
     def rows_of(self, request: InferRequest) -> int:
         """The number of rows in a request, once everything about it has been checked; 1 where there is no batch.
@@ -88,14 +97,6 @@ class Signature:
         Raises:
             InvalidRequest: naming the tensor, what came and what was expected.
         """
-        signature, rows = request.layout.checked
-        if signature is self:
-            return rows
-        rows = self._checked_rows(request)
-        request.layout.checked = self, rows
-        return rows
-
-    def _checked_rows(self, request: InferRequest) -> int:
         inputs = request.inputs
         if inputs.keys() != self.input_by_name.keys():
             raise _wrong_names(request, self)

@@ -69,11 +69,10 @@ class InferStream:
             self._flush()
 
     def _message(self, request_id: str, outcome: bytes | ServingError) -> bytes:
-        final = answers.parameter("triton_final_response", True)
         if isinstance(outcome, ServingError):
             text = pb.ModelStreamInferResponse(error_message=self._status(outcome, request_id).details)
-            return text.SerializeToString() + answers.in_stream(answers.request_id(request_id) + final)
-        return answers.in_stream(outcome + final)
+            return text.SerializeToString() + answers.in_stream(answers.request_id(request_id) + answers.final())
+        return answers.in_stream(outcome + answers.final())
 
     def _flush(self) -> None:
         while self._slots and self._slots[0].answered:

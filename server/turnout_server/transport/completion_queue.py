@@ -50,6 +50,8 @@ NEEDED = (
 REQUESTED_CALLS = 64
 #: Events handled before what they brought is run: three make a call, so a few hundred microseconds.
 EVENTS_A_DRAIN = 96
+#: Polls in a row that bring nothing before a drain is over: one looks at a single socket, and others may have been read from.
+EMPTY_POLLS = 3
 #: After its calls were cancelled a server needs milliseconds to end; one that takes longer is left behind.
 CANCEL_TIMEOUT_S = 5.0
 
@@ -129,12 +131,16 @@ class CompletionQueueTransport:
 
     def _drain(self, until: float | None) -> None:
         """Waits for an event until then, None for ever, and handles it and those behind it."""
-        poll, nothing = self._queue.poll, cygrpc.CompletionType.queue_timeout
+        poll, nothing, empty = self._queue.poll, cygrpc.CompletionType.queue_timeout, 0
         for _ in range(EVENTS_A_DRAIN):
             event = poll(until)
             if event.completion_type == nothing:
-                return
-            _guarded(event.tag, event)
+                empty += 1
+                if empty == EMPTY_POLLS:
+                    return
+            else:
+                _guarded(event.tag, event)
+                empty = 0
             event = None  # see above: it keeps its call alive
             until = _AT_ONCE
 

@@ -1,0 +1,102 @@
+"""What follows from a request's layout, its model and its own words: worked out once for all requests that are alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from turnout_server import routing
+from turnout_server.config import QueuePolicy
+from turnout_server.devicenames import AUTO
+from turnout_server.loading import ModelVersion
+from turnout_server.messages import InferRequest, Served
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Plan:
+    """How requests of one layout are served by one model version.
+
+    Attributes:
+        model: the version that answers.
+        device, objective: what they say, verbatim, in a parameter or in metadata.
+        rows: their rows.
+        outputs: the names of the outputs that they want, in the model's order.
+        requested: the `device` that counts: theirs, else their model's, else the server's.
+        entries: what that means, see `routing.resolve`.
+        goal: the objective that counts.
+        only: the one device that they may run on; empty if there are several, or none.
+        priority, policy: how they may wait.
+        finish_us, begin_us: how long after their arrival they must have ended, and begun; None for any time.
+        served: what their answers say of where they ran, by device and reason.
+    """
+
+    model: ModelVersion
+    device: str
+    objective: str
+    rows: int
+    outputs: tuple[str, ...]
+    requested: str
+    entries: tuple[tuple[str, tuple[str, ...]], ...]
+    goal: str
+    only: str
+    priority: int
+    policy: QueuePolicy
+    finish_us: int | None
+    begin_us: int | None
+    served: dict[tuple[str, str], Served] = field(default_factory=dict)
+
+    @property
+    def only_reason(self) -> str:
+        """Why a request went to `only`."""
+        return "only-device" if self.entries[0][0] == AUTO else "requested"
+
+    def fits(self, request: InferRequest, model: ModelVersion) -> bool:
+        """Whether it holds for a request of its layout, now that this version answers."""
+        return self.model is model and self.device == request.device and self.objective == request.objective
+
+    def served_by(self, device: str, reason: str) -> Served:
+        """What an answer says of where it was computed."""
+        served = self.served.get((device, reason))
+        if served is None:
+            model = self.model
+            precision = model.deployments[device].precision
+            served = Served(model.name, str(model.version), device, self.device, reason, precision)
+            self.served[device, reason] = served
+        return served
+
+
+def plan_for(
+    request: InferRequest, model: ModelVersion, devices: tuple[str, ...], default_device: str, default_objective: str
+) -> Plan:
+    """Checks a request against a model, and says how it and those like it are served.
+
+    Args:
+        devices: every device of the server.
+        default_device, default_objective: what counts where neither the request nor its model says anything.
+
+    Raises:
+        InvalidRequest: it doesn't fit the model, or names no device that there could be.
+    """
+    signature, configuration = model.signature, model.configuration
+    rows = signature.rows_of(request)
+    requested = request.device or configuration.default_device or default_device
+    entries = routing.resolve(requested, devices)
+    priority = configuration.queue.level_of(request.priority)
+    policy = configuration.queue.policy_of(priority)
+    return Plan(
+        model,
+        request.device,
+        request.objective,
+        rows,
+        _in_order(request.outputs, signature.output_names),
+        requested,
+        entries,
+        request.objective or configuration.objective or default_objective,
+        entries[0][1][0] if len(entries) == 1 == len(entries[0][1]) else "",
+        priority,
+        policy,
+        request.timeout_us if policy.timeout_override else None,
+        policy.effective_timeout_us(request.timeout_us),
+    )
+
+
+def _in_order(wanted: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in wanted) if wanted else names
