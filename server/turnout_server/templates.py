@@ -9,7 +9,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding/
 
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -33,15 +33,15 @@ _VERSION, _ID, _RAW_INPUT = ((field << 3) | 2 for field in (2, 3, 7))
 _LONG = 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class _Hole:
-    """Where a tensor's bytes are: `at` bytes behind the id, after `tag`."""
+class _Hole(NamedTuple):
+    """Where a tensor's bytes are: `at` bytes behind the id, after its `tag`, which begins at `tag_at`."""
 
     name: str
-    dtype: np.dtype
     shape: tuple[int, ...]
-    tag: bytes
+    dtype: np.dtype
     at: int
+    tag: bytes
+    tag_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class Templates(Generic[T]):
         else:
             return None
         inputs: dict[str, np.ndarray] = {}
-        for hole in template.holes:
-            if not message.startswith(hole.tag, at + hole.at):
+        for name, shape, dtype, data_at, tag, tag_at in template.holes:
+            if not message.startswith(tag, at + tag_at):
                 return None
-            array: np.ndarray = np.ndarray(hole.shape, hole.dtype, message, at + hole.at + len(hole.tag))
-            inputs[hole.name] = array if array.flags.aligned else array.copy()
+            array: np.ndarray = np.ndarray(shape, dtype, message, at + data_at)
+            inputs[name] = array if array.flags.aligned else array.copy()
         try:
             request_id = message[id_at + 2 : at].decode() if at > id_at else ""
         except UnicodeDecodeError:
@@ -161,7 +161,7 @@ def _template(message: bytes, id_at: int, at: int, request: InferRequest, more: 
     if len(header) > LONGEST_HEADER_BYTES:
         return None
     holes = [
-        _Hole(name, array.dtype, array.shape, message[field.start : field.content], field.start - at)
+        _Hole(name, array.shape, array.dtype, field.content - at, message[field.start : field.content], field.start - at)
         for (name, array), field in zip(request.inputs.items(), raw, strict=True)
     ]
     return _Template(header, tuple(holes), replace(request, id="", inputs={}), more)

@@ -134,15 +134,18 @@ class CompletionQueueTransport:
         poll, nothing, empty = self._queue.poll, cygrpc.CompletionType.queue_timeout, 0
         for _ in range(EVENTS_A_DRAIN):
             event = poll(until)
+            until = _AT_ONCE
             if event.completion_type == nothing:
                 empty += 1
                 if empty == EMPTY_POLLS:
                     return
-            else:
-                _guarded(event.tag, event)
-                empty = 0
+                continue
+            empty = 0
+            try:
+                event.tag(event)
+            except BaseException:
+                logger.exception("the polling thread goes on after an error")
             event = None  # see above: it keeps its call alive
-            until = _AT_ONCE
 
     def _request_call(self) -> None:
         try:
