@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 import numpy as np
 from turnout_proto import inference_pb2 as pb
 
-from turnout_server.messages import Served
+from turnout_server.messages import Origin
 
 #: Tags of `repeated bytes raw_output_contents = 6` and of a stream's `infer_response = 2`.
 _RAW_OUTPUT_CONTENTS = bytes([(6 << 3) | 2])
@@ -24,11 +24,11 @@ def join(parts: Iterable[bytes | np.ndarray]) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def head(served: Served) -> bytes:
+def head(origin: Origin) -> bytes:
     """Which model answered, where, and why there."""
-    message = pb.ModelInferResponse(model_name=served.model, model_version=served.version)
+    message = pb.ModelInferResponse(model_name=origin.model, model_version=origin.version)
     for key in ("device", "device_requested", "route_reason", "precision"):
-        message.parameters[key].string_param = getattr(served, key)
+        message.parameters[key].string_param = getattr(origin, key)
     return message.SerializeToString()
 
 

@@ -89,7 +89,7 @@ class Codec:
         Raises:
             InvalidRequest, Overloaded: an output can't be given in the form asked for.
         """
-        parts: list[bytes | np.ndarray] = [answers.head(response.served), answers.request_id(response.id)]
+        parts: list[bytes | np.ndarray] = [answers.head(response.origin), answers.request_id(response.id)]
         parts += [answers.figure(key, value) for key, value in response.figures.items()]
         for name, array in response.outputs.items():
             form = forms.get(name, PLAIN)

@@ -362,4 +362,4 @@ def _response(request: InferRequest, plan: Plan, route: Route, execution: Execut
         figures["predicted_us"] = int(route.predicted_us)
     signature = plan.model.signature
     outputs = signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)))
-    return InferResponse(plan.served_by(route.device, route.reason), request.id, signature, outputs, figures)
+    return InferResponse(plan.origin(route.device, route.reason), request.id, signature, outputs, figures)

@@ -66,7 +66,7 @@ class InferRequest:
             self.layout = Layout(self.inputs, self.outputs)
 
 
-class Served(NamedTuple):
+class Origin(NamedTuple):
     """Who answered, where and why there: the same for many answers. The last four are response parameters."""
 
     model: str
@@ -86,7 +86,7 @@ class InferResponse:
         figures: the response parameters that are numbers (`queue_us`, `batch_size`, ...; see docs/protocol.md).
     """
 
-    served: Served
+    origin: Origin
     id: str
     signature: "Signature"
     outputs: dict[str, np.ndarray]

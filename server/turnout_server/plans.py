@@ -7,7 +7,7 @@ from turnout_server import routing
 from turnout_server.config import QueuePolicy
 from turnout_server.devicenames import AUTO
 from turnout_server.loading import ModelVersion
-from turnout_server.messages import InferRequest, Served
+from turnout_server.messages import InferRequest, Origin
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,7 +25,7 @@ class Plan:
         only: the one device that they may run on; empty if there are several, or none.
         priority, policy: how they may wait.
         finish_us, begin_us: how long after their arrival they must have ended, and begun; None for any time.
-        served: what their answers say of where they ran, by device and reason.
+        origins: what their answers say of where they come from, by device and reason.
     """
 
     model: ModelVersion
@@ -41,7 +41,7 @@ class Plan:
     policy: QueuePolicy
     finish_us: int | None
     begin_us: int | None
-    served: dict[tuple[str, str], Served] = field(default_factory=dict)
+    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
 
     @property
     def only_reason(self) -> str:
@@ -52,15 +52,15 @@ class Plan:
         """Whether it holds for a request of its layout, now that this version answers."""
         return self.model is model and self.device == request.device and self.objective == request.objective
 
-    def served_by(self, device: str, reason: str) -> Served:
-        """What an answer says of where it was computed."""
-        served = self.served.get((device, reason))
-        if served is None:
+    def origin(self, device: str, reason: str) -> Origin:
+        """What an answer says of where it comes from."""
+        origin = self.origins.get((device, reason))
+        if origin is None:
             model = self.model
             precision = model.deployments[device].precision
-            served = Served(model.name, str(model.version), device, self.device, reason, precision)
-            self.served[device, reason] = served
-        return served
+            origin = Origin(model.name, str(model.version), device, self.device, reason, precision)
+            self.origins[device, reason] = origin
+        return origin
 
 
 def plan_for(

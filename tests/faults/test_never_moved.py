@@ -69,8 +69,8 @@ def _check(host: Host, asked: str) -> None:
     if asked in NAMES:
         assert tried == ([asked] if asked in working else [])
     if isinstance(outcome, InferResponse):
-        assert outcome.parameters["device"] == tried[-1]
-        assert (outcome.parameters["route_reason"] == "retried") == (len(tried) == 2)
+        assert outcome.origin.device == tried[-1]
+        assert (outcome.origin.route_reason == "retried") == (len(tried) == 2)
     elif not tried:
         assert isinstance(outcome, ServingError)
         assert not working & set(allowed)

@@ -6,32 +6,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 from turnout_proto import inference_pb2 as pb
 from turnout_server import answers
+from turnout_server.messages import Origin
 from turnout_server.tensors import to_raw
 
 from tests.wire import DTYPES
 
-VALUES = st.text(max_size=40) | st.integers(-(2**63), 2**63 - 1) | st.booleans()
+FIGURES = st.dictionaries(st.text(max_size=20), st.integers(-(2**63), 2**63 - 1), max_size=5)
+TEXT = st.text(max_size=40)
 
 
-@given(st.text(max_size=40), st.text(max_size=40), st.dictionaries(st.text(max_size=20), VALUES, max_size=5))
-def test_parts_joined_parse_as_one_message(model: str, request_id: str, parameters: dict[str, str | int | bool]) -> None:
+@given(st.builds(Origin, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT), TEXT, FIGURES)
+def test_parts_joined_parse_as_one_message(origin: Origin, request_id: str, figures: dict[str, int]) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    parts = [answers.head(model, "3"), answers.request_id(request_id)]
-    parts += [answers.parameter(key, value) for key, value in parameters.items()]
+    said = {key: getattr(origin, key) for key in ("device", "device_requested", "route_reason", "precision")}
+    figures = {key: value for key, value in figures.items() if key not in said}
+    parts = [answers.head(origin), answers.request_id(request_id)]
+    parts += [answers.figure(key, value) for key, value in figures.items()]
     message = pb.ModelInferResponse.FromString(answers.join([*parts, answers.tensor("y", "FP32", (2, 3), array.nbytes), array]))
-    assert (message.model_name, message.model_version, message.id) == (model, "3", request_id)
-    kinds = {bool: "bool_param", str: "string_param", int: "int64_param"}
-    assert {key: getattr(message.parameters[key], kinds[type(value)]) for key, value in parameters.items()} == parameters
+    assert (message.model_name, message.model_version, message.id) == (origin.model, origin.version, request_id)
+    kinds = {key: value.WhichOneof("parameter_choice") for key, value in message.parameters.items()}
+    assert kinds == dict.fromkeys(said, "string_param") | dict.fromkeys(figures, "int64_param")
+    assert {key: message.parameters[key].string_param for key in said} == said
+    assert {key: message.parameters[key].int64_param for key in figures} == figures
     assert [(output.name, output.datatype, list(output.shape)) for output in message.outputs] == [("y", "FP32", [2, 3])]
     assert list(message.raw_output_contents) == [array.tobytes()]
 
 
-def test_true_and_one_are_not_the_same_parameter() -> None:
-    kinds = [
-        pb.ModelInferResponse.FromString(answers.parameter("key", value)).parameters["key"].WhichOneof("parameter_choice")
-        for value in (1, True, 1, "1")
-    ]
-    assert kinds == ["int64_param", "bool_param", "int64_param", "string_param"]
+def test_the_last_answer_on_a_stream_says_so() -> None:
+    parameters = pb.ModelInferResponse.FromString(answers.final()).parameters
+    assert list(parameters) == ["triton_final_response"]
+    assert parameters["triton_final_response"].bool_param is True
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 3_000_000])

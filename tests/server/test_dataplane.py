@@ -24,7 +24,7 @@ from turnout_server.errors import (
     Unavailable,
 )
 from turnout_server.loading import Loader, ModelVersion
-from turnout_server.messages import InferRequest, InferResponse
+from turnout_server.messages import InferRequest, InferResponse, Origin
 from turnout_server.metrics import NOBODY, Metrics, Series
 from turnout_server.profilestore import ProfileStore
 from turnout_server.readiness import Listeners
@@ -135,15 +135,9 @@ def test_a_request_is_answered_with_what_happened_on_the_way(served: Served) -> 
     served.infer(device="cpu")
     response = served.outcome()
     assert isinstance(response, InferResponse)
-    assert (response.model, response.version, response.id) == ("adds", "1", "7")
+    assert response.origin == Origin("adds", "1", "cpu", "cpu", "requested", "fp32")
+    assert (response.id, response.figures["batch_size"]) == ("7", 1)
     np.testing.assert_array_equal(response.outputs["y"], [[2, 2]])
-    said = response.parameters
-    assert (said["device"], said["device_requested"], said["route_reason"], said["batch_size"]) == (
-        "cpu",
-        "cpu",
-        "requested",
-        1,
-    )
 
 
 @pytest.mark.parametrize(
@@ -246,7 +240,7 @@ def test_a_request_that_lost_its_device_is_sent_to_another_once(two: Two, device
     two.infer(device=device)
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse)
-    assert (outcome.parameters["device"], outcome.parameters["route_reason"]) == ("cpu:other", "retried")
+    assert (outcome.origin.device, outcome.origin.route_reason) == ("cpu:other", "retried")
 
 
 def test_a_request_that_loses_two_devices_fails(two: Two) -> None:
@@ -267,7 +261,7 @@ def test_a_device_that_restarts_is_passed_over_by_auto_and_fails_who_names_it(tw
     two.infer(device="auto")
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse)
-    assert outcome.parameters["device"] == "cpu"
+    assert outcome.origin.device == "cpu"
     two.infer(device="cpu:other")
     assert isinstance(two.outcome(), Unavailable)
 
@@ -297,14 +291,14 @@ def test_an_answer_tells_what_was_predicted_and_the_precision_it_was_computed_in
     served.infer()
     outcome = served.outcome()
     assert isinstance(outcome, InferResponse)
-    assert (outcome.parameters["predicted_us"], outcome.parameters["precision"]) == (5000, "fp32")
+    assert (outcome.figures["predicted_us"], outcome.origin.precision) == (5000, "fp32")
 
 
 def test_without_a_measurement_nothing_is_predicted(served: Served) -> None:
     served.infer()
     outcome = served.outcome()
     assert isinstance(outcome, InferResponse)
-    assert "predicted_us" not in outcome.parameters
+    assert "predicted_us" not in outcome.figures
     counted = served.counted()
     assert (sum(counted.prediction.counts), counted.answered) == (0, 1)
 
@@ -417,7 +411,7 @@ def test_a_precision_chooses_among_the_devices_of_auto_and_never_moves_a_named_o
     two.infer(precision="fp16")
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse)
-    assert (outcome.parameters["device"], outcome.parameters["precision"]) == ("cpu:other", "fp16")
+    assert (outcome.origin.device, outcome.origin.precision) == ("cpu:other", "fp16")
     two.infer(device="cpu", precision="fp16")
     assert isinstance(two.outcome(), FailedPrecondition)
 
@@ -427,7 +421,7 @@ def routed(two: Two, **options: Any) -> tuple[str, str]:
     two.infer(**options)
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse), outcome
-    return str(outcome.parameters["device"]), str(outcome.parameters["route_reason"])
+    return outcome.origin.device, outcome.origin.route_reason
 
 
 def test_auto_takes_the_device_that_is_expected_to_finish_first(two: Two) -> None:

@@ -112,7 +112,7 @@ def test_the_device_and_the_reason_are_those_that_a_request_gets(served: Served)
         served.infer(device)
         answer = served.outcomes.get(timeout=10)
         assert isinstance(answer, InferResponse)
-        assert (said.device, said.reason) == (answer.parameters["device"], answer.parameters["route_reason"])
+        assert (said.device, said.reason) == (answer.origin.device, answer.origin.route_reason)
 
 
 def test_nothing_is_run_and_nothing_remembered(served: Served) -> None:

@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
     | {"precision", "refreshing", "weights"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
-    {"dataplane", "explaining"},
+    {"dataplane", "explaining", "plans"},
     {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
     | {"queries", "services", "streaming", "templates", "tensors", "transport", "wire"},
     {"__main__", "app", "doctor", "explain", "settings", "textpage"},

@@ -90,4 +90,4 @@ def test_a_reshape_is_undone_for_the_client() -> None:
     array = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
     graph = signature.to_graph({"a": array})["a"]
     assert graph.shape == (2, 1, 6)
-    np.testing.assert_array_equal(signature.to_client("a", graph), array)
+    np.testing.assert_array_equal(signature.to_client({"a": graph})["a"], array)
