@@ -163,7 +163,12 @@ class DataPlane:
         except ServingError as error:
             route, problem = Route("", ""), str(error)
         others = [name for name in self._device_names if name not in asked]
-        candidates = asked | {name: self._candidate(name, flight, model, wish.objective) for name in others}
+        refused = {
+            name: problem
+            for _, names in wish.entries
+            for name, problem in routing.refusals([asked[name] for name in names], wish.deadline_us).items()
+        }
+        candidates = asked | {name: self._candidate(name, flight, model, wish.objective, choice=True) for name in others}
         return Explanation(
             model.name,
             str(model.version),
@@ -172,22 +177,20 @@ class DataPlane:
             wish.objective,
             question.deadline_us,
             wish.target_us,
-            tuple(self._facts(question, model, candidates[name], wish, name in asked) for name in self._device_names),
+            tuple(
+                self._facts(question, model, candidates[name], refused.get(name), asked=name in asked)
+                for name in self._device_names
+            ),
             *route,
             last=wish.last,
             problem=problem,
         )
 
-    def _facts(self, question: Question, model: ModelVersion, candidate: Candidate, wish: Wish, asked: bool) -> DeviceFacts:
-        return explaining.facts(
-            question,
-            model,
-            self._engines.by_name[candidate.name].device,
-            self._executors[candidate.name],
-            candidate,
-            routing.refusal(candidate, wish.deadline_us),
-            asked=asked,
-        )
+    def _facts(
+        self, question: Question, model: ModelVersion, candidate: Candidate, refusal: ServingError | None, *, asked: bool
+    ) -> DeviceFacts:
+        device, executor = self._engines.by_name[candidate.name].device, self._executors[candidate.name]
+        return explaining.facts(question, model, device, executor, candidate, refusal or candidate.problem, asked=asked)
 
     def _send(self, flight: _Flight, model: ModelVersion) -> None:
         """Chooses a device and enqueues there."""
@@ -227,15 +230,17 @@ class DataPlane:
         """What a request wants of its device, and every device that it may mean, as it is now."""
         objective = flight.request.objective or model.configuration.objective or self._default_objective
         entries = routing.resolve(requested, self._device_names)
+        choice = len(entries) > 1 or len(entries[0][1]) > 1
         candidates: dict[str, Candidate] = {}
         for _, names in entries:
             for name in names:
-                candidates[name] = self._candidate(name, flight, model, objective)
+                candidates[name] = self._candidate(name, flight, model, objective, choice=choice)
         deadline_us = None if flight.finish_s is None else (flight.finish_s - time.monotonic()) * 1e6
         last = model.last_routes.get(requested, "")
         return Wish(entries, objective, deadline_us, model.configuration.latency_target_us, last), candidates
 
-    def _candidate(self, device: str, flight: _Flight, model: ModelVersion, objective: str) -> Candidate:
+    def _candidate(self, device: str, flight: _Flight, model: ModelVersion, objective: str, *, choice: bool) -> Candidate:
+        """A device as the request meets it; with whom it would make wait there, if it has a choice."""
         problem = self._problem(device, model, flight)
         if problem is not None:
             return Candidate(device, problem)
@@ -253,7 +258,8 @@ class DataPlane:
             forecast.alone_us,
             forecast.added_us,
             None if objective == routing.LATENCY else _rate(self._engines.by_name[device].device, objective),
-            routing.delay_us(forecast.wait_us, forecast.added_us, executor.arrivals_per_s()),
+            min(forecast.added_us, deployment.longest_us(flight.rows)) if choice else None,
+            executor.comers(flight.priority) if choice else (),
         )
 
     def _problem(self, device: str, model: ModelVersion, flight: _Flight) -> ServingError | None:
