@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.routing.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
 from benchmarks.routing.simulation import Machine
@@ -54,6 +54,15 @@ class Scenario:
     mixed: bool = False
     gpu: str = "large"
     cpu_factor: float = 1.0
+
+    @property
+    def load(self) -> float:
+        """The rows that come, of all streams, as a share of what both devices together could carry."""
+        return sum(stream.load for stream in self.streams)
+
+    def at(self, load: float) -> "Scenario":
+        """The same with more or fewer requests, of each stream in proportion."""
+        return replace(self, streams=tuple(replace(stream, load=stream.load * load / self.load) for stream in self.streams))
 
     def requests(self, machine: Machine, number: int, seed: str) -> list[Request]:
         """About so many requests, in the order of their arrival."""

@@ -144,16 +144,22 @@ def delay_us(candidate: Candidate) -> float:
     Those who come before the device would have been free wait `added_us` longer; those who come from then on half of that, on
     average. Without this term a long run goes to a slow device that idles, to gain a little, in the way of many short ones.
     """
-    if not candidate.comers or candidate.added_us is None or candidate.finish_us is None:
+    finish_us, added_us, per_s = candidate.finish_us, candidate.added_us, 0.0
+    if finish_us is None or added_us is None:
         return 0.0
-    per_s = sum(comers.per_s for comers in candidate.comers)
-    return per_s * 1e-6 * candidate.added_us * (candidate.finish_us - candidate.added_us / 2)
+    for comers in candidate.comers:
+        per_s += comers.per_s
+    return per_s * 1e-6 * added_us * (finish_us - added_us / 2)
 
 
 def made_late(candidate: Candidate) -> float:
     """How many of those who come to a device while a request holds it will have waited longer there than they can."""
-    held_us = candidate.held_us or 0.0
-    return sum(1e-6 * per_s * max(0.0, held_us - can_wait_us) for per_s, can_wait_us in candidate.comers)
+    held_us, late = candidate.held_us, 0.0
+    if held_us is not None:
+        for per_s, can_wait_us in candidate.comers:
+            if can_wait_us < held_us:
+                late += per_s * 1e-6 * (held_us - can_wait_us)
+    return late
 
 
 def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str, str]) -> Route:
@@ -192,12 +198,14 @@ def refusals(candidates: Sequence[Candidate], deadline_us: float | None) -> dict
     One of them is the one that it would do the least harm on. From the others it keeps away if it made more others late there
     than it is worth itself.
     """
-    bearable = max(WORTH, min((made_late(candidate) for candidate in candidates if _works(candidate)), default=0.0))
-    found = {
-        candidate.name: candidate.problem or _too_late(candidate, deadline_us) or _in_the_way(candidate, bearable)
-        for candidate in candidates
-    }
-    return {name: problem for name, problem in found.items() if problem is not None}
+    refused = {c.name: problem for c in candidates if (problem := c.problem or _too_late(c, deadline_us)) is not None}
+    late = {c.name: number for c in candidates if (number := made_late(c)) > WORTH}
+    if late:
+        least = min((late.get(c.name, 0.0) for c in candidates if _works(c)), default=0.0)
+        for candidate in candidates:
+            if (number := late.get(candidate.name, 0.0)) > least:
+                refused.setdefault(candidate.name, _in_the_way(candidate, number))
+    return refused
 
 
 def _hope(problem: ServingError) -> int:
@@ -213,11 +221,12 @@ def _pick(wish: Wish, ready: Sequence[Candidate]) -> tuple[Candidate, str]:
         in_time = [c for c in ready if all(c.finish_us is not None and c.finish_us <= limit * (1 - MARGIN) for limit in limits)]
         if in_time:
             return min(in_time, key=lambda candidate: _expense(candidate, wish.objective)), "cheapest-in-time"
-    best = min(ready, key=_burden_us)
-    for candidate in ready:
-        if candidate.name == wish.last and _burden_us(candidate) <= _burden_us(best) * (1 + HYSTERESIS):
-            best = candidate
-    return best, "earliest"
+    burdens_us = [_finish_us(candidate) + delay_us(candidate) for candidate in ready]
+    least_us = min(burdens_us)
+    for candidate, burden_us in zip(ready, burdens_us, strict=True):
+        if candidate.name == wish.last and burden_us <= least_us * (1 + HYSTERESIS):
+            return candidate, "earliest"
+    return ready[burdens_us.index(least_us)], "earliest"
 
 
 def _reason(
@@ -252,11 +261,6 @@ def _finish_us(candidate: Candidate) -> float:
     return float("inf") if candidate.finish_us is None else candidate.finish_us
 
 
-def _burden_us(candidate: Candidate) -> float:
-    """The request's own time and what it makes others wait."""
-    return _finish_us(candidate) + delay_us(candidate)
-
-
 def _expense(candidate: Candidate, objective: str) -> tuple[float, float]:
     if candidate.rate is None:
         raise FailedPrecondition(
@@ -276,12 +280,10 @@ def _too_late(candidate: Candidate, deadline_us: float | None) -> Overloaded | N
     )
 
 
-def _in_the_way(candidate: Candidate, bearable: float) -> Overloaded | None:
-    """Why a request is kept away from a device for others' sake; None if it isn't."""
-    if not candidate.comers or (number := made_late(candidate)) <= bearable:
-        return None
+def _in_the_way(candidate: Candidate, late: float) -> Overloaded:
+    """Why a request is kept away from a device for others' sake."""
     return Overloaded(
-        f"device '{candidate.name}' would be busy with it for {(candidate.held_us or 0.0) / 1e3:.1f} ms, and {number:.0f} "
+        f"device '{candidate.name}' would be busy with it for {(candidate.held_us or 0.0) / 1e3:.1f} ms, and {late:.0f} "
         "others would come too late"
     )
 
