@@ -34,9 +34,12 @@ class Stream:
 
     def rate_per_s(self, machine: Machine) -> float:
         """Requests a second."""
-        rows_per_s = sum(most_rows_per_s(profiles[self.model]) for profiles in machine.profiles.values())
         mean_rows = sum(rows * share for rows, share in self.sizes.items()) / sum(self.sizes.values())
-        return self.load * rows_per_s / mean_rows
+        return self.rows_per_s(machine) / mean_rows
+
+    def rows_per_s(self, machine: Machine) -> float:
+        """Rows a second."""
+        return self.load * sum(most_rows_per_s(profiles[self.model]) for profiles in machine.profiles.values())
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Scenario:
     def load(self) -> float:
         """The rows that come, of all streams, as a share of what both devices together could carry."""
         return sum(stream.load for stream in self.streams)
+
+    def rows_per_s(self, machine: Machine) -> float:
+        """Rows a second, of all streams."""
+        return sum(stream.rows_per_s(machine) for stream in self.streams)
 
     def at(self, load: float) -> "Scenario":
         """The same with more or fewer requests, of each stream in proportion."""

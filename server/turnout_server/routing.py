@@ -282,10 +282,8 @@ def _too_late(candidate: Candidate, deadline_us: float | None) -> Overloaded | N
 
 def _in_the_way(candidate: Candidate, late: float) -> Overloaded:
     """Why a request is kept away from a device for others' sake."""
-    return Overloaded(
-        f"device '{candidate.name}' would be busy with it for {(candidate.held_us or 0.0) / 1e3:.1f} ms, and {late:.0f} "
-        "others would come too late"
-    )
+    held_ms = (candidate.held_us or 0.0) / 1e3
+    return Overloaded(f"device '{candidate.name}' would be held for {held_ms:.1f} ms, which would make {late:.1f} others late")
 
 
 def _absent(entry: str, missing: Mapping[str, str]) -> FailedPrecondition:

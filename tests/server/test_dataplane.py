@@ -459,6 +459,23 @@ def test_auto_spills_over_from_a_full_queue(two: Two) -> None:
     assert routed(two, device="cpu,cpu:other") == ("cpu:other", "spill")
 
 
+def test_auto_keeps_a_long_run_off_a_device_where_others_could_not_wait_for_its_end(two: Two) -> None:
+    two.takes(1000, "cpu:other")
+    for _ in range(200):
+        two.infer(device="cpu:other", deadline_s=time.monotonic() + 0.012)
+        two.outcome()
+    two.takes(30_000, "cpu:other")
+    two.takes(40_000)
+    assert routed(two)[0] == "cpu"
+
+    two.takes(400_000)
+    two.infer(deadline_s=time.monotonic() + 0.3)
+    refused = two.outcome()
+    assert isinstance(refused, Overloaded)
+    assert "device 'cpu:other' would be held for 30.0 ms" in str(refused)
+    assert routed(two, device="cpu:other", deadline_s=time.monotonic() + 0.3) == ("cpu:other", "requested")
+
+
 def test_cost_and_energy_take_the_cheapest_that_is_in_time(two: Two) -> None:
     two.takes(1000)
     two.takes(30_000, "cpu:other")

@@ -353,7 +353,7 @@ def test_it_is_refused_where_only_such_a_device_would_answer_in_time() -> None:
     with pytest.raises(Overloaded) as refused:
         choose("auto", [busy("cuda:0", 200_000, 15_000), with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000)
 
-    assert "device 'cpu' would be busy with it for 49.0 ms, and 23 others would come too late" in str(refused.value)
+    assert "device 'cpu' would be held for 49.0 ms, which would make 23.4 others late" in str(refused.value)
     assert "device 'cuda:0' would take at least 215.0 ms" in str(refused.value)
 
 
