@@ -10,7 +10,7 @@ from benchmarks.routing.station import Request, most_rows_per_s
 
 MLP, RESNET, ENCODER = "mlp", "resnet50", "encoder"
 ONE: Mapping[int, float] = {1: 1.0}
-#: Of the small model, so many that the server doesn't run them there and then, as it does what takes less than 100 us.
+#: Of the small model. They wait in the queue, as all do on a device in a process of its own; in the server's, tiny ones don't.
 SEVERAL: Mapping[int, float] = {16: 1.0, 32: 1.0}
 #: Few large requests among many small ones.
 SPREAD_OUT: Mapping[int, float] = {1: 50.0, 2: 20.0, 4: 15.0, 8: 10.0, 16: 5.0}

@@ -8,7 +8,7 @@ from turnout_server.textpage import line, table, wrapped
 #: Why a device was chosen, by the route's reason.
 _REASONS = {
     "requested": "the request names it",
-    "only-device": "no other device can take it",
+    "only-device": "every other device is ruled out",
     "earliest": "it would finish first",
     "cheapest-in-time": "it is the cheapest that finishes in time",
     "preference": "it is the first in the order of preference that can take it",
@@ -92,7 +92,7 @@ def _part(facts: DeviceFacts, explanation: Explanation) -> str:
         return "chosen"
     if not facts.asked:
         return "not asked for"
-    return "cannot take it" if facts.problem else "could take it"
+    return "ruled out" if facts.problem else "could take it"
 
 
 def _problems(explanation: Explanation) -> Iterator[str]:
