@@ -96,11 +96,11 @@ class Truth:
 
     def draw_s(self, rows: int, random_: random.Random) -> float:
         """The seconds of one run."""
-        return self.median_s(rows) * math.exp(random_.gauss(0.0, self.spread))
+        return self.median_us(rows) * math.exp(random_.gauss(0.0, self.spread)) * 1e-6
 
-    def median_s(self, rows: int) -> float:
-        """The seconds that half of all runs take at most."""
-        return (self.profile.predict_us(rows) or 0.0) * self.factor * 1e-6
+    def median_us(self, rows: int) -> float:
+        """The microseconds that half of all runs take at most."""
+        return (self.profile.predict_us(rows) or 0.0) * self.factor
 
 
 @dataclass(frozen=True)
