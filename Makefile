@@ -32,7 +32,7 @@ bench: install  ## measure Turnout beside other servers (needs h2load: Debian's 
 bench-devices: install  ## what `auto` gains from two CPU devices, and what a killed one costs
 	$(BIN)/python -m benchmarks.devices $(BENCH)
 
-bench-routing: install  ## simulate ways to choose a device, Turnout's among them (2 minutes)
+bench-routing: install  ## simulate ways to choose a device, Turnout's among them (5 minutes)
 	$(BIN)/python -m benchmarks.routing $(ROUTING)
 
 soak: install  ## what a million requests do to the server's memory (needs h2load)

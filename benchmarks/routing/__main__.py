@@ -11,9 +11,12 @@ from benchmarks.routing import report, service
 from benchmarks.routing.contest import OURS, RIVALS, against, contest
 from benchmarks.routing.figures import Figures
 from benchmarks.routing.scenarios import SCENARIOS
+from benchmarks.routing.sweep import Point, sweep
 
 #: Requests in a scenario.
 REQUESTS, QUICK_REQUESTS = 20_000, 600
+#: At each load of the sweep so many times fewer.
+SWEEP_SHARE = 5
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,22 +33,24 @@ def main(arguments: list[str] | None = None) -> None:
     number = QUICK_REQUESTS if chosen.quick else chosen.requests
     cpu, where = service.measured(), service.measured_where()
     rows: list[Figures] = []
+    points: list[Point] = []
     for scenario in SCENARIOS:
         began_s = time.monotonic()
         group = list(contest(scenario, cpu, number, chosen.seed))
+        rows += group
+        points += sweep(scenario, cpu, number // SWEEP_SHARE, chosen.seed)
         in_time = next(row.in_time for row in group if row.policy == OURS)
         compared = f"{100 * in_time:.1f} % in time, {against(group, *RIVALS):.3f} of the best other"
         print(f"{scenario.name}: {compared} ({time.monotonic() - began_s:.0f} s)", file=sys.stderr)
-        rows += group
     options = [f"--requests {number}", f"--seed {chosen.seed}"]
     about = {
         "command": f"python -m benchmarks.routing {' '.join(options)}",
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "requests in each scenario": f"about {number}, the same for every policy",
+        "requests in each scenario": f"about {number}, and {number // SWEEP_SHARE} at each load; the same for every policy",
         "CPU profiles": "; ".join(f"{key}: {value}" for key, value in where.items()),
         "versions": results.machine()["versions"],
     }
-    print(report.write(chosen.output, about, rows, cpu))
+    print(report.write(chosen.output, about, rows, points, cpu))
 
 
 if __name__ == "__main__":

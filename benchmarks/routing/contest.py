@@ -32,11 +32,17 @@ RIVALS = ("CPU only", "GPU only", "random", "shortest queue", FIRST_IDLE, PLAIN,
 
 
 def contest(scenario: Scenario, cpu: Mapping[str, Saved], number: int, seed: str) -> Iterator[Figures]:
-    """Every policy against the same requests, about so many; the size threshold with the thresholds that suit them best."""
+    """Every policy against the same requests, about so many."""
     machine = Machine(cpu, scenario.gpu, scenario.cpu_factor)
-    for name, policy in POLICIES.items():
-        yield _played(scenario, machine, policy(seed), name, number, seed)
-    yield _best_threshold(scenario, machine, number, seed)
+    for name in (*POLICIES, THRESHOLD):
+        yield played(scenario, machine, name, number, seed)
+
+
+def played(scenario: Scenario, machine: Machine, name: str, number: int, seed: str) -> Figures:
+    """One policy; the size threshold with the thresholds that suit these requests best."""
+    if name == THRESHOLD:
+        return _best_threshold(scenario, machine, number, seed)
+    return _played(scenario, machine, POLICIES[name](seed), name, number, seed)
 
 
 def _played(scenario: Scenario, machine: Machine, policy: Policy, name: str, number: int, seed: str) -> Figures:

@@ -1,13 +1,17 @@
-"""The results as one chart: goodput by scenario and policy."""
+"""The results as charts: goodput by scenario and policy, and by load."""
 
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from benchmarks.routing.contest import FIRST_IDLE, OURS, THRESHOLD
+from benchmarks.routing.contest import FIRST_IDLE, OURS, PLAIN, THRESHOLD
 from benchmarks.routing.figures import Figures
+from benchmarks.routing.scenarios import Scenario
+from benchmarks.routing.sweep import ENOUGH, Point
 
 mpl.use("Agg")
 
@@ -16,19 +20,20 @@ COLOURS = {
     "CPU only": "#d4d4d8",
     "GPU only": "#a1a1aa",
     "shortest queue": "#14b8a6",
+    PLAIN: "#e879f9",
     FIRST_IDLE: "#a855f7",
     THRESHOLD: "#f97316",
     OURS: "#3b82f6",
 }
-INK = "#1f2328"
-INCHES_EACH, BAR = 1.05, 0.14
+INK, PAPER = "#1f2328", "#ffffff"
+INCHES_EACH, BAR = 1.15, 0.12
 
 
 def goodput(rows: Sequence[Figures]) -> str:
     """An SVG: for each scenario a group of bars, the share of requests that was answered in time."""
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "routing", "font.family": "sans-serif", "font.size": 9}):
-        figure = Figure(figsize=(1.2 + INCHES_EACH * len(scenarios), 3.4), layout="constrained")
+    with _style():
+        figure = Figure(figsize=(1.2 + INCHES_EACH * len(scenarios), 3.4), layout="constrained", facecolor=PAPER)
         axes = figure.subplots()
         for place, (policy, colour) in enumerate(COLOURS.items()):
             heights = {row.scenario: 100 * row.in_time for row in rows if row.policy == policy}
@@ -39,8 +44,40 @@ def goodput(rows: Sequence[Figures]) -> str:
         axes.set_ylim(0, 100)
         axes.tick_params(length=0, labelcolor=INK)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.patch.set_alpha(0)
         figure.legend(loc="outside lower center", ncols=len(COLOURS), frameon=False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-        return out.getvalue()
+        return _svg(figure)
+
+
+def loads(scenarios: Sequence[Scenario], points: Sequence[Point]) -> str:
+    """An SVG: for each scenario a panel with a line for each policy, the share in time over the load."""
+    with _style():
+        figure = Figure(figsize=(10.5, 5.6), layout="constrained", facecolor=PAPER)
+        panels = figure.subplots(2, -(-len(scenarios) // 2), sharex=True, sharey=True)
+        drawn: dict[str, Artist] = {}
+        for scenario, axes in zip(scenarios, panels.flat, strict=False):
+            for policy, colour in COLOURS.items():
+                line = [point for point in points if (point.scenario, point.policy) == (scenario.name, policy)]
+                if line:
+                    xs, ys = [point.load for point in line], [100 * point.in_time for point in line]
+                    (drawn[policy],) = axes.plot(xs, ys, color=colour, lw=2.2 if policy == OURS else 1.4)
+            axes.axhline(100 * ENOUGH, color=INK, lw=0.7, ls=":")
+            axes.axvline(scenario.load, color=INK, lw=0.7, ls=":")
+            axes.set_title(scenario.name, loc="left", fontsize=10, color=INK)
+            axes.set_ylim(0, 102)
+            axes.set_xlim(left=0)
+            axes.tick_params(length=0, labelcolor=INK)
+            axes.spines[["top", "right"]].set_visible(False)
+        title = "answered by their deadline, % of all requests, by load; dotted: 95 %, and the load of the bars above"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=INK)
+        figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=len(drawn), frameon=False)
+        return _svg(figure)
+
+
+def _style() -> AbstractContextManager[None]:
+    return mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "routing", "font.family": "sans-serif", "font.size": 9})
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()

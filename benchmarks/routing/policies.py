@@ -135,7 +135,6 @@ class Turnout:
     def _candidate(self, request: Request, station: Station, now_s: float) -> Candidate:
         """As DataPlane._candidate."""
         forecast = station.forecast(request, now_s)
-        arrivals_per_s = station.backlog.arrivals_per_s(now_s) if self._considerate else 0.0
         return Candidate(
             station.name,
             Overloaded("full") if station.full else None,
@@ -144,5 +143,6 @@ class Turnout:
             forecast.alone_us,
             forecast.added_us,
             RATES[self._objective].get(station.name),
-            routing.delay_us(forecast.wait_us, forecast.added_us, arrivals_per_s),
+            min(forecast.added_us, station.deployments[request.model].longest_us(request.rows)),
+            station.backlog.comers(now_s, 1) if self._considerate else (),
         )

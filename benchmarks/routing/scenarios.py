@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.routing.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
 from benchmarks.routing.simulation import Machine
@@ -10,7 +10,7 @@ from benchmarks.routing.station import Request, most_rows_per_s
 
 MLP, RESNET, ENCODER = "mlp", "resnet50", "encoder"
 ONE: Mapping[int, float] = {1: 1.0}
-#: Of the small model, so many that the server doesn't run them there and then, as it does what takes less than 100 us.
+#: Of the small model. They wait in the queue, as all do on a device in a process of its own; in the server's, tiny ones don't.
 SEVERAL: Mapping[int, float] = {16: 1.0, 32: 1.0}
 #: Few large requests among many small ones.
 SPREAD_OUT: Mapping[int, float] = {1: 50.0, 2: 20.0, 4: 15.0, 8: 10.0, 16: 5.0}
@@ -34,9 +34,12 @@ class Stream:
 
     def rate_per_s(self, machine: Machine) -> float:
         """Requests a second."""
-        rows_per_s = sum(most_rows_per_s(profiles[self.model]) for profiles in machine.profiles.values())
         mean_rows = sum(rows * share for rows, share in self.sizes.items()) / sum(self.sizes.values())
-        return self.load * rows_per_s / mean_rows
+        return self.rows_per_s(machine) / mean_rows
+
+    def rows_per_s(self, machine: Machine) -> float:
+        """Rows a second."""
+        return self.load * sum(most_rows_per_s(profiles[self.model]) for profiles in machine.profiles.values())
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,19 @@ class Scenario:
     mixed: bool = False
     gpu: str = "large"
     cpu_factor: float = 1.0
+
+    @property
+    def load(self) -> float:
+        """The rows that come, of all streams, as a share of what both devices together could carry."""
+        return sum(stream.load for stream in self.streams)
+
+    def rows_per_s(self, machine: Machine) -> float:
+        """Rows a second, of all streams."""
+        return sum(stream.rows_per_s(machine) for stream in self.streams)
+
+    def at(self, load: float) -> "Scenario":
+        """The same with more or fewer requests, of each stream in proportion."""
+        return replace(self, streams=tuple(replace(stream, load=stream.load * load / self.load) for stream in self.streams))
 
     def requests(self, machine: Machine, number: int, seed: str) -> list[Request]:
         """About so many requests, in the order of their arrival."""

@@ -95,8 +95,12 @@ class Truth:
     factor: float = 1.0
 
     def draw_s(self, rows: int, random_: random.Random) -> float:
-        """The seconds of one run; their median is the profile's."""
-        return (self.profile.predict_us(rows) or 0.0) * self.factor * math.exp(random_.gauss(0.0, self.spread)) * 1e-6
+        """The seconds of one run."""
+        return self.median_us(rows) * math.exp(random_.gauss(0.0, self.spread)) * 1e-6
+
+    def median_us(self, rows: int) -> float:
+        """The microseconds that half of all runs take at most."""
+        return (self.profile.predict_us(rows) or 0.0) * self.factor
 
 
 @dataclass(frozen=True)

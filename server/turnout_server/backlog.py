@@ -14,11 +14,12 @@ the model's weight, and a model that comes back after a pause starts level with 
 
 import math
 from bisect import bisect, insort
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from itertools import count
 from typing import Generic, NamedTuple
 
 from turnout_server import batching
+from turnout_server.comers import Arrivals, Comers, rank
 from turnout_server.waiting import Selection, Tenant, W, unwanted
 
 #: Requests with the same tenant and kind can share a run.
@@ -30,10 +31,6 @@ LAG_S = 0.1
 STARVED_S = 1.0
 #: Seconds after which a request without deadline counts as due.
 PATIENCE_S = 1.0
-#: From this priority on newcomers start level with each other.
-LOWEST_RANK = 8
-#: Seconds after which an arrival counts about a third as much for the rate.
-RECENT_S = 1.0
 #: Seconds between two looks at every waiting request for those that nobody wants any more.
 SWEEP_S = 0.05
 
@@ -100,8 +97,7 @@ class Backlog(Generic[W]):
         self._length = 0
         self._swept_s = -math.inf
         self._lent = False  # whether the last turn was that of a lower priority
-        self._arrivals = 0.0  # those of late count most
-        self._arrived_s = 0.0
+        self._arrivals = Arrivals()
 
     def __len__(self) -> int:
         return self._length
@@ -118,14 +114,14 @@ class Backlog(Generic[W]):
             group = self._groups[tenant, item.kind] = _Group(tenant)
         account = tenant.account
         if not account.waiting and not account.running:
-            account.used_s = max(account.used_s, self._levels_s.get(_rank(item.priority), 0.0))
+            account.used_s = max(account.used_s, self._levels_s.get(rank(item.priority), 0.0))
             account.served_s = item.enqueued_s
         account.waiting += 1
         account.by_priority[item.priority] += 1
         self._length += 1
         group.rows += item.rows
-        self._arrivals = 1.0 + self._recent(item.enqueued_s)
-        self._arrived_s = item.enqueued_s
+        can_wait_s = None if item.deadline_s is None else item.deadline_s - item.enqueued_s
+        self._arrivals.add(item.enqueued_s, item.priority, can_wait_s)
         due_s = due(tenant, item.enqueued_s, item.deadline_s)
         insort(group.queue, (item.priority, due_s, next(self._numbers), item))
 
@@ -187,9 +183,9 @@ class Backlog(Generic[W]):
         group = self._groups.get((tenant, kind))
         return group.rows if group else 0
 
-    def arrivals_per_s(self, now_s: float) -> float:
-        """How many requests came of late, a second. For any thread."""
-        return self._recent(now_s) / RECENT_S
+    def comers(self, now_s: float, priority: int) -> Sequence[Comers]:
+        """Who came of late and was at least so urgent. For any thread."""
+        return self._arrivals.of_late(now_s, priority)
 
     def prospect(self, tenant: Tenant, kind: Hashable, rows: int, priority: int, due_s: float) -> Prospect:
         """What a request would find here. For any thread: it may be a moment out of date."""
@@ -242,12 +238,8 @@ class Backlog(Generic[W]):
             account = tenant.account
             account.running += 1
             account.served_s = now_s
-            self._levels_s[_rank(batch[0].priority)] = account.used_s
+            self._levels_s[rank(batch[0].priority)] = account.used_s
         self._tidy((tenant, kind), group)
-
-    def _recent(self, now_s: float) -> float:
-        """Arrivals, each by how long ago it was."""
-        return self._arrivals * math.exp(min(0.0, self._arrived_s - now_s) / RECENT_S)
 
     def _left(self, group: _Group[W], item: W) -> None:
         group.rows -= item.rows
@@ -261,11 +253,6 @@ class Backlog(Generic[W]):
     def _tidy(self, key: Key, group: _Group[W]) -> None:
         if not group.queue:
             del self._groups[key]
-
-
-def _rank(priority: int) -> int:
-    """A priority among those whose shares are told apart: any number may come as one."""
-    return min(priority, LOWEST_RANK)
 
 
 def _runs_us(tenant: Tenant, rows: int) -> float:

@@ -156,7 +156,12 @@ class DataPlane:
         except ServingError as error:
             route, problem = Route("", ""), str(error)
         others = [name for name in self._device_names if name not in asked]
-        candidates = asked | {name: self._candidate(name, flight, plan) for name in others}
+        refused = {
+            name: problem
+            for _, names in wish.entries
+            for name, problem in routing.refusals([asked[name] for name in names], wish.deadline_us).items()
+        }
+        candidates = asked | {name: self._candidate(name, flight, plan, choice=True) for name in others}
         return Explanation(
             model.name,
             str(model.version),
@@ -165,22 +170,20 @@ class DataPlane:
             plan.goal,
             question.deadline_us,
             wish.target_us,
-            tuple(self._facts(question, model, candidates[name], wish, name in asked) for name in self._device_names),
+            tuple(
+                self._facts(question, model, candidates[name], refused.get(name), asked=name in asked)
+                for name in self._device_names
+            ),
             *route,
             last=wish.last,
             problem=problem,
         )
 
-    def _facts(self, question: Question, model: ModelVersion, candidate: Candidate, wish: Wish, asked: bool) -> DeviceFacts:
-        return explaining.facts(
-            question,
-            model,
-            self._engines.by_name[candidate.name].device,
-            self._executors[candidate.name],
-            candidate,
-            routing.refusal(candidate, wish.deadline_us),
-            asked=asked,
-        )
+    def _facts(
+        self, question: Question, model: ModelVersion, candidate: Candidate, refusal: ServingError | None, *, asked: bool
+    ) -> DeviceFacts:
+        device, executor = self._engines.by_name[candidate.name].device, self._executors[candidate.name]
+        return explaining.facts(question, model, device, executor, candidate, refusal or candidate.problem, asked=asked)
 
     def _plan(self, request: InferRequest, model: ModelVersion) -> Plan:
         """How such a request is served: as those before it that are laid out alike, or worked out for the first of them."""
@@ -228,12 +231,14 @@ class DataPlane:
 
     def _choices(self, flight: _Flight, plan: Plan) -> tuple[Wish, dict[str, Candidate]]:
         """What a request wants of its device, and every device that it may mean, as it is now."""
-        candidates = {name: self._candidate(name, flight, plan) for _, names in plan.entries for name in names}
+        choice = not plan.only
+        candidates = {name: self._candidate(name, flight, plan, choice=choice) for _, names in plan.entries for name in names}
         deadline_us = None if flight.finish_s is None else (flight.finish_s - time.monotonic()) * 1e6
         last = plan.model.last_routes.get(plan.requested, "")
         return Wish(plan.entries, plan.goal, deadline_us, plan.model.configuration.latency_target_us, last), candidates
 
-    def _candidate(self, device: str, flight: _Flight, plan: Plan) -> Candidate:
+    def _candidate(self, device: str, flight: _Flight, plan: Plan, *, choice: bool) -> Candidate:
+        """A device as the request meets it; with whom it would make wait there, if it has a choice."""
         problem = self._problem(device, flight, plan.model)
         if problem is not None:
             return Candidate(device, problem)
@@ -251,7 +256,8 @@ class DataPlane:
             forecast.alone_us,
             forecast.added_us,
             None if plan.goal == routing.LATENCY else _rate(self._engines.by_name[device].device, plan.goal),
-            routing.delay_us(forecast.wait_us, forecast.added_us, executor.arrivals_per_s()),
+            min(forecast.added_us, deployment.longest_us(plan.rows)) if choice else None,
+            executor.comers(plan.priority) if choice else (),
         )
 
     def _problem(self, device: str, flight: _Flight, model: ModelVersion) -> ServingError | None:

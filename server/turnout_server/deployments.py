@@ -95,3 +95,7 @@ class Deployment:
     def parts(self, rows: int) -> list[int]:
         """The rows of each run that a request of so many is split into."""
         return batching.parts(rows, self.cap, self.predict_us) if self.joins else [rows]
+
+    def longest_us(self, rows: int) -> float:
+        """What the longest of those runs takes; 0 where nothing was measured."""
+        return self.predict_us(max(self.parts(rows))) or 0.0

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from turnout_server import batching
+from turnout_server import batching, routing
 from turnout_server.deployments import Deployment
 from turnout_server.devices import Device
 from turnout_server.errors import InvalidRequest, ServingError
@@ -77,6 +77,7 @@ def facts(
         running=executor.running(),
         service_us=deployment.predict_us(question.rows),
         finish_us=candidate.finish_us,
+        delay_us=routing.delay_us(candidate) or None,
         cost_per_million=None if added_us is None or device.price_per_hour is None else device.price_per_hour * added_us / 3600,
         energy_j=None if added_us is None or device.extra_w is None else device.extra_w * added_us * 1e-6,
         load=None if question.load_per_s is None else _load(question.load_per_s, question.rows, deployment, instances),

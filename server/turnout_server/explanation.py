@@ -41,6 +41,7 @@ class DeviceFacts:
         waiting, running: requests of all models.
         service_us: a run of its own. None here and below where nothing was measured, or nobody gave a price.
         finish_us: when its answer would be there, from now.
+        delay_us: what it would make others wait, all together; None where nobody else comes.
         cost_per_million: of a million such requests, in the currency of `price_per_hour`.
         energy_j: what the device would draw for it beyond what it draws idle.
         load: what the load that was asked about would mean here.
@@ -57,6 +58,7 @@ class DeviceFacts:
     running: int = 0
     service_us: float | None = None
     finish_us: float | None = None
+    delay_us: float | None = None
     cost_per_million: float | None = None
     energy_j: float | None = None
     load: Load | None = None

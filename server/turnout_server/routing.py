@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from turnout_server.comers import Comers
 from turnout_server.devicenames import AUTO, entries_of, kind_of
 from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
 
@@ -22,6 +23,8 @@ HYSTERESIS = 0.1
 #: The share of its time that a request must be expected to have left on a cheaper device. Without it, such a device is filled
 #: up to the point where half of its requests come too late, because predictions err.
 MARGIN = 0.1
+#: A request may make so many others too late, if another device is there for it: as many as itself.
+WORTH = 1.0
 
 
 class Forecast(NamedTuple):
@@ -61,7 +64,8 @@ class Candidate(NamedTuple):
         service_us: what it would take there if nothing else did.
         added_us: for how much longer the device would be busy.
         rate: what an hour of the device costs by the request's objective; None if nobody said.
-        delay_us: what it would make others wait there, see `delay_us`.
+        held_us: for how long it would hold the device at a time; None where nobody asks.
+        comers: whom it would make wait there: others at least as urgent, as they come of late.
     """
 
     name: str
@@ -71,7 +75,8 @@ class Candidate(NamedTuple):
     service_us: float | None = None
     added_us: float | None = None
     rate: float | None = None
-    delay_us: float = 0.0
+    held_us: float | None = None
+    comers: Sequence[Comers] = ()
 
 
 class Route(NamedTuple):
@@ -133,13 +138,28 @@ def wait_us(left_us: Sequence[float], ahead_us: float, instances: int) -> float:
     return (sum(left_us) + ahead_us) / instances if ahead_us or len(left_us) >= instances else 0.0
 
 
-def delay_us(wait_us: float, added_us: float, arrivals_per_s: float) -> float:
-    """What a request makes all those wait who come to its device while that is busy for longer because of it.
+def delay_us(candidate: Candidate) -> float:
+    """What a request makes all those wait who come to its device until it is finished.
 
-    Whoever comes before its run begins waits `added_us` longer; whoever comes while it runs, half of that on average. Without
-    this term a long run goes to a slow device that idles, to gain a little, in the way of many short ones.
+    Those who come before the device would have been free wait `added_us` longer; those who come from then on half of that, on
+    average. Without this term a long run goes to a slow device that idles, to gain a little, in the way of many short ones.
     """
-    return arrivals_per_s * 1e-6 * added_us * (wait_us + added_us / 2)
+    finish_us, added_us, per_s = candidate.finish_us, candidate.added_us, 0.0
+    if finish_us is None or added_us is None:
+        return 0.0
+    for comers in candidate.comers:
+        per_s += comers.per_s
+    return per_s * 1e-6 * added_us * (finish_us - added_us / 2)
+
+
+def made_late(candidate: Candidate) -> float:
+    """How many of those who come to a device while a request holds it will have waited longer there than they can."""
+    held_us, late = candidate.held_us, 0.0
+    if held_us is not None:
+        for per_s, can_wait_us in candidate.comers:
+            if can_wait_us < held_us:
+                late += per_s * 1e-6 * (held_us - can_wait_us)
+    return late
 
 
 def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str, str]) -> Route:
@@ -155,7 +175,7 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
     (entry, names), *others = wish.entries
     if not others and len(names) == 1:  # as on most requests: nothing to choose, so nothing to compare
         only = candidates[names[0]]
-        if refusal(only, wish.deadline_us) is None:
+        if only.problem is None and _too_late(only, wish.deadline_us) is None:
             return Route(only.name, "only-device" if entry == AUTO else "requested", only.finish_us)
     problems: list[ServingError] = []
     for entry, names in wish.entries:
@@ -163,18 +183,29 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
         if not meant:
             problems.append(_absent(entry, missing))
             continue
-        refusals = [(candidate, refusal(candidate, wish.deadline_us)) for candidate in meant]
-        ready = [candidate for candidate, problem in refusals if problem is None]
-        problems += sorted((problem for _, problem in refusals if problem is not None), key=_hope)
+        refused = refusals(meant, wish.deadline_us)
+        ready = [candidate for candidate in meant if candidate.name not in refused]
+        problems += sorted(refused.values(), key=_hope)
         if ready:
             best, reason = _pick(wish, ready)
             return Route(best.name, _reason(wish, entry, best, reason, meant, problems), best.finish_us)
     raise _joined(problems)
 
 
-def refusal(candidate: Candidate, deadline_us: float | None) -> ServingError | None:
-    """Why a request can't be sent to a device; None if it can."""
-    return candidate.problem or _too_late(candidate, deadline_us)
+def refusals(candidates: Sequence[Candidate], deadline_us: float | None) -> dict[str, ServingError]:
+    """Why a request that any of several devices may run can't be sent to some of them, by their names.
+
+    One of them is the one that it would do the least harm on. From the others it keeps away if it made more others late there
+    than it is worth itself.
+    """
+    refused = {c.name: problem for c in candidates if (problem := c.problem or _too_late(c, deadline_us)) is not None}
+    late = {c.name: number for c in candidates if (number := made_late(c)) > WORTH}
+    if late:
+        least = min((late.get(c.name, 0.0) for c in candidates if _works(c)), default=0.0)
+        for candidate in candidates:
+            if (number := late.get(candidate.name, 0.0)) > least:
+                refused.setdefault(candidate.name, _in_the_way(candidate, number))
+    return refused
 
 
 def _hope(problem: ServingError) -> int:
@@ -190,11 +221,12 @@ def _pick(wish: Wish, ready: Sequence[Candidate]) -> tuple[Candidate, str]:
         in_time = [c for c in ready if all(c.finish_us is not None and c.finish_us <= limit * (1 - MARGIN) for limit in limits)]
         if in_time:
             return min(in_time, key=lambda candidate: _expense(candidate, wish.objective)), "cheapest-in-time"
-    best = min(ready, key=_burden_us)
-    for candidate in ready:
-        if candidate.name == wish.last and _burden_us(candidate) <= _burden_us(best) * (1 + HYSTERESIS):
-            best = candidate
-    return best, "earliest"
+    burdens_us = [_finish_us(candidate) + delay_us(candidate) for candidate in ready]
+    least_us = min(burdens_us)
+    for candidate, burden_us in zip(ready, burdens_us, strict=True):
+        if candidate.name == wish.last and burden_us <= least_us * (1 + HYSTERESIS):
+            return candidate, "earliest"
+    return ready[burdens_us.index(least_us)], "earliest"
 
 
 def _reason(
@@ -229,11 +261,6 @@ def _finish_us(candidate: Candidate) -> float:
     return float("inf") if candidate.finish_us is None else candidate.finish_us
 
 
-def _burden_us(candidate: Candidate) -> float:
-    """The request's own time and what it makes others wait."""
-    return _finish_us(candidate) + candidate.delay_us
-
-
 def _expense(candidate: Candidate, objective: str) -> tuple[float, float]:
     if candidate.rate is None:
         raise FailedPrecondition(
@@ -251,6 +278,12 @@ def _too_late(candidate: Candidate, deadline_us: float | None) -> Overloaded | N
         f"device '{candidate.name}' would take at least {candidate.soonest_us / 1e3:.1f} ms (predicted "
         f"{_finish_us(candidate) / 1e3:.1f} ms), and the deadline is in {max(0.0, deadline_us) / 1e3:.1f} ms"
     )
+
+
+def _in_the_way(candidate: Candidate, late: float) -> Overloaded:
+    """Why a request is kept away from a device for others' sake."""
+    held_ms = (candidate.held_us or 0.0) / 1e3
+    return Overloaded(f"device '{candidate.name}' would be held for {held_ms:.1f} ms, which would make {late:.1f} others late")
 
 
 def _absent(entry: str, missing: Mapping[str, str]) -> FailedPrecondition:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 
 from turnout_server import batching, routing
 from turnout_server.backlog import Backlog, due
+from turnout_server.comers import Comers
 from turnout_server.deployments import Deployment
 from turnout_server.errors import (
     Cancelled,
@@ -130,9 +131,12 @@ class Executor:
             return tenant.predict_us(rows)
         return None
 
-    def arrivals_per_s(self) -> float:
-        """How many requests were put into the queue of late, a second."""
-        return self._backlog.arrivals_per_s(self._clock())
+    def comers(self, priority: int) -> Sequence[Comers]:
+        """Who comes to each instance of late and is at least so urgent; nobody while one more run leaves an instance free."""
+        if len(self._running) + 1 < self._instances:
+            return ()
+        comers = self._backlog.comers(self._clock(), priority)
+        return comers if self._instances == 1 else [each._replace(per_s=each.per_s / self._instances) for each in comers]
 
     def drained(self) -> bool:
         """Runs the tiny work that the calling thread has submitted; from its first call on, such work waits for the next.

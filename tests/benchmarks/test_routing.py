@@ -1,6 +1,7 @@
 """The simulator of routing: what it plays is fair and repeatable, and a short run of all of it works."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks.routing.scenarios import SCENARIOS, Scenario, Stream
 from benchmarks.routing.service import CPU, GPU, GPUS, MODELS, SIZES, assumed, measured
 from benchmarks.routing.simulation import Machine, play
 from benchmarks.routing.station import ANSWERED, Request
+from benchmarks.routing.sweep import ENOUGH, LOADS, SWEPT, Point, carried, most, sweep
 
 MACHINE = Machine(measured(), "large")
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -100,6 +102,68 @@ def test_turnout_is_beside_the_best_where_the_load_is_light() -> None:
     assert in_time.keys() == POLICIES.keys() | {THRESHOLD}
 
 
+def test_a_scenario_at_another_load_has_more_of_every_stream() -> None:
+    everything = BY_NAME["everything"]
+    doubled = everything.at(2 * everything.load)
+
+    assert doubled.load == pytest.approx(2 * everything.load)
+    assert [stream.load for stream in doubled.streams] == pytest.approx([2 * stream.load for stream in everything.streams])
+
+
+def points(*in_time: float) -> list[Point]:
+    return [Point("", "", load, share) for load, share in zip(LOADS, in_time, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("in_time", "load"),
+    [
+        ((1.0, 1.0, 0.90), 0.5),
+        ((1.0, 0.95, 0.90, 0.99), 0.4),  # where it first has too few
+        ((0.9, 1.0), 0.2),  # a bound
+        ((1.0, 1.0, 0.96), 0.6),  # a bound
+    ],
+)
+def test_the_load_carried_is_that_up_to_which_enough_is_in_time(in_time: tuple[float, ...], load: float) -> None:
+    assert carried(points(*in_time)) == pytest.approx(load)
+
+
+@pytest.mark.parametrize("name", ["both needed", "slow CPU"])
+def test_nobody_carries_more_than_anybody_can(name: str) -> None:
+    scenario = BY_NAME[name]
+    limit = most(scenario, measured())
+
+    assert 0.9 < limit < 1.1
+    beyond = scenario.at(1.1 * limit)
+    assert max(row.in_time for row in contest(beyond, measured(), 2000, "1")) < ENOUGH
+    assert most(BY_NAME["sizes"], measured()) == math.inf
+
+
+def test_a_sweep_is_closer_where_a_policy_ceases_to_carry_the_load() -> None:
+    found = list(sweep(Scenario("light", "", (Stream("resnet50", 0.2, 150),)), measured(), 100, "1"))
+
+    assert {point.policy for point in found} == set(SWEPT)
+    for policy in SWEPT:
+        line = [point for point in found if point.policy == policy]
+        assert {point.load for point in line} >= set(LOADS)
+        assert line == sorted(line, key=lambda point: point.load)
+        if min(point.in_time for point in line) < ENOUGH <= line[0].in_time:
+            nearest = min(abs(point.load - carried(line)) for point in line)
+            assert nearest <= (LOADS[1] - LOADS[0]) / 8 + 1e-9
+
+
+@pytest.mark.parametrize("considerate", [True, False])
+def test_long_requests_stay_off_the_cpu_while_many_short_ones_in_a_hurry_come_there(considerate: bool) -> None:
+    short = [Request("mlp", 16, 0.0025 * number, 0.0025 * number + 0.01) for number in range(800)]
+    long = [Request("resnet50", 1, 1.0 + 0.012 * number, 1.1 + 0.012 * number) for number in range(80)]
+    requests = sorted([*short, *long], key=lambda request: request.arrived_s)
+
+    play(requests, Machine(measured(), "small").stations("1"), Turnout(considerate=considerate))
+
+    kept = all(request.in_time for request in short)
+    assert kept is considerate
+    assert {request.device for request in long if request.in_time} == ({GPU} if considerate else {CPU, GPU})
+
+
 def test_a_quick_run_writes_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--requests", "150", "--output", str(tmp_path)])
 
@@ -111,6 +175,8 @@ def test_a_quick_run_writes_the_whole_report(tmp_path: Path, capsys: pytest.Capt
     assert len(rows) == len(SCENARIOS) * (len(POLICIES) + 1)
     assert all(0 <= row["in_time"] <= 1 for row in rows)
     assert FIRST_IDLE in (tmp_path / "routing.svg").read_text()
+    assert FIRST_IDLE in (tmp_path / "routing-loads.svg").read_text()
+    assert "## Load carried with 95 % in time" in page
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:

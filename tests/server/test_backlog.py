@@ -1,5 +1,6 @@
 """Who runs next: no request is lost, no model is forgotten."""
 
+import math
 from collections import Counter
 from itertools import count, pairwise
 from typing import Any
@@ -567,13 +568,10 @@ def test_priorities_that_nobody_waits_at_are_forgotten(priorities: list[int]) ->
     assert device.tenants[0].account.by_priority == {}
 
 
-def test_the_rate_of_arrivals_is_that_of_late() -> None:
+def test_those_who_come_are_known_by_how_long_they_can_wait() -> None:
     device = Device(FakeTenant())
-    assert device.backlog.arrivals_per_s(device.now_s) == 0
+    device.add(deadline_s=0.01)
+    device.add()
 
-    for _ in range(500):
-        device.now_s += 0.01
-        device.add()
-
-    assert device.backlog.arrivals_per_s(device.now_s) == pytest.approx(100, rel=0.02)
-    assert device.backlog.arrivals_per_s(device.now_s + 10) < 0.01
+    kinds = {comers.can_wait_us for comers in device.backlog.comers(device.now_s, 2)}
+    assert kinds == {2**14, math.inf}

@@ -3,10 +3,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from turnout_server.config import ModelConfiguration, Queue, QueuePolicy
 from turnout_server.dataplane import DataPlane
 from turnout_server.deployments import Deployment
@@ -181,6 +184,33 @@ def test_a_caller_that_goes_away_while_its_request_waits_is_counted_as_such(serv
     assert [type(served.outcome()) for _ in range(2)] == [InferResponse, Cancelled]
     assert served.counted().failures == {"CANCELLED": 1}
     assert served.session.runs == [1]
+
+
+FATES = st.lists(st.sampled_from(["patient", "in time", "too late", "gone"]), max_size=12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(FATES)
+def test_every_request_ends_once_and_every_one_that_was_dropped_is_counted(fates: list[str]) -> None:
+    with TemporaryDirectory() as directory:
+        served = Served(Path(directory), limit=100)
+        served.repository.start()
+        served.hold()
+        for fate in fates:
+            wait_s = {"in time": 1e6, "too late": 1.0}.get(fate)
+            gone = served.infer(id=fate, deadline_s=None if wait_s is None else served.clock.now_s + wait_s)
+            if fate == "gone":
+                gone()
+        served.clock.now_s += 2
+        served.session.gate.set()
+        answered = sum(isinstance(served.outcome(), InferResponse) for _ in range(1 + len(fates)))
+        counted = served.counted()
+        served.stop()
+
+    assert served.outcomes.empty()
+    assert answered == sum(counted.request_s.counts) == 1 + fates.count("patient") + fates.count("in time")
+    drops = {"DEADLINE_EXCEEDED": fates.count("too late"), "CANCELLED": fates.count("gone")}
+    assert counted.failures == {code: number for code, number in drops.items() if number}
 
 
 def test_a_session_that_gives_too_few_outputs_is_an_internal_error(served: Served) -> None:
@@ -451,6 +481,23 @@ def test_auto_spills_over_from_a_full_queue(two: Two) -> None:
     two.infer(device="cpu")  # fills the queue
     assert routed(two) == ("cpu:other", "spill")
     assert routed(two, device="cpu,cpu:other") == ("cpu:other", "spill")
+
+
+def test_auto_keeps_a_long_run_off_a_device_where_others_could_not_wait_for_its_end(two: Two) -> None:
+    two.takes(1000, "cpu:other")
+    for _ in range(200):
+        two.infer(device="cpu:other", deadline_s=time.monotonic() + 0.012)
+        two.outcome()
+    two.takes(30_000, "cpu:other")
+    two.takes(40_000)
+    assert routed(two)[0] == "cpu"
+
+    two.takes(400_000)
+    two.infer(deadline_s=time.monotonic() + 0.3)
+    refused = two.outcome()
+    assert isinstance(refused, Overloaded)
+    assert "device 'cpu:other' would be held for 30.0 ms" in str(refused)
+    assert routed(two, device="cpu:other", deadline_s=time.monotonic() + 0.3) == ("cpu:other", "requested")
 
 
 def test_cost_and_energy_take_the_cheapest_that_is_in_time(two: Two) -> None:

@@ -59,3 +59,11 @@ def test_a_run_must_begin_early_enough_for_the_fastest_to_be_over_in_time() -> N
     assert model.begin_by_s(1, 10.0, None) == 9.75
     assert model.begin_by_s(1, 10.0, 9.5) == 9.5
     assert deployment().begin_by_s(1, 10.0, None) is None  # never measured
+
+
+def test_a_request_that_is_split_holds_the_device_for_no_longer_than_its_longest_run() -> None:
+    model = deployment(profile=profile({1: 3_000, 2: 6_000, 8: 24_000}))
+
+    assert model.cap == 1
+    assert model.longest_us(5) == 3_000
+    assert deployment(profile=profile({})).longest_us(5) == 0

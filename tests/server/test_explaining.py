@@ -139,6 +139,15 @@ def test_queues_are_the_real_ones(served: Served) -> None:
     assert facts.finish_us > 2000
 
 
+def test_what_others_would_wait_is_told_of_each_device_that_others_come_to(served: Served) -> None:
+    assert on(served.explain(), "cuda:0").delay_us is None
+    served.infer("cuda:0")
+    served.outcomes.get(timeout=10)
+    seen = served.explain()
+    assert (on(seen, "cuda:0").delay_us or 0) > 0
+    assert on(seen, "cpu").delay_us is None
+
+
 def test_a_full_gpu_spills_to_the_cpu(served: Served) -> None:
     for rows in (1, 8):
         served.model.deployments["cuda:0"].profile.measure(rows, [8000.0] * 5)

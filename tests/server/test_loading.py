@@ -1,5 +1,6 @@
-"""A model gets as many threads as its size is worth."""
+"""A model gets as many threads as its size is worth; its requests share runs only if that was shown to change nothing."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from turnout_server import describe
 from turnout_server.config import ModelConfiguration, RuntimeOptions
 from turnout_server.devices import cpu
 from turnout_server.loading import SMALL_US, Loader
+from turnout_server.modelmetrics import ModelMetrics
 from turnout_server.profilestore import ProfileStore
 from turnout_server.sessions import Session
 
@@ -77,3 +80,45 @@ def _loaded(engine: Threaded, directory: Path, runtime: RuntimeOptions) -> Sessi
     (version / "model.onnx").touch()
     model = Loader({"cpu": engine}, ProfileStore(None)).load(version, 1, ModelConfiguration("m", runtime=runtime))
     return model.deployments["cpu"].session
+
+
+class Mixing(AddingSession):
+    """A session whose rows depend on each other."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        (y,) = super().run(inputs, outputs)
+        return [y + y.sum(axis=0)]
+
+
+@dataclass
+class Opens(FakeEngine):
+    """The engine of a device that opens every model as the same session."""
+
+    name: str
+    session: Session
+
+    def __post_init__(self) -> None:
+        super().__init__(self.name)
+
+    def open(self, path: Path, options: RuntimeOptions) -> Session:
+        return self.session
+
+
+@pytest.mark.parametrize("other", [AddingSession(), Mixing()], ids=["adds", "mixes rows"])
+def test_a_model_whose_rows_depend_on_each_other_on_any_device_is_served_unbatched_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, other: Session
+) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.onnx").touch()
+    engines = {"cpu": Opens("cpu", AddingSession()), "cpu:b": Opens("cpu:b", other)}
+    configuration = ModelConfiguration("m", max_batch_size=8, tolerance=math.inf)
+    model = Loader(engines, ProfileStore(None)).load(tmp_path / "1", 1, configuration)
+
+    independent = not isinstance(other, Mixing)
+    (gauge,) = (family for family in ModelMetrics(lambda: [model]).collect() if family.name == "turnout_model_joins")
+    assert [sample.value for sample in gauge.samples] == [independent]
+    assert describe.configuration(model).HasField("dynamic_batching") is independent
+    assert {deployment.cap for deployment in model.deployments.values()} == ({8} if independent else {1})
+    assert ("m is served unbatched: rows run together could not be shown to equal rows run alone on cpu:b" in caplog.text) is (
+        not independent
+    )

@@ -1,9 +1,11 @@
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout_server import routing
+from turnout_server.comers import Comers
 from turnout_server.devicenames import entries_of, kind_of
 from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
 from turnout_server.routing import COST, ENERGY, HYSTERESIS, LATENCY, MARGIN, OBJECTIVES, Candidate, Route, Wish, resolve
@@ -304,14 +306,79 @@ def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Candi
         assert not able
 
 
-def test_what_a_request_makes_others_wait_counts_as_much_as_its_own_time() -> None:
-    in_the_way = routing.delay_us(wait_us=0, added_us=49_000, arrivals_per_s=600)
-    crowded = busy("cpu", 0, 49_000)._replace(delay_us=in_the_way)
+#: Six hundred a second come, and each can wait 10 ms.
+HURRIED = (Comers(600.0, 10_000.0),)
 
-    assert in_the_way == pytest.approx(600 * 0.049 * 49_000 / 2)  # some 29 come meanwhile, and wait for half of it on average
-    assert choose("auto", [busy("cpu", 0, 49_000), busy("cuda:0", 60_000, 15_000)]).device == "cpu"
-    assert choose("auto", [crowded, busy("cuda:0", 60_000, 15_000)]) == Route("cuda:0", "earliest", 75_000)
+
+def with_comers(candidate: Candidate, *comers: Comers) -> Candidate:
+    """A device on which a request would be in the way of others."""
+    return candidate._replace(held_us=candidate.added_us, comers=comers)
+
+
+def test_what_a_request_makes_others_wait_counts_as_much_as_its_own_time() -> None:
+    gpu, cpu = busy("cuda:0", 60_000, 15_000), busy("cpu", 0, 49_000)
+    crowded = with_comers(cpu, Comers(600.0, math.inf))
+
+    # Some 29 come meanwhile, and wait for half of it on average.
+    assert routing.delay_us(crowded) == pytest.approx(600 * 0.049 * 49_000 / 2)
+    assert choose("auto", [cpu, gpu]).device == "cpu"
+    assert choose("auto", [crowded, gpu]) == Route("cuda:0", "earliest", 75_000)
+
+
+def test_a_request_that_joins_a_run_delays_those_who_come_before_its_end_by_what_it_adds() -> None:
+    joins = with_comers(busy("cpu", 20_000, 9_000)._replace(added_us=1_000), Comers(100.0, math.inf))
+
+    assert routing.delay_us(joins) == pytest.approx(100 * 0.028 * 1_000 + 100 * 0.001 * 500)
 
 
 def test_the_predicted_time_of_a_route_is_the_requests_own() -> None:
-    assert choose("cpu,cuda", [idle("cpu", 300)._replace(delay_us=1e6), GPU0]).predicted_us == 300
+    assert choose("auto", [with_comers(idle("cpu", 300), *HURRIED), SLOW_CPU]).predicted_us == 300
+
+
+def test_those_are_made_late_who_come_so_early_in_a_run_that_they_cannot_wait_for_its_end() -> None:
+    assert routing.made_late(with_comers(idle("cpu", 49_000), *HURRIED)) == pytest.approx(600 * 0.039)
+    assert routing.made_late(with_comers(idle("cpu", 9_000), *HURRIED)) == 0
+    assert routing.made_late(with_comers(idle("cpu", 49_000), Comers(600.0, math.inf))) == 0
+
+
+def test_a_request_keeps_away_from_a_device_on_which_it_would_make_several_others_late() -> None:
+    gpu, cpu = busy("cuda:0", 200_000, 15_000), idle("cpu", 49_000)
+
+    assert choose("auto", [cpu, gpu]).device == "cpu"
+    assert choose("auto", [with_comers(cpu, *HURRIED), gpu]).device == "cuda:0"
+    assert choose("auto", [with_comers(cpu, Comers(20.0, 10_000.0)), gpu]).device == "cpu"  # 0.8 of them: not as many as itself
+
+
+def test_it_is_refused_where_only_such_a_device_would_answer_in_time() -> None:
+    with pytest.raises(Overloaded) as refused:
+        choose("auto", [busy("cuda:0", 200_000, 15_000), with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000)
+
+    assert "device 'cpu' would be held for 49.0 ms, which would make 23.4 others late" in str(refused.value)
+    assert "device 'cuda:0' would take at least 215.0 ms" in str(refused.value)
+
+
+@pytest.mark.parametrize("gpu", [GPU0._replace(problem=RESTARTING), with_comers(busy("cuda:0", 2e5, 6e4), *HURRIED)])
+def test_it_is_not_where_no_other_device_is_there_or_others_fare_no_better(gpu: Candidate) -> None:
+    assert choose("auto", [gpu, with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
+
+
+@pytest.mark.parametrize("asked", ["cpu", "cuda,cpu"])
+def test_who_names_a_device_keeps_it_whoever_comes_there(asked: str) -> None:
+    late = busy("cuda:0", 200_000, 15_000)
+
+    assert choose(asked, [late, with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
+
+
+COMERS = st.lists(st.builds(Comers, st.floats(0, 1e4), st.floats(1, 1e6)), max_size=3)
+
+
+@given(hosts(), st.tuples(COMERS, COMERS, COMERS, COMERS))
+def test_some_device_that_works_takes_a_request_whoever_comes(host: list[Candidate], comers: tuple[list[Comers], ...]) -> None:
+    crowded = [with_comers(candidate, *each) for candidate, each in zip(host, comers, strict=True)]
+    refused = routing.refusals(crowded, None)
+
+    assert {candidate.name for candidate in host if candidate.problem} <= refused.keys()
+    least = min((routing.made_late(each) for each in crowded if not each.problem or each.problem is FULL), default=None)
+    for each in crowded:
+        if not each.problem and (routing.made_late(each) <= 1 or routing.made_late(each) == least):
+            assert each.name not in refused

@@ -1,10 +1,12 @@
 """The worked example of docs/routing.md: what its tables say is what the functions that decide give."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from turnout_server import routing
 from turnout_server.backlog import Backlog, due
+from turnout_server.comers import Arrivals, Comers
 from turnout_server.deployments import Deployment
 from turnout_server.devices import Device
 from turnout_server.errors import Overloaded
@@ -57,15 +59,27 @@ def forecast(device: str, deadline_us: float | None) -> Forecast:
     return Forecast(wait_us, prospect.joined_us, prospect.added_us, alone_us, fastest_us)
 
 
-def candidate(device: str, objective: str, deadline_us: float | None) -> Candidate:
+def comers(device: str) -> Sequence[Comers]:
+    """Who comes to the CPU: 600 a second, once they have come for long enough, who can wait for 10 ms."""
+    arrivals = Arrivals()
+    if device == "cpu":
+        for number in range(6000):
+            arrivals.add(NOW_S - 10 + number / 600, 0, 0.010)
+    return arrivals.of_late(NOW_S, 0)
+
+
+def candidate(device: str, objective: str, deadline_us: float | None, *, crowded: bool = False) -> Candidate:
     seen = forecast(device, deadline_us)
     rate = DEVICES[device].price_per_hour if objective == COST else DEVICES[device].extra_w
-    return Candidate(device, None, seen.finish_us, seen.soonest_us, seen.alone_us, seen.added_us, rate)
+    held_us = min(seen.added_us, scan_on(device).longest_us(1))
+    others = comers(device) if crowded else ()
+    return Candidate(device, None, seen.finish_us, seen.soonest_us, seen.alone_us, seen.added_us, rate, held_us, others)
 
 
-def choose(objective: str, deadline_us: float | None) -> routing.Route:
+def choose(objective: str, deadline_us: float | None, *, crowded: bool = False) -> routing.Route:
     wish = Wish(routing.resolve("auto", tuple(DEVICES)), objective, deadline_us, target_us=40_000.0)
-    return routing.choose(wish, {name: candidate(name, objective, deadline_us) for name in DEVICES}, {})
+    host = {name: candidate(name, objective, deadline_us, crowded=crowded) for name in DEVICES}
+    return routing.choose(wish, host, {})
 
 
 def row(*cells: object) -> str:
@@ -125,3 +139,20 @@ def test_request_3_is_worth_trying_on_the_gpu_but_not_expected_in_time_there() -
     seen = forecast("cuda:0", 34e3)
 
     assert seen.soonest_us < 34e3 < seen.finish_us == 36e3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_a_request_does_to_others_is_what_the_page_says(device: str) -> None:
+    seen = candidate(device, LATENCY, None, crowded=True)
+    assert seen.finish_us is not None
+
+    figures = (f"{seen.finish_us / 1e3:g}", f"{routing.delay_us(seen) / 1e3:.0f}", f"{routing.made_late(seen):.1f}")
+    assert row(f"`{device}`", *figures) in PAGE
+
+
+def test_a_request_keeps_out_of_the_way_of_others_as_the_page_says() -> None:
+    assert choose(LATENCY, None, crowded=True) == routing.Route("cuda:0", "only-device", 36e3)
+    with pytest.raises(Overloaded) as refused:
+        choose(LATENCY, 30e3, crowded=True)
+
+    assert str(refused.value) in " ".join(PAGE.split())

@@ -589,3 +589,15 @@ def test_instances_share_what_is_ahead(make: Callable[..., Desk]) -> None:
     assert on_two.of(1).wait_us == 1000  # both are free by then: half of what is ahead for each
     on_two.desk.submit(1, width=3)
     assert on_two.of(1).wait_us == 1500
+
+
+def test_who_comes_to_a_device_does_not_count_while_one_more_run_leaves_an_instance_free(make: Callable[..., Desk]) -> None:
+    on_one, on_two = make(), make(instances=2)
+    for desk in (on_one, on_two):
+        desk.hold()
+    on_two.submit(1)
+    assert on_two.session.started.acquire(timeout=10)
+
+    assert [round(comers.per_s, 3) for comers in on_one.executor.comers(2)] == [1]
+    assert [round(comers.per_s, 3) for comers in on_two.executor.comers(2)] == [1]  # two for two instances
+    assert make(instances=2).executor.comers(2) == ()

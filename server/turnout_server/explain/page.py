@@ -8,11 +8,11 @@ from turnout_server.textpage import line, table, wrapped
 #: Why a device was chosen, by the route's reason.
 _REASONS = {
     "requested": "the request names it",
-    "only-device": "no other device can take it",
+    "only-device": "every other device is ruled out",
     "earliest": "it would finish first",
     "cheapest-in-time": "it is the cheapest that finishes in time",
     "preference": "it is the first in the order of preference that can take it",
-    "spill": "a device that is faster, or wanted more, is too busy",
+    "spill": "a device that is faster, or wanted more, is too busy, or kept for others",
 }
 
 
@@ -66,7 +66,7 @@ def _request(explanation: Explanation) -> Iterator[str]:
 
 
 def _devices(explanation: Explanation) -> Iterator[str]:
-    header = ("device", "one run", "waiting", "running", "finishes in", "cost of a million", "energy", "")
+    header = ("device", "one run", "waiting", "running", "finishes in", "others wait", "cost of a million", "energy", "")
     rows = [_device(facts, explanation) for facts in explanation.devices]
     known = [column for column in range(len(header)) if any(row[column] != "-" for row in rows)]
     yield from table(_only(header, known), [_only(row, known) for row in rows])
@@ -79,6 +79,7 @@ def _device(facts: DeviceFacts, explanation: Explanation) -> tuple[str, ...]:
         str(facts.waiting) if facts.cap else "-",
         str(facts.running) if facts.cap else "-",
         _time(facts.finish_us),
+        _time(facts.delay_us),
         "-" if facts.cost_per_million is None else f"{facts.cost_per_million:.3g}",
         "-" if facts.energy_j is None else f"{facts.energy_j:.3g} J",
         _part(facts, explanation),
@@ -91,7 +92,7 @@ def _part(facts: DeviceFacts, explanation: Explanation) -> str:
         return "chosen"
     if not facts.asked:
         return "not asked for"
-    return "cannot take it" if facts.problem else "could take it"
+    return "ruled out" if facts.problem else "could take it"
 
 
 def _problems(explanation: Explanation) -> Iterator[str]:

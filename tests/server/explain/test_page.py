@@ -35,14 +35,23 @@ def test_each_device_says_its_part() -> None:
     for name, part in {
         "cpu": "chosen",
         "cuda:0": "could take it",
-        "cuda:1": "cannot take it",
+        "cuda:1": "ruled out",
         "npu:0": "not asked for",
     }.items():
         assert any(line.split()[:1] == [name] and line.endswith(part) for line in text.splitlines())
     assert "WHY NOT\n  cuda:1             it is lost" in text
 
 
+def test_what_a_request_makes_others_wait_is_shown_where_there_are_others() -> None:
+    crowded = replace(CHOSEN, devices=(replace(CPU, delay_us=120e3), GPU))
+    header, cpu, gpu = page.as_text(crowded, live=True).split("DEVICES\n")[1].splitlines()[:3]
+
+    column = header.index("others wait")
+    assert (cpu[column:].split("  ")[0], gpu[column:].split("  ")[0]) == ("120 ms", "-")
+
+
 def test_what_nobody_knows_has_no_column() -> None:
+    assert "others wait" not in page.as_text(CHOSEN, live=True)
     assert "energy" not in page.as_text(CHOSEN, live=True)
     priced = replace(CHOSEN, devices=(replace(CPU, energy_j=0.25, cost_per_million=1.5), GPU))
     assert "0.25 J" in page.as_text(priced, live=True)
