@@ -42,6 +42,7 @@ class Device:
         memory_limit_mb: as much memory may it take, in 2**20 bytes; on a GPU, each session of it; 0 for no limit.
         price_per_hour: what an hour of it costs; None if nobody said.
         idle_w, busy_w: watts it draws when idle and when busy; None if nobody said.
+        graph_rows: the numbers of rows that have a CUDA graph of each model, ascending; only where it is isolated.
         isolated: whether its sessions live in a process of their own.
         watchdog_s: a run of such a device that takes longer, and much longer than any before, counts as hung.
     """
@@ -59,6 +60,7 @@ class Device:
     price_per_hour: float | None = None
     idle_w: float | None = None
     busy_w: float | None = None
+    graph_rows: tuple[int, ...] = ()
     isolated: bool = False
     watchdog_s: float = 10.0
 
@@ -133,6 +135,8 @@ def fingerprint(device: Device) -> str:
     if device.kind != "cpu":
         hardware += f"; {_gpu_models()}"
     options = f"threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
+    if device.graph_rows:
+        options += f" graphs={device.graph_rows}"
     library = f"{device.library} {_modified_ns(device.library)} {device.hardware}" if device.library else ""
     return f"{hardware}; {device.provider} {library} {device.provider_options} {options}"
 

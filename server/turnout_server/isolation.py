@@ -195,6 +195,7 @@ class RemoteSession:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.placement: Mapping[str, int] = {}
+        self.graphs: Mapping[int, str] = {}
         self._problem: str | None = None
         self._longest_s: float | None = None  # of every process's runs: the next one's first takes as long as this one's did
 
@@ -204,6 +205,9 @@ class RemoteSession:
     def open_in(self, generation: Generation) -> None:
         """Has this generation's process load the model."""
         self.inputs, self.outputs, self.placement = generation.ask("open", self.number, str(self.path), self.options)
+        if self._owner.device.graph_rows:  # recorded by the lane's thread, because they are that thread's
+            with generation.lane() as lane:
+                self.graphs = generation.exchange(lane.line, ("bind", self.number), LOAD_TIMEOUT_S)
 
     def reopen_in(self, generation: Generation) -> None:
         """Loads the model again; one that can't be any more, because its file is gone, say, keeps no other from coming back."""
@@ -223,7 +227,7 @@ class RemoteSession:
             raise DeviceLost(self._problem)
         with generation.lane() as lane:
             started_s = time.monotonic()
-            message = (self.number, lane.memory.put(inputs), list(outputs))
+            message = ("run", self.number, lane.memory.put(inputs), list(outputs))
             places = generation.exchange(lane.line, message, self._patience_s())
             results = lane.memory.get(places)
             copies = [np.array(results[index]) for index in range(len(outputs))]

@@ -61,6 +61,7 @@ class DeviceSettings(BaseModel):
     isolation: Literal["process", "in-process"] | None = None
     watchdog_s: float = Field(10.0, gt=0)
     tf32: bool = True
+    cuda_graph_rows: list[Annotated[int, Field(ge=1)]] = []
     disabled: bool = False
 
     @field_validator("cpus")
@@ -92,6 +93,7 @@ class DeviceSettings(BaseModel):
             price_per_hour=self.price_per_hour,
             idle_w=self.idle_w,
             busy_w=self.busy_w,
+            graph_rows=tuple(sorted(set(self.cuda_graph_rows))),
             isolated=default_isolated if self.isolation is None else self.isolation == "process",
             watchdog_s=self.watchdog_s,
         )
@@ -114,6 +116,10 @@ class DeviceSettings(BaseModel):
         """What this table asks for that would do nothing on such a device."""
         if not self.tf32 and not device.is_cuda:
             return "the setting 'tf32' is for CUDA devices"
+        if self.cuda_graph_rows and not device.is_cuda:
+            return "the setting 'cuda_graph_rows' is for CUDA devices"
+        if self.cuda_graph_rows and (not device.isolated or device.instances > 1):
+            return 'cuda_graph_rows needs isolation = "process" and instances = 1: a graph is recorded while nothing else runs'
         if not self.memory_limit_mb or device.is_cuda:
             return None
         if device.kind != "cpu":

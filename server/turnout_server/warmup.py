@@ -84,10 +84,11 @@ def rows_are_independent(session: Session) -> bool:
         together = scatter(session.run(collate(requests), names), [1, 2])
     except (ServingError, ValueError):
         return False
-    return all(_close(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
+    return all(close(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two runs of the same rows gave the same, but for the order in which kernels add up."""
     if a.shape != b.shape or a.dtype.kind in "OUS":
         return a.shape == b.shape and a.tolist() == b.tolist()
     x, y = a.astype(np.float64), b.astype(np.float64)

@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
         "work",
     }
     | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
-    | {"precision", "refreshing", "weights"}
+    | {"bindings", "precision", "refreshing", "weights"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane", "explaining"},
     {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
@@ -49,7 +49,7 @@ ONLY = {
     "grpc_reflection": GRPC,
     "google": GRPC | {"configfile", "runtimeoptions"},  # these two parse config.pbtxt
     "turnout_proto": GRPC | {"configfile", "runtimeoptions"},
-    "onnxruntime": {"sessions", "plugins"},
+    "onnxruntime": {"sessions", "bindings", "plugins"},
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
     "torch": set(),

@@ -68,9 +68,13 @@ def test_any_other_failure_is_none(file: Path) -> None:
         session.run(X, ["y"])
 
 
-def test_a_cuda_graph_is_refused(file: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="'enable_cuda_graph' would give wrong answers"):
-        OnnxSession(file, replace(LIMITED, provider_options={"enable_cuda_graph": "1"}))
+@pytest.mark.parametrize("option", ["enable_cuda_graph", "trt_cuda_graph_enable"])
+def test_a_graph_of_every_run_is_refused_and_one_that_is_switched_off_is_not(file: Path, option: str) -> None:
+    for value in ("1", "True"):
+        with pytest.raises(FailedPrecondition, match=f"'{option}' would give wrong answers.* see the setting cuda_graph_rows"):
+            OnnxSession(file, replace(LIMITED, provider_options={option: value}))
+    for value in ("0", "False"):
+        OnnxSession(file, replace(LIMITED, provider_options={option: value}))
 
 
 def test_as_many_threads_as_cores_where_their_number_is_left_to_onnx_runtime(file: Path) -> None:

@@ -165,11 +165,20 @@ def test_a_gpus_memory_limit_and_precision_become_its_providers_options(reposito
     assert gpu.memory_limit_mb == 2
 
 
+def test_the_rows_that_a_gpu_records_graphs_for_are_in_order_and_each_there_once(repository: Path, tmp_path: Path) -> None:
+    (gpu,) = declared(repository, tmp_path, '[devices."cuda:0"]\ncuda_graph_rows = [8, 1, 8]').declared_devices()
+    assert gpu.graph_rows == (1, 8)
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
         ("[devices.cpu]\ntf32 = false", "'tf32' is for CUDA devices"),
         ('[devices."cuda:0"]\nprovider = "TensorrtExecutionProvider"\ntf32 = false', "'tf32' is for CUDA devices"),
+        ("[devices.cpu]\ncuda_graph_rows = [1]", "'cuda_graph_rows' is for CUDA devices"),
+        ('[devices."cuda:0"]\ncuda_graph_rows = [1]\ninstances = 2', 'needs isolation = "process" and instances = 1'),
+        ('[devices."cuda:0"]\ncuda_graph_rows = [1]\nisolation = "in-process"', "a graph is recorded while nothing else runs"),
+        ('[devices."cuda:0"]\ncuda_graph_rows = [0]', "devices.cuda:0.cuda_graph_rows.0: 0"),
         ("[devices.cpu]\nmemory_limit_mb = 1", "'cpu' cannot be declared: memory_limit_mb holds a process of its own only"),
         ("[devices.cpu]\nmemory_limit_mb = 1", 'add isolation = "process"'),
         ('[devices."openvino:0"]\nmemory_limit_mb = 1', "OpenVINOExecutionProvider may have an option for it"),
