@@ -135,8 +135,6 @@ def main() -> None:
     device = Device(**job["device"])
     if device.cpus:
         os.sched_setaffinity(0, device.cpus)
-    if device.memory_limit_mb and device.kind == "cpu":
-        limit_memory(device.memory_limit_mb * 2**20)
     child = Child(device)
 
     def serve(index: int, lane: int, memory: int) -> None:
@@ -145,6 +143,8 @@ def main() -> None:
 
     for index, (lane, memory) in enumerate(job["lanes"]):
         threading.Thread(target=serve, args=(index, lane, memory), daemon=True).start()
+    if device.memory_limit_mb and device.kind == "cpu":  # the threads' stacks are not what it is about
+        limit_memory(device.memory_limit_mb * 2**20)
     child.obey(_stream(job["control"]))
     os._exit(0)  # a run that goes on is for nobody
 

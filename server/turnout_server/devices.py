@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -127,6 +127,25 @@ def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str 
     if PROVIDERS["cuda"] not in providers:
         lacking.append("the CPU build of ONNX Runtime is installed (install turnout[gpu] instead of turnout[cpu])")
     return " and ".join(lacking) or None
+
+
+def count_gpus(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs are worth trying: those that this process was given a file of, and at least the first, to learn why not.
+
+    Args:
+        root: where the file system begins.
+    """
+    files = [file for file in (root / "dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdecimal()]
+    return max(1, visible_gpus(len(files), environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def visible_gpus(present: int, visible: str | None) -> int:
+    """How many of so many GPUs CUDA finds where the variable CUDA_VISIBLE_DEVICES is this; None if it isn't set."""
+    if visible is None:
+        return min(present, MAX_GPUS)
+    chosen = visible.split(",")
+    ends = (number for number, entry in enumerate(chosen) if entry.strip() in ("", "-1"))  # CUDA stops there, too
+    return min(MAX_GPUS, next(ends, len(chosen))) if present else 0
 
 
 def fingerprint(device: Device) -> str:

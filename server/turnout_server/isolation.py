@@ -41,6 +41,8 @@ LOAD_TIMEOUT_S = 300.0
 BACK_OFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 #: A process that lived as long as this has recovered; its next failure counts as the first.
 STABLE_S = 60.0
+#: What a process may need for itself, and for the stack of each thread of a model.
+LITTLE_MB, THREAD_MB = 32, 8
 #: A killed process that isn't gone after this long hangs in a driver, and is left to the system.
 STOP_TIMEOUT_S = 5.0
 
@@ -240,6 +242,14 @@ class RemoteSession:
         return max(self._owner.device.watchdog_s, PATIENCE * self._longest_s)
 
 
+def _hint(device: Device) -> str:
+    """What may have kept a process from working that tells nothing better than that it couldn't."""
+    little_mb = LITTLE_MB + device.threads * THREAD_MB
+    if device.kind != "cpu" or not 0 < device.memory_limit_mb < little_mb:
+        return ""
+    return f"; memory_limit_mb = {device.memory_limit_mb} may be too little for its process"
+
+
 class ChildEngine:
     """The engine of a device whose sessions live in a child process, which a supervising thread replaces whenever it ends.
 
@@ -266,8 +276,8 @@ class ChildEngine:
         self._ready = False
         try:
             self._start()
-        except (DeviceLost, OSError) as error:
-            raise FailedPrecondition(str(error)) from None
+        except (ServingError, OSError) as error:
+            raise FailedPrecondition(f"{error}{_hint(device)}") from None
         self._ready = True
         self._threads = [
             threading.Thread(target=self._supervise, name=f"supervisor {device.name}", daemon=True),

@@ -116,6 +116,8 @@ class DeviceSettings(BaseModel):
         """What this table asks for that would do nothing on such a device."""
         if not self.tf32 and not device.is_cuda:
             return "the setting 'tf32' is for CUDA devices"
+        if self.provider_options and device.provider == devices.PROVIDERS["cpu"] and not device.library:
+            return f"{device.provider} has no provider_options; there are threads, cpus and instances"
         if self.cuda_graph_rows and not device.is_cuda:
             return "the setting 'cuda_graph_rows' is for CUDA devices"
         if self.cuda_graph_rows and (not device.isolated or device.instances > 1):
@@ -200,7 +202,7 @@ class Settings(BaseSettings):
     def _are_devices(cls, value: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
         for name, chosen in value.items():
             if (problem := chosen.problem(name)) is not None:
-                raise ValueError(f"'{name}' cannot be declared: {problem}")
+                raise ValueError(f"[devices.{name!r}] cannot be declared: {problem}")
         return value
 
     @field_validator("default_device")
@@ -292,6 +294,8 @@ def _explain(problem: dict[str, Any]) -> str:
         table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
         return f"unknown setting '{name}'{_suggestion(name, table if in_table else set(Settings.model_fields))}"
     reason = str(problem["msg"]).removeprefix("Value error, ")
+    if location == ["devices"]:  # there is no such flag, and the text says which table
+        return reason
     return f"{shown}: {problem['input']!s}: {reason}"
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turnout_server.devices import MAX_GPUS
+from turnout_server.devices import MAX_GPUS, visible_gpus
 
 #: What the CUDA provider loads by CUDA's major version; the names' last part is each library's own major version.
 _LIBRARIES = {
@@ -105,11 +105,7 @@ class Nvidia:
     @property
     def count(self) -> int:
         """How many of them CUDA should find."""
-        if self.visible is None:
-            return min(self.present, MAX_GPUS)
-        chosen = self.visible.split(",")
-        ends = (number for number, entry in enumerate(chosen) if entry.strip() in ("", "-1"))  # CUDA stops there, too
-        return next(ends, len(chosen)) if self.present else 0
+        return visible_gpus(self.present, self.visible)
 
 
 def _open(path: Path) -> None:
