@@ -5,7 +5,6 @@ once it says itself that it has the provider it was made for.
 """
 
 import ctypes
-import importlib.metadata
 import logging
 import os
 from collections import Counter
@@ -20,6 +19,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
+from turnout_server import wheels
 from turnout_server.config import RuntimeOptions
 from turnout_server.datatypes import of_dtype, of_onnx
 from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, internal_error
@@ -266,21 +266,13 @@ def _preload_cuda() -> None:
 
 
 def check_installation() -> None:
-    """Raises FailedPrecondition where both ONNX Runtime wheels are installed: the last one installed would silently win."""
-    wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(wheels) > 1:
+    """Raises FailedPrecondition where several ONNX Runtime wheels are installed: the last one installed would silently win."""
+    found = list(wheels.installed())
+    if len(found) > 1:
         raise FailedPrecondition(
-            "both onnxruntime and onnxruntime-gpu are installed, and they overwrite each other; "
-            "run: pip uninstall -y onnxruntime onnxruntime-gpu, then install turnout[cpu] or turnout[gpu]"
+            f"{' and '.join(found)} are installed, and they overwrite each other; "
+            f"run: pip uninstall -y {' '.join(found)}, then install turnout[cpu] or turnout[gpu]"
         )
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _spec(argument: Any) -> TensorSpec:

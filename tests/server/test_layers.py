@@ -13,7 +13,7 @@ SERVER = ROOT / "server" / "turnout_server"
 
 #: docs/architecture.md, "Layers". A module may import those of its own layer and of those below.
 LAYERS: list[set[str]] = [
-    {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
+    {"__init__", "wheels", "errors", "datatypes", "devicenames", "config", "metrics"},
     {"backlog", "batching", "classification", "messages", "profiles", "routing", "signatures", "waiting"}
     | {"explanation", "utilisation"},
     {

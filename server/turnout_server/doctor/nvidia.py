@@ -8,10 +8,11 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from turnout_server import wheels
 from turnout_server.devices import MAX_GPUS, visible_gpus
 
 #: What the CUDA provider loads by CUDA's major version; the names' last part is each library's own major version.
@@ -118,6 +119,12 @@ def _linker_cache() -> str:
     return ""
 
 
+def _beside_onnxruntime() -> Path:
+    """Where ONNX Runtime looks for the wheels of CUDA's libraries: in the directory that it was itself installed into."""
+    homes = [wheels.home_of(wheel) for wheel in wheels.installed().values()]
+    return homes[0] if homes else Path(sysconfig.get_path("platlib"))
+
+
 @dataclass(frozen=True)
 class Access:
     """The ways to the driver that don't lead through files below the root.
@@ -132,7 +139,7 @@ class Access:
     nvml: Callable[[], Any] = lambda: importlib.import_module("pynvml")
     open_file: Callable[[Path], None] = _open
     linker_cache: Callable[[], str] = _linker_cache
-    site_packages: Path = Path(sysconfig.get_path("platlib"))
+    site_packages: Path = field(default_factory=_beside_onnxruntime)
 
 
 def read(root: Path, environ: Mapping[str, str], built_for: str, access: Access) -> Nvidia:
