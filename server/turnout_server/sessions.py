@@ -183,11 +183,24 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:
         libraries = "the CUDA 13 and cuDNN 9 libraries" if device.is_cuda else "the libraries that it needs"
+        why = _unloadable(device.provider) or f"check that the driver and {libraries} can be loaded"
         raise FailedPrecondition(
-            f"{device.provider} could not be set up and ONNX Runtime would have used the CPU instead; "
-            f"check that the driver and {libraries} can be loaded, or choose from {list(built_in_providers())}"
+            f"{device.provider} could not be set up, and ONNX Runtime would have used the CPU instead: {why}"
         )
     return session
+
+
+def _unloadable(provider: str) -> str:
+    """What the linker says of a provider's library, such as the file that it misses; ONNX Runtime keeps that to itself."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    try:
+        if library.exists():
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        if "undefined symbol" not in str(error):  # of ONNX Runtime's own, which has loaded what offers it
+            return str(error)
+    return ""
 
 
 @contextmanager
