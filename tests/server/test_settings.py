@@ -210,6 +210,31 @@ def test_a_device_that_cannot_be_declared_is_refused(repository: Path, tmp_path:
         settings.read([f"--model-repository={repository}", f"--config={file}"])
 
 
+def test_a_flag_declares_a_device_as_a_table_would_and_wins_over_one_of_its_name(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text('[devices.cpu]\nthreads = 3\n[devices."cpu:slow"]\nthreads = 3\nisolation = "process"\n')
+    core = min(os.sched_getaffinity(0))
+    flags = ["--device", f'cpu:slow={{threads = 1, cpus = "{core},{core}"}}', "--device=cpu:plain"]
+    chosen = settings.read([f"--model-repository={repository}", f"--config={file}", *flags, "--default-device=cpu:plain"])
+    cpu, slow, plain = chosen.declared_devices()
+    assert (cpu.name, cpu.threads, plain.name) == ("cpu", 3, "cpu:plain")
+    assert (slow.threads, slow.cpus, slow.isolated) == (1, (core,), False)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("cpu:x={threads = 1", "--device=cpu:x={threads = 1: it must be a name and a table, such as"),
+        ("cpu:x=1", "it must be a name and a table, such as"),
+        ("cpu:x={thread = 1}", "unknown setting 'devices.cpu:x.thread'; did you mean devices.cpu:x.threads?"),
+        ("cuda={}", "[devices.'cuda'] cannot be declared"),
+    ],
+)
+def test_a_flag_that_declares_no_device_is_refused_with_the_reason(repository: Path, value: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        settings.read([f"--model-repository={repository}", f"--device={value}"])
+
+
 def test_a_disabled_device_is_not_looked_for(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices.cpu]\ndisabled = true\n[devices."cpu:a"]\n')

@@ -45,6 +45,6 @@ def test_a_server_does_not_start_on_wheels_that_overwrote_each_other(tmp_path: P
     made = Places(tmp_path, site=["onnxruntime", "onnxruntime-gpu"])
     sessions.check_installation()  # on this machine there is one
     found = dict.fromkeys(made.installed())
-    monkeypatch.setattr(sessions.wheels, "installed", lambda: found)
+    monkeypatch.setattr(wheels, "installed", lambda: found)
     with pytest.raises(FailedPrecondition, match="run: pip uninstall -y onnxruntime onnxruntime-gpu, then"):
         sessions.check_installation()
