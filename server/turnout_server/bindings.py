@@ -95,16 +95,12 @@ class BoundSession:
         if self.graphs:
             return self.graphs
         try:
-            _require_fixed((*self.inputs, *self.outputs))
-            for rows in self._device.graph_rows:
-                bucket = Bucket(self._session, self._device, rows)
-                self.graphs[rows] = self._doubt(bucket)
-                if not self.graphs[rows]:
-                    self._buckets[rows] = bucket
+            self._make_buckets()
         except Exception as error:  # what a capture that failed leaves behind nobody knows
             self._buckets.clear()
             self.graphs = dict.fromkeys(self._device.graph_rows, first_line(error.__cause__ or error))
         if not self._buckets:
+            del self._session  # first, because two may not fit
             self._session = OnnxSession(*self._plainly)
         return self.graphs
 
@@ -112,6 +108,14 @@ class BoundSession:
         """See Session.run."""
         bucket = self._bucket_for(inputs) if self._buckets else None
         return (bucket or self._session).run(inputs, outputs)
+
+    def _make_buckets(self) -> None:
+        _require_fixed((*self.inputs, *self.outputs))
+        for rows in self._device.graph_rows:
+            bucket = Bucket(self._session, self._device, rows)
+            self.graphs[rows] = self._doubt(bucket)
+            if not self.graphs[rows]:
+                self._buckets[rows] = bucket
 
     def _bucket_for(self, inputs: Mapping[str, np.ndarray]) -> Bucket | None:
         """The smallest that these fit; None if there is none, or if they are nothing that the model takes."""
