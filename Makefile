@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test bench bench-devices bench-routing soak bench-peers lint format proto image clean
+.PHONY: help install demo test gpu-test gpu-report bench bench-devices bench-routing soak bench-peers lint format proto image clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,6 +25,23 @@ demo: install  ## train, export, serve, load-test and report, on every device th
 
 test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest
+
+# These two install nothing, because a machine that is lent with its GPU may have no network (docs/operations.md, "A GPU for ten
+# minutes"). RUN is any Python that has what they need on its path.
+RUN ?= $(BIN)/python
+GPU_RESULTS := docs/results/gpu
+MEASURED ?= digits-cnn digits-lstm resnet50
+
+gpu-test:  ## on a machine with a GPU: doctor and tests/gpu, into docs/results/gpu (installs nothing)
+	@mkdir -p $(GPU_RESULTS)
+	@$(RUN) -m turnout_server doctor > $(GPU_RESULTS)/doctor.txt; status=$$?; cat $(GPU_RESULTS)/doctor.txt; exit $$status
+	@$(RUN) -m pytest tests/gpu -q -rA -p no:randomly > $(GPU_RESULTS)/tests.txt 2>&1; status=$$?; \
+		grep -vE '^(PASSED|SKIPPED)' $(GPU_RESULTS)/tests.txt | tail -n 40; exit $$status
+
+gpu-report:  ## on a machine with a GPU: load tests on CPU and GPU, and their report, into docs/results/gpu (installs nothing)
+	@mkdir -p $(GPU_RESULTS) reports
+	@$(RUN) -m turnout_server --model-repository models 2> reports/gpu-server.log & server=$$!; trap "kill $$server" EXIT; \
+		$(RUN) -m turnout_loadtests compare $(MEASURED) --output $(GPU_RESULTS)
 
 bench: install  ## measure Turnout beside other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -11,7 +11,7 @@ from turnout_server import engines, nvml, reflection, sessions
 from turnout_server.codec import Codec
 from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
-from turnout_server.devicenames import kind_of
+from turnout_server.devicenames import AUTO, entries_of, kind_of
 from turnout_server.devices import Device
 from turnout_server.engines import Engines
 from turnout_server.errors import FailedPrecondition
@@ -65,6 +65,7 @@ class Server:
         device_changes = Listeners()
         device_changes.add(self._changes.notify)
         self._engines = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify)
+        _warn_of_no_default(settings.default_device, self._engines)
         metrics = Metrics(self._device_states)
         self._executors = {
             name: Executor(name, metrics, engine.device.instances, settings.max_queue_size, cpus=_pinned_to(engine.device))
@@ -180,9 +181,22 @@ def _pinned_to(device: Device) -> tuple[int, ...]:
 def _existing(ready_when: str, devices: Engines) -> str:
     """`ready_when`, once it is known not to wait for ever."""
     if ready_when not in ("any", "all", *devices.by_name):
-        why = devices.missing.get(kind_of(ready_when), "there is no such device")
+        why = _absence(ready_when, devices)
         raise FailedPrecondition(f"--ready-when={ready_when}: {why}; it must be any, all or one of {list(devices.by_name)}")
     return ready_when
+
+
+def _absence(name: str, devices: Engines) -> str:
+    """Why there is no such device, or none of such a kind."""
+    return devices.missing.get(name) or devices.missing.get(kind_of(name), "there is no such device")
+
+
+def _warn_of_no_default(default_device: str, devices: Engines) -> None:
+    """Says so where every request that names no device will fail, because the default isn't there."""
+    entries = entries_of(default_device, {kind_of(name) for name in devices.by_name})
+    if {AUTO, *devices.by_name, *map(kind_of, devices.by_name)}.isdisjoint(entries):
+        why = "; ".join(dict.fromkeys(_absence(entry, devices) for entry in entries))
+        logger.warning("requests that name no device will fail: --default-device=%s: %s", default_device, why)
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:

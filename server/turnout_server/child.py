@@ -14,10 +14,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from turnout_server.bindings import BoundSession
 from turnout_server.config import RuntimeOptions
 from turnout_server.devices import Device
 from turnout_server.errors import ServingError, internal_error
@@ -73,7 +74,8 @@ class Child:
         runs go one by one.
         """
         count = self._device.copies
-        sessions: list[Session] = [OnnxSession(Path(path), self._device, options) for _ in range(count)]
+        opening = BoundSession if self._device.graph_rows else OnnxSession
+        sessions: list[Session] = [opening(Path(path), self._device, options) for _ in range(count)]
         self._sessions[number] = sessions
         session = sessions[0]
         return session.inputs, session.outputs, session.placement
@@ -86,11 +88,19 @@ class Child:
         """Runs what comes over one lane, the `index`-th, until the parent hangs up."""
 
         def run(number: int, inputs: dict[str, Place], outputs: list[str]) -> dict[int, Place]:
-            sessions = self._sessions[number]
-            arrays = sessions[index % len(sessions)].run(memory.get(inputs), outputs)
+            arrays = self._session(number, index).run(memory.get(inputs), outputs)
             return memory.put(dict(enumerate(arrays)))
 
-        answer(lane, run)
+        def bind(number: int) -> Mapping[int, str]:
+            session = self._session(number, index)
+            return session.bind() if isinstance(session, BoundSession) else {}
+
+        commands: dict[str, Callable[..., Any]] = {"run": run, "bind": bind}
+        answer(lane, lambda command, *arguments: commands[command](*arguments))
+
+    def _session(self, number: int, lane: int) -> Session:
+        sessions = self._sessions[number]
+        return sessions[lane % len(sessions)]
 
 
 def answer(connection: BinaryIO, call: Callable[..., Any]) -> None:
@@ -125,8 +135,6 @@ def main() -> None:
     device = Device(**job["device"])
     if device.cpus:
         os.sched_setaffinity(0, device.cpus)
-    if device.memory_limit_mb and device.kind == "cpu":
-        limit_memory(device.memory_limit_mb * 2**20)
     child = Child(device)
 
     def serve(index: int, lane: int, memory: int) -> None:
@@ -135,6 +143,8 @@ def main() -> None:
 
     for index, (lane, memory) in enumerate(job["lanes"]):
         threading.Thread(target=serve, args=(index, lane, memory), daemon=True).start()
+    if device.memory_limit_mb and device.kind == "cpu":  # the threads' stacks are not what it is about
+        limit_memory(device.memory_limit_mb * 2**20)
     child.obey(_stream(job["control"]))
     os._exit(0)  # a run that goes on is for nobody
 

@@ -11,6 +11,7 @@ from turnout_server.devicenames import GPU_KINDS, kind_of
 from turnout_server.loading import ModelVersion
 from turnout_server.metrics import Batches, Series
 from turnout_server.repository import IndexEntry
+from turnout_server.sessions import graphs_of
 from turnout_server.signatures import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
@@ -170,10 +171,15 @@ def _reports(model: ModelVersion) -> dict[str, str]:
         report = deployment.report
         nodes = ", ".join(f"{count} on {provider}" for provider, count in report.placement.items())
         parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
-        reports[f"turnout.report.{device}"] = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
+        text = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
+        reports[f"turnout.report.{device}"] = text + _graphs(graphs_of(deployment.session))
     for device, problem in model.problems.items():
         reports[f"turnout.report.{device}"] = f"does not run here: {problem}"
     return reports
+
+
+def _graphs(graphs: Mapping[int, str]) -> str:
+    return "".join(f"; CUDA graph for {rows} rows: {f'none: {why}' if why else 'yes'}" for rows, why in graphs.items())
 
 
 def _duration(count: int, seconds: float) -> pb.StatisticDuration:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -42,6 +42,7 @@ class Device:
         memory_limit_mb: as much memory may it take, in 2**20 bytes; on a GPU, each session of it; 0 for no limit.
         price_per_hour: what an hour of it costs; None if nobody said.
         idle_w, busy_w: watts it draws when idle and when busy; None if nobody said.
+        graph_rows: the numbers of rows that have a CUDA graph of each model, ascending; only where it is isolated.
         isolated: whether its sessions live in a process of their own.
         watchdog_s: a run of such a device that takes longer, and much longer than any before, counts as hung.
     """
@@ -59,6 +60,7 @@ class Device:
     price_per_hour: float | None = None
     idle_w: float | None = None
     busy_w: float | None = None
+    graph_rows: tuple[int, ...] = ()
     isolated: bool = False
     watchdog_s: float = 10.0
 
@@ -127,12 +129,33 @@ def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str 
     return " and ".join(lacking) or None
 
 
+def count_gpus(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs are worth trying: those that this process was given a file of, and at least the first, to learn why not.
+
+    Args:
+        root: where the file system begins.
+    """
+    files = [file for file in (root / "dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdecimal()]
+    return max(1, visible_gpus(len(files), environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def visible_gpus(present: int, visible: str | None) -> int:
+    """How many of so many GPUs CUDA finds where the variable CUDA_VISIBLE_DEVICES is this; None if it isn't set."""
+    if visible is None:
+        return min(present, MAX_GPUS)
+    chosen = visible.split(",")
+    ends = (number for number, entry in enumerate(chosen) if entry.strip() in ("", "-1"))  # CUDA stops there, too
+    return min(MAX_GPUS, next(ends, len(chosen))) if present else 0
+
+
 def fingerprint(device: Device) -> str:
     """What a device is, as far as it bears on how fast it runs: hardware, driver and settings."""
     hardware = f"{cpu_model()} x{usable_cpus()}"
     if device.kind != "cpu":
         hardware += f"; {_gpu_models()}"
     options = f"threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
+    if device.graph_rows:
+        options += f" graphs={device.graph_rows}"
     library = f"{device.library} {_modified_ns(device.library)} {device.hardware}" if device.library else ""
     return f"{hardware}; {device.provider} {library} {device.provider_options} {options}"
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from turnout_server import devices
 from turnout_server.config import RuntimeOptions
-from turnout_server.devicenames import KINDS
-from turnout_server.devices import MAX_GPUS, Device
+from turnout_server.devicenames import KINDS, kind_of
+from turnout_server.devices import Device
 from turnout_server.errors import FailedPrecondition, ServingError
 from turnout_server.isolation import ChildEngine
 from turnout_server.sessions import OnnxSession, Session, built_in_providers, problem_with
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: Why a server has no device of a kind that it didn't look for.
 UNDECLARED = "the --config file declares none; it would as [devices.'{kind}:0']"
-DISABLED = "the --config file disables it"
+DISABLED = "the --config file disables {name}"
 
 
 class Engine(Protocol):
@@ -82,7 +82,7 @@ def start(device: Device, changed: Callable[[], None]) -> Engine:
 
 @dataclass(frozen=True)
 class Engines:
-    """The devices of this server that work, and why it lacks whole kinds of them."""
+    """The devices of this server that work, and why it lacks others: whole kinds by their name, GPUs by theirs."""
 
     by_name: dict[str, Engine]
     missing: dict[str, str]
@@ -100,25 +100,28 @@ def bring_up(declared: Sequence[Device], disabled: Collection[str], changed: Cal
         changed: called whenever a device became ready or stopped being so.
 
     Raises:
-        FailedPrecondition: a declared device doesn't work; the text says which and why.
+        FailedPrecondition: a declared device doesn't work, or there is none at all; the text says which and why.
     """
     by_name: dict[str, Engine] = {}
-    missing = {kind: DISABLED if kind in disabled else UNDECLARED.format(kind=kind) for kind in KINDS}
+    missing = {kind: UNDECLARED.format(kind=kind) for kind in KINDS} | {name: DISABLED.format(name=name) for name in disabled}
     try:
         for device in declared:
             by_name[device.name] = _declared(device, changed)
         if "cpu" not in by_name and "cpu" not in disabled:
             by_name["cpu"] = start(devices.cpu(), changed)
         if "cuda" not in disabled:
-            missing["cuda"] = _find_gpus(by_name, disabled, changed)
+            missing |= _find_gpus(by_name, disabled, changed)
+        if not by_name:
+            raise FailedPrecondition(f"there is no device to run on: {missing['cpu']}, and cuda is missing: {missing['cuda']}")
     except ServingError:
         Engines(by_name, missing).stop()
         raise
     running = [engine.device for engine in by_name.values()]
     for device in running:
         missing.pop(device.kind, None)
-    if "cuda" in missing:
-        logger.info("cuda: not available: %s", missing["cuda"])
+    for name in missing:
+        if kind_of(name) == "cuda":
+            logger.info("%s: not available: %s", name, missing[name])
     _warn_of_shared_cores(running)
     return Engines(by_name, missing)
 
@@ -130,19 +133,20 @@ def _declared(device: Device, changed: Callable[[], None]) -> Engine:
         raise FailedPrecondition(f"[devices.{device.name!r}] does not work with {device.provider}: {error}") from None
 
 
-def _find_gpus(by_name: dict[str, Engine], disabled: Collection[str], changed: Callable[[], None]) -> str:
-    """Adds every GPU that works, up to the first that doesn't; returns why there are no more."""
+def _find_gpus(by_name: dict[str, Engine], disabled: Collection[str], changed: Callable[[], None]) -> dict[str, str]:
+    """Adds every GPU that works; returns why the others don't, by name, and under `cuda` why there might be none."""
     if (reason := devices.missing_for_cuda(built_in_providers())) is not None:
-        return reason
-    for number in range(MAX_GPUS):
-        gpu = devices.cuda(number)
-        if gpu.name in by_name or gpu.name in disabled:
-            continue
-        try:
-            by_name[gpu.name] = start(gpu, changed)
-        except FailedPrecondition as error:
-            return str(error)
-    return f"more than {MAX_GPUS} are not looked for"
+        return {"cuda": reason}
+    missing: dict[str, str] = {}
+    for gpu in map(devices.cuda, range(devices.count_gpus())):
+        if gpu.name in disabled:
+            missing[gpu.name] = DISABLED.format(name=gpu.name)
+        elif gpu.name not in by_name:
+            try:
+                by_name[gpu.name] = start(gpu, changed)
+            except FailedPrecondition as error:
+                missing[gpu.name] = str(error)
+    return {"cuda": "; ".join(dict.fromkeys(missing.values())), **missing}
 
 
 def _warn_of_shared_cores(running: Sequence[Device]) -> None:

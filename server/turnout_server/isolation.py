@@ -41,6 +41,8 @@ LOAD_TIMEOUT_S = 300.0
 BACK_OFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 #: A process that lived as long as this has recovered; its next failure counts as the first.
 STABLE_S = 60.0
+#: What a process may need for itself, and for the stack of each thread of a model.
+LITTLE_MB, THREAD_MB = 32, 8
 #: A killed process that isn't gone after this long hangs in a driver, and is left to the system.
 STOP_TIMEOUT_S = 5.0
 
@@ -195,6 +197,7 @@ class RemoteSession:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         self.placement: Mapping[str, int] = {}
+        self.graphs: Mapping[int, str] = {}
         self._problem: str | None = None
         self._longest_s: float | None = None  # of every process's runs: the next one's first takes as long as this one's did
 
@@ -204,6 +207,9 @@ class RemoteSession:
     def open_in(self, generation: Generation) -> None:
         """Has this generation's process load the model."""
         self.inputs, self.outputs, self.placement = generation.ask("open", self.number, str(self.path), self.options)
+        if self._owner.device.graph_rows:  # recorded by the lane's thread, because they are that thread's
+            with generation.lane() as lane:
+                self.graphs = generation.exchange(lane.line, ("bind", self.number), LOAD_TIMEOUT_S)
 
     def reopen_in(self, generation: Generation) -> None:
         """Loads the model again; one that can't be any more, because its file is gone, say, keeps no other from coming back."""
@@ -223,7 +229,7 @@ class RemoteSession:
             raise DeviceLost(self._problem)
         with generation.lane() as lane:
             started_s = time.monotonic()
-            message = (self.number, lane.memory.put(inputs), list(outputs))
+            message = ("run", self.number, lane.memory.put(inputs), list(outputs))
             places = generation.exchange(lane.line, message, self._patience_s())
             results = lane.memory.get(places)
             copies = [np.array(results[index]) for index in range(len(outputs))]
@@ -234,6 +240,14 @@ class RemoteSession:
         if self._longest_s is None:
             return LOAD_TIMEOUT_S
         return max(self._owner.device.watchdog_s, PATIENCE * self._longest_s)
+
+
+def _hint(device: Device) -> str:
+    """What may have kept a process from working that tells nothing better than that it couldn't."""
+    little_mb = LITTLE_MB + device.threads * THREAD_MB
+    if device.kind != "cpu" or not 0 < device.memory_limit_mb < little_mb:
+        return ""
+    return f"; memory_limit_mb = {device.memory_limit_mb} may be too little for its process"
 
 
 class ChildEngine:
@@ -262,8 +276,8 @@ class ChildEngine:
         self._ready = False
         try:
             self._start()
-        except (DeviceLost, OSError) as error:
-            raise FailedPrecondition(str(error)) from None
+        except (ServingError, OSError) as error:
+            raise FailedPrecondition(f"{error}{_hint(device)}") from None
         self._ready = True
         self._threads = [
             threading.Thread(target=self._supervise, name=f"supervisor {device.name}", daemon=True),

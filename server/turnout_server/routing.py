@@ -287,7 +287,7 @@ def _in_the_way(candidate: Candidate, late: float) -> Overloaded:
 
 
 def _absent(entry: str, missing: Mapping[str, str]) -> FailedPrecondition:
-    reason = missing.get(kind_of(entry), "this host has no device of that name")
+    reason = missing.get(entry) or missing.get(kind_of(entry), "this host has no device of that name")
     return FailedPrecondition(f"device '{entry}' is not available: {reason}")
 
 

@@ -1,16 +1,16 @@
-"""ONNX Runtime's sessions. Only this module and `plugins` import it.
+"""ONNX Runtime's sessions. Only this module, `bindings` and `plugins` import it.
 
 ONNX Runtime answers a request for a device that it can't have by running on the CPU without a word. So a session counts only
 once it says itself that it has the provider it was made for.
 """
 
 import ctypes
-import importlib.metadata
 import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
+from turnout_server import wheels
 from turnout_server.config import RuntimeOptions
 from turnout_server.datatypes import of_dtype, of_onnx
 from turnout_server.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, internal_error
@@ -41,6 +42,10 @@ TRIAL = bytes.fromhex(
 
 #: The providers whose libraries may have come as wheels.
 NEED_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+#: The option of a run that says which CUDA graph it is; -1 for none.
+GRAPH_ID = "gpu_graph_id"
+#: Options of providers by which every run would be one.
+_GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -91,6 +96,12 @@ class Session(Protocol):
         ...
 
 
+def graphs_of(session: Session) -> Mapping[int, str]:
+    """By the rows that were to have a CUDA graph, why they have none; empty for those that do. Few sessions have any."""
+    graphs: Mapping[int, str] = getattr(session, "graphs", {})
+    return graphs
+
+
 class OnnxSession:
     """An ONNX Runtime session that really is on the device it names.
 
@@ -115,38 +126,54 @@ class OnnxSession:
         self.placement: Counter[str] = Counter()
         for subgraph in self._session.get_provider_graph_assignment_info():
             self.placement[subgraph.ep_name] += len(subgraph.get_nodes())
+        self._options = _without_graph() if device.graph_rows else None
         self._by_value = any(spec.datatype.name == "BF16" for spec in (*self.inputs, *self.outputs))
+
+    @property
+    def runtime(self) -> Any:
+        """ONNX Runtime's own session, for those who bind buffers to it."""
+        return self._session
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """See Session.run."""
         try:
             if self._by_value:
                 return self._run_by_value(inputs, outputs)
-            result: list[np.ndarray] = self._session.run(outputs, inputs)
+            result: list[np.ndarray] = self._session.run(outputs, inputs, self._options)
         except Exception as error:
-            raise _run_error(error, self._device) from error
+            raise run_error(error, self._device) from error
         return result
 
     def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """The long way round for BF16, which numpy and so ONNX Runtime's plain `run` don't know."""
         values = {name: _to_value(array) for name, array in inputs.items()}
-        return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values)]
+        return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values, self._options)]
+
+
+def _without_graph() -> Any:
+    """Options of a run that neither records nor replays a CUDA graph."""
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry(GRAPH_ID, "-1")
+    return options
 
 
 def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any:
     if device.library == "" and device.provider not in built_in_providers():
         raise FailedPrecondition(f"the installed ONNX Runtime has no {device.provider}; it has {list(built_in_providers())}")
     provider_options = {**device.provider_options, **(chosen.cuda if device.is_cuda else {})}
-    if provider_options.get("enable_cuda_graph", "0") != "0":
-        # A graph reads the addresses that it was captured with, and every run here brings its own.
-        raise FailedPrecondition("'enable_cuda_graph' would give wrong answers here; remove it")
+    for option in _GRAPHS:
+        # A graph reads the addresses that it was captured with, and a plain run brings its own.
+        if provider_options.get(option, "0").lower() not in ("0", "false"):
+            raise FailedPrecondition(f"'{option}' would give wrong answers here; remove it, or see the setting cuda_graph_rows")
+    if device.is_cuda and device.graph_rows:
+        provider_options["enable_cuda_graph"] = "1"
     options = _session_options(device, chosen)
     providers = _providers(device, provider_options, options)
     try:
         with _kept_to(device.cpus):
             session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
     except Exception as error:
-        text = _first_line(error)
+        text = first_line(error)
         if isinstance(model, str):
             text = text.replace(model, Path(model).name)
             if _lacks_memory(error):
@@ -156,11 +183,24 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:
         libraries = "the CUDA 13 and cuDNN 9 libraries" if device.is_cuda else "the libraries that it needs"
+        why = _unloadable(device.provider) or f"check that the driver and {libraries} can be loaded"
         raise FailedPrecondition(
-            f"{device.provider} could not be set up and ONNX Runtime would have used the CPU instead; "
-            f"check that the driver and {libraries} can be loaded, or choose from {list(built_in_providers())}"
+            f"{device.provider} could not be set up, and ONNX Runtime would have used the CPU instead: {why}"
         )
     return session
+
+
+def _unloadable(provider: str) -> str:
+    """What the linker says of a provider's library, such as the file that it misses; ONNX Runtime keeps that to itself."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    try:
+        if library.exists():
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        if "undefined symbol" not in str(error):  # of ONNX Runtime's own, which has loaded what offers it
+            return str(error)
+    return ""
 
 
 @contextmanager
@@ -213,7 +253,7 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
 def problem_with(device: "Device") -> str | None:
     """Why nothing can run on `device`; None if a real run on it gave the right answer."""
     try:
-        session = OnnxSession(TRIAL, device)
+        session = OnnxSession(TRIAL, replace(device, graph_rows=()))
         (result,) = session.run({"x": np.array([[2, 3]], np.float32)}, ["y"])
     except ServingError as error:
         return str(error)
@@ -239,21 +279,13 @@ def _preload_cuda() -> None:
 
 
 def check_installation() -> None:
-    """Raises FailedPrecondition where both ONNX Runtime wheels are installed: the last one installed would silently win."""
-    wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(wheels) > 1:
+    """Raises FailedPrecondition where several ONNX Runtime wheels are installed: the last one installed would silently win."""
+    found = list(wheels.installed())
+    if len(found) > 1:
         raise FailedPrecondition(
-            "both onnxruntime and onnxruntime-gpu are installed, and they overwrite each other; "
-            "run: pip uninstall -y onnxruntime onnxruntime-gpu, then install turnout[cpu] or turnout[gpu]"
+            f"{' and '.join(found)} are installed, and they overwrite each other; "
+            f"run: pip uninstall -y {' '.join(found)}, then install turnout[cpu] or turnout[gpu]"
         )
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.distribution(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _spec(argument: Any) -> TensorSpec:
@@ -280,7 +312,7 @@ def _from_value(value: Any) -> np.ndarray:
     return np.frombuffer(data, datatype.dtype).reshape(value.shape())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """ONNX Runtime's own words, without what follows them."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -295,8 +327,9 @@ def _memory_of(device: "Device") -> str:
     return f"into the memory of device '{device.name}'{limit}"
 
 
-def _run_error(error: Exception, device: "Device") -> ServingError:
-    text = _first_line(error)
+def run_error(error: Exception, device: "Device") -> ServingError:
+    """What a run that failed on a device means to its caller."""
+    text = first_line(error)
     if isinstance(error, native.InvalidArgument):
         return InvalidRequest(f"the model refused these inputs: {text}")
     if _lacks_memory(error):

@@ -61,6 +61,7 @@ class DeviceSettings(BaseModel):
     isolation: Literal["process", "in-process"] | None = None
     watchdog_s: float = Field(10.0, gt=0)
     tf32: bool = True
+    cuda_graph_rows: list[Annotated[int, Field(ge=1)]] = []
     disabled: bool = False
 
     @field_validator("cpus")
@@ -92,6 +93,7 @@ class DeviceSettings(BaseModel):
             price_per_hour=self.price_per_hour,
             idle_w=self.idle_w,
             busy_w=self.busy_w,
+            graph_rows=tuple(sorted(set(self.cuda_graph_rows))),
             isolated=default_isolated if self.isolation is None else self.isolation == "process",
             watchdog_s=self.watchdog_s,
         )
@@ -114,6 +116,12 @@ class DeviceSettings(BaseModel):
         """What this table asks for that would do nothing on such a device."""
         if not self.tf32 and not device.is_cuda:
             return "the setting 'tf32' is for CUDA devices"
+        if self.provider_options and device.provider == devices.PROVIDERS["cpu"] and not device.library:
+            return f"{device.provider} has no provider_options; there are threads, cpus and instances"
+        if self.cuda_graph_rows and not device.is_cuda:
+            return "the setting 'cuda_graph_rows' is for CUDA devices"
+        if self.cuda_graph_rows and (not device.isolated or device.instances > 1):
+            return 'cuda_graph_rows needs isolation = "process" and instances = 1: a graph is recorded while nothing else runs'
         if not self.memory_limit_mb or device.is_cuda:
             return None
         if device.kind != "cpu":
@@ -164,7 +172,7 @@ class Settings(BaseSettings):
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
     transport: selection.Name = Field("auto", description="how gRPC is served; auto takes the fast way where it works")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
-    devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; only in the --config file")
+    devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; --device declares one")
     default_device: str = Field(
         "auto", description="where a request runs that doesn't say: auto, cpu, cuda, cuda:0, 'cuda,cpu'"
     )
@@ -194,7 +202,7 @@ class Settings(BaseSettings):
     def _are_devices(cls, value: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
         for name, chosen in value.items():
             if (problem := chosen.problem(name)) is not None:
-                raise ValueError(f"'{name}' cannot be declared: {problem}")
+                raise ValueError(f"[devices.{name!r}] cannot be declared: {problem}")
         return value
 
     @field_validator("default_device")
@@ -251,12 +259,17 @@ def _read(arguments: Sequence[str], kind: type[Kind]) -> Kind:
     file = _config_file(arguments)
     try:
         values = TomlConfigSettingsSource(kind, toml_file=file)() if file else {}
-        command_line = CliSettingsSource[argparse.ArgumentParser](kind, cli_parse_args=list(arguments))
+        tables = dict(map(_table_of, _flags_parser().parse_known_args(arguments)[0].device))
+        if tables:
+            values["devices"] = {**values.get("devices", {}), **tables}
+        command_line: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
+            kind, cli_parse_args=list(arguments), root_parser=_flags_parser(kind)
+        )
         return kind(_cli_settings_source=command_line, **values)  # type: ignore[call-arg]
     except ValidationError as error:
         raise UsageError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
     except (SettingsError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from None
+        raise UsageError(f"{file}: {error}" if file else str(error)) from None
 
 
 def _config_file(arguments: Sequence[str]) -> Path | None:
@@ -266,6 +279,27 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
     if name and not Path(name).is_file():
         raise UsageError(f"--config: there is no file '{name}'")
     return Path(name) if name else None
+
+
+def _flags_parser(settings: type[BaseModel] | None = None) -> argparse.ArgumentParser:
+    """Knows the flag that isn't a field: pydantic would split its value at commas. The help is for these settings."""
+    about = settings.__doc__ if settings else None
+    parser = argparse.ArgumentParser("turnout-server", description=about, add_help=about is not None, allow_abbrev=False)
+    what = "a declared device, with the keys of its table in the file: 'cpu:slow={threads = 1}'; may be repeated"
+    parser.add_argument("--device", metavar="NAME={...}", action="append", default=[], help=what)
+    return parser
+
+
+def _table_of(value: str) -> tuple[str, dict[str, Any]]:
+    """The name and the table in `cpu:slow={threads = 1}`; a name alone has an empty one."""
+    name, _, table = value.partition("=")
+    try:
+        parsed = tomllib.loads(f"table = {table or '{}'}")["table"]
+    except tomllib.TOMLDecodeError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise UsageError(f"--device={value}: it must be a name and a table, such as 'cpu:slow={{threads = 1, cpus = \"0\"}}'")
+    return name.strip(), parsed
 
 
 def _refuse_unknown_variables() -> None:
@@ -286,6 +320,8 @@ def _explain(problem: dict[str, Any]) -> str:
         table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
         return f"unknown setting '{name}'{_suggestion(name, table if in_table else set(Settings.model_fields))}"
     reason = str(problem["msg"]).removeprefix("Value error, ")
+    if location == ["devices"]:  # there is no such flag, and the text says which table
+        return reason
     return f"{shown}: {problem['input']!s}: {reason}"
 
 

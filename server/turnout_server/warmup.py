@@ -1,6 +1,7 @@
 """What a session's first runs tell: whether its rows are independent, and how long a run takes."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from turnout_server.signatures import Signature, TensorSpec
 
 #: Runs of which the quickest counts.
 QUICKEST_OF = 5
+#: Runs that have taken this long show enough: what is left to gain by more of them isn't worth the wait.
+ENOUGH_US = 100_000.0
 #: What a free dimension other than the batch is given.
 FREE_DIMENSION = 2
 #: Rows run together and rows run alone may differ by this much of the largest value: kernels add up in other orders.
@@ -84,10 +87,11 @@ def rows_are_independent(session: Session) -> bool:
         together = scatter(session.run(collate(requests), names), [1, 2])
     except (ServingError, ValueError):
         return False
-    return all(_close(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
+    return all(close(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two runs of the same rows gave the same, but for the order in which kernels add up."""
     if a.shape != b.shape or a.dtype.kind in "OUS":
         return a.shape == b.shape and a.tolist() == b.tolist()
     x, y = a.astype(np.float64), b.astype(np.float64)
@@ -96,22 +100,23 @@ def _close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def measured(session: Session) -> Profile:
-    """A first profile: the second of two runs of one row. Empty where the model doesn't take made-up inputs."""
+    """A first profile: the second of two runs of one row, or a long first. Empty where it doesn't take made-up inputs."""
     profile = Profile()
-    try:
-        timed_us(session, 1, joins=False)
-        profile.observe(1, timed_us(session, 1, joins=False))
-    except ServingError:
-        pass
+    with suppress(ServingError):
+        first_us = timed_us(session, 1, joins=False)
+        profile.observe(1, first_us if first_us > ENOUGH_US else timed_us(session, 1, joins=False))
     return profile
 
 
 def quickest_us(session: Session) -> float | None:
     """The shortest of a few runs of one row, in microseconds; None where the model doesn't take made-up inputs."""
+    runs_us: list[float] = []
     try:
-        return min(timed_us(session, 1, joins=False) for _ in range(QUICKEST_OF))
+        while len(runs_us) < QUICKEST_OF and sum(runs_us) < ENOUGH_US:
+            runs_us.append(timed_us(session, 1, joins=False))
     except ServingError:
         return None
+    return min(runs_us)
 
 
 def timed_us(session: Session, rows: int, *, joins: bool) -> float:

@@ -24,7 +24,7 @@ TABLES = {GPU: "tf32 = false", "cpu:child": 'threads = 1\nisolation = "process"'
 @pytest.fixture(scope="session")
 def gpu() -> str:
     """A GPU that works."""
-    found = engines.bring_up([], ["cpu"], lambda: None)
+    found = engines.bring_up([], [], lambda: None)
     found.stop()
     if GPU not in found.by_name:
         pytest.skip(found.missing["cuda"])

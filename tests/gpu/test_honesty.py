@@ -1,5 +1,6 @@
 """What runs on a GPU really does; without its libraries there is none, and the CPU never stands in for it."""
 
+import os
 import re
 import urllib.request
 from pathlib import Path
@@ -95,7 +96,7 @@ def without_libraries(gpu: str, tmp_path: Path) -> dict[str, str]:
     broken.mkdir()
     for name in ("libcublasLt.so.12", "libcublasLt.so.13", "libcublas.so.12", "libcublas.so.13", "libcudnn.so.9"):
         (broken / name).touch()
-    hidden = str(Path(__file__).parent / "hidden")
+    hidden = os.pathsep.join([str(Path(__file__).parent / "hidden"), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"PYTHONPATH": hidden, "LD_LIBRARY_PATH": str(broken), "ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
 
 

@@ -70,6 +70,7 @@ def test_the_parameter_wins_over_the_metadata(server: RunningServer) -> None:
 
 def test_the_servers_default_applies_where_nothing_else_does(cpu_only: RunningServer, zoo: Path, transport: str) -> None:
     with running(zoo, "--default-device=cuda", transport=transport) as server:
+        server.process.wait_for(r"requests that name no device will fail: --default-device=cuda: no NVIDIA driver")
         with refused("FAILED_PRECONDITION", "cuda"):
             server.stub.ModelInfer(request("fp32_batch", ROW))
         server.stub.ModelInfer(request("fp32_batch", ROW, parameters={"device": "cpu"}))
@@ -105,7 +106,15 @@ def test_a_kind_that_only_a_declaration_knows_is_a_kind_like_any_other(tmp_path:
             ["'npu:0'", "the library of X", "no.so", "CPUExecutionProvider"],
         ),
         ('[devices."azure:0"]\nprovider = "AzureExecutionProvider"', ["'azure:0'", "AzureExecutionProvider takes no part"]),
-        ("[devices.cpu]\nmemory_limit_mb = 100", ["'cpu' cannot be declared", 'isolation = "process"']),
+        ("[devices.cpu]\ndisabled = true", ["there is no device to run on: the --config file disables cpu"]),
+        (
+            '[devices."cpu:x"]\nisolation = "process"\nmemory_limit_mb = 1',
+            ["'cpu:x'", "memory_limit_mb = 1 may be too little for its process"],
+        ),
+        (
+            "[devices.cpu]\nmemory_limit_mb = 100",
+            ["turnout-server: [devices.'cpu'] cannot be declared", 'isolation = "process"'],
+        ),
     ],
 )
 def test_a_device_that_cannot_be_had_keeps_the_server_from_starting(tmp_path: Path, table: str, words: list[str]) -> None:

@@ -46,6 +46,7 @@ class AddingSession:
     inputs: tuple[TensorSpec, ...] = (spec("a", -1, 2), spec("b", -1, 2))
     outputs: tuple[TensorSpec, ...] = (spec("y", -1, 2),)
     placement: Mapping[str, int] = field(default_factory=dict)
+    graphs: Mapping[int, str] = field(default_factory=dict)
     runs: list[int] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))

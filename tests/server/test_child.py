@@ -93,12 +93,12 @@ def test_a_model_is_opened_run_and_closed_by_its_number(tmp_path: Path) -> None:
     thread.start()
     row = np.ones((1, 2), np.float32)
     with theirs, ours:
-        kind, places = _say(ours, 5, memory.put({"INPUT0": row, "INPUT1": row}), ["OUTPUT1", "OUTPUT0"])
+        kind, places = _say(ours, "run", 5, memory.put({"INPUT0": row, "INPUT1": row}), ["OUTPUT1", "OUTPUT0"])
         assert kind == "ok"
         assert [array.tolist() for array in memory.get(places).values()] == [[[0, 0]], [[2, 2]]]
         served.close(5)
         served.close(5)  # whoever says it twice is right, too
-        assert _say(ours, 5, {}, ["OUTPUT0"])[0] == "error"
+        assert _say(ours, "run", 5, {}, ["OUTPUT0"])[0] == "error"
         ours.close()
         thread.join(timeout=10)
     memory.close()
@@ -123,7 +123,7 @@ def test_each_lane_of_a_gpu_has_a_session_of_its_own(monkeypatch: pytest.MonkeyP
     served.open(1, str(tmp_path / "m/1/model.onnx"), RuntimeOptions())
     for index in (1, 0):
         memory = Memory()
-        message = pickle.dumps((1, memory.put({"x": np.ones((1, 2), np.float32)}), ["y"]))
+        message = pickle.dumps(("run", 1, memory.put({"x": np.ones((1, 2), np.float32)}), ["y"]))
         answers = io.BytesIO()
         lane = io.BufferedRWPair(io.BytesIO(message), answers)
         served.run_lane(cast(BinaryIO, lane), memory, index)

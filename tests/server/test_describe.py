@@ -175,3 +175,9 @@ def test_what_loading_showed_stands_beside_the_settings() -> None:
         shown == "loaded in 0.250 s; nodes: 3 on CPUExecutionProvider, 7 on CUDAExecutionProvider; parity error: 2e-07 (golden)"
     )
     assert parameters["turnout.report.cpu"].string_value == "does not run here: it is broken"
+
+
+def test_which_rows_have_a_cuda_graph_stands_there_too_and_why_the_others_have_none() -> None:
+    gpu = Deployment(("m", "3", "cuda:0"), AddingSession(graphs={1: "", 8: "it is too large"}))
+    shown = describe.configuration(replace(version(), deployments={"cuda:0": gpu})).parameters["turnout.report.cuda:0"]
+    assert shown.string_value.endswith("; CUDA graph for 1 rows: yes; CUDA graph for 8 rows: none: it is too large")

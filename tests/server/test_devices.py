@@ -69,3 +69,26 @@ def test_a_cpu_that_does_not_say_what_it_is_is_unknown(tmp_path: Path) -> None:
         "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nprocessor\t: 1\nmodel name\t: Other\n"
     )
     assert cpu_model(tmp_path) == "Some CPU @ 2 GHz"
+
+
+@pytest.mark.parametrize(
+    ("files", "visible", "count"),
+    [
+        ([], None, 1),
+        (["nvidiactl", "nvidia-uvm"], None, 1),
+        (["nvidiactl", "nvidia0", "nvidia3"], None, 2),
+        (["nvidia0", "nvidia1", "nvidia2"], "2,0", 2),
+        (["nvidia0", "nvidia1"], "1,-1,0", 1),
+        (["nvidia0"], "", 1),
+        (["nvidia0"], "MIG-5c89852c-d268-c3f3-1b07-005d5ae1dc3f", 1),
+        ([f"nvidia{number}" for number in range(20)], None, devices.MAX_GPUS),
+    ],
+)
+def test_as_many_gpus_are_tried_as_there_are_files_of_and_at_least_one(
+    tmp_path: Path, files: list[str], visible: str | None, count: int
+) -> None:
+    (tmp_path / "dev").mkdir()
+    for name in files:
+        (tmp_path / "dev" / name).touch()
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert devices.count_gpus(tmp_path, environ) == count

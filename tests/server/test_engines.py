@@ -43,14 +43,15 @@ def test_a_device_whose_test_run_fails_has_no_engine(device: Device) -> None:
 
 
 class Host:
-    """A machine with these devices: starting any other fails."""
+    """A machine with these devices, and files of so many GPUs: starting any other device fails."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *working: str, missing: str | None = None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *working: str, gpus: int = 1, missing: str | None = None) -> None:
         self.started: list[str] = []
         self.stopped: list[str] = []
         self._working = working
         monkeypatch.setattr(engines, "start", self._start)
         monkeypatch.setattr(devices, "missing_for_cuda", lambda providers: missing)
+        monkeypatch.setattr(devices, "count_gpus", lambda: gpus)
 
     def _start(self, device: Device, changed: Callable[[], None]) -> Engine:
         self.started.append(device.name)
@@ -63,11 +64,23 @@ class Host:
 
 
 def test_without_a_declaration_every_device_that_works_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1")
+    host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1", gpus=2)
     found = bring_up([], set(), nothing)
     assert list(found.by_name) == ["cpu", "cuda:0", "cuda:1"]
     assert not {"cpu", "cuda"} & found.missing.keys()
-    assert host.started == ["cpu", "cuda:0", "cuda:1", "cuda:2"]  # the first that fails is the last
+    assert host.started == ["cpu", "cuda:0", "cuda:1"]
+
+
+def test_a_gpu_that_fails_keeps_no_other_from_being_found_and_the_log_says_why_it_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    Host(monkeypatch, "cpu", "cuda:1", gpus=3)
+    found = bring_up([], set(), nothing)
+    assert list(found.by_name) == ["cpu", "cuda:1"]
+    assert found.missing["cuda:0"] == "cuda:0 fails its test run"
+    assert "cuda:0: not available: cuda:0 fails its test run" in caplog.messages
+    assert "cuda:2: not available: cuda:2 fails its test run" in caplog.messages
 
 
 def test_a_kind_of_which_there_is_none_is_missing_for_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +95,7 @@ def test_a_driver_that_is_not_there_is_not_tried(monkeypatch: pytest.MonkeyPatch
 
 
 def test_declared_devices_come_first_and_are_not_started_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, "cpu", "cpu:slow", "cuda:0")
+    host = Host(monkeypatch, "cpu", "cpu:slow", "cuda:0", gpus=2)
     found = bring_up([replace(CPU, name="cpu:slow"), devices.cuda(0), CPU], set(), nothing)
     assert list(found.by_name) == ["cpu:slow", "cuda:0", "cpu"]
     assert host.started == ["cpu:slow", "cuda:0", "cpu", "cuda:1"]
@@ -94,13 +107,35 @@ def test_a_kind_that_is_switched_off_is_not_looked_for(monkeypatch: pytest.Monke
     assert "cpu" not in host.started
     found = bring_up([], {"cuda"}, nothing)
     assert list(found.by_name) == ["cpu"]
-    assert found.missing["cuda"] == "the --config file disables it"
+    assert found.missing["cuda"] == "the --config file disables cuda"
 
 
 def test_a_gpu_that_is_switched_off_is_not_tried_and_keeps_no_other_from_being_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1", "cuda:2")
-    assert list(bring_up([], {"cuda:1"}, nothing).by_name) == ["cpu", "cuda:0", "cuda:2"]
+    host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1", "cuda:2", gpus=3)
+    found = bring_up([], {"cuda:1"}, nothing)
+    assert list(found.by_name) == ["cpu", "cuda:0", "cuda:2"]
+    assert found.missing["cuda:1"] == "the --config file disables cuda:1"
     assert "cuda:1" not in host.started
+
+
+def test_the_only_gpu_that_is_switched_off_is_missing_for_that_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(monkeypatch, "cpu", "cuda:0")
+    assert bring_up([], {"cuda:0"}, nothing).missing["cuda"] == "the --config file disables cuda:0"
+    assert host.started == ["cpu"]
+
+
+def test_a_declared_device_of_any_kind_that_is_switched_off_is_missing_for_that_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    Host(monkeypatch, "cpu")
+    missing = bring_up([], {"cpu:slow", "openvino:0", "tensorrt"}, nothing).missing
+    assert missing["cpu:slow"] == "the --config file disables cpu:slow"
+    assert missing["openvino:0"] == "the --config file disables openvino:0"
+    assert missing["tensorrt"] == "the --config file disables tensorrt"
+
+
+def test_a_server_that_is_left_without_any_device_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    Host(monkeypatch, missing="no NVIDIA driver")
+    with pytest.raises(FailedPrecondition, match=r"no device to run on: the --config file disables cpu, .* no NVIDIA driver"):
+        bring_up([], {"cpu"}, nothing)
 
 
 def test_a_kind_that_is_only_ever_declared_is_missing_with_the_table_to_write(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The server's layers hold: imports point downward, and what belongs to one module stays in it."""
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ SERVER = ROOT / "server" / "turnout_server"
 
 #: docs/architecture.md, "Layers". A module may import those of its own layer and of those below.
 LAYERS: list[set[str]] = [
-    {"__init__", "errors", "datatypes", "devicenames", "config", "metrics"},
+    {"__init__", "wheels", "errors", "datatypes", "devicenames", "config", "metrics"},
     {"backlog", "batching", "classification", "comers", "messages", "profiles", "routing", "signatures", "waiting"}
     | {"explanation", "utilisation"},
     {
@@ -32,7 +33,7 @@ LAYERS: list[set[str]] = [
         "work",
     }
     | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
-    | {"precision", "refreshing", "weights"}
+    | {"bindings", "precision", "refreshing", "weights"}
     | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
     {"dataplane", "explaining", "plans"},
     {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
@@ -49,7 +50,7 @@ ONLY = {
     "grpc_reflection": GRPC,
     "google": GRPC | {"configfile", "runtimeoptions"},  # these two parse config.pbtxt
     "turnout_proto": GRPC | {"configfile", "runtimeoptions"},
-    "onnxruntime": {"sessions", "plugins"},
+    "onnxruntime": {"sessions", "bindings", "plugins"},
     "pydantic": {"settings"},
     "pydantic_settings": {"settings"},
     "torch": set(),
@@ -115,6 +116,14 @@ def test_imports_go_in_no_circle() -> None:
 def test_nothing_outside_imports_the_server(package: str) -> None:
     for file in python_files(ROOT / package):
         assert "turnout_server" not in {name.partition(".")[0] for name in imports_of(file)}, file
+
+
+def test_gpus_are_numbered_as_nvidia_smi_numbers_them_unless_somebody_says_otherwise() -> None:
+    code = "import os, turnout_server; print(os.environ['CUDA_DEVICE_ORDER'])"
+    for environ, order in (({}, "PCI_BUS_ID"), ({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, "FASTEST_FIRST")):
+        plain = {name: value for name, value in os.environ.items() if name != "CUDA_DEVICE_ORDER"}
+        done = subprocess.run([sys.executable, "-c", code], env=plain | environ, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == order
 
 
 def test_the_server_needs_no_torch_and_starts_without_telemetry() -> None:

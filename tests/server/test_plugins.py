@@ -120,4 +120,4 @@ def test_a_session_without_the_provider_of_its_library_is_refused(monkeypatch: p
     monkeypatch.setattr(sessions, "hardware_of", lambda device: onnxruntime.get_ep_devices()[0])
     problem = problem_with(VENDOR)
     assert problem is not None
-    assert "VendorExecutionProvider could not be set up and ONNX Runtime would have used the CPU instead" in problem
+    assert "VendorExecutionProvider could not be set up, and ONNX Runtime would have used the CPU instead" in problem

@@ -1,6 +1,8 @@
 """What ONNX Runtime says, as its callers learn it."""
 
+import ctypes
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from turnout_server import devices
+from turnout_server import devices, sessions
 from turnout_server.config import RuntimeOptions
 from turnout_server.errors import FailedPrecondition, InternalError, Overloaded
 from turnout_server.sessions import OnnxSession
@@ -68,9 +70,44 @@ def test_any_other_failure_is_none(file: Path) -> None:
         session.run(X, ["y"])
 
 
-def test_a_cuda_graph_is_refused(file: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="'enable_cuda_graph' would give wrong answers"):
-        OnnxSession(file, replace(LIMITED, provider_options={"enable_cuda_graph": "1"}))
+@pytest.mark.parametrize("option", ["enable_cuda_graph", "trt_cuda_graph_enable"])
+def test_a_graph_of_every_run_is_refused_and_one_that_is_switched_off_is_not(file: Path, option: str) -> None:
+    for value in ("1", "True"):
+        with pytest.raises(FailedPrecondition, match=f"'{option}' would give wrong answers.* see the setting cuda_graph_rows"):
+            OnnxSession(file, replace(LIMITED, provider_options={option: value}))
+    for value in ("0", "False"):
+        OnnxSession(file, replace(LIMITED, provider_options={option: value}))
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("libcublasLt.so.13: cannot open shared object file", "libcublasLt.so.13: cannot open shared object file"),
+        ("/x/libonnxruntime_providers_cuda.so: undefined symbol: Provider_GetHost", "check that the driver and the CUDA 13 "),
+        ("", "check that the driver and the CUDA 13 and cuDNN 9 libraries can be loaded"),
+    ],
+)
+def test_a_session_that_fell_back_to_the_cpu_is_none_and_names_the_library_that_is_missing(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch, said: str, why: str
+) -> None:
+    def load(library: str) -> None:
+        assert library == str(tmp_path / "capi/libonnxruntime_providers_cuda.so")
+        if said:
+            raise OSError(said)
+
+    class Cpu(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, providers: object, enable_fallback: bool) -> None:
+            super().__init__(*arguments, providers=["CPUExecutionProvider"])
+
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi/libonnxruntime_providers_cuda.so").touch()
+    monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Cpu)
+    monkeypatch.setattr(sessions, "built_in_providers", lambda: ("CUDAExecutionProvider",))
+    monkeypatch.setattr(sessions, "_preload_cuda", lambda: None)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(FailedPrecondition, match=f"would have used the CPU instead: {re.escape(why)}"):
+        OnnxSession(file, devices.cuda(0))
 
 
 def test_as_many_threads_as_cores_where_their_number_is_left_to_onnx_runtime(file: Path) -> None:

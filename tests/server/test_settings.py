@@ -165,14 +165,27 @@ def test_a_gpus_memory_limit_and_precision_become_its_providers_options(reposito
     assert gpu.memory_limit_mb == 2
 
 
+def test_the_rows_that_a_gpu_records_graphs_for_are_in_order_and_each_there_once(repository: Path, tmp_path: Path) -> None:
+    (gpu,) = declared(repository, tmp_path, '[devices."cuda:0"]\ncuda_graph_rows = [8, 1, 8]').declared_devices()
+    assert gpu.graph_rows == (1, 8)
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
         ("[devices.cpu]\ntf32 = false", "'tf32' is for CUDA devices"),
         ('[devices."cuda:0"]\nprovider = "TensorrtExecutionProvider"\ntf32 = false', "'tf32' is for CUDA devices"),
-        ("[devices.cpu]\nmemory_limit_mb = 1", "'cpu' cannot be declared: memory_limit_mb holds a process of its own only"),
+        ("[devices.cpu]\ncuda_graph_rows = [1]", "'cuda_graph_rows' is for CUDA devices"),
+        ('[devices."cuda:0"]\ncuda_graph_rows = [1]\ninstances = 2', 'needs isolation = "process" and instances = 1'),
+        ('[devices."cuda:0"]\ncuda_graph_rows = [1]\nisolation = "in-process"', "a graph is recorded while nothing else runs"),
+        ('[devices."cuda:0"]\ncuda_graph_rows = [0]', "devices.cuda:0.cuda_graph_rows.0: 0"),
+        (
+            "[devices.cpu]\nmemory_limit_mb = 1",
+            "[devices.'cpu'] cannot be declared: memory_limit_mb holds a process of its own only",
+        ),
         ("[devices.cpu]\nmemory_limit_mb = 1", 'add isolation = "process"'),
         ('[devices."openvino:0"]\nmemory_limit_mb = 1', "OpenVINOExecutionProvider may have an option for it"),
+        ('[devices.cpu]\nprovider_options = { a = "b" }', "CPUExecutionProvider has no provider_options"),
         ('[devices."npu:0"]', "'npu' is none of cpu, cuda, tensorrt, openvino, migraphx, coreml"),
         ('[devices."npu:0"]\nlibrary = "libnpu.so"', "a device of another kind needs a provider"),
         ('[devices."cuda:0"]\nlibrary = "libnpu.so"', "a library needs a provider"),
@@ -195,6 +208,31 @@ def test_a_device_that_cannot_be_declared_is_refused(repository: Path, tmp_path:
     file.write_text(table)
     with pytest.raises(UsageError, match=re.escape(words)):
         settings.read([f"--model-repository={repository}", f"--config={file}"])
+
+
+def test_a_flag_declares_a_device_as_a_table_would_and_wins_over_one_of_its_name(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text('[devices.cpu]\nthreads = 3\n[devices."cpu:slow"]\nthreads = 3\nisolation = "process"\n')
+    core = min(os.sched_getaffinity(0))
+    flags = ["--device", f'cpu:slow={{threads = 1, cpus = "{core},{core}"}}', "--device=cpu:plain"]
+    chosen = settings.read([f"--model-repository={repository}", f"--config={file}", *flags, "--default-device=cpu:plain"])
+    cpu, slow, plain = chosen.declared_devices()
+    assert (cpu.name, cpu.threads, plain.name) == ("cpu", 3, "cpu:plain")
+    assert (slow.threads, slow.cpus, slow.isolated) == (1, (core,), False)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("cpu:x={threads = 1", "--device=cpu:x={threads = 1: it must be a name and a table, such as"),
+        ("cpu:x=1", "it must be a name and a table, such as"),
+        ("cpu:x={thread = 1}", "unknown setting 'devices.cpu:x.thread'; did you mean devices.cpu:x.threads?"),
+        ("cuda={}", "[devices.'cuda'] cannot be declared"),
+    ],
+)
+def test_a_flag_that_declares_no_device_is_refused_with_the_reason(repository: Path, value: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        settings.read([f"--model-repository={repository}", f"--device={value}"])
 
 
 def test_a_disabled_device_is_not_looked_for(repository: Path, tmp_path: Path) -> None:

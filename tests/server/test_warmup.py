@@ -3,9 +3,9 @@ import pytest
 from turnout_server.errors import InternalError
 from turnout_server.sessions import Session
 from turnout_server.signatures import TensorSpec
-from turnout_server.warmup import generated_inputs, measured, rows_are_independent, timed_us
+from turnout_server.warmup import generated_inputs, measured, quickest_us, rows_are_independent, timed_us
 
-from tests.server.fakes import AddingSession, spec
+from tests.server.fakes import AddingSession, Clock, spec
 from tests.wire import DTYPES
 
 
@@ -19,6 +19,17 @@ def test_inputs_are_made_for_every_datatype_and_shape(datatype: str, declared: t
 def test_inputs_are_the_same_for_the_same_seed() -> None:
     one, same, other = (generated_inputs((spec("x", -1, 4),), 2, seed)["x"].tolist() for seed in (1, 1, 2))
     assert one == same != other
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, run_s: float) -> AddingSession:
+    """A session whose runs take so long by the clock."""
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", clock)
+
+    def take(inputs: object) -> None:
+        clock.now_s += run_s
+
+    return AddingSession(trouble=take)
 
 
 class Mixing(AddingSession):
@@ -59,6 +70,24 @@ def test_the_first_profile_is_measured_on_the_second_run() -> None:
     assert session.runs == [1, 1]
     assert predicted is not None
     assert predicted > 0
+
+
+@pytest.mark.parametrize(("run_s", "runs"), [(0.02, 5), (0.04, 3), (2.0, 1)])
+def test_the_longer_a_run_takes_the_fewer_are_made_to_find_the_quickest(
+    monkeypatch: pytest.MonkeyPatch, run_s: float, runs: int
+) -> None:
+    session = slow(monkeypatch, run_s)
+    assert quickest_us(session) == pytest.approx(run_s * 1e6)
+    assert len(session.runs) == runs
+
+
+@pytest.mark.parametrize(("run_s", "runs"), [(0.02, 2), (2.0, 1)])
+def test_a_run_that_takes_long_is_made_once_before_the_model_is_ready(
+    monkeypatch: pytest.MonkeyPatch, run_s: float, runs: int
+) -> None:
+    session = slow(monkeypatch, run_s)
+    assert measured(session).predict_us(1) == pytest.approx(run_s * 1e6)
+    assert len(session.runs) == runs
 
 
 def test_a_model_that_refuses_made_up_inputs_has_no_profile() -> None:

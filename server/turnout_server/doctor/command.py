@@ -74,11 +74,16 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], bool]:
     parser = _Parser("turnout-server doctor", description="Says what each device is, what is missing, and the exact fix.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     parser.add_argument("--config", metavar="FILE", help="the server's TOML file, for the devices it declares")
+    parser.add_argument(
+        "--device", metavar="NAME={...}", action="append", default=[], help="also try this device, as the server"
+    )
     parser.add_argument("--model-repository", metavar="DIR", help="also load these models on every device")
     parser.add_argument("--model-name", metavar="NAME", help="what the one bare model is called that DIR is")
     chosen = vars(parser.parse_args(list(arguments)))
     as_json = chosen.pop("json")
-    return [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items() if value is not None], as_json
+    declared = [f"--device={value}" for value in chosen.pop("device")]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items() if value is not None]
+    return declared + flags, as_json
 
 
 def _providers() -> tuple[str, ...]:

@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turnout_server import cgroups, devices
+from turnout_server import cgroups, devices, wheels
 from turnout_server.doctor import nvidia
 from turnout_server.doctor.nvidia import Access, Nvidia
-
-#: All of these install into the one directory `onnxruntime`.
-WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-rocm", "onnxruntime-migraphx")
 
 
 @dataclass(frozen=True)
@@ -122,15 +119,8 @@ def _memory_bytes(meminfo: Path) -> int:
 
 
 def _runtime(machine: Machine) -> Runtime:
-    wheels: dict[str, str] = {}
-    cuda = ""
-    for name in WHEELS:
-        try:
-            wheel = machine.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        wheels[name] = wheel.version
-        cuda = _built_for(wheel)
+    found = wheels.installed(machine.distribution)
+    cuda = next((_built_for(wheel) for wheel in reversed(found.values())), "")
     providers: tuple[str, ...] = ()
     problem = ""
     try:
@@ -138,7 +128,7 @@ def _runtime(machine: Machine) -> Runtime:
     except (ImportError, AttributeError) as error:  # the second where uninstalling one of two wheels left an empty package
         problem = str(error)
     telemetry_off = machine.environ.get("ORT_DISABLE_TELEMETRY") == "1"
-    return Runtime(wheels, cuda, providers, problem, telemetry_off)
+    return Runtime({name: wheel.version for name, wheel in found.items()}, cuda, providers, problem, telemetry_off)
 
 
 def _built_for(wheel: importlib.metadata.Distribution) -> str:

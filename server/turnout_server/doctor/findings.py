@@ -13,7 +13,7 @@ from turnout_server.doctor.gpufindings import ASK_KERNEL, of_missing_gpus, of_wo
 
 def judge(checkup: Checkup) -> list[Finding]:
     """Every finding, the worst first."""
-    found = [*_of_runtime(checkup.facts), *_of_cores(checkup), *_of_shared_cores(checkup)]
+    found = [*_of_runtime(checkup.facts), *_of_cores(checkup), *_of_shared_cores(checkup), *_of_limits(checkup)]
     if checkup.startable:
         of_gpus = list(_of_gpus(checkup))
         explained = any(finding.severity == "problem" for finding in of_gpus)
@@ -78,6 +78,16 @@ def _of_shared_cores(checkup: Checkup) -> Iterator[Finding]:
         why = "the profile of each is wrong while the other works"
         fix = "keep them apart with cpus in their tables, or add disabled = true to one"
         yield Finding("warning", "shared-cores", what, why, fix)
+
+
+def _of_limits(checkup: Checkup) -> Iterator[Finding]:
+    """What a GPU's limit comes to, which ONNX Runtime keeps for each session by itself."""
+    for device in [tried.device for tried in checkup.devices if tried.device.is_cuda and tried.device.memory_limit_mb]:
+        models = sum(row.device == device.name and not row.problem for row in checkup.models)
+        if (sessions := models * device.copies) > 1:
+            what = f"{sessions} sessions on '{device.name}' may take {device.memory_limit_mb} MiB each, besides what CUDA needs"
+            why = "memory_limit_mb holds one session: of each model, as many as there are instances"
+            yield Finding("ok", "limit-per-session", what, why)
 
 
 def _of_device(tried: Tried, explained: bool) -> Iterator[Finding]:

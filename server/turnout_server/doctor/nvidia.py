@@ -8,11 +8,12 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from turnout_server.devices import MAX_GPUS
+from turnout_server import wheels
+from turnout_server.devices import MAX_GPUS, visible_gpus
 
 #: What the CUDA provider loads by CUDA's major version; the names' last part is each library's own major version.
 _LIBRARIES = {
@@ -105,11 +106,7 @@ class Nvidia:
     @property
     def count(self) -> int:
         """How many of them CUDA should find."""
-        if self.visible is None:
-            return min(self.present, MAX_GPUS)
-        chosen = self.visible.split(",")
-        ends = (number for number, entry in enumerate(chosen) if entry.strip() in ("", "-1"))  # CUDA stops there, too
-        return next(ends, len(chosen)) if self.present else 0
+        return visible_gpus(self.present, self.visible)
 
 
 def _open(path: Path) -> None:
@@ -120,6 +117,12 @@ def _linker_cache() -> str:
     with suppress(OSError):
         return subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
     return ""
+
+
+def _beside_onnxruntime() -> Path:
+    """Where ONNX Runtime looks for the wheels of CUDA's libraries: in the directory that it was itself installed into."""
+    homes = [wheels.home_of(wheel) for wheel in wheels.installed().values()]
+    return homes[0] if homes else Path(sysconfig.get_path("platlib"))
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Access:
     nvml: Callable[[], Any] = lambda: importlib.import_module("pynvml")
     open_file: Callable[[Path], None] = _open
     linker_cache: Callable[[], str] = _linker_cache
-    site_packages: Path = Path(sysconfig.get_path("platlib"))
+    site_packages: Path = field(default_factory=_beside_onnxruntime)
 
 
 def read(root: Path, environ: Mapping[str, str], built_for: str, access: Access) -> Nvidia:

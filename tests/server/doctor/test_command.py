@@ -66,10 +66,10 @@ def test_a_usage_error_is_one_line_and_status_2(arguments: list[str], words: str
 def test_declared_devices_are_tried_each_in_its_own_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices."cpu:own"]\nthreads = 1\nisolation = "process"\n[devices."cuda:7"]\n')
-    assert command.main([f"--config={file}", "--json"]) == 1
+    assert command.main([f"--config={file}", "--device=cpu:flag={threads = 1, instances = 2}", "--json"]) == 1
     content = json.loads(capsys.readouterr().out)
     works = {tried["device"]["name"]: not tried["problem"] for tried in content["devices"]}
-    assert {"cpu:own": True, "cuda:7": False, "cpu": True}.items() <= works.items()
+    assert {"cpu:own": True, "cpu:flag": True, "cuda:7": False, "cpu": True}.items() <= works.items()
     assert "device 'cuda:7' does not work" in [finding["what"] for finding in content["findings"]]
 
 

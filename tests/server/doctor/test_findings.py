@@ -30,6 +30,8 @@ BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 DECLARED_FAILS = Tried(replace(devices.cpu(), name="cpu:big", threads=8), "it did not answer", 0.1, declared=True)
 WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"
 
+LIMITED = Tried(replace(devices.cuda(0, 1024), memory_limit_mb=1024, instances=2), "", 2.5, declared=True)
+
 #: name: (checkup, code and severity, words of what it says, the fix or its beginning, exit status)
 HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
     "no driver": (PLAIN, "no-gpu ok", "cuda is missing because no NVIDIA driver is loaded", "", 0),
@@ -37,6 +39,13 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         with_nvidia(replace(WITH_GPU, devices=(CPU_WORKS,)), loaded=False, gpus=(), device_files=()),
         "no-gpu ok",
         "cuda is missing because no NVIDIA driver is loaded",
+        "",
+        0,
+    ),
+    "a limit for each of several sessions": (
+        replace(WITH_GPU, devices=(CPU_WORKS, LIMITED), models=(ModelOnDevice("m", "1", "cuda:0", ""),)),
+        "limit-per-session ok",
+        "2 sessions on 'cuda:0' may take 1024 MiB each",
         "",
         0,
     ),

@@ -1,0 +1,37 @@
+"""Which ONNX Runtime is installed, told without importing it."""
+
+import importlib.metadata
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import Distribution
+from pathlib import Path
+
+#: All of these install into a directory `onnxruntime`.
+WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-rocm", "onnxruntime-migraphx")
+
+
+def installed(
+    find: Callable[[str], Distribution] = importlib.metadata.distribution, path: Sequence[str] = sys.path
+) -> dict[str, Distribution]:
+    """The wheels in the directory that `import onnxruntime` reads, by name; two of them have overwritten each other.
+
+    Those in another directory of the path, such as that of `pip install --target`, aren't read and harm nobody.
+
+    Args:
+        find: finds an installed distribution, or raises PackageNotFoundError.
+        path: where Python looks for packages, in that order.
+    """
+    found: dict[str, Distribution] = {}
+    for name in WHEELS:
+        try:
+            found[name] = find(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    homes = {name: home_of(wheel) for name, wheel in found.items()}
+    first = next((home for entry in path if (home := Path(entry).resolve()) in homes.values()), None)
+    return {name: wheel for name, wheel in found.items() if first is None or homes[name] == first}
+
+
+def home_of(wheel: Distribution) -> Path:
+    """The directory that a wheel was installed into."""
+    return Path(str(wheel.locate_file(""))).resolve()
