@@ -81,6 +81,7 @@ class _Nothing:
 
     def __init__(self) -> None:
         self.placement: dict[str, int] = {}
+        self.graphs: dict[int, str] = {}
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         raise NotImplementedError

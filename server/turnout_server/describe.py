@@ -11,7 +11,6 @@ from turnout_server.devicenames import GPU_KINDS, kind_of
 from turnout_server.loading import ModelVersion
 from turnout_server.metrics import Batches, Series
 from turnout_server.repository import IndexEntry
-from turnout_server.sessions import graphs_of
 from turnout_server.signatures import TensorSpec
 
 PLATFORM = "onnxruntime_onnx"
@@ -172,7 +171,7 @@ def _reports(model: ModelVersion) -> dict[str, str]:
         nodes = ", ".join(f"{count} on {provider}" for provider, count in report.placement.items())
         parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
         text = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
-        reports[f"turnout.report.{device}"] = text + _graphs(graphs_of(deployment.session))
+        reports[f"turnout.report.{device}"] = text + _graphs(deployment.session.graphs)
     for device, problem in model.problems.items():
         reports[f"turnout.report.{device}"] = f"does not run here: {problem}"
     return reports

@@ -14,7 +14,7 @@ from turnout_server.errors import FailedPrecondition, ServingError
 from turnout_server.precision import precision_of
 from turnout_server.profiles import Profile
 from turnout_server.profilestore import ProfileKey, ProfileStore, sha256_of
-from turnout_server.sessions import Session, graphs_of, runtime_version
+from turnout_server.sessions import Session, runtime_version
 from turnout_server.signatures import Signature, declared
 from turnout_server.verification import Parity, samples, verify
 from turnout_server.warmup import measured, quickest_us, rows_are_independent, run_configured
@@ -85,7 +85,7 @@ class Loader:
         for device, problem in problems.items():
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, problem)
         for device, session in sessions.items():
-            for rows, why in graphs_of(session).items():
+            for rows, why in session.graphs.items():
                 if why:
                     logger.warning("model %s has no CUDA graph for %d rows on %s: %s", configuration.name, rows, device, why)
         for session in sessions.values():

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -71,6 +72,7 @@ class Session(Protocol):
 
     Attributes:
         placement: how many of the graph's nodes each execution provider runs.
+        graphs: by the rows that were to have a CUDA graph, why they have none; empty for those that do.
     """
 
     @property
@@ -79,6 +81,8 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]: ...
     @property
     def placement(self) -> Mapping[str, int]: ...
+    @property
+    def graphs(self) -> Mapping[int, str]: ...
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Runs once.
@@ -96,18 +100,14 @@ class Session(Protocol):
         ...
 
 
-def graphs_of(session: Session) -> Mapping[int, str]:
-    """By the rows that were to have a CUDA graph, why they have none; empty for those that do. Few sessions have any."""
-    graphs: Mapping[int, str] = getattr(session, "graphs", {})
-    return graphs
-
-
 class OnnxSession:
     """An ONNX Runtime session that really is on the device it names.
 
     Attributes:
         placement: how many of the graph's nodes each provider runs.
     """
+
+    graphs: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, model: Path | bytes, device: "Device", options: RuntimeOptions | None = None) -> None:
         """Loads.
