@@ -82,10 +82,13 @@ def select(queue: Sequence[W], now_s: float) -> tuple[Selection[W], list[W]]:
 
 
 def collate(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Joins the inputs of several requests along axis 0; those of a single one are passed on as they are."""
+    """Joins the inputs of several requests along axis 0; those of a single one are passed on as they are.
+
+    Arrays that are views of a message may lie at any address; what comes out is aligned, as runtimes rely on.
+    """
     first = requests[0]
     if len(requests) == 1:
-        return first
+        return {name: array if array.flags.aligned else array.copy() for name, array in first.items()}
     return {name: np.concatenate([inputs[name] for inputs in requests]) for name in first}
 
 

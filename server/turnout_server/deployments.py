@@ -43,7 +43,7 @@ class Deployment:
         target_us: how soon its requests should be answered; None if nobody said.
         profile_key: what its profile is true of; None where profiles aren't kept.
         report: what loading it showed.
-        not_tiny_until_s: until when its runs are left to the workers, however short they are said to be.
+        even_at_s: when it will have made up for the time that it held the thread which brings requests.
     """
 
     key: Key
@@ -59,7 +59,7 @@ class Deployment:
     profile_key: ProfileKey | None = None
     report: DeviceReport = field(default_factory=lambda: DeviceReport(0.0, {}, Parity(None, "")))
     account: Account = field(default_factory=Account)
-    not_tiny_until_s: float = 0.0
+    even_at_s: float = 0.0
     _cap: int = 0
     _rethink_at: int = 0
 

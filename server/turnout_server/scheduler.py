@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 TINY_US = 250.0
 #: How long the thread that brings requests may be away from bringing more.
 DRAIN_US = 500.0
+#: For how long a model may still have to make up for runs that took longer than that before its work counts as tiny no more: a
+#: millisecond that the machine was elsewhere is no habit.
+PATIENCE_S = 1.0
 
 
 class Executor:
@@ -156,9 +159,10 @@ class Executor:
                 self._run(selection.batch)
                 cpu_s = time.thread_time() - began_s
                 if cpu_s > DRAIN_US * 1e-6 * (1 + len(selection.batch)):
-                    # Fast when it was measured, but its time depends on its data, say: left to the workers for a hundred
-                    # times as long, it can't take more than a hundredth of this thread's time.
-                    selection.batch[0].tenant.not_tiny_until_s = now_s + 100 * cpu_s
+                    # Fast when it was measured, but its time depends on its data, say: it has to make up for each such run
+                    # for a hundred times as long, so it can't take more than a hundredth of this thread's time.
+                    tenant = selection.batch[0].tenant
+                    tenant.even_at_s = max(tenant.even_at_s, now_s) + 100 * cpu_s
         return bool(self._tiny)
 
     def _is_tiny(self, tenant: Deployment, rows: int, now_s: float) -> bool:
@@ -168,7 +172,7 @@ class Executor:
         fastest_us = tenant.profile.fastest_us(rows)
         if fastest_us is None or fastest_us >= TINY_US or tenant.max_delay_s or len(self._tiny) >= self._limit:
             return False
-        return now_s >= tenant.not_tiny_until_s
+        return now_s + PATIENCE_S >= tenant.even_at_s
 
     def in_flight(self) -> int:
         """Requests waiting or running."""

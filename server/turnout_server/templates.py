@@ -70,7 +70,7 @@ class Templates(Generic[T]):
     def read(self, message: bytes) -> tuple[InferRequest, T] | None:
         """The request in a message that matches a template; None if none does.
 
-        Its arrays are views of the message where their alignment allows.
+        Its arrays are views of the message, wherever they lie in it.
         """
         try:
             id_at, at = _around_id(message)
@@ -85,8 +85,7 @@ class Templates(Generic[T]):
         for name, shape, dtype, data_at, tag, tag_at in template.holes:
             if not message.startswith(tag, at + tag_at):
                 return None
-            array: np.ndarray = np.ndarray(shape, dtype, message, at + data_at)
-            inputs[name] = array if array.flags.aligned else array.copy()
+            inputs[name] = np.ndarray(shape, dtype, message, at + data_at)
         try:
             request_id = message[id_at + 2 : at].decode() if at > id_at else ""
         except UnicodeDecodeError:

@@ -22,7 +22,7 @@ InputTensor = pb.ModelInferRequest.InferInputTensor
 
 
 def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str) -> np.ndarray:
-    """The array of a tensor whose bytes are `data`: a view of them where their alignment allows, except for BYTES.
+    """The array of a tensor whose bytes are `data`: a view of them, aligned or not, except for BYTES.
 
     Raises:
         InvalidRequest: datatype, shape and bytes don't go together.
@@ -35,8 +35,7 @@ def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str) -> np.nd
         raise InvalidRequest(
             f"input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected {expected}, got {len(data)}"
         )
-    array = _reshaped(np.frombuffer(data, datatype.dtype), shape, tensor.name)
-    return array if array.flags.aligned else array.copy()
+    return _reshaped(np.frombuffer(data, datatype.dtype), shape, tensor.name)
 
 
 def from_typed(tensor: InputTensor, model: str) -> np.ndarray:

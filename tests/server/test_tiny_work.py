@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Queue
 from typing import Any
 
@@ -120,13 +120,17 @@ def test_what_exceeds_the_budget_of_a_drain_waits_for_the_next(executor: Executo
     assert outcomes.next()[:2] == (4, threading.get_ident())
 
 
-def test_a_model_that_turns_out_slow_is_run_by_workers_for_a_while(executor: Executor, clock: Clock) -> None:
+def computing_for(seconds: float) -> Callable[[object], None]:
     def compute(_: object) -> None:
-        until_s = time.thread_time() + 5 * DRAIN_US * 1e-6
+        until_s = time.thread_time() + seconds
         while time.thread_time() < until_s:
             pass
 
-    model, outcomes = tiny(trouble=compute), Outcomes()
+    return compute
+
+
+def test_a_model_that_turns_out_slow_is_run_by_workers_for_a_while(executor: Executor, clock: Clock) -> None:
+    model, outcomes = tiny(trouble=computing_for(0.015)), Outcomes()
     executor.submit(outcomes.work(model))
     executor.drained()
     assert outcomes.next()[1] == threading.get_ident()
@@ -138,6 +142,17 @@ def test_a_model_that_turns_out_slow_is_run_by_workers_for_a_while(executor: Exe
     assert outcomes.queue.empty()
     executor.drained()
     assert [outcomes.next()[1] for _ in range(2)] == [threading.get_ident()] * 2
+
+
+def test_one_run_that_the_machine_disturbed_is_no_habit(executor: Executor, clock: Clock) -> None:
+    model, outcomes = tiny(trouble=computing_for(0.003)), Outcomes()
+    threads = []
+    for _ in range(20):
+        executor.submit(outcomes.work(model))
+        executor.drained()
+        threads.append(outcomes.next()[1])
+    assert threads[:3] == [threading.get_ident()] * 3
+    assert threads[-1] != threading.get_ident()  # as often as that it is one
 
 
 def test_the_cancelled_and_the_expired_are_dropped_at_the_drain(executor: Executor, clock: Clock) -> None:
