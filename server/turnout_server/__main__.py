@@ -4,6 +4,7 @@ With `doctor` as its first argument, it says instead what each device is, and wh
 would run and why.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -65,6 +66,10 @@ def _serve(server: "Server") -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, asked_to_stop)
+    # Requests leave no cycles, but a few hundred objects of each round live at once, which has the collector look through them
+    # every time: a tenth of a small request's CPU.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
     server.start()
     stop.wait()
     logger.info("draining")

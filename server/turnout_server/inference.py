@@ -51,7 +51,8 @@ class InferenceService:
             request, forms = self._codec.decode(message)
             metadata = call.metadata
             request.device = request.device or metadata.get("device", "")
-            request.objective = request.objective or check_objective(metadata.get("objective", ""))
+            if not request.objective and "objective" in metadata:
+                request.objective = check_objective(metadata["objective"])
             request.arrived_s = arrived_s
             request.deadline_s = call.deadline_s
             request.decode_us = int((time.monotonic() - arrived_s) * 1e6)
