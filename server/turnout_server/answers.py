@@ -46,7 +46,7 @@ def figure(key: str, value: int) -> bytes:
 
 
 @cache
-def final() -> bytes:
+def _final() -> bytes:
     """Says on a stream that a request gets no more answers than this one."""
     message = pb.ModelInferResponse()
     message.parameters["triton_final_response"].bool_param = True
@@ -66,8 +66,9 @@ def contents(byte_size: int) -> bytes:
 
 
 def in_stream(response: bytes) -> bytes:
-    """A stream's message with an answer in it."""
-    return b"".join((_INFER_RESPONSE, _varint(len(response)), response))
+    """A stream's message with an answer in it, and the word that it is its request's last."""
+    final = _final()
+    return b"".join((_INFER_RESPONSE, _varint(len(response) + len(final)), response, final))
 
 
 def _varint(number: int) -> bytes:

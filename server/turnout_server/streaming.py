@@ -22,10 +22,12 @@ ERROR_HEADER = "triton_grpc_error"
 class _Slot:
     """A request's place in the order of answers."""
 
+    __slots__ = ("cancel", "message", "status")
+
     def __init__(self) -> None:
         self.message: bytes | None = None
         self.status: Status | None = None
-        self.cancel: Callable[[], None] = lambda: None
+        self.cancel: Callable[[], None] = _nothing_to_cancel
 
     @property
     def answered(self) -> bool:
@@ -71,8 +73,8 @@ class InferStream:
     def _message(self, request_id: str, outcome: bytes | ServingError) -> bytes:
         if isinstance(outcome, ServingError):
             text = pb.ModelStreamInferResponse(error_message=self._status(outcome, request_id).details)
-            return text.SerializeToString() + answers.in_stream(answers.request_id(request_id) + answers.final())
-        return answers.in_stream(outcome + answers.final())
+            return text.SerializeToString() + answers.in_stream(answers.request_id(request_id))
+        return answers.in_stream(outcome)
 
     def _flush(self) -> None:
         while self._slots and self._slots[0].answered:
@@ -90,3 +92,7 @@ class InferStream:
             slots = list(self._slots)
         for slot in slots:
             slot.cancel()
+
+
+def _nothing_to_cancel() -> None:
+    """The request isn't on its way yet."""

@@ -32,12 +32,6 @@ def test_parts_joined_parse_as_one_message(origin: Origin, request_id: str, figu
     assert list(message.raw_output_contents) == [array.tobytes()]
 
 
-def test_the_last_answer_on_a_stream_says_so() -> None:
-    parameters = pb.ModelInferResponse.FromString(answers.final()).parameters
-    assert list(parameters) == ["triton_final_response"]
-    assert parameters["triton_final_response"].bool_param is True
-
-
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 3_000_000])
 def test_contents_of_every_length_are_found_again(size: int) -> None:
     data = bytes(size)
@@ -52,8 +46,9 @@ def test_numbers_are_joined_as_their_bytes(datatype: str, step: int) -> None:
     assert answers.join([to_raw(array)]) == array.tobytes()
 
 
-def test_an_answer_in_a_stream_is_the_answer() -> None:
+def test_an_answer_in_a_stream_is_the_answer_and_says_that_it_is_the_last() -> None:
     answer = pb.ModelInferResponse(id="7", raw_output_contents=[bytes(1000)])
     message = pb.ModelStreamInferResponse.FromString(answers.in_stream(answer.SerializeToString()))
+    answer.parameters["triton_final_response"].bool_param = True
     assert message.infer_response == answer
     assert message.error_message == ""

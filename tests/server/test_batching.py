@@ -118,9 +118,20 @@ def test_text_is_joined_too() -> None:
 
 def test_a_single_request_is_passed_on_without_a_copy() -> None:
     inputs = {"a": np.zeros((2, 2))}
-    assert collate([inputs]) is inputs
+    assert collate([inputs])["a"] is inputs["a"]
     (outputs,) = scatter([inputs["a"]], [2])
     assert outputs[0] is inputs["a"]
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+@pytest.mark.parametrize("offset", range(8))
+def test_what_runs_is_aligned_wherever_it_lay_in_its_message(requests: int, offset: int) -> None:
+    numbers = np.arange(6, dtype=np.float64).reshape(3, 2)
+    message = bytes(offset) + numbers.tobytes()
+    view: np.ndarray = np.ndarray(numbers.shape, numbers.dtype, message, offset)
+    joined = collate([{"a": view}] * requests)["a"]
+    assert joined.flags.aligned
+    np.testing.assert_array_equal(joined, np.concatenate([numbers] * requests))
 
 
 @pytest.mark.parametrize("shape", [(2,), (4, 1), ()])

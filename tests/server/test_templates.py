@@ -44,7 +44,6 @@ def assert_equal(got: InferRequest, want: InferRequest) -> None:
     assert list(got.inputs) == list(want.inputs)
     for name, array in want.inputs.items():
         assert_same(got.inputs[name], array)
-        assert got.inputs[name].flags.aligned
     for field in ("model", "version", "id", "outputs", "device", "timeout_us", "objective", "precision", "priority"):
         assert getattr(got, field) == getattr(want, field), field
     assert (got.deadline_s, got.arrived_s, got.decode_us) == (None, 0.0, 0)
@@ -226,14 +225,13 @@ def test_an_id_that_is_no_text_is_left_to_parsing_which_refuses_it() -> None:
 
 
 @pytest.mark.parametrize("size", range(1, 17))
-def test_arrays_are_views_where_they_are_aligned_and_copies_elsewhere(size: int) -> None:
+def test_arrays_are_views_of_the_message_wherever_they_lie_in_it(size: int) -> None:
     message = request("m", PAIR, id="x" * size).SerializeToString()
     got = through_template(message, message)
     assert got is not None
     for name, array in got.inputs.items():
         assert_same(array, PAIR[name])
-        assert array.flags.aligned
-        assert array.flags.owndata or np.shares_memory(array, np.frombuffer(message, np.uint8))
+        assert np.shares_memory(array, np.frombuffer(message, np.uint8))
 
 
 # Messages that no template is made of, or that are laid out unusually

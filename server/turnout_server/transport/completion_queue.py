@@ -329,7 +329,7 @@ class _StreamCall(_Call):
         self._sending = False
         self._put_off = False  # it is among the answered of this round; by the poller alone
         self._due = 0  # messages not answered yet
-        self._reading = False  # by the poller alone
+        self._reading = False
 
     def open(self) -> None:
         self.watch()
@@ -337,7 +337,8 @@ class _StreamCall(_Call):
             self._receiver = self._handler(self)
         except BaseException:
             self.finish(handler_failed())
-        self._read()
+        with self._lock:
+            self._read_next()
 
     def handle(self, message: bytes | None) -> None:
         if self._receiver is None:  # the call has ended
@@ -397,12 +398,10 @@ class _StreamCall(_Call):
         with self._lock:
             self._sending = False
             self._send_next()
-        self._read()
+            self._read_next()
 
-    def _read(self) -> None:
-        with self._lock:
-            if self._reading or self._status or self._over or self._due + len(self._outbox) >= STREAM_WINDOW:
-                return
+    def _read_next(self) -> None:
+        if not (self._reading or self._status or self._over or self._due + len(self._outbox) >= STREAM_WINDOW):
             self._reading = True
             self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
@@ -412,8 +411,8 @@ class _StreamCall(_Call):
         if message is not None:  # after the last one `_reading` stays set
             with self._lock:
                 self._due += 1
-            self._reading = False
-            self._read()
+                self._reading = False
+                self._read_next()
 
     def _closed(self, event: Any) -> None:
         super()._closed(event)
