@@ -72,7 +72,7 @@ def _case(case: Case, present: list[Contestant], root: Path, rounds: int, second
                 notes.append(f"left out: {contestant.name} with {case.name}: {str(error).splitlines()[0]}")
                 print(error, file=sys.stderr)
         for number in range(rounds):
-            yield _limit(case, model, seconds)
+            yield from _limit(case, model, seconds)
             # Every other round runs backwards, so that nobody is always behind the same one.
             for server in servers if number % 2 == 0 else servers[::-1]:
                 for clients in case.clients:
@@ -100,11 +100,13 @@ def _measured(server: Running, case: Case, request: bytes, clients: int, seconds
     return Row(case.name, clients, server.name, reading.rate, reading.p50_ms, reading.p99_ms, cpu_us, server.rss_mb())
 
 
-def _limit(case: Case, model: Path, seconds: float) -> Row:
+def _limit(case: Case, model: Path, seconds: float) -> Iterator[Row]:
+    """What no server can exceed, however many clients it has."""
     command = [sys.executable, "-m", "benchmarks.reference", "limit", str(model), str(seconds)]
     figures = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     rate, p50_ms, p99_ms, cpu_us = map(float, figures)
-    return Row(case.name, case.clients[0], "limit: session.run alone", rate, p50_ms, p99_ms, cpu_us, 0.0)
+    for clients in case.clients:
+        yield Row(case.name, clients, "limit: session.run alone", rate, p50_ms, p99_ms, cpu_us, 0.0)
 
 
 def _idle(cases: list[Case], root: Path) -> dict[str, float]:

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import grpc
@@ -26,6 +27,8 @@ ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 120.0
 #: Loading and measuring every model takes less than this.
 READY_TIMEOUT_S = 120.0
+#: What the server sets before it imports gRPC; the reference servers import gRPC first.
+OUR_GRPC = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
 CHANNEL = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 #: (command, additions to the environment) for a case, its model file, and a port; `scratch` may be written to.
@@ -53,7 +56,7 @@ def contestants() -> list[Contestant]:
     """Every server there is to compare, ours among them."""
     mlserver, kserve = (ROOT / f".venv-peer-{name}" / "bin" / "python" for name in ("mlserver", "kserve"))
     return [
-        Contestant("floor: constant reply", _reference("floor")),
+        Contestant("floor: constant reply", _reference("floor", OUR_GRPC)),
         Contestant("turnout, completion queue", _turnout("completion-queue")),
         Contestant("turnout, aio", _turnout("aio")),
         Contestant("plain grpc.aio servicer", _reference("plain")),
@@ -71,9 +74,9 @@ def _turnout(transport: str) -> Start:
     return start
 
 
-def _reference(what: str) -> Start:
+def _reference(what: str, environment: Mapping[str, str] = MappingProxyType({})) -> Start:
     def start(case: Case, model: Path, port: int, scratch: Path) -> tuple[list[str], dict[str, str]]:
-        return [sys.executable, "-m", "benchmarks.reference", what, str(model), str(port)], {}
+        return [sys.executable, "-m", "benchmarks.reference", what, str(model), str(port)], dict(environment)
 
     return start
 

@@ -130,16 +130,21 @@ class CompletionQueueTransport:
         more = False
         while not self._ended:
             self._take(_AT_ONCE if more else None)
-            received, answered = self._round.received, self._round.answered
-            for call, message in received:
-                _guarded(call.handle, message)
-            more = _guarded(self._drained) or False
-            for call in answered:
-                _guarded(call.flush)
-            for call, _ in received:
-                _guarded(call.watch)
-            received.clear()
-            answered.clear()
+            more = self._answer()
+
+    def _answer(self) -> bool:
+        """Answers what was taken; True if more is waiting to be run."""
+        received, answered = self._round.received, self._round.answered
+        for call, message in received:
+            _guarded(call.handle, message)
+        more = _guarded(self._drained) or False
+        for call in answered:
+            _guarded(call.flush)
+        for call, _ in received:
+            _guarded(call.watch)
+        received.clear()
+        answered.clear()
+        return more
 
     def _take(self, until: float | None) -> None:
         """Waits for an event until then, None for ever, and takes it and those behind it."""

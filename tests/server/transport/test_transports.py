@@ -1,5 +1,6 @@
 """What every transport promises the handlers behind it. Each test runs on all of them."""
 
+import gc
 import shutil
 import subprocess
 import threading
@@ -383,6 +384,62 @@ def test_what_came_together_is_run_together_by_the_polling_thread() -> None:
         assert [future.result() for future in futures] == [str(n).encode() for n in range(200)]
     assert len(threads[0]) == 1
     assert threads[0] == threads[1]
+
+
+def test_the_polling_thread_hands_over_all_that_came_before_it_runs_any() -> None:
+    came: list[Call] = []
+    runs: list[int] = []
+    held, free = threading.Event(), threading.Event()
+
+    def take(call: Call, message: bytes) -> None:
+        came.append(call)
+        if message == b"hold":
+            held.set()
+            assert free.wait(TIMEOUT_S)
+
+    def run() -> bool:
+        if came:
+            runs.append(len(came))
+        while came:
+            echo(came.pop(), b"x")
+        return False
+
+    with serving(CompletionQueueTransport, Handlers({"/t/take": take}, {}, drained=run)) as (_, channel):
+        first = channel.unary_unary("/t/take").future(b"hold", timeout=TIMEOUT_S)
+        assert held.wait(TIMEOUT_S)  # the thread is busy, and what comes meanwhile waits in gRPC
+        others = [channel.unary_unary("/t/take").future(b"", timeout=TIMEOUT_S) for _ in range(8)]
+        time.sleep(0.2)  # for all of them to arrive
+        free.set()
+        assert [future.result() for future in (first, *others)] == [b"x"] * 9
+    assert runs[0] == 1
+    assert max(runs) > 1
+
+
+@pytest.mark.parametrize("answered_by", ["the polling thread", "another thread"])
+def test_a_call_that_has_ended_leaves_nothing_to_the_garbage_collector(answered_by: str) -> None:
+    """Else each keeps its message until the collector comes: 60 of them were 40 MB."""
+
+    def answer(call: Call, message: bytes) -> None:
+        call.on_cancel(lambda: call.finish(OK))  # refers to the call, as a request's own callback does
+        if answered_by == "another thread":
+            threading.Timer(0.01, echo, (call, message)).start()
+        else:
+            echo(call, message)
+
+    def calls() -> int:
+        return sum(type(thing).__name__ == "_UnaryCall" for thing in gc.get_objects())
+
+    with serving(CompletionQueueTransport, unary(answer=answer)) as (_, channel):
+        gc.collect()
+        gc.disable()
+        try:
+            assert [ask(channel, "answer") for _ in range(20)] == [b"x"] * 20
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while calls() and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+            assert calls() == 0
+        finally:
+            gc.enable()
 
 
 def test_a_drain_that_raises_leaves_the_server_alive() -> None:
