@@ -200,8 +200,9 @@ def _warn_of_no_default(default_device: str, devices: Engines) -> None:
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:
-    return [
-        ("grpc.so_reuseport", 0),  # else a second server on a taken port starts happily and steals its calls
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        ("grpc.max_send_message_length", settings.max_message_bytes),
-    ]
+    ours = {
+        "grpc.so_reuseport": 0,  # else a second server on a taken port starts happily and steals its calls
+        "grpc.max_receive_message_length": settings.max_message_bytes,
+        "grpc.max_send_message_length": settings.max_message_bytes,
+    }
+    return list({**ours, **settings.grpc_options}.items())

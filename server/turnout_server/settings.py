@@ -35,6 +35,8 @@ Kind = TypeVar("Kind", bound="Settings")
 #: Kubernetes sets these for every Service in the namespace, and one may well be called `turnout`.
 _KUBERNETES = re.compile(r"TURNOUT_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
+_LIMITS = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -185,6 +187,7 @@ class Settings(BaseSettings):
     allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
     trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message taken or sent")
+    grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments, as JSON: '{\"grpc.NAME\": VALUE}'")
     max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds that calls in flight get to finish, on SIGTERM")
@@ -210,6 +213,16 @@ class Settings(BaseSettings):
     def _is_device(cls, value: str, others: ValidationInfo) -> str:
         declared: dict[str, DeviceSettings] = others.data.get("devices", {})
         entries_of(value, {kind_of(name) for name, chosen in declared.items() if not chosen.disabled})
+        return value
+
+    @field_validator("grpc_options")
+    @classmethod
+    def _are_channel_arguments(cls, value: dict[str, int | str]) -> dict[str, int | str]:
+        for name in value:
+            if not name.startswith("grpc."):  # gRPC passes over what it doesn't know
+                raise ValueError(f"'{name}' is no channel argument: their names begin with 'grpc.'")
+            if name in _LIMITS:
+                raise ValueError(f"'{name}' is set by --max-message-bytes")
         return value
 
     def declared_devices(self) -> list[Device]:

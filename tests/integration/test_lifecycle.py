@@ -45,6 +45,15 @@ def test_a_stop_lets_what_is_in_flight_finish_and_exits_0(own: RunningServer, nu
     assert "Traceback" not in own.process.log
 
 
+def test_grpc_does_what_its_options_say(small: Path, transport: str) -> None:
+    limits = '{"grpc.max_metadata_size": 1024, "grpc.absolute_max_metadata_size": 1024}'
+    with running(small, f"--grpc-options={limits}", transport=transport) as server:
+        asked = health_pb2.HealthCheckRequest()
+        assert server.health.Check(asked, metadata=(("word", "x" * 100),)).status == SERVING
+        with refused("RESOURCE_EXHAUSTED", "metadata"):
+            server.health.Check(asked, metadata=(("word", "x" * 4000),))
+
+
 def test_a_watcher_sees_the_server_stop_serving_and_does_not_hold_it_up(own: RunningServer) -> None:
     watch = own.health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
     assert next(watch).status == SERVING

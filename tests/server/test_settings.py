@@ -47,6 +47,28 @@ def test_flag_wins_over_variable_over_file_over_default(
     assert (chosen.grpc_port, chosen.metrics_port, chosen.max_queue_size) == (3, 2, 1)
 
 
+def test_grpc_options_come_from_anywhere(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [f"--model-repository={repository}"]
+    assert settings.read(flags).grpc_options == {}
+    file = tmp_path / "turnout.toml"
+    file.write_text('grpc_options = { "grpc.max_concurrent_streams" = 7, "grpc.optimization_target" = "latency" }\n')
+    flags.append(f"--config={file}")
+    assert settings.read(flags).grpc_options == {"grpc.max_concurrent_streams": 7, "grpc.optimization_target": "latency"}
+    monkeypatch.setenv("TURNOUT_GRPC_OPTIONS", '{"grpc.max_concurrent_streams": 8}')
+    assert settings.read(flags).grpc_options["grpc.max_concurrent_streams"] == 8
+    flags.append('--grpc-options={"grpc.max_concurrent_streams": 9}')
+    assert settings.read(flags).grpc_options["grpc.max_concurrent_streams"] == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"), [("max_concurrent_streams", "begin with 'grpc.'"), ("grpc.max_send_message_length", "--max-message-bytes")]
+)
+def test_grpc_options_that_would_do_nothing_are_refused(repository: Path, name: str, fix: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(fix)) as refused:
+        settings.read([f"--model-repository={repository}", f'--grpc-options={{"{name}": 1}}'])
+    assert name in str(refused.value)
+
+
 def test_the_objective_is_one_that_routing_knows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.read([f"--model-repository={repository}"]).objective == "latency"
     for objective in OBJECTIVES:
