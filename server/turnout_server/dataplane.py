@@ -29,7 +29,7 @@ class _Flight:
     """One request from its arrival to its end.
 
     Attributes:
-        model: the version that answers, once it is found.
+        model: the version that answers.
         route, work: where it runs now; another once its device was lost.
         routed_s: when that was decided, on the monotonic clock.
         lost: the device it was lost with, if it was.
@@ -39,7 +39,7 @@ class _Flight:
 
     request: InferRequest
     done: Done
-    model: ModelVersion | None = None
+    model: ModelVersion
     route: Route | None = None
     routed_s: float = 0.0
     finish_s: float | None = None
@@ -50,8 +50,6 @@ class _Flight:
 
     @property
     def key(self) -> Key:
-        if self.model is None:
-            return NOBODY
         return self.model.name, str(self.model.version), self.route.device if self.route else ""
 
     def due(self, plan: Plan) -> None:
@@ -131,10 +129,15 @@ class DataPlane:
         Returns:
             What to call when the caller has gone away.
         """
-        flight = _Flight(request, done)
         try:
-            flight.model = self.repository.find(request.model, request.version)
-            self._send(flight, self._plan(request, flight.model))
+            model = self.repository.find(request.model, request.version)
+        except ServingError as error:
+            self._count_failure(NOBODY, request, error)
+            done(error)
+            return _nothing_to_cancel
+        flight = _Flight(request, done, model)
+        try:
+            self._send(flight, self._plan(request, model))
         except ServingError as error:
             self._failed(flight, error)
         return flight.cancel
@@ -198,7 +201,7 @@ class DataPlane:
         flight.due(plan)
         route = flight.route = self._straight(flight, plan) or self._route(flight, plan)
         flight.routed_s = time.monotonic()
-        request, model, deployment = flight.request, plan.model, plan.model.deployments[route.device]
+        request, model, deployment = flight.request, flight.model, flight.model.deployments[route.device]
         flight.work = Work(
             deployment,
             model.signature.to_graph(request.inputs),
@@ -217,16 +220,16 @@ class DataPlane:
     def _straight(self, flight: _Flight, plan: Plan) -> Route | None:
         """The route of a request that leaves no choice, is in no hurry and needn't wait; None if it isn't as plain as that."""
         device = plan.only
-        if not device or flight.finish_s is not None or self._problem(device, flight, plan.model) is not None:
+        if not device or flight.finish_s is not None or self._problem(device, flight) is not None:
             return None
-        predicted_us = self._executors[device].unhindered_us(plan.model.deployments[device], plan.rows)
+        predicted_us = self._executors[device].unhindered_us(flight.model.deployments[device], plan.rows)
         return None if predicted_us is None else Route(device, plan.only_reason, predicted_us)
 
     def _route(self, flight: _Flight, plan: Plan) -> Route:
         wish, candidates = self._choices(flight, plan)
         route = routing.choose(wish, candidates, self._engines.missing)
         if route.device != wish.last and len(candidates) > 1:
-            plan.model.remember(plan.requested, route.device)
+            flight.model.remember(plan.requested, route.device)
         return route._replace(reason="retried") if flight.lost else route
 
     def _choices(self, flight: _Flight, plan: Plan) -> tuple[Wish, dict[str, Candidate]]:
@@ -234,15 +237,15 @@ class DataPlane:
         choice = not plan.only
         candidates = {name: self._candidate(name, flight, plan, choice=choice) for _, names in plan.entries for name in names}
         deadline_us = None if flight.finish_s is None else (flight.finish_s - time.monotonic()) * 1e6
-        last = plan.model.last_routes.get(plan.requested, "")
-        return Wish(plan.entries, plan.goal, deadline_us, plan.model.configuration.latency_target_us, last), candidates
+        last = flight.model.last_routes.get(plan.requested, "")
+        return Wish(plan.entries, plan.goal, deadline_us, flight.model.configuration.latency_target_us, last), candidates
 
     def _candidate(self, device: str, flight: _Flight, plan: Plan, *, choice: bool) -> Candidate:
         """A device as the request meets it; with whom it would make wait there, if it has a choice."""
-        problem = self._problem(device, flight, plan.model)
+        problem = self._problem(device, flight)
         if problem is not None:
             return Candidate(device, problem)
-        deployment, executor = plan.model.deployments[device], self._executors[device]
+        deployment, executor = flight.model.deployments[device], self._executors[device]
         full = executor.full(deployment, plan.priority, plan.policy.max_size)
         begin_s = deployment.begin_by_s(plan.rows, flight.finish_s, flight.begin_s)
         forecast = executor.forecast(deployment, flight.request.layout.kind, plan.rows, plan.priority, begin_s)
@@ -260,8 +263,9 @@ class DataPlane:
             executor.comers(plan.priority) if choice else (),
         )
 
-    def _problem(self, device: str, flight: _Flight, model: ModelVersion) -> ServingError | None:
+    def _problem(self, device: str, flight: _Flight) -> ServingError | None:
         """Why a request can't run on a device now, however busy that is; None if it can."""
+        model = flight.model
         if device == flight.lost:
             return DeviceLost(f"device '{device}' was lost with the request in it")
         problem = model.problems.get(device) or self._engines.by_name[device].problem()
@@ -279,10 +283,10 @@ class DataPlane:
             self._failed(flight, outcome)
             return
         try:
-            response = _response(flight.request, plan, route, outcome)
+            response = _response(flight, plan, route, outcome)
         except ValueError as error:  # a run gave an output that isn't what the graph declares
             hidden = internal_error()
-            logger.error("an output of model %s cannot be reshaped: %s (%s)", plan.model.name, error, hidden)
+            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden)
             self._failed(flight, hidden)
             return
         flight.done(response)
@@ -308,7 +312,7 @@ class DataPlane:
 
     def _answered(self, flight: _Flight, plan: Plan, route: Route, execution: Execution) -> None:
         now_s = time.monotonic()
-        series = self._metrics.series(plan.model.deployments[route.device].key)
+        series = self._metrics.series(flight.model.deployments[route.device].key)
         series.request_s.observe(now_s - flight.request.arrived_s)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
@@ -321,10 +325,13 @@ class DataPlane:
             series.prediction.observe((now_s - flight.routed_s) * 1e6 / route.predicted_us)
 
     def _failed(self, flight: _Flight, error: ServingError) -> None:
-        series = self._metrics.series(flight.key)
-        series.failures[status_of(error)] += 1
-        series.failed_s += time.monotonic() - flight.request.arrived_s
+        self._count_failure(flight.key, flight.request, error)
         flight.done(error)
+
+    def _count_failure(self, key: Key, request: InferRequest, error: ServingError) -> None:
+        series = self._metrics.series(key)
+        series.failures[status_of(error)] += 1
+        series.failed_s += time.monotonic() - request.arrived_s
 
 
 def _sooner_s(request: InferRequest, timeout_us: int | None) -> float | None:
@@ -357,7 +364,8 @@ def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int
     return {name: int(at_s * 1e9) for name, at_s in steps_s.items()}
 
 
-def _response(request: InferRequest, plan: Plan, route: Route, execution: Execution) -> InferResponse:
+def _response(flight: _Flight, plan: Plan, route: Route, execution: Execution) -> InferResponse:
+    request, model = flight.request, flight.model
     figures = {
         "decode_us": request.decode_us,
         "queue_us": int(execution.queue_s * 1e6),
@@ -366,6 +374,11 @@ def _response(request: InferRequest, plan: Plan, route: Route, execution: Execut
     }
     if route.predicted_us is not None:
         figures["predicted_us"] = int(route.predicted_us)
-    signature = plan.model.signature
-    outputs = signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)))
-    return InferResponse(plan.origin(route.device, route.reason), request.id, signature, outputs, figures)
+    outputs = model.signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)))
+    return InferResponse(
+        plan.origin(model.deployments[route.device], route.reason), request.id, model.signature, outputs, figures
+    )
+
+
+def _nothing_to_cancel() -> None:
+    """The request has failed already."""

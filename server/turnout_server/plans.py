@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import ref
 
 from turnout_server import routing
 from turnout_server.config import QueuePolicy
+from turnout_server.deployments import Deployment
 from turnout_server.devicenames import AUTO
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import InferRequest, Origin
+from turnout_server.metrics import Key
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
     """How requests of one layout are served by one model version.
 
+    It outlives that, because layouts are kept for requests to come; so it mustn't keep it loaded.
+
     Attributes:
-        model: the version that answers.
+        model: the version that answers, while it is there.
         device, objective: what they say, verbatim, in a parameter or in metadata.
         rows: their rows.
         outputs: the names of the outputs that they want, in the model's order.
@@ -25,10 +30,10 @@ class Plan:
         only: the one device that they may run on; empty if there are several, or none.
         priority, policy: how they may wait.
         finish_us, begin_us: how long after their arrival they must have ended, and begun; None for any time.
-        origins: what their answers say of where they come from, by device and reason.
+        origins: what their answers say of where they come from, by that and the reason.
     """
 
-    model: ModelVersion
+    model: ref[ModelVersion]
     device: str
     objective: str
     rows: int
@@ -41,7 +46,7 @@ class Plan:
     policy: QueuePolicy
     finish_us: int | None
     begin_us: int | None
-    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
+    origins: dict[tuple[Key, str], Origin] = field(default_factory=dict)
 
     @property
     def only_reason(self) -> str:
@@ -50,16 +55,14 @@ class Plan:
 
     def fits(self, request: InferRequest, model: ModelVersion) -> bool:
         """Whether it holds for a request of its layout, now that this version answers."""
-        return self.model is model and self.device == request.device and self.objective == request.objective
+        return self.model() is model and self.device == request.device and self.objective == request.objective
 
-    def origin(self, device: str, reason: str) -> Origin:
+    def origin(self, deployment: Deployment, reason: str) -> Origin:
         """What an answer says of where it comes from."""
-        origin = self.origins.get((device, reason))
+        key = model, version, device = deployment.key
+        origin = self.origins.get((key, reason))
         if origin is None:
-            model = self.model
-            precision = model.deployments[device].precision
-            origin = Origin(model.name, str(model.version), device, self.device, reason, precision)
-            self.origins[device, reason] = origin
+            origin = self.origins[key, reason] = Origin(model, version, device, self.device, reason, deployment.precision)
         return origin
 
 
@@ -82,7 +85,7 @@ def plan_for(
     priority = configuration.queue.level_of(request.priority)
     policy = configuration.queue.policy_of(priority)
     return Plan(
-        model,
+        ref(model),
         request.device,
         request.objective,
         rows,

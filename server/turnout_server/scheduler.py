@@ -201,16 +201,24 @@ class Executor:
 
     def _serve(self, worker: int) -> None:
         self._pin()
-        while (selection := self._next(worker)) is not None:
-            self._drop(selection)
-            if selection.batch:
-                tenant = selection.batch[0].tenant
-                service_s = self._run(selection.batch)
-                with self._changed:
-                    self._running.pop(worker)
-                    self._backlog.ended(tenant, service_s)
-                    if self._stopping or (self._backlog and tenant.instances):
-                        self._changed.notify_all()  # others may wait for the end, or for this model's turn
+        while self._serve_next(worker):
+            pass  # a function of its own, so that a thread which waits holds no batch, and with it no unloaded model
+
+    def _serve_next(self, worker: int) -> bool:
+        """Waits for a batch and runs it; False once stopped and empty."""
+        selection = self._next(worker)
+        if selection is None:
+            return False
+        self._drop(selection)
+        if selection.batch:
+            tenant = selection.batch[0].tenant
+            service_s = self._run(selection.batch)
+            with self._changed:
+                self._running.pop(worker)
+                self._backlog.ended(tenant, service_s)
+                if self._stopping or (self._backlog and tenant.instances):
+                    self._changed.notify_all()  # others may wait for the end, or for this model's turn
+        return True
 
     def _pin(self) -> None:
         """Keeps the calling thread to this device's cores. One that the system has taken away since isn't worth failing for."""

@@ -1,3 +1,4 @@
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -5,6 +6,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from turnout_server.errors import (
     Unavailable,
 )
 from turnout_server.loading import Loader, ModelVersion
-from turnout_server.messages import InferRequest, InferResponse, Origin
+from turnout_server.messages import InferRequest, InferResponse, Layout, Origin
 from turnout_server.metrics import NOBODY, Metrics, Series
 from turnout_server.profilestore import ProfileStore
 from turnout_server.readiness import Listeners
@@ -158,6 +160,20 @@ def test_what_cannot_run_never_reaches_the_device(served: Served, wrong: dict[st
     served.infer(**wrong)  # type: ignore[arg-type]
     assert isinstance(served.outcome(), error)
     assert len(served.session.runs) == runs
+
+
+def test_an_unloaded_model_is_kept_by_nothing_that_it_served(served: Served) -> None:
+    layout = Layout({"a": ROW, "b": ROW}, ())
+    for _ in range(2):
+        served.infer(layout=layout)
+        assert isinstance(served.outcome(), InferResponse)
+    version, deployment_ = ref(served.repository.find("adds")), ref(served.deployments.pop("cpu"))
+    served.repository.unload("adds")
+    deadline_s = time.monotonic() + 10
+    while (version() or deployment_()) and time.monotonic() < deadline_s:  # the worker has yet to begin to wait
+        time.sleep(0.01)
+        gc.collect()
+    assert (version(), deployment_()) == (None, None)
 
 
 def test_a_full_queue_is_an_answer_and_not_an_exception(served: Served) -> None:

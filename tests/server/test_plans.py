@@ -1,6 +1,6 @@
 """What is worked out once for requests that are alike, and when it holds no longer."""
 
-from typing import cast
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -11,8 +11,9 @@ from turnout_server.errors import InvalidRequest
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import InferRequest
 from turnout_server.plans import Plan, plan_for
-from turnout_server.sessions import Session
 from turnout_server.signatures import Signature, TensorSpec
+
+from tests.server.fakes import AddingSession
 
 DEVICES = ("cpu", "cpu:other", "cuda:0")
 
@@ -20,7 +21,7 @@ DEVICES = ("cpu", "cpu:other", "cuda:0")
 def version(**configured: object) -> ModelVersion:
     """A model with two outputs, on one device in half precision."""
     x, y, z = (TensorSpec(name, DATATYPES["FP32"], (-1, 2)) for name in "xyz")
-    deployment = Deployment(("m", "3", "cpu:other"), cast(Session, None), precision="fp16")
+    deployment = Deployment(("m", "3", "cpu:other"), AddingSession(), precision="fp16")
     configuration = ModelConfiguration("m", **configured)  # type: ignore[arg-type]
     return ModelVersion("m", 3, configuration, Signature((x,), (y, z), 8), {"cpu:other": deployment}, {})
 
@@ -94,7 +95,17 @@ def test_a_timeout_counts_as_the_model_lets_it(policy: QueuePolicy, finish_us: i
 
 
 def test_an_answer_says_where_it_comes_from() -> None:
-    made = plan(ask(device="cpu"), version())
-    origin = made.origin("cpu:other", "retried")
+    model = version()
+    made = plan(ask(device="cpu"), model)
+    origin = made.origin(model.deployments["cpu:other"], "retried")
     assert origin == ("m", "3", "cpu:other", "cpu", "retried", "fp16")
-    assert made.origin("cpu:other", "retried") is origin
+    assert made.origin(model.deployments["cpu:other"], "retried") is origin
+
+
+def test_a_plan_keeps_no_model_loaded() -> None:
+    model = version()
+    request, unloaded = ask(), ref(model)
+    request.layout.plan = plan(request, model)
+    del model
+    assert unloaded() is None
+    assert not request.layout.plan.fits(request, version())
