@@ -36,7 +36,7 @@ def choose(name: Name) -> Make:
         why = f"the completion-queue transport doesn't work with grpcio {grpc.__version__}: {_reason(error)}"
         if name == "completion-queue":
             raise FailedPrecondition(f"{why}; use --transport=aio") from error
-        logger.warning("%s; using grpc.aio, which costs about three times the CPU for each small request", why)
+        logger.warning("%s; using grpc.aio, which costs about five times the CPU for each small request", why)
         return AioTransport
     return CompletionQueueTransport
 
