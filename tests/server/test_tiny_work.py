@@ -145,7 +145,7 @@ def test_a_model_that_turns_out_slow_is_run_by_workers_for_a_while(executor: Exe
 
 
 def test_one_run_that_the_machine_disturbed_is_no_habit(executor: Executor, clock: Clock) -> None:
-    model, outcomes = tiny(trouble=computing_for(0.003)), Outcomes()
+    model, outcomes = tiny(trouble=computing_for(0.0015)), Outcomes()
     threads = []
     for _ in range(20):
         executor.submit(outcomes.work(model))

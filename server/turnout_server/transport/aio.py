@@ -14,6 +14,9 @@ from turnout_server.transport import OK, STREAM_WINDOW, Handlers, Status, Stream
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+#: What is left of calls when the server has stopped takes a turn of the loop or two.
+SETTLE_TIMEOUT_S = 1.0
+
 
 class AioTransport:
     """Runs `handlers` on an event loop in a thread of its own.
@@ -51,6 +54,7 @@ class AioTransport:
         """See Transport."""
         if not self._loop.is_closed():
             self._on_loop(self._server.stop(grace_s))
+            self._on_loop(_settled())
             self._end_loop()
 
     async def _bind(
@@ -76,6 +80,19 @@ class AioTransport:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _settled() -> None:
+    """Returns once the loop's other tasks are through: gRPC's have calls to tidy up after the server has stopped.
+
+    One that is still there when the loop ends is destroyed, with a traceback in the log.
+    """
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        _, pending = await asyncio.wait(tasks, timeout=SETTLE_TIMEOUT_S)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
 
 
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]

@@ -408,7 +408,7 @@ def test_the_polling_thread_hands_over_all_that_came_before_it_runs_any() -> Non
         first = channel.unary_unary("/t/take").future(b"hold", timeout=TIMEOUT_S)
         assert held.wait(TIMEOUT_S)  # the thread is busy, and what comes meanwhile waits in gRPC
         others = [channel.unary_unary("/t/take").future(b"", timeout=TIMEOUT_S) for _ in range(8)]
-        time.sleep(0.2)  # for all of them to arrive
+        time.sleep(0.5)  # for all of them to arrive
         free.set()
         assert [future.result() for future in (first, *others)] == [b"x"] * 9
     assert runs[0] == 1
