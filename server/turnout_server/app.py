@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from turnout_server import engines, nvml, reflection, sessions
+from turnout_server import engines, nvml, reflection, routing, sessions
 from turnout_server.codec import Codec
 from turnout_server.control import Control
 from turnout_server.dataplane import DataPlane
@@ -188,7 +188,7 @@ def _existing(ready_when: str, devices: Engines) -> str:
 
 def _absence(name: str, devices: Engines) -> str:
     """Why there is no such device, or none of such a kind."""
-    return devices.missing.get(name) or devices.missing.get(kind_of(name), "there is no such device")
+    return routing.why_missing(name, devices.missing) or "there is no such device"
 
 
 def _warn_of_no_default(default_device: str, devices: Engines) -> None:

@@ -11,7 +11,7 @@ from turnout_server.engines import Engines
 from turnout_server.errors import DeviceLost, FailedPrecondition, ServingError, internal_error, status_of
 from turnout_server.explanation import DeviceFacts, Explanation, Question
 from turnout_server.loading import ModelVersion
-from turnout_server.messages import Done, InferRequest, InferResponse
+from turnout_server.messages import Done, InferRequest, InferResponse, nothing_to_cancel
 from turnout_server.metrics import NOBODY, Key, Metrics, Series
 from turnout_server.plans import Plan, plan_for
 from turnout_server.readiness import Listeners
@@ -134,7 +134,7 @@ class DataPlane:
         except ServingError as error:
             self._count_failure(NOBODY, request, error)
             done(error)
-            return _nothing_to_cancel
+            return nothing_to_cancel
         flight = _Flight(request, done, model)
         try:
             self._send(flight, self._plan(request, model))
@@ -378,7 +378,3 @@ def _response(flight: _Flight, plan: Plan, route: Route, execution: Execution) -
     return InferResponse(
         plan.origin(model.deployments[route.device], route.reason), request.id, model.signature, outputs, figures
     )
-
-
-def _nothing_to_cancel() -> None:
-    """The request has failed already."""

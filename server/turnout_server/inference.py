@@ -10,7 +10,7 @@ from turnout_server.answering import status, unexpected
 from turnout_server.codec import Codec
 from turnout_server.dataplane import DataPlane
 from turnout_server.errors import ServingError
-from turnout_server.messages import InferResponse
+from turnout_server.messages import InferResponse, nothing_to_cancel
 from turnout_server.parameters import check_objective
 from turnout_server.streaming import Answer, InferStream
 from turnout_server.transport import Call, Receiver, StreamHandler, UnaryHandler
@@ -61,7 +61,7 @@ class InferenceService:
             answer(codec.id_of(message), error)
         except Exception:
             answer(codec.id_of(message), unexpected())
-        return _nothing_to_cancel
+        return nothing_to_cancel
 
     def _encoded(self, outcome: InferResponse | ServingError, forms: codec.Forms) -> bytes | ServingError:
         if isinstance(outcome, ServingError):
@@ -72,7 +72,3 @@ class InferenceService:
             return error
         except Exception:
             return unexpected()
-
-
-def _nothing_to_cancel() -> None:
-    """The request has ended already."""

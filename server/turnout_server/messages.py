@@ -93,5 +93,9 @@ class InferResponse:
     figures: Mapping[str, int]
 
 
+def nothing_to_cancel() -> None:
+    """What cancels a request that isn't on its way: not yet, or not any more."""
+
+
 #: How a request ends: with its answer, or with what went wrong. Called exactly once, from whichever thread got there.
 Done = Callable[[InferResponse | ServingError], None]

@@ -7,10 +7,9 @@ from weakref import ref
 from turnout_server import routing
 from turnout_server.config import QueuePolicy
 from turnout_server.deployments import Deployment
-from turnout_server.devicenames import AUTO
 from turnout_server.loading import ModelVersion
 from turnout_server.messages import InferRequest, Origin
-from turnout_server.metrics import Key
+from turnout_server.routing import Entries
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,7 +29,7 @@ class Plan:
         only: the one device that they may run on; empty if there are several, or none.
         priority, policy: how they may wait.
         finish_us, begin_us: how long after their arrival they must have ended, and begun; None for any time.
-        origins: what their answers say of where they come from, by that and the reason.
+        origins: what their answers say of where they come from, by device and reason.
     """
 
     model: ref[ModelVersion]
@@ -39,19 +38,19 @@ class Plan:
     rows: int
     outputs: tuple[str, ...]
     requested: str
-    entries: tuple[tuple[str, tuple[str, ...]], ...]
+    entries: Entries
     goal: str
     only: str
     priority: int
     policy: QueuePolicy
     finish_us: int | None
     begin_us: int | None
-    origins: dict[tuple[Key, str], Origin] = field(default_factory=dict)
+    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
 
     @property
     def only_reason(self) -> str:
         """Why a request went to `only`."""
-        return "only-device" if self.entries[0][0] == AUTO else "requested"
+        return routing.sole_reason(self.entries)
 
     def fits(self, request: InferRequest, model: ModelVersion) -> bool:
         """Whether it holds for a request of its layout, now that this version answers."""
@@ -59,10 +58,10 @@ class Plan:
 
     def origin(self, deployment: Deployment, reason: str) -> Origin:
         """What an answer says of where it comes from."""
-        key = model, version, device = deployment.key
-        origin = self.origins.get((key, reason))
+        model, version, device = deployment.key
+        origin = self.origins.get((device, reason))
         if origin is None:
-            origin = self.origins[key, reason] = Origin(model, version, device, self.device, reason, deployment.precision)
+            origin = self.origins[device, reason] = Origin(model, version, device, self.device, reason, deployment.precision)
         return origin
 
 
@@ -93,7 +92,7 @@ def plan_for(
         requested,
         entries,
         request.objective or configuration.objective or default_objective,
-        entries[0][1][0] if len(entries) == 1 == len(entries[0][1]) else "",
+        routing.sole(entries),
         priority,
         policy,
         request.timeout_us if policy.timeout_override else None,

@@ -18,6 +18,9 @@ OBJECTIVES = (LATENCY, COST, ENERGY)
 #: What must be set for a device before it can be compared by an objective.
 NEEDED = {COST: "price_per_hour", ENERGY: "idle_w and busy_w"}
 
+#: What a `device` value names, in its order, each with the devices that are meant.
+Entries = tuple[tuple[str, tuple[str, ...]], ...]
+
 #: By how much another device must be sooner than the one chosen last before the choice changes.
 HYSTERESIS = 0.1
 #: The share of its time that a request must be expected to have left on a cheaper device. Without it, such a device is filled
@@ -98,7 +101,7 @@ class Wish(NamedTuple):
         last: the device chosen for the last request like it.
     """
 
-    entries: tuple[tuple[str, tuple[str, ...]], ...]
+    entries: Entries
     objective: str = LATENCY
     deadline_us: float | None = None
     target_us: float | None = None
@@ -106,7 +109,7 @@ class Wish(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def resolve(requested: str, devices: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def resolve(requested: str, devices: tuple[str, ...]) -> Entries:
     """The entries of a `device` value, each with the devices that are meant; an exact name goes before a kind.
 
     Args:
@@ -125,6 +128,21 @@ def resolve(requested: str, devices: tuple[str, ...]) -> tuple[tuple[str, tuple[
 
 def _meant(entry: str, devices: tuple[str, ...]) -> tuple[str, ...]:
     return (entry,) if entry in devices else tuple(name for name in devices if entry in (AUTO, kind_of(name)))
+
+
+def sole(entries: Entries) -> str:
+    """The one device that is meant; empty if there are several, or none."""
+    return entries[0][1][0] if len(entries) == 1 == len(entries[0][1]) else ""
+
+
+def sole_reason(entries: Entries) -> str:
+    """Why a request goes to the one device that it may mean."""
+    return "only-device" if entries[0][0] == AUTO else "requested"
+
+
+def why_missing(name: str, missing: Mapping[str, str]) -> str | None:
+    """Why a device, or a kind of them, is absent; None if nobody said."""
+    return missing.get(name) or missing.get(kind_of(name))
 
 
 def wait_us(left_us: Sequence[float], ahead_us: float, instances: int) -> float:
@@ -172,11 +190,10 @@ def choose(wish: Wish, candidates: Mapping[str, Candidate], missing: Mapping[str
     Raises:
         FailedPrecondition, Unavailable, Overloaded: what was asked for can't be had, and why.
     """
-    (entry, names), *others = wish.entries
-    if not others and len(names) == 1:  # as on most requests: nothing to choose, so nothing to compare
-        only = candidates[names[0]]
+    if name := sole(wish.entries):  # as on most requests: nothing to choose, so nothing to compare
+        only = candidates[name]
         if only.problem is None and _too_late(only, wish.deadline_us) is None:
-            return Route(only.name, "only-device" if entry == AUTO else "requested", only.finish_us)
+            return Route(name, sole_reason(wish.entries), only.finish_us)
     problems: list[ServingError] = []
     for entry, names in wish.entries:
         meant = [candidates[name] for name in names]
@@ -287,7 +304,7 @@ def _in_the_way(candidate: Candidate, late: float) -> Overloaded:
 
 
 def _absent(entry: str, missing: Mapping[str, str]) -> FailedPrecondition:
-    reason = missing.get(entry) or missing.get(kind_of(entry), "this host has no device of that name")
+    reason = why_missing(entry, missing) or "this host has no device of that name"
     return FailedPrecondition(f"device '{entry}' is not available: {reason}")
 
 

@@ -34,7 +34,7 @@ TINY_US = 250.0
 DRAIN_US = 500.0
 #: For how long a model may still have to make up for runs that took longer than that before its work counts as tiny no more: a
 #: millisecond that the machine was elsewhere is no habit.
-PATIENCE_S = 1.0
+LENIENCE_S = 1.0
 
 
 class Executor:
@@ -172,7 +172,7 @@ class Executor:
         fastest_us = tenant.profile.fastest_us(rows)
         if fastest_us is None or fastest_us >= TINY_US or tenant.max_delay_s or len(self._tiny) >= self._limit:
             return False
-        return now_s + PATIENCE_S >= tenant.even_at_s
+        return now_s + LENIENCE_S >= tenant.even_at_s
 
     def in_flight(self) -> int:
         """Requests waiting or running."""

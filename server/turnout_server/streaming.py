@@ -8,6 +8,7 @@ from turnout_proto import inference_pb2 as pb
 
 from turnout_server import answers
 from turnout_server.errors import ServingError
+from turnout_server.messages import nothing_to_cancel
 from turnout_server.transport import Call, Status
 
 #: Told a request's id and how it ended: the bytes of a ModelInferResponse, or an error.
@@ -27,7 +28,7 @@ class _Slot:
     def __init__(self) -> None:
         self.message: bytes | None = None
         self.status: Status | None = None
-        self.cancel: Callable[[], None] = _nothing_to_cancel
+        self.cancel: Callable[[], None] = nothing_to_cancel
 
     @property
     def answered(self) -> bool:
@@ -92,7 +93,3 @@ class InferStream:
             slots = list(self._slots)
         for slot in slots:
             slot.cancel()
-
-
-def _nothing_to_cancel() -> None:
-    """The request isn't on its way yet."""
