@@ -66,6 +66,8 @@ def _case(case: Case, present: list[Contestant], root: Path, rounds: int, second
     with contextlib.ExitStack() as stack:
         servers: list[Running] = []
         for contestant in present:
+            if contestant.only and case.name not in contestant.only:
+                continue
             try:
                 servers.append(stack.enter_context(running(contestant, case, model, expected)))
             except (RuntimeError, AssertionError) as error:

@@ -41,11 +41,13 @@ class Contestant:
 
     Attributes:
         python: the interpreter of its environment, which `make bench-peers` makes where it isn't our own.
+        only: the cases that it has something to say about; none of them means all.
     """
 
     name: str
     start: Start
     python: Path = Path(sys.executable)
+    only: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         """Why it can't take part; None if it can."""
@@ -54,10 +56,12 @@ class Contestant:
 
 def contestants() -> list[Contestant]:
     """Every server there is to compare, ours among them."""
+    run_per_core = f"--device=cpu={{threads=1,instances={len(os.sched_getaffinity(0))}}}"
     mlserver, kserve = (ROOT / f".venv-peer-{name}" / "bin" / "python" for name in ("mlserver", "kserve"))
     return [
         Contestant("floor: constant reply", _reference("floor", OUR_GRPC)),
         Contestant("turnout, completion queue", _turnout("completion-queue")),
+        Contestant("turnout, a run per core", _turnout("completion-queue", run_per_core), only=("resnet50", "encoder")),
         Contestant("turnout, aio", _turnout("aio")),
         Contestant("plain grpc.aio servicer", _reference("plain")),
         Contestant("MLServer", lambda *what: _mlserver(mlserver, *what), mlserver),
@@ -65,10 +69,10 @@ def contestants() -> list[Contestant]:
     ]
 
 
-def _turnout(transport: str) -> Start:
+def _turnout(transport: str, *more: str) -> Start:
     def start(case: Case, model: Path, port: int, scratch: Path) -> tuple[list[str], dict[str, str]]:
         repository = f"--model-repository={model.parents[2]}"
-        flags = ["--metrics-port=0", f"--grpc-port={port}", f"--transport={transport}", "--drain-delay-s=0"]
+        flags = ["--metrics-port=0", f"--grpc-port={port}", f"--transport={transport}", "--drain-delay-s=0", *more]
         return [sys.executable, "-m", "turnout_server", repository, *flags], {}
 
     return start

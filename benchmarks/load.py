@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,22 @@ def measure(port: int, request: bytes, clients: int, seconds: float) -> Reading:
         rows = [tuple(map(int, line.split("\t"))) for line in log.read_text().splitlines()]
     if not rows or any(status != 200 for _, status, _ in rows):
         raise RuntimeError(f"requests failed:\n{done.stdout}")
-    from_us = min(start for start, _, _ in rows) + seconds * 1e5
-    counted = [took for start, _, took in rows if start >= from_us]
-    if len(counted) < 2:
-        counted = [took for _, _, took in rows] * 2
-    took_ms = [took / 1e3 for took in counted]
-    ends_us = max(start + took for start, _, took in rows)
-    return Reading(len(rows), len(counted) / (ends_us - from_us) * 1e6, statistics.median(took_ms), _p99(took_ms))
+    began_us = min(start for start, _, _ in rows)
+    answers = [(start + took - began_us, took) for start, _, took in rows]
+    return reading([(ended_us * 1e-6, took_us * 1e-3) for ended_us, took_us in answers], seconds)
+
+
+def reading(answers: Sequence[tuple[float, float]], seconds: float) -> Reading:
+    """What was seen of answers that came at (s, after ms), under a load that was kept up from 0 on for `seconds`.
+
+    What ends in the first tenth doesn't count, nor what ends when the load has ended. What was under way at either moment
+    counts where it ends: a span that began and ended with whole requests would lack a part of one at each client.
+    """
+    from_s = seconds / 10
+    took_ms = [ms for ended_s, ms in answers if from_s < ended_s <= seconds]
+    if len(took_ms) < 2:
+        raise RuntimeError(f"{len(took_ms)} answers in {seconds:g} s are too few to say anything; measure for longer")
+    return Reading(len(answers), len(took_ms) / (seconds - from_s), statistics.median(took_ms), _p99(took_ms))
 
 
 def perf_analyzer() -> tuple[Path, dict[str, str]] | None:
