@@ -31,6 +31,9 @@ READY_TIMEOUT_S = 120.0
 OUR_GRPC = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
 CHANNEL = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
+#: The models that a run of one row can keep more than one core busy with.
+LARGE = ("resnet50", "encoder")
+
 #: (command, additions to the environment) for a case, its model file, and a port; `scratch` may be written to.
 Start = Callable[[Case, Path, int, Path], tuple[list[str], dict[str, str]]]
 
@@ -42,12 +45,14 @@ class Contestant:
     Attributes:
         python: the interpreter of its environment, which `make bench-peers` makes where it isn't our own.
         only: the cases that it has something to say about; none of them means all.
+        watched: whether it measures its model once it answers, and says by its health when it has.
     """
 
     name: str
     start: Start
     python: Path = Path(sys.executable)
     only: tuple[str, ...] = ()
+    watched: bool = False
 
     def missing(self) -> str | None:
         """Why it can't take part; None if it can."""
@@ -60,9 +65,9 @@ def contestants() -> list[Contestant]:
     mlserver, kserve = (ROOT / f".venv-peer-{name}" / "bin" / "python" for name in ("mlserver", "kserve"))
     return [
         Contestant("floor: constant reply", _reference("floor", OUR_GRPC)),
-        Contestant("turnout, completion queue", _turnout("completion-queue")),
-        Contestant("turnout, a run per core", _turnout("completion-queue", run_per_core), only=("resnet50", "encoder")),
-        Contestant("turnout, aio", _turnout("aio")),
+        Contestant("turnout, completion queue", _turnout("completion-queue"), watched=True),
+        Contestant("turnout, a run per core", _turnout("completion-queue", run_per_core), only=LARGE, watched=True),
+        Contestant("turnout, aio", _turnout("aio"), watched=True),
         Contestant("plain grpc.aio servicer", _reference("plain")),
         Contestant("MLServer", lambda *what: _mlserver(mlserver, *what), mlserver),
         Contestant("KServe", lambda *what: _kserve(kserve, *what), kserve),
@@ -144,6 +149,8 @@ def running(contestant: Contestant, case: Case, model: Path, expected: dict[str,
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
         try:
             _await_right_answer(process, port, case, expected, log)
+            if contestant.watched:
+                await_ready(port)
             yield Running(contestant, case, port, process)
         finally:
             process.terminate()

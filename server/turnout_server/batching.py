@@ -26,8 +26,7 @@ def best_rows(measured: Predict, limit: int, target_us: float | None = None) -> 
         limit: the most rows a run may have.
         target_us: no run should take longer, if fewer rows can help it.
     """
-    sizes = [size for size in (1 << bit for bit in range(limit.bit_length())) if size < limit] + [limit]
-    row_us = {size: us / size for size in sizes if (us := measured(size)) is not None}
+    row_us = {size: us / size for size in _sizes(limit) if (us := measured(size)) is not None}
     if len(row_us) < 2:
         known_us = next(iter(row_us.values()), 0.0)
         return limit if not target_us or known_us * limit <= target_us else max(1, int(target_us / known_us))
@@ -37,6 +36,17 @@ def best_rows(measured: Predict, limit: int, target_us: float | None = None) -> 
     enough_us = min(in_time.values()) * (1 + WORTH)
     best = next(size for size, us in in_time.items() if us <= enough_us)
     return min(limit, 2 * best) if best == max(row_us) else best
+
+
+def neighbours(rows: int, limit: int) -> list[int]:
+    """The sizes next to it among those that `best_rows` compares: the larger one first."""
+    larger = [size for size in _sizes(limit) if size > rows]
+    smaller = [size for size in _sizes(limit) if size < rows]
+    return larger[:1] + smaller[-1:]
+
+
+def _sizes(limit: int) -> list[int]:
+    return [size for size in (1 << bit for bit in range(limit.bit_length())) if size < limit] + [limit]
 
 
 def rows_to_take(waiting: int, cap: int, preferred: Sequence[int] = ()) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from turnout_server import batching
 from turnout_server.config import Queue
+from turnout_server.exploration import Exploration
 from turnout_server.metrics import Key
 from turnout_server.profiles import Profile
 from turnout_server.profilestore import ProfileKey
@@ -62,6 +63,7 @@ class Deployment:
     even_at_s: float = 0.0
     _cap: int = 0
     _rethink_at: int = 0
+    _exploration: Exploration = field(default_factory=Exploration)
 
     def __post_init__(self) -> None:
         self.preferred_rows = self.queue.preferred_rows
@@ -72,13 +74,20 @@ class Deployment:
 
     @property
     def cap(self) -> int:
-        """The most rows worth joining in one run, by what runs have taken so far."""
+        """The most rows worth joining in one run, by what runs have taken so far; now and then another, to see."""
         if not self.joins:
             return 1
         if self.profile.total_runs >= self._rethink_at:
             self._rethink_at = self.profile.total_runs + RETHINK_RUNS
-            self._cap = batching.best_rows(self.profile.settled_us, self.max_rows, self.target_us)
+            best = batching.best_rows(self.profile.settled_us, self.max_rows, self.target_us)
+            others = [rows for rows in batching.neighbours(best, self.max_rows) if self._may_try(rows)]
+            self._cap = self._exploration.rows(best, others, self.profile.settled_us)
         return max(self._cap, *self.preferred_rows) if self.preferred_rows else self._cap
+
+    def _may_try(self, rows: int) -> bool:
+        """Whether a run of so many rows was in time before."""
+        fastest_us = self.profile.fastest_us(rows) if self.profile.settled_us(rows) else None
+        return fastest_us is not None and (self.target_us is None or fastest_us <= self.target_us)
 
     def begin_by_s(self, rows: int, finish_s: float | None, begin_s: float | None) -> float | None:
         """When a run of so many rows isn't worth beginning any more, on the clock that the arguments are on.

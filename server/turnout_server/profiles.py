@@ -49,7 +49,7 @@ class Profile:
     largest, and as the smallest below it.
 
     Attributes:
-        total_runs: observed and measured so far.
+        total_runs: grows whenever runs are taken in.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from turnout_server.warmup import timed_us
 
 logger = logging.getLogger(__name__)
 
-#: Runs of each size; their median counts. Short ones are disturbed more easily, so they get more, for as long as this.
+#: Runs of each size; their median counts. Short ones are disturbed more easily, so they get more, until they have taken this.
 RUNS, MOST_RUNS = 5, 50
 RUNS_US = 5000.0
 #: A size whose run would take longer than this isn't measured: requests will show.
@@ -28,9 +28,11 @@ LOOK_S = 0.02
 
 @dataclass(frozen=True)
 class _Task:
+    """The sizes of a model's runs on a device that aren't known, smallest first."""
+
     deployment: Deployment
     device: str
-    rows: int
+    sizes: list[int]
 
 
 class Profiler:
@@ -67,14 +69,12 @@ class Profiler:
         if not self._budget_s:
             return
         self._refresher.add(model)
+        powers = [1 << bit for bit in range(max(1, model.signature.max_batch_size).bit_length())]
         for device, deployment in model.deployments.items():
-            rows = 1
-            while rows <= max(1, model.signature.max_batch_size):
-                if deployment.profile.runs(rows) < RUNS:
-                    with self._changed:
-                        self._open += 1
-                    self._tasks.put(_Task(deployment, device, rows))
-                rows *= 2
+            if sizes := [rows for rows in powers if deployment.profile.runs(rows) < RUNS]:
+                with self._changed:
+                    self._open += 1
+                self._tasks.put(_Task(deployment, device, sizes))
 
     def settle(self) -> None:
         """Returns once everything is measured or the budget is used up; the rest is measured while devices idle."""
@@ -104,23 +104,31 @@ class Profiler:
                 self._changed.notify_all()
 
     def _measure(self, task: _Task) -> None:
-        profile = task.deployment.profile
-        expected_us = profile.predict_us(task.rows)
-        longest_s = LONGEST_RUN_WHEN_READY_S if self._ready else LONGEST_RUN_S
-        if expected_us is None or expected_us > longest_s * 1e6:
-            return
-        services_us: list[float] = []
-        try:
-            for _ in range(max(RUNS, min(MOST_RUNS, int(RUNS_US / expected_us)))):
+        """Runs the sizes in turns: what else the machine does meanwhile then makes none of them look worse than the others."""
+        deployment, profile = task.deployment, task.deployment.profile
+        taken_us: dict[int, list[float]] = {rows: [] for rows in task.sizes}
+        for _ in range(MOST_RUNS):
+            for rows, runs_us in list(taken_us.items()):
+                if not self._due(len(runs_us), profile.predict_us(rows)):
+                    continue
                 if not self._wait_until_idle(task.device):
                     return
-                services_us.append(timed_us(task.deployment.session, task.rows, joins=task.deployment.joins))
-        except ServingError as error:
-            logger.debug("model %s with %d rows on %s: %s", task.deployment.key[0], task.rows, task.device, error)
-            return
-        profile.measure(task.rows, services_us)
-        if (key := task.deployment.profile_key) is not None:
-            self._store.save(key, profile)
+                try:
+                    runs_us.append(timed_us(deployment.session, rows, joins=deployment.joins))
+                except ServingError as error:
+                    logger.debug("model %s with %d rows on %s: %s", deployment.key[0], rows, task.device, error)
+                    del taken_us[rows]
+                else:
+                    profile.measure(rows, runs_us)
+        if deployment.profile_key is not None:
+            self._store.save(deployment.profile_key, profile)
+
+    def _due(self, runs: int, expected_us: float | None) -> bool:
+        """Whether a size gets one more run after so many."""
+        longest_s = LONGEST_RUN_WHEN_READY_S if self._ready else LONGEST_RUN_S
+        if expected_us is None or expected_us > longest_s * 1e6:
+            return False
+        return runs < max(RUNS, min(MOST_RUNS, int(RUNS_US / expected_us)))
 
     def _wait_until_idle(self, device: str) -> bool:
         """True once nobody waits for the device; False if the server stops first."""

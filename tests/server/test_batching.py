@@ -10,6 +10,7 @@ from turnout_server.batching import (
     WORTH,
     best_rows,
     collate,
+    neighbours,
     parts,
     rejoined,
     rows_to_take,
@@ -197,6 +198,14 @@ def test_a_batch_grows_while_it_buys_throughput_within_the_target(
     predict: Callable[[int], float | None], target_us: float | None, rows: int
 ) -> None:
     assert best_rows(predict, 20, target_us) == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "near"),
+    [(1, 1, []), (1, 8, [2]), (4, 8, [8, 2]), (8, 8, [4]), (16, 20, [20, 8]), (20, 20, [16]), (5, 8, [8, 4])],
+)
+def test_the_neighbours_of_a_size_are_the_next_that_could_be_the_best(rows: int, limit: int, near: list[int]) -> None:
+    assert neighbours(rows, limit) == near
 
 
 @pytest.mark.parametrize(

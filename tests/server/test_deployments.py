@@ -1,5 +1,9 @@
+from collections import Counter
+from collections.abc import Mapping
+
 from turnout_server.config import Queue
-from turnout_server.deployments import RETHINK_RUNS
+from turnout_server.deployments import RETHINK_RUNS, Deployment
+from turnout_server.exploration import SELDOM, SOON
 
 from tests.server.fakes import deployment, profile
 
@@ -29,6 +33,43 @@ def test_the_cap_is_worked_out_anew_after_so_many_runs() -> None:
     assert model.cap == 4
     model.profile.observe(8, 4000)
     assert model.cap == 8
+
+
+def saturated(model: Deployment, takes_us: Mapping[int, float], periods: int) -> Counter[int]:
+    """How many runs of each size are made while there is always enough to fill one."""
+    made: Counter[int] = Counter()
+    for _ in range(periods * RETHINK_RUNS):
+        rows = model.cap
+        model.profile.observe(rows, takes_us[rows])
+        made[rows] += 1
+    return made
+
+
+def test_what_is_tried_to_see_whether_it_is_better_by_now_does_not_show_in_a_99th_percentile() -> None:
+    model = deployment(profile=profile(FOUR))
+    saturated(model, FOUR, SOON)
+    made = saturated(model, FOUR, 4 * SELDOM)
+
+    assert made[8] == made[2] == 2 * RETHINK_RUNS
+    assert made[1] == 0
+    assert made[8] * 8 < 0.01 * sum(rows * runs for rows, runs in made.items())
+
+
+def test_a_batch_that_something_else_slowed_down_when_it_was_measured_is_used_once_that_is_over() -> None:
+    takes_us = {1: 1000, 2: 1100, 4: 1300, 8: 1700}
+    model = deployment(profile=profile({1: 1000, 2: 2200, 4: 4400, 8: 8800}))
+
+    assert model.cap == 1
+    saturated(model, takes_us, 16 * SOON)
+    assert model.cap == 8
+
+
+def test_a_size_that_was_never_run_or_never_in_time_is_not_tried() -> None:
+    unknown = deployment(profile=profile({1: 1000, 2: 2000}))
+    late = deployment(profile=profile({1: 1000, 2: 1100, 4: 1300, 8: 1700}), target_us=1200)
+
+    assert set(saturated(unknown, {1: 1000, 2: 2000}, 4 * SELDOM)) == {1, 2}
+    assert set(saturated(late, {1: 1000, 2: 1100}, 4 * SELDOM)) == {1, 2}
 
 
 def test_a_preferred_batch_size_is_never_above_the_cap() -> None:

@@ -16,7 +16,7 @@ SERVER = ROOT / "server" / "turnout_server"
 LAYERS: list[set[str]] = [
     {"__init__", "wheels", "errors", "datatypes", "devicenames", "config", "metrics"},
     {"backlog", "batching", "classification", "comers", "messages", "profiles", "routing", "signatures", "waiting"}
-    | {"explanation", "utilisation"},
+    | {"explanation", "exploration", "utilisation"},
     {
         "cgroups",
         "control",

@@ -1,9 +1,12 @@
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, repeat
 from pathlib import Path
 
+import numpy as np
 import pytest
+from turnout_server import profiling
 from turnout_server.config import ModelConfiguration
+from turnout_server.errors import Overloaded
 from turnout_server.loading import ModelVersion
 from turnout_server.profilestore import ProfileKey, ProfileStore
 from turnout_server.profiling import LONGEST_RUN_S, MOST_RUNS, RUNS, Profiler
@@ -40,19 +43,55 @@ def test_every_power_of_two_up_to_the_limit_is_measured_and_kept(made: Made) -> 
     model = version(session)
     made.profiler.add(model)
     made.profiler.settle()
-    assert [rows for rows, _ in groupby(session.runs)] == [1, 2, 4, 8]
     assert all(RUNS <= session.runs.count(rows) <= MOST_RUNS for rows in (1, 2, 4, 8))
     kept = made.store.load(KEY)
     assert kept is not None
     assert kept.saved() == model.deployments["cpu"].profile.saved()
 
 
-@pytest.mark.parametrize(("first_us", "runs"), [(2000, 5), (500, 10), (10, 50)])
-def test_short_runs_are_repeated_more_often(made: Made, first_us: float, runs: int) -> None:
-    session = AddingSession()
-    made.profiler.add(version(session, first_us, max_batch_size=1))
+def takes(monkeypatch: pytest.MonkeyPatch, row_us: float, machine: Iterable[float] = ()) -> list[int]:
+    """Has each run take `row_us` for each row, times what the machine is slower by then; returns the runs that will be made."""
+    runs: list[int] = []
+    slowed = chain(machine, repeat(1.0))
+
+    def timed_us(session: AddingSession, rows: int, *, joins: bool) -> float:
+        runs.append(rows)
+        return row_us * rows * next(slowed)
+
+    monkeypatch.setattr(profiling, "timed_us", timed_us)
+    return runs
+
+
+@pytest.mark.parametrize(("row_us", "runs"), [(2000, 5), (500, 10), (10, 50)])
+def test_short_runs_are_repeated_more_often(made: Made, monkeypatch: pytest.MonkeyPatch, row_us: float, runs: int) -> None:
+    made_runs = takes(monkeypatch, row_us)
+    made.profiler.add(version(AddingSession(), row_us, max_batch_size=1))
     made.profiler.settle()
-    assert session.runs == [1] * runs
+    assert made_runs == [1] * runs
+
+
+def test_sizes_take_turns_so_that_a_machine_that_is_slow_for_a_while_makes_none_look_worse(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes(monkeypatch, 5000, [1.0] * 2 + [3.0] * 8)
+    model = version(AddingSession())
+    made.profiler.add(model)
+    made.profiler.settle()
+    predict_us = model.deployments["cpu"].predict_us
+    assert [predict_us(rows) for rows in (1, 2, 4, 8)] == [5000, 10_000, 20_000, 40_000]
+
+
+def test_a_size_that_fails_keeps_no_other_from_being_measured(made: Made) -> None:
+    def refuses_four(inputs: Mapping[str, np.ndarray]) -> None:
+        if len(inputs["a"]) == 4:
+            raise Overloaded("four rows do not fit")
+
+    session = AddingSession(trouble=refuses_four)
+    model = version(session)
+    made.profiler.add(model)
+    made.profiler.settle()
+    assert session.runs.count(4) == 1
+    assert [model.deployments["cpu"].profile.runs(rows) >= RUNS for rows in (1, 2, 4, 8)] == [True, True, False, True]
 
 
 def test_a_model_whose_rows_cannot_be_joined_is_measured_with_one_row(made: Made) -> None:
