@@ -83,6 +83,9 @@ class _Nothing:
         self.placement: dict[str, int] = {}
         self.graphs: dict[int, str] = {}
 
+    def trim(self) -> None:
+        """There is nothing to give back."""
+
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         raise NotImplementedError
 

@@ -109,6 +109,10 @@ class BoundSession:
         bucket = self._bucket_for(inputs) if self._buckets else None
         return (bucket or self._session).run(inputs, outputs)
 
+    def trim(self) -> None:
+        """See Session.trim."""
+        self._session.trim()
+
     def _make_buckets(self) -> None:
         _require_fixed((*self.inputs, *self.outputs))
         for rows in self._device.graph_rows:

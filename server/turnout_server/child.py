@@ -80,6 +80,11 @@ class Child:
         session = sessions[0]
         return session.inputs, session.outputs, session.placement
 
+    def trim(self, number: int) -> None:
+        """Has a model's next runs give back what they don't need."""
+        for session in self._sessions.get(number, ()):
+            session.trim()
+
     def close(self, number: int) -> None:
         """Drops a model."""
         self._sessions.pop(number, None)

@@ -236,6 +236,10 @@ class RemoteSession:
         self._longest_s = max(self._longest_s or 0.0, time.monotonic() - started_s)
         return copies
 
+    def trim(self) -> None:
+        """See Session.trim."""
+        self._owner.generation().ask("trim", self.number)
+
     def _patience_s(self) -> float:
         if self._longest_s is None:
             return LOAD_TIMEOUT_S

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from turnout_server.deployments import Deployment
@@ -120,6 +121,8 @@ class Profiler:
                     del taken_us[rows]
                 else:
                     profile.measure(rows, runs_us)
+        if any(rows > 1 and runs_us for rows, runs_us in taken_us.items()) and self._wait_until_idle(task.device):
+            _trim(deployment)
         if deployment.profile_key is not None:
             self._store.save(deployment.profile_key, profile)
 
@@ -136,3 +139,10 @@ class Profiler:
             if self._stopping.wait(LOOK_S):
                 return False
         return not self._stopping.is_set()
+
+
+def _trim(deployment: Deployment) -> None:
+    """Gives back the memory that the largest runs took, because requests may never make one."""
+    with suppress(ServingError):
+        deployment.session.trim()
+        timed_us(deployment.session, 1, joins=False)

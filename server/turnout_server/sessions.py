@@ -45,6 +45,8 @@ TRIAL = bytes.fromhex(
 NEED_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 #: The option of a run that says which CUDA graph it is; -1 for none.
 GRAPH_ID = "gpu_graph_id"
+#: The option of a run that names the arenas which then give back what isn't in use.
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 #: Options of providers by which every run would be one.
 _GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _LEVELS = {
@@ -99,6 +101,14 @@ class Session(Protocol):
         """
         ...
 
+    def trim(self) -> None:
+        """Has the next run give back the memory that it doesn't need itself, where the device can; larger ones take it again.
+
+        Raises:
+            ServingError: the device is gone.
+        """
+        ...
+
 
 class OnnxSession:
     """An ONNX Runtime session that really is on the device it names.
@@ -126,7 +136,11 @@ class OnnxSession:
         self.placement: Counter[str] = Counter()
         for subgraph in self._session.get_provider_graph_assignment_info():
             self.placement[subgraph.ep_name] += len(subgraph.get_nodes())
-        self._options = _without_graph() if device.graph_rows else None
+        self._usual = _run_options({GRAPH_ID: "-1"}) if device.graph_rows else None  # neither records a graph nor replays one
+        self._options = self._usual
+        self._trims = self._session.get_providers() == ["CPUExecutionProvider"] and _has_arena(
+            device, options or RuntimeOptions()
+        )
         self._by_value = any(spec.datatype.name == "BF16" for spec in (*self.inputs, *self.outputs))
 
     @property
@@ -136,25 +150,40 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """See Session.run."""
+        options, self._options = self._options, self._usual
         try:
             if self._by_value:
-                return self._run_by_value(inputs, outputs)
-            result: list[np.ndarray] = self._session.run(outputs, inputs, self._options)
+                return self._run_by_value(inputs, outputs, options)
+            result: list[np.ndarray] = self._session.run(outputs, inputs, options)
         except Exception as error:
             raise run_error(error, self._device) from error
         return result
 
-    def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    def trim(self) -> None:
+        """See Session.trim."""
+        if self._trims:
+            self._options = _run_options({SHRINKAGE: "cpu:0"})
+
+    def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], options: Any) -> list[np.ndarray]:
         """The long way round for BF16, which numpy and so ONNX Runtime's plain `run` don't know."""
         values = {name: _to_value(array) for name, array in inputs.items()}
-        return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values, self._options)]
+        return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values, options)]
 
 
-def _without_graph() -> Any:
-    """Options of a run that neither records nor replays a CUDA graph."""
+def _run_options(entries: Mapping[str, str]) -> Any:
     options = onnxruntime.RunOptions()
-    options.add_run_config_entry(GRAPH_ID, "-1")
+    for key, value in entries.items():
+        options.add_run_config_entry(key, value)
     return options
+
+
+def _has_arena(device: "Device", chosen: RuntimeOptions) -> bool:
+    """Whether a session keeps the host's memory from run to run.
+
+    An arena keeps what it once had, and after a request that didn't fit it asks for nearly all that is left: under a limit it
+    would have others refused that fit.
+    """
+    return chosen.memory_arena and not (device.kind == "cpu" and device.memory_limit_mb)
 
 
 def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any:
@@ -238,9 +267,7 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     options.intra_op_num_threads = threads or len(device.cpus)
     options.inter_op_num_threads = chosen.inter_op_threads or 0
     options.execution_mode = getattr(onnxruntime.ExecutionMode, "ORT_PARALLEL" if chosen.parallel else "ORT_SEQUENTIAL")
-    # An arena keeps what it once had, and after a request that didn't fit it asks for nearly all that is left: under a limit
-    # it would have others refused that fit.
-    options.enable_cpu_mem_arena = chosen.memory_arena and not (device.kind == "cpu" and device.memory_limit_mb)
+    options.enable_cpu_mem_arena = _has_arena(device, chosen)
     options.enable_mem_pattern = chosen.memory_pattern
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[chosen.optimization_level])
     options.log_severity_level = 4  # what goes wrong is raised or checked afterwards

@@ -39,6 +39,7 @@ class AddingSession:
     """y = a + b, rows of two numbers; runs are recorded, and can be made to wait or to fail.
 
     Attributes:
+        trims: the number of runs before each time that it was trimmed.
         gate: a run waits for it.
         trouble: called with a run's inputs before it is answered; may raise.
     """
@@ -48,6 +49,7 @@ class AddingSession:
     placement: Mapping[str, int] = field(default_factory=dict)
     graphs: Mapping[int, str] = field(default_factory=dict)
     runs: list[int] = field(default_factory=list)
+    trims: list[int] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     started: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     trouble: Callable[[Mapping[str, np.ndarray]], None] = lambda inputs: None
@@ -61,6 +63,9 @@ class AddingSession:
         assert self.gate.wait(timeout=10)
         self.trouble(inputs)
         return [inputs["a"] + inputs["b"] for _ in outputs]
+
+    def trim(self) -> None:
+        self.trims.append(len(self.runs))
 
 
 def profile(measured_us: Mapping[int, float]) -> Profile:

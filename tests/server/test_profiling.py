@@ -43,7 +43,8 @@ def test_every_power_of_two_up_to_the_limit_is_measured_and_kept(made: Made) -> 
     model = version(session)
     made.profiler.add(model)
     made.profiler.settle()
-    assert all(RUNS <= session.runs.count(rows) <= MOST_RUNS for rows in (1, 2, 4, 8))
+    (measured,) = session.trims
+    assert all(RUNS <= session.runs[:measured].count(rows) <= MOST_RUNS for rows in (1, 2, 4, 8))
     kept = made.store.load(KEY)
     assert kept is not None
     assert kept.saved() == model.deployments["cpu"].profile.saved()
@@ -79,6 +80,16 @@ def test_sizes_take_turns_so_that_a_machine_that_is_slow_for_a_while_makes_none_
     made.profiler.settle()
     predict_us = model.deployments["cpu"].predict_us
     assert [predict_us(rows) for rows in (1, 2, 4, 8)] == [5000, 10_000, 20_000, 40_000]
+
+
+def test_the_memory_of_the_largest_runs_is_given_back_by_one_of_a_single_row(made: Made) -> None:
+    session, single = AddingSession(), AddingSession()
+    made.profiler.add(version(session))
+    made.profiler.add(version(single, max_batch_size=1))
+    made.profiler.settle()
+    assert session.trims == [len(session.runs) - 1]
+    assert session.runs[-1] == 1
+    assert single.trims == []
 
 
 def test_a_size_that_fails_keeps_no_other_from_being_measured(made: Made) -> None:

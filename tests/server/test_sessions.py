@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 from turnout_server import devices, sessions
 from turnout_server.config import RuntimeOptions
@@ -126,4 +127,33 @@ def test_the_threads_of_a_device_in_this_process_keep_to_its_cores(file: Path, o
     helping = set(os.listdir("/proc/self/task")) - before
     assert [os.sched_getaffinity(int(thread)) for thread in helping] == [{min(usable)}] * helpers
     assert os.sched_getaffinity(0) == usable
+    assert session.run(X, ["y"])[0].tolist() == [[2, 2]]
+
+
+def used_mb() -> float:
+    return psutil.Process().memory_info().rss / 2**20
+
+
+@pytest.mark.parametrize("model", [models.add_constant(1), models.identity("BF16", ("rows", 2))], ids=["FP32", "BF16"])
+def test_a_session_that_is_trimmed_gives_back_what_a_large_run_took_and_goes_on_as_before(tmp_path: Path, model: Any) -> None:
+    models.save(tmp_path, "m", model)
+    session = OnnxSession(tmp_path / "m/1/model.onnx", devices.cpu())
+    (input_,), (output,) = session.inputs, session.outputs
+    large = {input_.name: np.ones((2**25, 2), input_.datatype.dtype)}
+    small = {name: array[:1] for name, array in large.items()}
+    session.run(small, [output.name])  # what the very first run takes, an arena keeps
+    session.run(large, [output.name])
+    before_mb = used_mb()
+
+    session.trim()
+    session.run(small, [output.name])
+
+    assert used_mb() < before_mb - 100
+    for inputs in (large, small):
+        assert session.run(inputs, [output.name])[0].shape == next(iter(inputs.values())).shape
+
+
+def test_a_session_without_an_arena_has_nothing_to_give_back(file: Path) -> None:
+    session = OnnxSession(file, LIMITED)
+    session.trim()
     assert session.run(X, ["y"])[0].tolist() == [[2, 2]]
