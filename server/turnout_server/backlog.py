@@ -69,9 +69,15 @@ class _Group(Generic[W]):
         """How many of its rows go before a place in the queue; as if they were spread evenly over its requests."""
         return -(-self.rows * bisect(self.queue, place) // max(1, len(self.queue)))
 
-    def rows_to_take(self) -> int:
-        """The most rows that its next run should have."""
-        return batching.rows_to_take(self.rows, self.tenant.cap, self.tenant.preferred_rows)
+    def rows_to_take(self, idle: int) -> int:
+        """The most rows that its next run should have, with so many workers that could begin one now."""
+        tenant = self.tenant
+        most = batching.rows_to_take(self.rows, tenant.cap, tenant.preferred_rows)
+        if tenant.instances:
+            idle = min(idle, tenant.instances - tenant.account.running)
+        if idle == 1 or tenant.preferred_rows or tenant.max_delay_s:  # whoever asks for full batches gets them
+            return most
+        return batching.rows_for_one(self.rows, most, idle, tenant.predict_us)
 
     def likely_s(self, rows: int) -> float:
         """What a run of so many rows hardly ever takes longer than."""
@@ -125,13 +131,14 @@ class Backlog(Generic[W]):
         due_s = due(tenant, item.enqueued_s, item.deadline_s)
         insort(group.queue, (item.priority, due_s, next(self._numbers), item))
 
-    def take(self, now_s: float, *, hurry: bool = False) -> Selection[W]:
+    def take(self, now_s: float, *, hurry: bool = False, idle: int = 1) -> Selection[W]:
         """The next run, if there is one, and what has left without one.
 
         A run begins with this: `ended` says when it is over.
 
         Args:
             hurry: no batch waits for more.
+            idle: the workers that could begin a run now, the one that asks included.
         """
         selection: Selection[W] = Selection()
         if now_s - self._swept_s > SWEEP_S:
@@ -147,7 +154,7 @@ class Backlog(Generic[W]):
                 wake_s = min(wake_s, at_s)
         if ripe:
             group = ripe[0] if len(ripe) == 1 else self._next(ripe, now_s)
-            self._form(group, now_s, selection)
+            self._form(group, now_s, idle, selection)
         elif wake_s < math.inf:
             selection.wake_s = wake_s
         return selection
@@ -215,10 +222,10 @@ class Backlog(Generic[W]):
             equals = [group for group in equals if group.tenant is poorest.tenant]
         return min(equals, key=_first)
 
-    def _form(self, group: _Group[W], now_s: float, selection: Selection[W]) -> None:
+    def _form(self, group: _Group[W], now_s: float, idle: int, selection: Selection[W]) -> None:
         """Takes a batch off the front of a group."""
         tenant, queue, batch, rows = group.tenant, group.queue, selection.batch, 0
-        kind, most, finish_s = queue[0][3].kind, group.rows_to_take(), math.inf
+        kind, most, finish_s = queue[0][3].kind, group.rows_to_take(idle), math.inf
         crowded = group.rows > most
         while queue and (not batch or rows + queue[0][3].rows <= most):
             item = queue[0][3]

@@ -8,6 +8,8 @@ from turnout_server.waiting import Selection, W, unwanted
 
 #: A larger batch must make a row cheaper by this share to be worth its requests' waiting for each other.
 WORTH = 0.05
+#: Waiting rows are shared out between idle workers if that makes no more than this share of work in addition.
+SHARING = 0.25
 #: A run shorter than this isn't worth splitting, whatever its rows.
 SPLIT_US = 2000.0
 
@@ -53,6 +55,23 @@ def rows_to_take(waiting: int, cap: int, preferred: Sequence[int] = ()) -> int:
     """How many of the waiting rows run together: a preferred number if they suffice for one, else as many as may."""
     most = min(waiting, cap)
     return max((size for size in preferred if size <= most), default=most)
+
+
+def rows_for_one(waiting: int, most: int, workers: int, predict: Predict) -> int:
+    """How many of the waiting rows an idle worker takes: an even share, where other workers are idle, too.
+
+    On a CPU several runs with a thread each are that much sooner done; on a GPU one run of all is little more work than each of
+    them, and takes all.
+
+    Args:
+        most: what it takes if it is the only one.
+        workers: the idle ones, itself included.
+    """
+    even = -(-waiting // workers)
+    together_us, share_us = predict(most), predict(even)
+    if even >= most or together_us is None or share_us is None:
+        return most
+    return even if share_us * most <= together_us * even * (1 + SHARING) else most
 
 
 def parts(rows: int, cap: int, predict: Predict) -> list[int]:

@@ -233,7 +233,7 @@ class Executor:
         with self._changed:
             while True:
                 now_s = self._clock()
-                selection = self._backlog.take(now_s, hurry=self._stopping)
+                selection = self._backlog.take(now_s, hurry=self._stopping, idle=self._instances - len(self._running))
                 if selection.batch:
                     rows = sum(work.rows for work in selection.batch)
                     service_us = selection.batch[0].tenant.predict_us(rows) or 0.0

@@ -37,9 +37,9 @@ class Device:
         self.backlog.add(request)
         return request.number
 
-    def take(self, *, hurry: bool = False) -> Selection[FakeRequest]:
+    def take(self, *, hurry: bool = False, idle: int = 1) -> Selection[FakeRequest]:
         """The next run begins, if there is one."""
-        selection = self.backlog.take(self.now_s, hurry=hurry)
+        selection = self.backlog.take(self.now_s, hurry=hurry, idle=idle)
         if selection.batch:
             self.running.append(selection.batch)
         self._leave([*selection.batch, *selection.expired, *selection.cancelled])
@@ -491,6 +491,25 @@ def test_without_a_delay_preferred_sizes_make_nobody_wait() -> None:
     for _ in range(7):
         device.add()
     assert [len(device.run()) for _ in range(2)] == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "taken"),
+    [
+        (FakeTenant(run_us=1000, row_us=10_000), [[0, 1], [2, 3]]),  # a core each: two rows are done in half the time
+        (FakeTenant(run_us=9000, row_us=500), [[0, 1, 2, 3], []]),  # a GPU: four rows are hardly more work than two
+        (FakeTenant(), [[0, 1, 2, 3], []]),  # never measured
+        (FakeTenant(run_us=1000, row_us=10_000, preferred_rows=(4,)), [[0, 1, 2, 3], []]),
+        (FakeTenant(run_us=1000, row_us=10_000, instances=1), [[0, 1, 2, 3], []]),
+    ],
+)
+def test_what_waits_is_shared_out_between_idle_workers_where_that_is_sooner_done(
+    tenant: FakeTenant, taken: list[list[int]]
+) -> None:
+    device = Device(tenant)
+    for _ in range(4):
+        device.add()
+    assert [numbers(device.take(idle=idle).batch) for idle in (2, 1)] == taken
 
 
 def test_no_more_runs_of_a_model_begin_than_it_has_instances() -> None:

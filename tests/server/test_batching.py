@@ -13,6 +13,7 @@ from turnout_server.batching import (
     neighbours,
     parts,
     rejoined,
+    rows_for_one,
     rows_to_take,
     runs_us,
     scatter,
@@ -198,6 +199,15 @@ def test_a_batch_grows_while_it_buys_throughput_within_the_target(
     predict: Callable[[int], float | None], target_us: float | None, rows: int
 ) -> None:
     assert best_rows(predict, 20, target_us) == rows
+
+
+@given(st.integers(1, 64), LIMITS, st.integers(1, 8), st.floats(0, 1e5), st.floats(0.1, 1e5))
+def test_a_worker_takes_an_even_share_or_all_that_it_may(waiting: int, cap: int, workers: int, run: float, row: float) -> None:
+    most = min(waiting, cap)
+    rows = rows_for_one(waiting, most, workers, takes(run, row))
+    assert rows in (most, min(most, -(-waiting // workers)))
+    if not run:  # rows cost the same in any run
+        assert rows == min(most, -(-waiting // workers))
 
 
 @pytest.mark.parametrize(
