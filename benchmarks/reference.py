@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
-from turnout_server.transport import Call, Handlers
+from turnout_server.transport.base import Call, Handlers
 from turnout_server.transport.selection import choose
 
 from benchmarks.cases import CASES

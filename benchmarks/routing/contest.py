@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from turnout_server import routing
+from turnout_server.scheduling import routing
 
 from benchmarks.routing.figures import Figures, figures
 from benchmarks.routing.policies import FirstIdle, Only, Policy, Random, ShortestQueue, Threshold, Turnout

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from turnout_server import routing
-from turnout_server.errors import Overloaded, ServingError
-from turnout_server.routing import Candidate, Wish
+from turnout_server.core.errors import Overloaded, ServingError
+from turnout_server.scheduling import routing
+from turnout_server.scheduling.routing import Candidate, Wish
 
 from benchmarks.routing.service import BUSY_W, CPU, GPU, IDLE_W, PRICE_PER_HOUR
 from benchmarks.routing.station import Request, Station

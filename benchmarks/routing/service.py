@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
-from turnout_server import devices
-from turnout_server.profiles import Estimate, Profile
-from turnout_server.sessions import OnnxSession
-from turnout_server.warmup import timed_us
+from turnout_server.devices import device as devices
+from turnout_server.devices.sessions import OnnxSession
+from turnout_server.models.warmup import timed_us
+from turnout_server.scheduling.profiles import Estimate, Profile
 
 from benchmarks import results
 from benchmarks.cases import CASES

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 
-from turnout_server.backlog import Backlog
-from turnout_server.profiles import Profile
+from turnout_server.scheduling.device_queue import Backlog
+from turnout_server.scheduling.profiles import Profile
 
 from benchmarks.routing.policies import Policy, Sharing
 from benchmarks.routing.service import CPU, CPU_SPREAD, GPU, GPUS, Saved, assumed

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from turnout_server import batching, routing
-from turnout_server.backlog import Backlog, due
-from turnout_server.deployments import Deployment
-from turnout_server.profiles import Profile
-from turnout_server.routing import Forecast
-from turnout_server.signatures import TensorSpec
-from turnout_server.waiting import Account, Selection, Tenant
+from turnout_server.core.signatures import TensorSpec
+from turnout_server.models.deployments import Deployment
+from turnout_server.scheduling import batching, routing
+from turnout_server.scheduling.device_queue import Backlog, due
+from turnout_server.scheduling.entries import Account, Selection, Tenant
+from turnout_server.scheduling.profiles import Profile
+from turnout_server.scheduling.routing import Forecast
 
 from benchmarks.routing.service import MAX_ROWS, Saved
 

@@ -15,10 +15,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from turnout_server import settings
-from turnout_server.doctor import command as doctor
-from turnout_server.errors import ServingError
-from turnout_server.explain import command as explain
-from turnout_server.logsettings import LogSettings
+from turnout_server.cli.doctor import command as doctor
+from turnout_server.cli.explain import command as explain
+from turnout_server.core.errors import ServingError
+from turnout_server.observability.log_settings import LogSettings
 
 if TYPE_CHECKING:
     from turnout_server.app import Server

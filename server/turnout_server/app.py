@@ -7,33 +7,37 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from turnout_server import engines, nvml, reflection, routing, sessions
-from turnout_server.codec import Codec
-from turnout_server.control import Control
-from turnout_server.dataplane import DataPlane
-from turnout_server.devicenames import AUTO, entries_of, kind_of
-from turnout_server.devices import Device
-from turnout_server.engines import Engines
-from turnout_server.errors import FailedPrecondition
-from turnout_server.extensions import ExtensionService
-from turnout_server.health import HealthService
-from turnout_server.inference import InferenceService
-from turnout_server.loading import Loader
-from turnout_server.logsettings import LogSettings
-from turnout_server.metrics import DeviceState, Metrics
-from turnout_server.modelmetrics import ModelMetrics
-from turnout_server.monitoring import MonitoringServer
-from turnout_server.profilestore import ProfileStore
-from turnout_server.profiling import Profiler
-from turnout_server.readiness import Listeners
-from turnout_server.repository import Limits, Repository
-from turnout_server.scheduler import Executor
-from turnout_server.services import ModelService
+from turnout_server.core.device_names import AUTO, entries_of, kind_of
+from turnout_server.core.errors import FailedPrecondition
+from turnout_server.core.listeners import Listeners
+from turnout_server.core.metrics import DeviceState, Metrics
+from turnout_server.devices import engines, sessions
+from turnout_server.devices.device import Device
+from turnout_server.devices.engines import Engines
+from turnout_server.models.control import Control
+from turnout_server.models.loading import Loader
+from turnout_server.models.profile_store import ProfileStore
+from turnout_server.models.profiler import Profiler
+from turnout_server.models.repository import Limits, Repository
+from turnout_server.observability import gpu_metrics as nvml
+from turnout_server.observability.http import MonitoringServer
+from turnout_server.observability.log_settings import LogSettings
+from turnout_server.observability.model_metrics import ModelMetrics
+from turnout_server.observability.triton_metrics import TritonMetrics
+from turnout_server.rpc import reflection
+from turnout_server.rpc.extensions import ExtensionService
+from turnout_server.rpc.health import HealthService
+from turnout_server.rpc.inference import InferenceService
+from turnout_server.rpc.models import ModelService
+from turnout_server.scheduling import routing
+from turnout_server.serving.dataplane import DataPlane
+from turnout_server.serving.executor import Executor
+from turnout_server.serving.tracing import Tracer
 from turnout_server.settings import Settings
-from turnout_server.sharedmemory import SharedMemory
-from turnout_server.tracing import Tracer
-from turnout_server.transport import Handlers, Transport, selection
-from turnout_server.tritonmetrics import TritonMetrics
+from turnout_server.transport import selection
+from turnout_server.transport.base import Handlers, Transport
+from turnout_server.wire.codec import Codec
+from turnout_server.wire.shared_memory import SharedMemory
 
 logger = logging.getLogger(__name__)
 

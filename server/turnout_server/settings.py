@@ -24,10 +24,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from turnout_server import devices
-from turnout_server.control import Mode
-from turnout_server.devicenames import KINDS, entries_of, is_device_name, kind_of, number_of
-from turnout_server.devices import Device
+from turnout_server.core.device_names import KINDS, entries_of, is_device_name, kind_of, number_of
+from turnout_server.devices import device as devices
+from turnout_server.devices.device import Device
+from turnout_server.models.control import Mode
 from turnout_server.transport import selection
 
 PREFIX = "TURNOUT_"

@@ -7,11 +7,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turnout_server.devicenames import kind_of
-from turnout_server.errors import DeviceLost, FailedPrecondition, Overloaded, ServingError, internal_error
-from turnout_server.messages import InferResponse
+from turnout_server.core.device_names import kind_of
+from turnout_server.core.errors import DeviceLost, FailedPrecondition, Overloaded, ServingError, internal_error
+from turnout_server.core.messages import InferResponse
 
-from tests.server.test_dataplane import ROW, Served
+from tests.server.serving.test_dataplane import ROW, Served
 
 NAMES = ("cpu", "cpu:slow", "cuda:0")
 ERRORS = (DeviceLost("its process was killed"), Overloaded("no memory"), internal_error(), FailedPrecondition("broken"))

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from turnout_server import engines
+from turnout_server.devices import engines
 
 from tests.integration.conftest import server, zoo
 from tests.servers import RunningServer, running

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turnout_server.config import RuntimeOptions
-from turnout_server.datatypes import DATATYPES
-from turnout_server.deployments import Deployment
-from turnout_server.devicenames import kind_of
-from turnout_server.devices import Device
-from turnout_server.errors import ServingError
-from turnout_server.profiles import Profile
-from turnout_server.sessions import Session
-from turnout_server.signatures import TensorSpec
-from turnout_server.transport import OK, Status
-from turnout_server.waiting import Account
+from turnout_server.core.datatypes import DATATYPES
+from turnout_server.core.device_names import kind_of
+from turnout_server.core.errors import ServingError
+from turnout_server.core.model_config import RuntimeOptions
+from turnout_server.core.signatures import TensorSpec
+from turnout_server.devices.device import Device
+from turnout_server.devices.sessions import Session
+from turnout_server.models.deployments import Deployment
+from turnout_server.scheduling.entries import Account
+from turnout_server.scheduling.profiles import Profile
+from turnout_server.transport.base import OK, Status
 
 
 class Clock:

@@ -3,9 +3,10 @@ import re
 from pathlib import Path
 
 import pytest
-from turnout_server import devices, settings
-from turnout_server.devicenames import kind_of
-from turnout_server.routing import OBJECTIVES
+from turnout_server import settings
+from turnout_server.core.device_names import kind_of
+from turnout_server.devices import device as devices
+from turnout_server.scheduling.routing import OBJECTIVES
 from turnout_server.settings import Settings, UsageError
 
 

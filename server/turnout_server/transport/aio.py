@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from turnout_server.transport import OK, STREAM_WINDOW, Handlers, Status, StreamHandler, UnaryHandler, handler_failed
+from turnout_server.transport.base import OK, STREAM_WINDOW, Handlers, Status, StreamHandler, UnaryHandler, handler_failed
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from turnout_server.transport import (
+from turnout_server.transport.base import (
     OK,
     STREAM_WINDOW,
     Call,

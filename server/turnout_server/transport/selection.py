@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import grpc
 
-from turnout_server.errors import FailedPrecondition
-from turnout_server.transport import OK, Call, Handlers, Transport
+from turnout_server.core.errors import FailedPrecondition
 from turnout_server.transport.aio import AioTransport
+from turnout_server.transport.base import OK, Call, Handlers, Transport
 
 logger = logging.getLogger(__name__)
 

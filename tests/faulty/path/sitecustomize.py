@@ -45,7 +45,7 @@ def happen(moment: str) -> None:
 
 def replace_sessions() -> None:
     """Has this process use sessions that fail when they are told to."""
-    from turnout_server import sessions
+    from turnout_server.devices import sessions
 
     class Runtime:
         """ONNX Runtime's own session, whose runs may fail."""
@@ -70,12 +70,12 @@ def replace_sessions() -> None:
 
 def count_every_failure_as_the_first() -> None:
     """Has this server restart a device soon, however many faults it has had before."""
-    from turnout_server import isolation
+    from turnout_server.devices import process_engine as isolation
 
     isolation.STABLE_S = 0.0
 
 
-if "turnout_server.child" in sys.orig_argv:
+if "turnout_server.devices.worker" in sys.orig_argv:
     replace_sessions()
 elif "turnout_server" in sys.orig_argv:
     count_every_failure_as_the_first()

@@ -6,9 +6,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
-from turnout_server.errors import FailedPrecondition
-from turnout_server.transport import Handlers, completion_queue, selection
+from turnout_server.core.errors import FailedPrecondition
+from turnout_server.transport import completion_queue, selection
 from turnout_server.transport.aio import AioTransport
+from turnout_server.transport.base import Handlers
 from turnout_server.transport.completion_queue import NEEDED, CompletionQueueTransport
 
 

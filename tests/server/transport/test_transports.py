@@ -13,8 +13,8 @@ from typing import Any
 import grpc
 import psutil
 import pytest
-from turnout_server.transport import OK, STREAM_WINDOW, Call, Handlers, Status
 from turnout_server.transport.aio import AioTransport
+from turnout_server.transport.base import OK, STREAM_WINDOW, Call, Handlers, Status
 from turnout_server.transport.completion_queue import CompletionQueueTransport
 from turnout_server.transport.selection import Make
 

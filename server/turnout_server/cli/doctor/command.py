@@ -1,0 +1,93 @@
+"""The command: reads its settings, has everything looked at, and prints the page."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from typing import NoReturn
+
+from turnout_server import settings
+from turnout_server.cli.doctor import facts, findings, page
+from turnout_server.cli.doctor.checkup import Checkup
+from turnout_server.cli.doctor.facts import Facts, Machine
+from turnout_server.cli.textpage import output_aside
+from turnout_server.core.errors import ServingError
+from turnout_server.devices import device as devices
+from turnout_server.devices.device import Device
+from turnout_server.settings import DoctorSettings, UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would add its usage."""
+        raise UsageError(f"{message}; see turnout-server doctor --help")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints the page; returns 0 if every device that this machine should have works, and 1 if not.
+
+    Raises:
+        UsageError: the arguments or the settings are wrong.
+        SystemExit: `--help`.
+    """
+    flags, as_json = _read(arguments)
+    chosen = settings.read_for_doctor(flags)
+    logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page says it all
+    with output_aside():
+        checkup = examine(chosen, Machine(_providers))
+    found = findings.judge(checkup)
+    print(page.as_json(checkup, found) if as_json else page.as_text(checkup, found))
+    return findings.exit_code(found)
+
+
+def examine(chosen: DoctorSettings, machine: Machine) -> Checkup:
+    """Reads the machine and tries its devices and models, those that a server with these settings would have."""
+    read = facts.read(machine)
+    disabled = chosen.disabled()
+    declared = chosen.declared_devices()
+    wanted = "cuda" not in disabled or any(device.kind == "cuda" for device in declared)
+    if not read.runtime.usable:
+        return Checkup(read, cuda_wanted=wanted)
+    from turnout_server.cli.doctor.trial import Trial  # noqa: PLC0415, needs an ONNX Runtime that can be imported
+
+    if devices.missing_for_cuda(read.runtime.providers, machine.root) is not None:
+        disabled = disabled | {"cuda"}
+    trial = Trial(_candidates(declared, disabled, read))
+    try:
+        repository = chosen.model_repository
+        models = trial.models(repository, chosen.model_name) if repository else ()
+    except ServingError as error:
+        raise UsageError(str(error)) from None
+    finally:
+        trial.stop()
+    return Checkup(read, trial.tried, models, wanted)
+
+
+def _candidates(declared: list[Device], disabled: set[str], read: Facts) -> list[tuple[Device, bool]]:
+    """The devices to try: those that are declared, and those that a server would find besides."""
+    gpus = [] if "cuda" in disabled else [devices.cuda(number) for number in range(read.nvidia.count)]
+    known = {device.name for device in declared} | disabled
+    found = [device for device in (devices.cpu(), *gpus) if device.name not in known]
+    return [(device, True) for device in declared] + [(device, False) for device in found]
+
+
+def _read(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """The server's flags among the arguments, and whether to print JSON."""
+    parser = _Parser("turnout-server doctor", description="Says what each device is, what is missing, and the exact fix.")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
+    parser.add_argument("--config", metavar="FILE", help="the server's TOML file, for the devices it declares")
+    parser.add_argument(
+        "--device", metavar="NAME={...}", action="append", default=[], help="also try this device, as the server"
+    )
+    parser.add_argument("--model-repository", metavar="DIR", help="also load these models on every device")
+    parser.add_argument("--model-name", metavar="NAME", help="what the one bare model is called that DIR is")
+    chosen = vars(parser.parse_args(list(arguments)))
+    as_json = chosen.pop("json")
+    declared = [f"--device={value}" for value in chosen.pop("device")]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items() if value is not None]
+    return declared + flags, as_json
+
+
+def _providers() -> tuple[str, ...]:
+    from turnout_server.devices.sessions import built_in_providers  # noqa: PLC0415, fails where ONNX Runtime is broken
+
+    return built_in_providers()

@@ -1,0 +1,109 @@
+"""What the facts and the test runs mean, and what to do about it. Nothing is read here.
+
+A real run has the last word: where every GPU works, nothing that looks suspicious about it is a problem.
+"""
+
+from collections.abc import Iterator
+
+from turnout_server.cli.doctor.checkup import Checkup, Finding, ModelOnDevice, Tried
+from turnout_server.cli.doctor.facts import Facts
+from turnout_server.cli.doctor.gpufindings import ASK_KERNEL, of_missing_gpus, of_working_gpus
+from turnout_server.devices import device as devices
+
+
+def judge(checkup: Checkup) -> list[Finding]:
+    """Every finding, the worst first."""
+    found = [*_of_runtime(checkup.facts), *_of_cores(checkup), *_of_shared_cores(checkup), *_of_limits(checkup)]
+    if checkup.startable:
+        of_gpus = list(_of_gpus(checkup))
+        explained = any(finding.severity == "problem" for finding in of_gpus)
+        found += [*of_gpus, *(finding for tried in checkup.devices for finding in _of_device(tried, explained))]
+    found += [finding for row in checkup.models if row.problem and row.allowed for finding in _of_model(row)]
+    return sorted(found, key=lambda finding: ("problem", "warning", "ok").index(finding.severity))
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """1 where something is broken that should work; else 0."""
+    return int(any(finding.severity == "problem" for finding in findings))
+
+
+def _of_gpus(checkup: Checkup) -> Iterator[Finding]:
+    gpus = [tried for tried in checkup.devices if tried.device.kind == "cuda"]
+    if gpus and not any(tried.problem for tried in gpus):
+        yield from of_working_gpus(checkup.facts)
+    elif checkup.cuda_wanted:
+        yield from of_missing_gpus(checkup)
+
+
+def _of_runtime(facts: Facts) -> Iterator[Finding]:
+    runtime = facts.runtime
+    extra = "gpu" if facts.nvidia.present else "cpu"
+    install = f"pip install 'turnout[{extra}]'"
+    if not runtime.wheels:
+        yield Finding("problem", "no-runtime", "no ONNX Runtime is installed", "the server is nothing without it", install)
+    elif len(runtime.wheels) > 1:
+        why = "they overwrite each other's files, and the last one installed silently wins; the server refuses to start"
+        fix = f"pip uninstall -y {' '.join(runtime.wheels)} && {install}"
+        yield Finding("problem", "two-runtimes", f"{' and '.join(runtime.wheels)} are both installed", why, fix)
+    elif runtime.problem:
+        wheel, version = next(iter(runtime.wheels.items()))
+        why = "its files were damaged, as by uninstalling another ONNX Runtime wheel, or are for another system"
+        fix = f"pip install --force-reinstall --no-deps {wheel}=={version}"
+        yield Finding("problem", "broken-runtime", f"ONNX Runtime cannot be imported: {runtime.problem}", why, fix)
+    if not runtime.telemetry_off:
+        why = "ONNX Runtime reports usage over the network unless ORT_DISABLE_TELEMETRY is 1"
+        yield Finding("warning", "telemetry-on", "ONNX Runtime's telemetry is on", why, "export ORT_DISABLE_TELEMETRY=1")
+
+
+def _of_cores(checkup: Checkup) -> Iterator[Finding]:
+    host = checkup.facts.host
+    quota = host.quota_cores
+    if quota is None or quota >= len(host.affinity):
+        return
+    what = f"{quota:g} of {len(host.affinity)} cores may be busy at once: that is the control group's quota"
+    yield Finding("ok", "cpu-quota", what, "undeclared CPU devices keep to it")
+    for tried in checkup.devices:
+        device = tried.device
+        if device.kind == "cpu" and device.threads > host.usable_cores:
+            why = "threads beyond the quota are stopped for the rest of each period, in the middle of a run"
+            what = f"device '{device.name}' has {device.threads} threads where the quota is {quota:g} cores"
+            yield Finding(
+                "warning", "more-threads-than-quota", what, why, f"in [devices.'{device.name}']: threads = {host.usable_cores}"
+            )
+
+
+def _of_shared_cores(checkup: Checkup) -> Iterator[Finding]:
+    for one, other, cores in devices.shared_cores([tried.device for tried in checkup.devices if not tried.problem]):
+        what = f"devices '{one.name}' and '{other.name}' share the cores {list(cores)}"
+        why = "the profile of each is wrong while the other works"
+        fix = "keep them apart with cpus in their tables, or add disabled = true to one"
+        yield Finding("warning", "shared-cores", what, why, fix)
+
+
+def _of_limits(checkup: Checkup) -> Iterator[Finding]:
+    """What a GPU's limit comes to, which ONNX Runtime keeps for each session by itself."""
+    for device in [tried.device for tried in checkup.devices if tried.device.is_cuda and tried.device.memory_limit_mb]:
+        models = sum(row.device == device.name and not row.problem for row in checkup.models)
+        if (sessions := models * device.copies) > 1:
+            what = f"{sessions} sessions on '{device.name}' may take {device.memory_limit_mb} MiB each, besides what CUDA needs"
+            why = "memory_limit_mb holds one session: of each model, as many as there are instances"
+            yield Finding("ok", "limit-per-session", what, why)
+
+
+def _of_device(tried: Tried, explained: bool) -> Iterator[Finding]:
+    """A device that fails, if it is declared or nothing else explains it."""
+    if not tried.problem or (explained and not tried.declared):
+        return
+    name = tried.device.name
+    fix = f"correct [devices.'{name}'] in the --config file, or add disabled = true to it" if tried.declared else ASK_KERNEL
+    yield Finding("problem", "device-fails", f"device '{name}' does not work", tried.problem, fix)
+
+
+def _of_model(row: ModelOnDevice) -> Iterator[Finding]:
+    name = f"model '{row.model}'" + (f" version {row.version}" if row.version else "")
+    if row.device:
+        fix = "name the devices that it does run on in its config.pbtxt, as turnout.devices under parameters"
+        yield Finding("warning", "model-not-on-device", f"{name} does not run on '{row.device}'", row.problem, fix)
+    else:
+        fix = "correct its files as the reason says, or move its directory out of the repository"
+        yield Finding("problem", "model-fails", f"{name} does not load", row.problem, fix)

@@ -1,0 +1,213 @@
+"""The places to run: which are declared, which are found, and what each is called."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+from turnout_server.core.device_names import GPU_KINDS
+from turnout_server.devices import host as cgroups
+
+#: More GPUs than this in one machine have never been seen.
+MAX_GPUS = 16
+
+#: The execution provider of each kind of device, where none is declared.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+}
+#: Those that are told by the option `device_id` which GPU to use.
+_GPU_PROVIDERS = tuple(PROVIDERS[kind] for kind in GPU_KINDS)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A named place to run: an ONNX Runtime execution provider with its options.
+
+    Attributes:
+        name: `cpu`, `cuda:0`, `cpu:slow`.
+        kind: the part before the colon.
+        provider: the execution provider's name in ONNX Runtime.
+        library: the file that the provider is plugged in from; empty for one that ONNX Runtime was built with.
+        hardware: `cpu`, `gpu` or `npu`, where a plug-in provider offers more than one sort; empty for any.
+        threads: intra-op threads; 0 leaves it to ONNX Runtime.
+        instances: how many runs may go on at once.
+        cpus: the cores that its threads may use; empty for all of the process's.
+        memory_limit_mb: as much memory may it take, in 2**20 bytes; on a GPU, each session of it; 0 for no limit.
+        price_per_hour: what an hour of it costs; None if nobody said.
+        idle_w, busy_w: watts it draws when idle and when busy; None if nobody said.
+        graph_rows: the numbers of rows that have a CUDA graph of each model, ascending; only where it is isolated.
+        isolated: whether its sessions live in a process of their own.
+        watchdog_s: a run of such a device that takes longer, and much longer than any before, counts as hung.
+    """
+
+    name: str
+    kind: str
+    provider: str
+    provider_options: dict[str, str] = field(default_factory=dict)
+    library: str = ""
+    hardware: str = ""
+    threads: int = 0
+    instances: int = 1
+    cpus: tuple[int, ...] = ()
+    memory_limit_mb: int = 0
+    price_per_hour: float | None = None
+    idle_w: float | None = None
+    busy_w: float | None = None
+    graph_rows: tuple[int, ...] = ()
+    isolated: bool = False
+    watchdog_s: float = 10.0
+
+    @property
+    def copies(self) -> int:
+        """How many sessions of a model it has: on a CPU all instances run the same one."""
+        return 1 if self.kind == "cpu" else self.instances
+
+    @property
+    def extra_w(self) -> float | None:
+        """Watts that it draws when busy beyond what it draws when idle; None if nobody said."""
+        return None if self.busy_w is None or self.idle_w is None else self.busy_w - self.idle_w
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether ONNX Runtime's own CUDA provider runs it, whose options and libraries no other has."""
+        return self.provider == PROVIDERS["cuda"] and not self.library
+
+
+def cpu() -> Device:
+    """The CPU as it is where nothing is declared."""
+    return Device("cpu", "cpu", PROVIDERS["cpu"], threads=usable_cpus())
+
+
+def cuda(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> Device:
+    """A GPU, in a process of its own, because a CUDA error that sticks ends its process."""
+    return Device(f"cuda:{number}", "cuda", PROVIDERS["cuda"], cuda_options(number, memory_limit_mb, tf32=tf32), isolated=True)
+
+
+def default_options(provider: str, number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> dict[str, str]:
+    """What a provider of ONNX Runtime's own is told, so that it uses the device with this number."""
+    if provider == PROVIDERS["cuda"]:
+        return cuda_options(number, memory_limit_mb, tf32=tf32)
+    return {"device_id": str(number)} if provider in _GPU_PROVIDERS else {}
+
+
+def cuda_options(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> dict[str, str]:
+    """The CUDA provider's options for a GPU.
+
+    Its exhaustive search for convolutions costs minutes on dynamic shapes, and its memory would grow by doubling.
+    """
+    options = {
+        "device_id": str(number),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if memory_limit_mb:
+        options["gpu_mem_limit"] = str(memory_limit_mb * 2**20)
+    if not tf32:
+        options["use_tf32"] = "0"
+    return options
+
+
+def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str | None:
+    """What CUDA lacks before it is worth trying; None if nothing. A real run has the last word.
+
+    Args:
+        providers: what ONNX Runtime was compiled with.
+        root: where the file system begins.
+    """
+    lacking = []
+    if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
+        lacking.append("no NVIDIA driver is loaded on this machine")
+    if PROVIDERS["cuda"] not in providers:
+        lacking.append("the CPU build of ONNX Runtime is installed (install turnout[gpu] instead of turnout[cpu])")
+    return " and ".join(lacking) or None
+
+
+def count_gpus(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> int:
+    """How many GPUs are worth trying: those that this process was given a file of, and at least the first, to learn why not.
+
+    Args:
+        root: where the file system begins.
+    """
+    files = [file for file in (root / "dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdecimal()]
+    return max(1, visible_gpus(len(files), environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def visible_gpus(present: int, visible: str | None) -> int:
+    """How many of so many GPUs CUDA finds where the variable CUDA_VISIBLE_DEVICES is this; None if it isn't set."""
+    if visible is None:
+        return min(present, MAX_GPUS)
+    chosen = visible.split(",")
+    ends = (number for number, entry in enumerate(chosen) if entry.strip() in ("", "-1"))  # CUDA stops there, too
+    return min(MAX_GPUS, next(ends, len(chosen))) if present else 0
+
+
+def fingerprint(device: Device) -> str:
+    """What a device is, as far as it bears on how fast it runs: hardware, driver and settings."""
+    hardware = f"{cpu_model()} x{usable_cpus()}"
+    if device.kind != "cpu":
+        hardware += f"; {_gpu_models()}"
+    options = f"threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
+    if device.graph_rows:
+        options += f" graphs={device.graph_rows}"
+    library = f"{device.library} {_modified_ns(device.library)} {device.hardware}" if device.library else ""
+    return f"{hardware}; {device.provider} {library} {device.provider_options} {options}"
+
+
+def cpu_model(root: Path = Path("/")) -> str:
+    """The CPU's name as the system tells it; ARM machines don't.
+
+    Args:
+        root: where the file system begins.
+    """
+    lines = _text(root / "proc/cpuinfo").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _gpu_models() -> str:
+    """The models of the GPUs and the driver's version, as the driver itself tells them."""
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [line.strip() for gpu in gpus for line in _text(gpu).splitlines() if line.startswith("Model")]
+    return "; ".join([*models, *_text("/proc/driver/nvidia/version").splitlines()[:1]])
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _modified_ns(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tuple[int, ...]]]:
+    """Every two CPU devices that may run on the same cores, and which those are.
+
+    A core is busy with one of them at a time, so what was measured of either alone is wrong while the other works.
+    """
+    for one, other in combinations([device for device in devices if device.kind == "cpu"], 2):
+        if common := _cores_of(one) & _cores_of(other):
+            yield one, other, tuple(sorted(common))
+
+
+def _cores_of(device: Device) -> set[int]:
+    """The cores that a device's runs may use."""
+    return set(device.cpus) if device.cpus else os.sched_getaffinity(0)
+
+
+def usable_cpus() -> int:
+    """CPU cores this process may really use: its affinity, cut down by its control group's quota."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = cgroups.quota_cores()
+    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))

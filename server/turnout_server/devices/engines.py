@@ -1,0 +1,160 @@
+"""What opens a device's sessions: in this process, or in one of the device's own. Who uses them can't tell which."""
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from turnout_server.core.device_names import KINDS, kind_of
+from turnout_server.core.errors import FailedPrecondition, ServingError
+from turnout_server.core.model_config import RuntimeOptions
+from turnout_server.devices import device as devices
+from turnout_server.devices.device import Device
+from turnout_server.devices.process_engine import ChildEngine
+from turnout_server.devices.sessions import OnnxSession, Session, built_in_providers, problem_with
+
+logger = logging.getLogger(__name__)
+
+
+#: Why a server has no device of a kind that it didn't look for.
+UNDECLARED = "the --config file declares none; it would as [devices.'{kind}:0']"
+DISABLED = "the --config file disables {name}"
+
+
+class Engine(Protocol):
+    """A device that works: a real run on it has given the right answer.
+
+    Attributes:
+        restarts: how often its process had to be replaced.
+    """
+
+    device: Device
+    restarts: int
+
+    def open(self, path: Path, options: RuntimeOptions) -> Session:
+        """Opens a model there; see OnnxSession for what it raises."""
+        ...
+
+    def problem(self) -> ServingError | None:
+        """Why nothing can run here now; None if it can."""
+        ...
+
+    def stop(self) -> None:
+        """Gives everything back."""
+        ...
+
+
+class LocalEngine:
+    """A device in this process.
+
+    Raises:
+        FailedPrecondition: a test run on it doesn't succeed.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.restarts = 0
+        if (problem := problem_with(device)) is not None:
+            raise FailedPrecondition(problem)
+
+    def open(self, path: Path, options: RuntimeOptions) -> Session:
+        return OnnxSession(path, self.device, options)
+
+    def problem(self) -> ServingError | None:
+        return None
+
+    def stop(self) -> None:
+        """There is nothing to give back but memory."""
+
+
+def start(device: Device, changed: Callable[[], None]) -> Engine:
+    """The engine of a device.
+
+    Args:
+        changed: called whenever the device became ready or stopped being so.
+
+    Raises:
+        FailedPrecondition: a test run on it doesn't succeed; the text says why.
+    """
+    return ChildEngine(device, changed) if device.isolated else LocalEngine(device)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The devices of this server that work, and why it lacks others: whole kinds by their name, GPUs by theirs."""
+
+    by_name: dict[str, Engine]
+    missing: dict[str, str]
+
+    def stop(self) -> None:
+        for engine in self.by_name.values():
+            engine.stop()
+
+
+def bring_up(declared: Sequence[Device], disabled: Collection[str], changed: Callable[[], None]) -> Engines:
+    """Starts every device that is declared, and those that are found besides: the CPU, and GPUs that CUDA runs.
+
+    Args:
+        disabled: devices, and whole kinds, not to look for.
+        changed: called whenever a device became ready or stopped being so.
+
+    Raises:
+        FailedPrecondition: a declared device doesn't work, or there is none at all; the text says which and why.
+    """
+    by_name: dict[str, Engine] = {}
+    missing = {kind: UNDECLARED.format(kind=kind) for kind in KINDS} | {name: DISABLED.format(name=name) for name in disabled}
+    try:
+        for device in declared:
+            by_name[device.name] = _declared(device, changed)
+        if "cpu" not in by_name and "cpu" not in disabled:
+            by_name["cpu"] = start(devices.cpu(), changed)
+        if "cuda" not in disabled:
+            missing |= _find_gpus(by_name, disabled, changed)
+        if not by_name:
+            raise FailedPrecondition(f"there is no device to run on: {missing['cpu']}, and cuda is missing: {missing['cuda']}")
+    except ServingError:
+        Engines(by_name, missing).stop()
+        raise
+    running = [engine.device for engine in by_name.values()]
+    for device in running:
+        missing.pop(device.kind, None)
+    for name in missing:
+        if kind_of(name) == "cuda":
+            logger.info("%s: not available: %s", name, missing[name])
+    _warn_of_shared_cores(running)
+    return Engines(by_name, missing)
+
+
+def _declared(device: Device, changed: Callable[[], None]) -> Engine:
+    try:
+        return start(device, changed)
+    except FailedPrecondition as error:
+        raise FailedPrecondition(f"[devices.{device.name!r}] does not work with {device.provider}: {error}") from None
+
+
+def _find_gpus(by_name: dict[str, Engine], disabled: Collection[str], changed: Callable[[], None]) -> dict[str, str]:
+    """Adds every GPU that works; returns why the others don't, by name, and under `cuda` why there might be none."""
+    if (reason := devices.missing_for_cuda(built_in_providers())) is not None:
+        return {"cuda": reason}
+    missing: dict[str, str] = {}
+    for gpu in map(devices.cuda, range(devices.count_gpus())):
+        if gpu.name in disabled:
+            missing[gpu.name] = DISABLED.format(name=gpu.name)
+        elif gpu.name not in by_name:
+            try:
+                by_name[gpu.name] = start(gpu, changed)
+            except FailedPrecondition as error:
+                missing[gpu.name] = str(error)
+    return {"cuda": "; ".join(dict.fromkeys(missing.values())), **missing}
+
+
+def _warn_of_shared_cores(running: Sequence[Device]) -> None:
+    for one, other, cores in devices.shared_cores(running):
+        logger.warning(
+            "devices %s and %s share the cores %s: the profile of each is wrong while the other works; keep them apart with "
+            "cpus, or disable one",
+            one.name,
+            other.name,
+            list(cores),
+        )

@@ -1,0 +1,366 @@
+"""ONNX Runtime's sessions. Only this module, `bindings` and `plugins` import it.
+
+ONNX Runtime answers a request for a device that it can't have by running on the CPU without a word. So a session counts only
+once it says itself that it has the provider it was made for.
+"""
+
+import ctypes
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from turnout_server.core.datatypes import of_dtype, of_onnx
+from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.core.model_config import RuntimeOptions
+from turnout_server.core.signatures import TensorSpec
+from turnout_server.devices import installation as wheels
+from turnout_server.devices.plugins import hardware_of
+
+if TYPE_CHECKING:
+    from turnout_server.devices.device import Device
+
+logger = logging.getLogger(__name__)
+
+#: `y = -relu(x @ [[1, 2], [3, 4]] + x)` on (1, 2) float32, as ONNX bytes (IR 8, opset 13): small, and of the operators that
+#: every provider should have one of.
+TRIAL = bytes.fromhex(
+    "08083a88010a110a01780a017712016122064d61744d756c0a0e0a01610a017812016222034164640a0c0a0162120163220452656c750a0b0a01"
+    "6312017922034e65671201672a1b0802080210014201774a100000803f0000004000004040000080405a130a0178120e0a0c080112080a020801"
+    "0a02080262130a0179120e0a0c080112080a0208010a02080242040a00100d"
+)
+
+
+#: The providers whose libraries may have come as wheels.
+NEED_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+#: The option of a run that says which CUDA graph it is; -1 for none.
+GRAPH_ID = "gpu_graph_id"
+#: The option of a run that names the arenas which then give back what isn't in use.
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+#: Options of providers by which every run would be one.
+_GRAPHS = ("enable_cuda_graph", "trt_cuda_graph_enable")
+_LEVELS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "off": "ORT_DISABLE_ALL",
+}
+
+
+#: What ONNX Runtime, CUDA and its libraries say, in small letters, where there isn't enough memory.
+_NO_MEMORY = (
+    "bad_alloc",
+    "failed to allocate memory",
+    "smaller than requested bytes",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+)
+
+
+class Session(Protocol):
+    """A model version on one device.
+
+    Attributes:
+        placement: how many of the graph's nodes each execution provider runs.
+        graphs: by the rows that were to have a CUDA graph, why they have none; empty for those that do.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def placement(self) -> Mapping[str, int]: ...
+    @property
+    def graphs(self) -> Mapping[int, str]: ...
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        """Runs once.
+
+        Args:
+            inputs: an array for every input, in its datatype.
+            outputs: the names of the outputs to compute.
+
+        Returns:
+            An array for each of `outputs`, in that order.
+
+        Raises:
+            ServingError: what went wrong, fit for the caller.
+        """
+        ...
+
+    def trim(self) -> None:
+        """Has the next run give back the memory that it doesn't need itself, where the device can; larger ones take it again.
+
+        Raises:
+            ServingError: the device is gone.
+        """
+        ...
+
+
+class OnnxSession:
+    """An ONNX Runtime session that really is on the device it names.
+
+    Attributes:
+        placement: how many of the graph's nodes each provider runs.
+    """
+
+    graphs: Mapping[int, str] = MappingProxyType({})
+
+    def __init__(self, model: Path | bytes, device: "Device", options: RuntimeOptions | None = None) -> None:
+        """Loads.
+
+        Args:
+            model: an ONNX file, or its bytes.
+
+        Raises:
+            FailedPrecondition: the model or the device is unusable; the text says why.
+            Overloaded: the device doesn't have the memory for it.
+        """
+        self._device = device
+        self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions())
+        self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
+        self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        self.placement: Counter[str] = Counter()
+        for subgraph in self._session.get_provider_graph_assignment_info():
+            self.placement[subgraph.ep_name] += len(subgraph.get_nodes())
+        self._usual = _run_options({GRAPH_ID: "-1"}) if device.graph_rows else None  # neither records a graph nor replays one
+        self._options = self._usual
+        self._trims = self._session.get_providers() == ["CPUExecutionProvider"] and _has_arena(
+            device, options or RuntimeOptions()
+        )
+        self._by_value = any(spec.datatype.name == "BF16" for spec in (*self.inputs, *self.outputs))
+
+    @property
+    def runtime(self) -> Any:
+        """ONNX Runtime's own session, for those who bind buffers to it."""
+        return self._session
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        """See Session.run."""
+        options, self._options = self._options, self._usual
+        try:
+            if self._by_value:
+                return self._run_by_value(inputs, outputs, options)
+            result: list[np.ndarray] = self._session.run(outputs, inputs, options)
+        except Exception as error:
+            raise run_error(error, self._device) from error
+        return result
+
+    def trim(self) -> None:
+        """See Session.trim."""
+        if self._trims:
+            self._options = _run_options({SHRINKAGE: "cpu:0"})
+
+    def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], options: Any) -> list[np.ndarray]:
+        """The long way round for BF16, which numpy and so ONNX Runtime's plain `run` don't know."""
+        values = {name: _to_value(array) for name, array in inputs.items()}
+        return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values, options)]
+
+
+def _run_options(entries: Mapping[str, str]) -> Any:
+    options = onnxruntime.RunOptions()
+    for key, value in entries.items():
+        options.add_run_config_entry(key, value)
+    return options
+
+
+def _has_arena(device: "Device", chosen: RuntimeOptions) -> bool:
+    """Whether a session keeps the host's memory from run to run.
+
+    An arena keeps what it once had, and after a request that didn't fit it asks for nearly all that is left: under a limit it
+    would have others refused that fit.
+    """
+    return chosen.memory_arena and not (device.kind == "cpu" and device.memory_limit_mb)
+
+
+def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any:
+    if device.library == "" and device.provider not in built_in_providers():
+        raise FailedPrecondition(f"the installed ONNX Runtime has no {device.provider}; it has {list(built_in_providers())}")
+    provider_options = {**device.provider_options, **(chosen.cuda if device.is_cuda else {})}
+    for option in _GRAPHS:
+        # A graph reads the addresses that it was captured with, and a plain run brings its own.
+        if provider_options.get(option, "0").lower() not in ("0", "false"):
+            raise FailedPrecondition(f"'{option}' would give wrong answers here; remove it, or see the setting cuda_graph_rows")
+    if device.is_cuda and device.graph_rows:
+        provider_options["enable_cuda_graph"] = "1"
+    options = _session_options(device, chosen)
+    providers = _providers(device, provider_options, options)
+    try:
+        with _kept_to(device.cpus):
+            session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=False)
+    except Exception as error:
+        text = first_line(error)
+        if isinstance(model, str):
+            text = text.replace(model, Path(model).name)
+            if _lacks_memory(error):
+                size_mb = Path(model).stat().st_size / 2**20
+                raise Overloaded(f"a model of {size_mb:.1f} MiB does not fit {_memory_of(device)}: {text}") from error
+        raise FailedPrecondition(text) from error
+    session.disable_fallback()
+    if session.get_providers()[0] != device.provider:
+        libraries = "the CUDA 13 and cuDNN 9 libraries" if device.is_cuda else "the libraries that it needs"
+        why = _unloadable(device.provider) or f"check that the driver and {libraries} can be loaded"
+        raise FailedPrecondition(
+            f"{device.provider} could not be set up, and ONNX Runtime would have used the CPU instead: {why}"
+        )
+    return session
+
+
+def _unloadable(provider: str) -> str:
+    """What the linker says of a provider's library, such as the file that it misses; ONNX Runtime keeps that to itself."""
+    name = provider.removesuffix("ExecutionProvider").lower()
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    try:
+        if library.exists():
+            ctypes.CDLL(str(library))
+    except OSError as error:
+        if "undefined symbol" not in str(error):  # of ONNX Runtime's own, which has loaded what offers it
+            return str(error)
+    return ""
+
+
+@contextmanager
+def _kept_to(cpus: Collection[int]) -> Iterator[None]:
+    """The threads that are started in here keep to these cores, as the one that starts them does meanwhile; to any if empty.
+
+    `session.intra_op_thread_affinities` would leave out the inter-op threads, and each thread obeys it only once it runs.
+    """
+    if not cpus:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):  # cores that the system has taken away since: the device's executor says so
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _providers(device: "Device", provider_options: dict[str, str], options: Any) -> list[tuple[str, dict[str, str]]]:
+    """The provider that a session is to be told of; one that is plugged in goes into its `options` instead."""
+    if device.library:
+        options.add_provider_for_devices([hardware_of(device)], provider_options)
+        return []
+    if device.provider in NEED_CUDA:
+        _preload_cuda()
+    return [(device.provider, provider_options)]
+
+
+def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
+    options = onnxruntime.SessionOptions()
+    threads = device.threads if chosen.intra_op_threads is None else chosen.intra_op_threads
+    # Left to itself, ONNX Runtime pins a thread to every core of the machine, whichever its process is kept to.
+    options.intra_op_num_threads = threads or len(device.cpus)
+    options.inter_op_num_threads = chosen.inter_op_threads or 0
+    options.execution_mode = getattr(onnxruntime.ExecutionMode, "ORT_PARALLEL" if chosen.parallel else "ORT_SEQUENTIAL")
+    options.enable_cpu_mem_arena = _has_arena(device, chosen)
+    options.enable_mem_pattern = chosen.memory_pattern
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[chosen.optimization_level])
+    options.log_severity_level = 4  # what goes wrong is raised or checked afterwards
+    # Threads that spin while they wait take the CPU from the front end.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def problem_with(device: "Device") -> str | None:
+    """Why nothing can run on `device`; None if a real run on it gave the right answer."""
+    try:
+        session = OnnxSession(TRIAL, replace(device, graph_rows=()))
+        (result,) = session.run({"x": np.array([[2, 3]], np.float32)}, ["y"])
+    except ServingError as error:
+        return str(error)
+    if not session.placement[device.provider]:
+        return f"{device.provider} takes no part of a test model: ONNX Runtime ran it on {', '.join(session.placement)}"
+    return None if result.tolist() == [[-13, -19]] else f"a test run gave {result.tolist()} where [[-13, -19]] is right"
+
+
+def runtime_version() -> str:
+    """ONNX Runtime's."""
+    return str(onnxruntime.__version__)
+
+
+def built_in_providers() -> tuple[str, ...]:
+    """What ONNX Runtime was compiled with, which doesn't say that any of it works."""
+    return tuple(onnxruntime.get_available_providers())
+
+
+@cache
+def _preload_cuda() -> None:
+    """Loads the CUDA and cuDNN libraries that came as wheels, which ONNX Runtime doesn't find by itself."""
+    onnxruntime.preload_dlls()
+
+
+def check_installation() -> None:
+    """Raises FailedPrecondition where several ONNX Runtime wheels are installed: the last one installed would silently win."""
+    found = list(wheels.installed())
+    if len(found) > 1:
+        raise FailedPrecondition(
+            f"{' and '.join(found)} are installed, and they overwrite each other; "
+            f"run: pip uninstall -y {' '.join(found)}, then install turnout[cpu] or turnout[gpu]"
+        )
+
+
+def _spec(argument: Any) -> TensorSpec:
+    try:
+        datatype = of_onnx(argument.type)
+    except KeyError:
+        raise FailedPrecondition(f"'{argument.name}' is a {argument.type}, which the protocol cannot carry") from None
+    return TensorSpec(argument.name, datatype, tuple(d if isinstance(d, int) else -1 for d in argument.shape))
+
+
+def _to_value(array: np.ndarray) -> Any:
+    if of_dtype(array.dtype).name != "BF16":
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    bits = np.asarray(array, order="C").view(np.uint16)  # ascontiguousarray would make a scalar an array of one
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, 16)  # TensorProto.BFLOAT16
+
+
+def _from_value(value: Any) -> np.ndarray:
+    datatype = of_onnx(value.data_type())
+    if datatype.name != "BF16":
+        array: np.ndarray = value.numpy()
+        return array
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(data, datatype.dtype).reshape(value.shape())
+
+
+def first_line(error: BaseException) -> str:
+    """ONNX Runtime's own words, without what follows them."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _lacks_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def _memory_of(device: "Device") -> str:
+    limit = f", which may take {device.memory_limit_mb} MiB" if device.memory_limit_mb else ""
+    return f"into the memory of device '{device.name}'{limit}"
+
+
+def run_error(error: Exception, device: "Device") -> ServingError:
+    """What a run that failed on a device means to its caller."""
+    text = first_line(error)
+    if isinstance(error, native.InvalidArgument):
+        return InvalidRequest(f"the model refused these inputs: {text}")
+    if _lacks_memory(error):
+        return Overloaded(f"this request does not fit {_memory_of(device)}: {text}")
+    internal = internal_error()
+    logger.error("a run failed: %s (%s)", error, internal)
+    return internal

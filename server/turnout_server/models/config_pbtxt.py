@@ -1,0 +1,385 @@
+"""Reads `config.pbtxt`, or the same as JSON, into a ModelConfiguration.
+
+Every field of ModelConfig is either acted on, or noted in the log as having no effect here, or refused. Nothing that would
+change answers is passed over. docs/protocol.md has the table.
+"""
+
+import difflib
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, text_format
+from google.protobuf.message import Message
+from turnout_proto import model_config_pb2
+from turnout_proto.model_config_pb2 import ModelConfig
+
+from turnout_server.core.device_names import KINDS, entries_of, kind_of
+from turnout_server.core.errors import FailedPrecondition, InvalidRequest
+from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePolicy, TensorConfig, Warmup, WarmupInput
+from turnout_server.models.runtime_options import PARAMETERS, runtime_options
+from turnout_server.scheduling.routing import OBJECTIVES
+
+#: Sections that ask for something Turnout doesn't do, and what that is.
+REFUSED = {
+    "sequence_batching": "sequence batching: requests that depend on earlier ones are not supported",
+    "ensemble_scheduling": "an ensemble: models that feed each other are not supported; export them as one ONNX graph",
+    "batch_input": "batch inputs: not supported; compute them in the ONNX graph",
+    "batch_output": "batch outputs: not supported; compute them in the ONNX graph",
+    "cc_model_filenames": "a file by compute capability: not supported; set turnout.file.<device> in parameters",
+    "model_operations": "libraries of custom operators: never loaded, because they are code of somebody's",
+    "model_repository_agents": "repository agents: not supported",
+    "runtime": "another runtime: only ONNX Runtime is served",
+}
+#: Fields that don't change answers and have no effect here, by the section they stand in.
+WITHOUT_EFFECT = {
+    "": ("metric_tags", "response_cache", "model_metrics"),
+    "input": ("format",),
+    "instance_group": ("profile", "host_policy"),
+    "instance_group.rate_limiter": ("resources",),
+    "optimization": (
+        "priority",
+        "cuda",
+        "input_pinned_memory",
+        "output_pinned_memory",
+        "gather_kernel_buffer_threshold",
+        "eager_batching",
+    ),
+}
+
+#: Stands for every device in place of a name.
+ANYWHERE = ""
+
+OURS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")
+
+
+def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfiguration:
+    """Reads the `config.pbtxt` of a model's directory; a missing file is an empty one.
+
+    Args:
+        kinds: those of this server's devices, which may be others than those that Turnout knows by itself.
+
+    Raises:
+        FailedPrecondition: it isn't a model configuration, or asks for what Turnout doesn't do. The text says which and what.
+    """
+    path = directory / "config.pbtxt"
+    try:
+        message = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+    except FileNotFoundError:
+        return ModelConfiguration(name)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(f"config.pbtxt is not a model configuration: {error}") from None
+    return interpret(message, name, directory, kinds)
+
+
+def parse_json(text: str, name: str, directory: Path, kinds: Collection[str] = ()) -> ModelConfiguration:
+    """The configuration in a load request's JSON; the arguments are those of `read`.
+
+    Raises:
+        InvalidRequest: it isn't one.
+        FailedPrecondition: it asks for what Turnout doesn't do.
+    """
+    try:
+        if not text.lstrip().startswith("{"):
+            raise json_format.ParseError("it must be an object")
+        message = json_format.Parse(text, ModelConfig(), max_recursion_depth=20)
+    except json_format.ParseError as error:
+        raise InvalidRequest(f"the 'config' parameter is not a model configuration in JSON: {error}") from None
+    return interpret(message, name, directory, kinds)
+
+
+def interpret(message: ModelConfig, name: str, directory: Path, kinds: Collection[str] = ()) -> ModelConfiguration:
+    """What a configuration means for this server; label files and warm-up data are read from `directory`.
+
+    Raises:
+        FailedPrecondition: a section isn't supported, or is wrong.
+    """
+    _refuse(message, name)
+    ours = _ours(message)
+    return ModelConfiguration(
+        name=name,
+        max_batch_size=message.max_batch_size,
+        inputs=tuple(_tensor(spec) for spec in message.input),
+        outputs=tuple(_tensor(spec, directory) for spec in message.output),
+        default_device=_checked_devices(ours, "default_device", kinds),
+        devices=_devices(message, ours, kinds),
+        files=_files(message, kinds),
+        versions=_versions(message.version_policy),
+        queue=_queue(message.dynamic_batching, message.max_batch_size),
+        batches=_switch(ours, "batching"),
+        objective=_objective(ours, "objective"),
+        latency_target_us=_microseconds(ours, "latency_target_us"),
+        instances=_instances(message),
+        weight=1 / min(_rate_priorities(message), default=1),
+        tolerance=_share(ours, "tolerance"),
+        runtime=runtime_options(message),
+        warmups=tuple(_warmup(warmup, directory) for warmup in message.model_warmup),
+        notes=tuple(_notes(message)),
+    )
+
+
+def _refuse(message: ModelConfig, name: str) -> None:
+    if message.name and message.name != name:
+        raise FailedPrecondition(f"config.pbtxt names model '{message.name}', but its directory is '{name}'")
+    if message.platform not in ("", "onnxruntime_onnx") or message.backend not in ("", "onnxruntime"):
+        asked = message.platform if message.platform not in ("", "onnxruntime_onnx") else message.backend
+        raise FailedPrecondition(f"platform or backend '{asked}' is not served here: only 'onnxruntime_onnx' is")
+    if message.max_batch_size < 0:
+        raise FailedPrecondition(f"max_batch_size is {message.max_batch_size}; it must not be negative")
+    for section in _set_in(message):
+        if section in REFUSED:
+            raise FailedPrecondition(f"config.pbtxt has '{section}', {REFUSED[section]}")
+    if message.model_transaction_policy.decoupled:
+        raise FailedPrecondition("config.pbtxt asks for a decoupled model, which is not supported: one request, one answer")
+    for group in message.instance_group:
+        if group.secondary_devices or group.passive:
+            raise FailedPrecondition(
+                "config.pbtxt has an instance group with secondary devices or passive instances, unsupported"
+            )
+    _refuse_in_tensors(message)
+
+
+def _refuse_in_tensors(message: ModelConfig) -> None:
+    specs: list[Any] = [*message.input, *message.output]
+    for spec in specs:
+        if spec.is_shape_tensor or spec.is_non_linear_format_io:
+            raise FailedPrecondition(f"'{spec.name}' is declared a shape tensor or non-linear, which only TensorRT knows")
+    for declared in message.input:
+        if declared.allow_ragged_batch or declared.optional:
+            which = "allow_ragged_batch" if declared.allow_ragged_batch else "optional"
+            raise FailedPrecondition(f"input '{declared.name}' is declared '{which}', which is not supported")
+
+
+def _set_in(message: Message) -> list[str]:
+    return [descriptor.name for descriptor, _ in message.ListFields()]
+
+
+def _notes(message: ModelConfig) -> list[str]:
+    """The fields that are set and have no effect here, each once."""
+    notes = [
+        f"{section}.{name}".removeprefix(".")
+        for section, names in WITHOUT_EFFECT.items()
+        for part in _parts(message, section)
+        for name in _set_in(part)
+        if name in names
+    ]
+    if any(group.gpus and group.kind != model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group):
+        notes.append("instance_group.gpus of a group that isn't KIND_GPU")
+    if len(set(_rate_priorities(message))) > 1:
+        notes.append("instance_group.rate_limiter.priority other than the most urgent")
+    notes += [f"parameters['{key}']" for key in message.parameters if not _acts(key)]
+    return list(dict.fromkeys(notes))
+
+
+def _parts(message: Any, section: str) -> list[Message]:
+    """The messages that stand at a dotted path, none where it isn't set."""
+    parts: list[Any] = [message]
+    for field in filter(None, section.split(".")):
+        repeated = isinstance(getattr(ModelConfig(), field, None), Sequence)
+        parts = [each for part in parts for each in (getattr(part, field) if repeated else [getattr(part, field)])]
+    return parts
+
+
+def _acts(key: str) -> bool:
+    """Whether a parameter has an effect; that of our prefix which doesn't exist is refused elsewhere."""
+    return key.startswith("turnout.") or key in PARAMETERS
+
+
+def _ours(message: ModelConfig) -> dict[str, str]:
+    """Our own parameters, without their prefix.
+
+    Raises:
+        FailedPrecondition: one that doesn't exist, because a typing error would go unnoticed.
+    """
+    ours = {
+        key.removeprefix("turnout."): value.string_value
+        for key, value in message.parameters.items()
+        if key.startswith("turnout.") and not key.startswith(("turnout.file.", "turnout.report."))
+    }
+    for key in ours:
+        if key not in OURS:
+            near = difflib.get_close_matches(key, OURS, n=1) or OURS
+            raise FailedPrecondition(
+                f"unknown parameter 'turnout.{key}'; did you mean {' or '.join(f'turnout.{n}' for n in near)}?"
+            )
+    return ours
+
+
+def _share(ours: dict[str, str], key: str) -> float:
+    try:
+        value = float(ours.get(key, ModelConfiguration.tolerance))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{ours[key]}'; it must be a number such as 0.01")
+    return value
+
+
+def _switch(ours: dict[str, str], key: str) -> bool:
+    value = ours.get(key, "on")
+    if value not in ("on", "off"):
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be 'on' or 'off'")
+    return value == "on"
+
+
+def _objective(ours: dict[str, str], key: str) -> str:
+    value = ours.get(key, "")
+    if key in ours and value not in OBJECTIVES:
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be one of {', '.join(OBJECTIVES)}")
+    return value
+
+
+def _microseconds(ours: dict[str, str], key: str) -> int | None:
+    if key not in ours:
+        return None
+    try:
+        value = int(ours[key])
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{ours[key]}'; it must be a whole number such as 20000")
+    return value
+
+
+def _checked_devices(ours: dict[str, str], key: str, kinds: Collection[str]) -> str:
+    value = ours.get(key, "")
+    try:
+        if value:
+            entries_of(value, kinds)
+    except ValueError as error:
+        raise FailedPrecondition(f"parameter 'turnout.{key}': {error}") from None
+    return value
+
+
+def _devices(message: ModelConfig, ours: dict[str, str], kinds: Collection[str]) -> tuple[str, ...]:
+    """`turnout.devices` where given, else what the instance groups say."""
+    if listed := _checked_devices(ours, "devices", kinds):
+        return tuple(entries_of(listed, kinds))
+    devices = [device for group in message.instance_group for device in _devices_of(group)]
+    return () if ANYWHERE in devices else tuple(devices)
+
+
+def _devices_of(group: model_config_pb2.ModelInstanceGroup) -> list[str]:
+    """Where the instances of a group are, each of these having as many as the group counts."""
+    if group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU:
+        return ["cpu"]
+    if group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU:
+        return [f"cuda:{gpu}" for gpu in group.gpus] or ["cuda"]
+    return [ANYWHERE]
+
+
+def _instances(message: ModelConfig) -> dict[str, int]:
+    """How many runs may go on at once where instance groups give a count; what several say of one device adds up."""
+    instances: dict[str, int] = {}
+    for group in message.instance_group:
+        if group.count < 0:
+            raise FailedPrecondition(f"instance_group has a count of {group.count}; it must not be negative")
+        for device in _devices_of(group) if group.count else ():
+            instances[device] = instances.get(device, 0) + group.count
+    return instances
+
+
+def _rate_priorities(message: ModelConfig) -> list[int]:
+    """Of each instance group: 2 gets half as many turns as 1, which is what a group gets that doesn't say."""
+    return [group.rate_limiter.priority or 1 for group in message.instance_group]
+
+
+def _files(message: ModelConfig, kinds: Collection[str]) -> dict[str, str]:
+    prefix = "turnout.file."
+    files = {key.removeprefix(prefix): v.string_value for key, v in message.parameters.items() if key.startswith(prefix)}
+    for device in files:
+        if kind_of(device) not in (*KINDS, *kinds):
+            raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {sorted({*KINDS, *kinds})}")
+    files[""] = message.default_model_filename or "model.onnx"
+    for file in files.values():
+        _plain_name(file)
+    return files
+
+
+def _plain_name(file: str) -> str:
+    if Path(file).name != file or file in ("", "..") or "\0" in file:
+        raise FailedPrecondition(f"file name '{file}' must be a plain name, without directories")
+    return file
+
+
+def _versions(policy: model_config_pb2.ModelVersionPolicy) -> int | tuple[int, ...] | None:
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return None
+    if choice == "specific":
+        return tuple(policy.specific.versions)
+    return policy.latest.num_versions or 1
+
+
+def _tensor(spec: model_config_pb2.ModelInput | model_config_pb2.ModelOutput, directory: Path | None = None) -> TensorConfig:
+    file = getattr(spec, "label_filename", "")
+    return TensorConfig(
+        name=spec.name,
+        datatype=model_config_pb2.DataType.Name(spec.data_type),
+        dims=tuple(spec.dims),
+        reshape=tuple(spec.reshape.shape) if spec.HasField("reshape") else None,
+        labels=_labels(directory / _plain_name(file)) if directory and file else (),
+    )
+
+
+def _labels(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise FailedPrecondition(f"label file '{path.name}' cannot be read: {type(error).__name__}") from None
+
+
+def _queue(batching: model_config_pb2.ModelDynamicBatching, max_batch_size: int) -> Queue:
+    for size in batching.preferred_batch_size:
+        if not 0 < size <= max_batch_size:
+            raise FailedPrecondition(
+                f"preferred_batch_size has {size}; each must be from 1 to max_batch_size, which is {max_batch_size}"
+            )
+    _check_levels(batching)
+    return Queue(
+        preferred_rows=tuple(sorted(batching.preferred_batch_size)),
+        max_delay_us=batching.max_queue_delay_microseconds,
+        levels=batching.priority_levels,
+        default_level=batching.default_priority_level,
+        policy=_queue_policy(batching.default_queue_policy),
+        policies={level: _queue_policy(policy) for level, policy in batching.priority_queue_policy.items()},
+    )
+
+
+def _check_levels(batching: model_config_pb2.ModelDynamicBatching) -> None:
+    """Raises FailedPrecondition for a priority that is spoken of and doesn't exist."""
+    levels, default = batching.priority_levels, batching.default_priority_level
+    if levels and not 1 <= default <= levels:
+        raise FailedPrecondition(
+            f"default_priority_level is {default}; with priority_levels {levels} it must be from 1 to {levels}"
+        )
+    for level in sorted(batching.priority_queue_policy):
+        if not 1 <= level <= (levels or level):
+            raise FailedPrecondition(
+                f"priority_queue_policy has level {level}; there are levels from 1 {f'to {levels}' if levels else 'on'}"
+            )
+
+
+def _queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> QueuePolicy:
+    return QueuePolicy(
+        max_size=policy.max_queue_size,
+        timeout_us=policy.default_timeout_microseconds,
+        timeout_override=policy.allow_timeout_override or not policy.default_timeout_microseconds,
+        rejects=policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT,
+    )
+
+
+def _warmup(warmup: model_config_pb2.ModelWarmup, directory: Path) -> Warmup:
+    inputs = {name: _warmup_input(name, spec, directory) for name, spec in warmup.inputs.items()}
+    return Warmup(warmup.batch_size, max(1, warmup.count), inputs)
+
+
+def _warmup_input(name: str, spec: model_config_pb2.ModelWarmup.Input, directory: Path) -> WarmupInput:
+    kind = spec.WhichOneof("input_data_type")
+    datatype = model_config_pb2.DataType.Name(spec.data_type)
+    if kind is None or datatype == "TYPE_INVALID":
+        raise FailedPrecondition(f"model_warmup input '{name}' needs a data_type and zero_data, random_data or input_data_file")
+    if kind == "input_data_file":
+        return WarmupInput(tuple(spec.dims), datatype, directory / "warmup" / _plain_name(spec.input_data_file))
+    return WarmupInput(tuple(spec.dims), datatype, kind.removesuffix("_data"))

@@ -1,0 +1,148 @@
+"""Measures what isn't known yet of each model on each device, while nobody waits for that device; later, keeps it true."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from turnout_server.core.errors import ServingError
+from turnout_server.models.deployments import Deployment
+from turnout_server.models.loading import ModelVersion
+from turnout_server.models.profile_store import ProfileStore
+from turnout_server.models.refresher import LONGEST_RUN_S as LONGEST_RUN_WHEN_READY_S
+from turnout_server.models.refresher import Refresher
+from turnout_server.models.warmup import timed_us
+
+logger = logging.getLogger(__name__)
+
+#: Runs of each size; their median counts. Short ones are disturbed more easily, so they get more, until they have taken this.
+RUNS, MOST_RUNS = 5, 50
+RUNS_US = 5000.0
+#: A size whose run would take longer than this isn't measured: requests will show.
+LONGEST_RUN_S = 1.0
+#: Between two looks whether a device is idle.
+LOOK_S = 0.02
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The sizes of a model's runs on a device that aren't known, smallest first."""
+
+    deployment: Deployment
+    device: str
+    sizes: list[int]
+
+
+class Profiler:
+    """A thread that fills in profiles.
+
+    Args:
+        idle: whether nobody waits for a device, by its name.
+        budget_s: how long `settle` waits at most; 0 switches measuring off.
+        works: whether a device is ready.
+    """
+
+    def __init__(
+        self,
+        store: ProfileStore,
+        idle: Callable[[str], bool],
+        budget_s: float,
+        works: Callable[[str], bool] = lambda device: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._idle = idle
+        self._refresher = Refresher(store, works, idle, clock)
+        self._budget_s = budget_s
+        self._tasks: queue.Queue[_Task] = queue.Queue()
+        self._open = 0
+        self._changed = threading.Condition()
+        self._ready = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="profiler", daemon=True)
+        self._thread.start()
+
+    def add(self, model: ModelVersion) -> None:
+        """Has everything measured that isn't known of a model: batches of 1, 2, 4, ... rows up to its limit."""
+        if not self._budget_s:
+            return
+        self._refresher.add(model)
+        powers = [1 << bit for bit in range(max(1, model.signature.max_batch_size).bit_length())]
+        for device, deployment in model.deployments.items():
+            if sizes := [rows for rows in powers if deployment.profile.runs(rows) < RUNS]:
+                with self._changed:
+                    self._open += 1
+                self._tasks.put(_Task(deployment, device, sizes))
+
+    def settle(self) -> None:
+        """Returns once everything is measured or the budget is used up; the rest is measured while devices idle."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._open or self._stopping.is_set(), self._budget_s)
+            self._ready = True
+
+    def stop(self) -> None:
+        """Measures nothing more, and keeps what requests have taught."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join()
+        self._refresher.save()
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                task = self._tasks.get(timeout=0.1)
+            except queue.Empty:
+                self._refresher.refresh()
+                continue
+            self._measure(task)
+            del task  # who holds it keeps its model alive
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    def _measure(self, task: _Task) -> None:
+        """Runs the sizes in turns: what else the machine does meanwhile then makes none of them look worse than the others."""
+        deployment, profile = task.deployment, task.deployment.profile
+        taken_us: dict[int, list[float]] = {rows: [] for rows in task.sizes}
+        for _ in range(MOST_RUNS):
+            for rows, runs_us in list(taken_us.items()):
+                if not self._due(len(runs_us), profile.predict_us(rows)):
+                    continue
+                if not self._wait_until_idle(task.device):
+                    return
+                try:
+                    runs_us.append(timed_us(deployment.session, rows, joins=deployment.joins))
+                except ServingError as error:
+                    logger.debug("model %s with %d rows on %s: %s", deployment.key[0], rows, task.device, error)
+                    del taken_us[rows]
+                else:
+                    profile.measure(rows, runs_us)
+        if any(rows > 1 and runs_us for rows, runs_us in taken_us.items()) and self._wait_until_idle(task.device):
+            _trim(deployment)
+        if deployment.profile_key is not None:
+            self._store.save(deployment.profile_key, profile)
+
+    def _due(self, runs: int, expected_us: float | None) -> bool:
+        """Whether a size gets one more run after so many."""
+        longest_s = LONGEST_RUN_WHEN_READY_S if self._ready else LONGEST_RUN_S
+        if expected_us is None or expected_us > longest_s * 1e6:
+            return False
+        return runs < max(RUNS, min(MOST_RUNS, int(RUNS_US / expected_us)))
+
+    def _wait_until_idle(self, device: str) -> bool:
+        """True once nobody waits for the device; False if the server stops first."""
+        while not self._idle(device):
+            if self._stopping.wait(LOOK_S):
+                return False
+        return not self._stopping.is_set()
+
+
+def _trim(deployment: Deployment) -> None:
+    """Gives back the memory that the largest runs took, because requests may never make one."""
+    with suppress(ServingError):
+        deployment.session.trim()
+        timed_us(deployment.session, 1, joins=False)

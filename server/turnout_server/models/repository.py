@@ -1,0 +1,349 @@
+"""The model repository: which models there are, how each one stands, and which version answers a request."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from turnout_server.core.errors import (
+    DeviceLost,
+    FailedPrecondition,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    ServingError,
+    Unavailable,
+    internal_error,
+)
+from turnout_server.core.model_config import ModelConfiguration
+from turnout_server.models import config_pbtxt as configfile
+from turnout_server.models.files import ModelFiles, find_models
+from turnout_server.models.loading import Loader, ModelVersion
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """How a model stands. Never changed, only replaced whole: who holds one sees a consistent state.
+
+    Attributes:
+        state: `settled` means that every version is in `versions` or in `failures`; `evicted`, that it was unloaded to make
+            room and comes back with the next request for it.
+        versions: those that answer, by number.
+        failures: why others don't, by number; None stands for the model as a whole.
+        fingerprint: of the files that it was loaded from.
+        weight_bytes: what the weights of its versions take, if that is limited.
+    """
+
+    name: str
+    state: Literal["unloaded", "evicted", "loading", "settled"] = "unloaded"
+    versions: Mapping[int, ModelVersion] = field(default_factory=dict)
+    failures: Mapping[int | None, str] = field(default_factory=dict)
+    fingerprint: tuple[tuple[str, int, int], ...] = ()
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be loaded at once; 0 for any amount.
+
+    Attributes:
+        weight_bytes: of all models together.
+    """
+
+    models: int = 0
+    weight_bytes: int = 0
+
+    def leave_room(self, loaded: Sequence[Model], weight_bytes: int) -> bool:
+        """Whether one more model of this weight may be loaded."""
+        weights = sum(model.weight_bytes for model in loaded) + weight_bytes
+        return (not self.models or len(loaded) < self.models) and (not self.weight_bytes or weights <= self.weight_bytes)
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A line of the repository's index; `state` is READY, LOADING, UNAVAILABLE, or empty for a model never loaded."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+class Repository:
+    """The models below one directory.
+
+    Methods that load or unload belong to one control thread; the others may be called from any thread meanwhile.
+
+    Args:
+        model_name: what the one bare model is called that `root` holds; empty for a directory of models.
+        changed: called on the control thread after every change of a model's state.
+        loaded: told of every version that was loaded.
+        settling: called on the control thread once all are there, before they count as settled.
+        limits: how much may be loaded at once. What is more takes the place of what was asked for least recently.
+        wanted: told the name of an evicted model that was asked for.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        loader: Loader,
+        model_name: str = "",
+        changed: Callable[[], None] = lambda: None,
+        loaded: Callable[[ModelVersion], None] = lambda version: None,
+        settling: Callable[[], None] = lambda: None,
+        limits: Limits = Limits(),
+        wanted: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._root = root
+        self._loader = loader
+        self._model_name = model_name
+        self._changed = changed
+        self._loaded = loaded
+        self._settling = settling
+        self._limits = limits
+        self._wanted = wanted
+        self._moments = count(1)
+        self._asked_for: dict[str, int] = {}  # when each model was asked for last, by `_moments`
+        self._models = {name: Model(name) for name in find_models(root, model_name)}
+        self.settled = False
+
+    def start(self, names: set[str] | None = None) -> None:
+        """Loads the models named, or all; one that fails is reported and harms no other. Then the repository has settled."""
+        for name in sorted(self._models.keys() if names is None else names):
+            self._load_or_report(name, evicts=False)
+        self._settling()
+        self.settled = True
+        self._changed()
+
+    def load(self, name: str, configuration: str = "", *, evicts: bool = True) -> None:
+        """Loads or reloads a model; the version it had goes on answering until the new one can.
+
+        Args:
+            configuration: JSON that replaces config.pbtxt; empty for the file.
+            evicts: whether others make room for it; else it waits as one that was unloaded to make room.
+
+        Raises:
+            InvalidRequest: it can't be loaded. What answered before still does.
+            InternalError: there is no such model; Triton's status, which its clients expect.
+        """
+        files = find_models(self._root, self._model_name).get(name)
+        if files is None:
+            raise InternalError(f"failed to load '{name}', failed to poll from model repository")
+        before = self._models.get(name, Model(name))
+        if not before.versions:
+            self._replace(Model(name, "loading"))
+        loaded = self._load(name, files, configuration, evicts)
+        keeps = bool(loaded.failures and before.versions)
+        self._replace(replace(before, fingerprint=loaded.fingerprint) if keeps else loaded)
+        if loaded.failures:
+            raise InvalidRequest(f"load failed for model '{name}': {_reasons(loaded)}")
+
+    def reopen(self) -> None:
+        """Loads again the models that lack a device because it was lost while they were being loaded."""
+        for name, model in list(self._models.items()):
+            problems = [problem for version in model.versions.values() for problem in version.problems.values()]
+            if any(isinstance(problem, DeviceLost) for problem in problems):
+                self._load_or_report(name)
+
+    def unload(self, name: str) -> None:
+        """Answers no more requests for a model; those in flight finish.
+
+        Raises:
+            InvalidRequest: there is no such model.
+        """
+        if name not in self._models:
+            raise InvalidRequest(f"failed to unload '{name}': it is not in the model repository")
+        self._replace(Model(name))
+        logger.info("model %s is unloaded", name)
+
+    def poll(self) -> None:
+        """Loads what is new or has changed on disk, and unloads what is gone."""
+        found = find_models(self._root, self._model_name)
+        for name in [name for name, model in self._models.items() if name not in found]:
+            self.unload(name)
+            del self._models[name]
+        for name, files in found.items():
+            model = self._models.get(name, Model(name))
+            if model.state != "evicted" and model.fingerprint != files.fingerprint():
+                self._load_or_report(name)
+
+    def find(self, name: str, version: str = "") -> ModelVersion:
+        """The version that answers a request.
+
+        Args:
+            version: decimal text; empty for the highest that is ready.
+
+        Raises:
+            InvalidRequest: the version is no positive number.
+            NotFound, Unavailable, FailedPrecondition: no such model or version; still loading; broken.
+        """
+        model = self._models.get(name)
+        if model is None or model.state == "unloaded":
+            raise NotFound(f"Request for unknown model: '{name}' is not found")
+        self._asked_for[name] = next(self._moments)
+        if model.state == "evicted":
+            self._wanted(name)
+            raise Unavailable(f"model '{name}' is not at ready state: it is being loaded again", pushback_ms=1000)
+        number = _version_number(version) if version else max(model.versions, default=None)
+        if number is not None and number in model.versions:
+            return model.versions[number]
+        raise _absence(model, number)
+
+    def look_up(self, name: str, version: str = "") -> ModelVersion:
+        """The same for those who only ask how it stands: that brings no evicted model back."""
+        model = self._models.get(name)
+        if model is not None and model.state == "evicted":
+            raise Unavailable(f"model '{name}' was unloaded to make room; the next request brings it back")
+        return self.find(name, version)
+
+    def knows(self, name: str) -> bool:
+        """Whether the repository has a model of this name, in whatever state."""
+        return name in self._models
+
+    def is_ready(self, name: str, version: str = "") -> bool:
+        """Whether the model can answer; False also for one that isn't there."""
+        try:
+            self.look_up(name, version)
+        except (NotFound, Unavailable, FailedPrecondition):
+            return False
+        return True
+
+    def ready(self, name: str = "") -> list[ModelVersion]:
+        """The versions that can answer, of one model or of all, ascending."""
+        models = [model for model in list(self._models.values()) if name in ("", model.name)]
+        return [model.versions[number] for model in models for number in sorted(model.versions)]
+
+    def index(self) -> list[IndexEntry]:
+        """How every version of every model stands."""
+        return [entry for model in list(self._models.values()) for entry in _index_of(model)]
+
+    def _load_or_report(self, name: str, *, evicts: bool = True) -> None:
+        """Loads a model; one that fails is reported and harms no other."""
+        try:
+            self.load(name, evicts=evicts)
+        except ServingError as error:
+            logger.error("model %s failed to load: %s", name, error)
+
+    def _loaded_models(self) -> list[Model]:
+        """Those that are loaded, who was asked for least recently first."""
+        loaded = [model for model in self._models.values() if model.versions]
+        return sorted(loaded, key=lambda model: self._asked_for.get(model.name, 0))
+
+    def _weight_of(self, versions: Sequence[Path], configuration: ModelConfiguration) -> int:
+        """What these versions take, if that is limited: whole files may be read to know."""
+        if not self._limits.weight_bytes:
+            return 0
+        return sum(self._loader.weight_bytes(version, configuration) for version in versions)
+
+    def _has_room(self, name: str, weight_bytes: int, evicts: bool) -> bool:
+        """Whether a model may be loaded, once those asked for least recently have been unloaded, if it `evicts` them.
+
+        Requests in flight for those finish.
+
+        Raises:
+            FailedPrecondition: it is too heavy even alone.
+        """
+        if not self._limits.leave_room([], weight_bytes):
+            weight_mb, limit_mb = weight_bytes / 2**20, self._limits.weight_bytes / 2**20
+            raise FailedPrecondition(f"its weights take {weight_mb:.1f} MiB, and --max-loaded-mb={limit_mb:.0f} is the limit")
+        others = [model for model in self._loaded_models() if model.name != name]
+        while evicts and not self._limits.leave_room(others, weight_bytes):
+            evicted = others.pop(0)
+            self._replace(Model(evicted.name, "evicted"))
+            logger.info("model %s is unloaded to make room", evicted.name)
+        return self._limits.leave_room(others, weight_bytes)
+
+    def _replace(self, model: Model) -> None:
+        self._models[model.name] = model
+        self._changed()
+
+    def _load(self, name: str, files: ModelFiles, json: str, evicts: bool) -> Model:
+        versions: dict[int, ModelVersion] = {}
+        failures: dict[int | None, str] = {}
+        fingerprint = files.fingerprint()
+        weight_bytes = 0
+        try:
+            configuration = _configuration(name, files, json, self._loader.kinds())
+            numbers = _chosen(configuration, files)
+            weight_bytes = self._weight_of([files.versions[number] for number in numbers], configuration)
+            if not self._has_room(name, weight_bytes, evicts):
+                return Model(name, "evicted")
+            for number in numbers:
+                try:
+                    versions[number] = self._loader.load(files.versions[number], number, configuration)
+                except (ServingError, OSError) as error:
+                    failures[number] = _told(error)
+        except (ServingError, OSError) as error:
+            failures[None] = _told(error)
+        except Exception:  # what we didn't foresee in one model must not keep the others from loading
+            failures[None] = str(hidden := internal_error())
+            logger.exception("model %s: %s", name, hidden)
+        for number, version in versions.items():
+            self._loaded(version)
+            logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.deployments))
+        return Model(name, "settled", versions, failures, fingerprint, weight_bytes)
+
+
+def _told(error: ServingError | OSError) -> str:
+    """What clients may know of an error: names of files, not where they lie."""
+    return f"{Path(error.filename or '').name}: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> ModelConfiguration:
+    directory = files.directory
+    configuration = configfile.parse_json(json, name, directory, kinds) if json else configfile.read(directory, name, kinds)
+    if configuration.notes:
+        logger.warning("model %s: these settings have no effect here: %s", name, ", ".join(configuration.notes))
+    return configuration
+
+
+def _chosen(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
+    numbers = configuration.select(list(files.versions))
+    if not numbers:
+        raise FailedPrecondition("there is no version to serve: expected a directory such as '1' with a model.onnx")
+    return numbers
+
+
+def _index_of(model: Model) -> Iterator[IndexEntry]:
+    if model.state == "unloaded":
+        yield IndexEntry(model.name, "", "")
+    elif model.state == "evicted":
+        yield IndexEntry(model.name, "", "UNAVAILABLE", "unloaded to make room; the next request brings it back")
+    elif model.state == "loading":
+        yield IndexEntry(model.name, "", "LOADING")
+    for number in sorted(model.versions):
+        yield IndexEntry(model.name, str(number), "READY")
+    for failed, reason in model.failures.items():
+        yield IndexEntry(model.name, "" if failed is None else str(failed), "UNAVAILABLE", reason)
+
+
+def _reasons(model: Model) -> str:
+    return "; ".join(f"version {number}: {why}" if number else why for number, why in model.failures.items())
+
+
+def _absence(model: Model, number: int | None) -> ServingError:
+    """Why no version of `model` answers a request for `number`, or for any."""
+    if model.state == "loading":
+        return Unavailable(f"model '{model.name}' is not at ready state: it is being loaded", pushback_ms=1000)
+    if number is None or None in model.failures:
+        return FailedPrecondition(f"model '{model.name}' could not be loaded: {_reasons(model)}")
+    if number in model.failures:
+        return FailedPrecondition(f"model '{model.name}' version {number} could not be loaded: {model.failures[number]}")
+    return NotFound(f"Request for unknown model: '{model.name}' version {number} is not found")
+
+
+def _version_number(version: str) -> int:
+    try:
+        number = int(version)
+    except ValueError:
+        raise InvalidRequest(
+            f"failed to get model version from specified version string '{version}' (details: not a number), "
+            f"version should be an integral value > 0"
+        ) from None
+    if number <= 0:
+        raise InvalidRequest(f"invalid model version specified '{version}' , version should be an integral value > 0")
+    return number

@@ -1,0 +1,90 @@
+"""The HTTP side door: /metrics for Prometheus, /healthz and /readyz for probes, /explain for people."""
+
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import make_wsgi_app
+
+from turnout_server.explain import http as queries
+from turnout_server.explain.answer import Explanation, Question
+
+Explain = Callable[[Question], Explanation]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class MonitoringServer:
+    """Serves in threads of its own from `start` to `stop`.
+
+    Args:
+        ready: asked on every /readyz.
+        explain: asked on every /explain; may raise what `DataPlane.explain` does.
+
+    Raises:
+        OSError: the address can't be bound.
+    """
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> None:
+        try:
+            self._server = _Server((host, port), _QuietHandler)
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        self._server.set_app(_application(registry, ready, explain))
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        # WSGIServer would look up the host's name, which can take seconds where DNS is slow.
+        super(WSGIServer, self).server_bind()
+        self.server_name, self.server_port = "localhost", self.server_address[1]
+        self.setup_environ()
+
+
+class _QuietHandler(WSGIRequestHandler):
+    timeout = 10  # seconds; a client that says nothing doesn't keep its thread
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Scrapes are not news."""
+
+
+def _application(registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> Any:
+    metrics = make_wsgi_app(registry)
+
+    def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            body: Iterable[bytes] = metrics(environ, start_response)
+            return body
+        if path == "/healthz":
+            return _plain(start_response, "200 OK", "live")
+        if path == "/readyz":
+            return _plain(start_response, *(("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready")))
+        if path == queries.PATH:
+            return _answer(start_response, *queries.answer(explain, environ["QUERY_STRING"]))
+        return _plain(start_response, "404 Not Found", "there are /metrics, /healthz, /readyz and /explain")
+
+    return application
+
+
+def _plain(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
+    return _answer(start_response, status, "text/plain; charset=utf-8", f"{text}\n")
+
+
+def _answer(start_response: StartResponse, status: str, content_type: str, body: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", content_type)])
+    return [body.encode()]

@@ -1,0 +1,40 @@
+"""What loading showed of each model on each device, as metrics."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from turnout_server.models.loading import ModelVersion
+
+_LABELS = ["model", "version", "device"]
+
+
+class ModelMetrics:
+    """A Prometheus collector.
+
+    Args:
+        versions: the model versions that answer now; asked for on every scrape.
+    """
+
+    def __init__(self, versions: Callable[[], list[ModelVersion]]) -> None:
+        self._versions = versions
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metric families; the interface that prometheus_client's registry calls."""
+        load = GaugeMetricFamily("turnout_model_load_seconds", "Opening the model on the device.", labels=_LABELS)
+        nodes = GaugeMetricFamily("turnout_model_nodes", "Nodes of its graph by provider.", labels=[*_LABELS, "provider"])
+        parity = GaugeMetricFamily("turnout_model_parity_error", "Largest relative error of its outputs.", labels=_LABELS)
+        cap = GaugeMetricFamily("turnout_batch_cap_rows", "The most rows worth joining in one run.", labels=_LABELS)
+        joins = GaugeMetricFamily("turnout_model_joins", "1 if requests may share a run.", labels=_LABELS[:2])
+        for version in self._versions():
+            key = [version.name, str(version.version)]
+            joins.add_metric(key, int(version.joins))
+            for device, deployment in version.deployments.items():
+                report = deployment.report
+                cap.add_metric([*key, device], deployment.cap)
+                load.add_metric([*key, device], report.load_s)
+                for provider, count in report.placement.items():
+                    nodes.add_metric([*key, device, provider], count)
+                if report.parity.error is not None:
+                    parity.add_metric([*key, device], report.parity.error)
+        yield from (load, nodes, parity, joins, cap)

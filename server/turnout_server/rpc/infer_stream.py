@@ -1,0 +1,95 @@
+"""ModelStreamInfer: requests and answers pipelined on one call, answers in the order of their requests."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from turnout_proto import inference_pb2 as pb
+
+from turnout_server.core.errors import ServingError
+from turnout_server.core.messages import nothing_to_cancel
+from turnout_server.transport.base import Call, Status
+from turnout_server.wire import responses as answers
+
+#: Told a request's id and how it ended: the bytes of a ModelInferResponse, or an error.
+Answer = Callable[[str, bytes | ServingError], None]
+#: Starts a request of a call; returns what to call when nobody wants its answer any more.
+Infer = Callable[[Call, bytes, Answer], Callable[[], None]]
+
+#: A client that sends this metadata wants a failing request to end the stream with the request's own status.
+ERROR_HEADER = "triton_grpc_error"
+
+
+class _Slot:
+    """A request's place in the order of answers."""
+
+    __slots__ = ("cancel", "message", "status")
+
+    def __init__(self) -> None:
+        self.message: bytes | None = None
+        self.status: Status | None = None
+        self.cancel: Callable[[], None] = nothing_to_cancel
+
+    @property
+    def answered(self) -> bool:
+        return self.message is not None or self.status is not None
+
+
+class InferStream:
+    """One stream's requests; an answer is sent as soon as all before it have been.
+
+    Args:
+        status: the gRPC status of an error with its request's id.
+    """
+
+    def __init__(self, call: Call, infer: Infer, status: Callable[[ServingError, str], Status]) -> None:
+        self._call = call
+        self._infer = infer
+        self._status = status
+        self._ends_on_error = call.metadata.get(ERROR_HEADER, "").lower() == "true"
+        self._slots: deque[_Slot] = deque()
+        self._closed = False
+        self._lock = threading.Lock()
+        call.on_cancel(self._cancel)
+
+    def message(self, data: bytes) -> None:
+        slot = _Slot()
+        with self._lock:
+            self._slots.append(slot)
+        slot.cancel = self._infer(self._call, data, lambda request_id, outcome: self._answer(slot, request_id, outcome))
+
+    def half_closed(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._flush()
+
+    def _answer(self, slot: _Slot, request_id: str, outcome: bytes | ServingError) -> None:
+        if isinstance(outcome, ServingError) and self._ends_on_error:
+            slot.status = self._status(outcome, request_id)
+        else:
+            slot.message = self._message(request_id, outcome)
+        with self._lock:
+            self._flush()
+
+    def _message(self, request_id: str, outcome: bytes | ServingError) -> bytes:
+        if isinstance(outcome, ServingError):
+            text = pb.ModelStreamInferResponse(error_message=self._status(outcome, request_id).details)
+            return text.SerializeToString() + answers.in_stream(answers.request_id(request_id))
+        return answers.in_stream(outcome)
+
+    def _flush(self) -> None:
+        while self._slots and self._slots[0].answered:
+            slot = self._slots.popleft()
+            if slot.message is None:
+                assert slot.status is not None
+                self._call.finish(slot.status)
+                return
+            self._call.send(slot.message)
+        if self._closed and not self._slots:
+            self._call.finish()
+
+    def _cancel(self) -> None:
+        with self._lock:
+            slots = list(self._slots)
+        for slot in slots:
+            slot.cancel()

@@ -1,0 +1,59 @@
+"""Free-form parameters of a request, read with the type that each must have."""
+
+from collections.abc import Mapping
+
+from turnout_proto import inference_pb2 as pb
+
+from turnout_server.core.errors import InvalidRequest
+from turnout_server.scheduling.routing import OBJECTIVES
+
+Parameters = Mapping[str, pb.InferParameter]
+
+#: Keys that Triton reserves; every other `triton_...` key is refused, as there.
+_RESERVED = ("triton_enable_empty_final_response",)
+
+
+def check_reserved(parameters: Parameters) -> None:
+    """Raises InvalidRequest for a key of the prefix that the protocol keeps for itself."""
+    for key in parameters:
+        if key.startswith("triton_") and key not in _RESERVED:
+            raise InvalidRequest(
+                f"parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting "
+                f"with 'triton_' are allowed: {', '.join(_RESERVED)}; got '{key}'"
+            )
+
+
+def check_objective(value: str) -> str:
+    """`value`, if it is one of OBJECTIVES or empty; raises InvalidRequest otherwise."""
+    if value and value not in OBJECTIVES:
+        raise InvalidRequest(f"unknown objective '{value[:64]}'; there are: {', '.join(OBJECTIVES)}")
+    return value
+
+
+def text(parameters: Parameters, key: str) -> str:
+    """A string; empty where the key isn't there."""
+    value = _value(parameters, key, "string_param")
+    if value == "" and key in parameters:
+        raise InvalidRequest(f"the '{key}' parameter is empty; leave it out or give it a value")
+    return str(value or "")
+
+
+def whole(parameters: Parameters, key: str) -> int | None:
+    """An integer >= 0; None where the key isn't there."""
+    value = _value(parameters, key, "int64_param", "uint64_param")
+    if value is None:
+        return None
+    if int(value) < 0:
+        raise InvalidRequest(f"the '{key}' parameter must not be negative, got {value}")
+    return int(value)
+
+
+def _value(parameters: Parameters, key: str, *kinds: str) -> str | int | None:
+    if key not in parameters:
+        return None
+    parameter = parameters[key]
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind not in kinds:
+        raise InvalidRequest(f"invalid value type for '{key}' parameter, expected {kinds[0]}.")
+    value: str | int = getattr(parameter, kind)
+    return value

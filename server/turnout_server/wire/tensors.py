@@ -1,0 +1,140 @@
+"""Tensors on the wire and as arrays.
+
+Raw form is row-major and little-endian, BYTES as a uint32 length before each element: Open Inference Protocol, "Raw Data".
+Typed form is a list of numbers in the field that the datatype belongs to. Error texts follow Triton's
+(core/src/infer_request.cc), because clients match on them.
+"""
+
+import math
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+from turnout_proto import inference_pb2 as pb
+
+from turnout_server.core.datatypes import DATATYPES, Datatype
+from turnout_server.core.errors import InvalidRequest
+
+#: No tensor that a model takes has more dimensions; numpy stops at 64.
+MAX_RANK = 16
+
+InputTensor = pb.ModelInferRequest.InferInputTensor
+
+
+def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str) -> np.ndarray:
+    """The array of a tensor whose bytes are `data`: a view of them, aligned or not, except for BYTES.
+
+    Raises:
+        InvalidRequest: datatype, shape and bytes don't go together.
+    """
+    datatype, shape = _datatype(tensor), _shape(tensor, model)
+    if datatype.name == "BYTES":
+        return _text_array(_split(bytes(data), tensor.name, model), shape, tensor.name, model)
+    expected = math.prod(shape) * datatype.itemsize
+    if len(data) != expected:
+        raise InvalidRequest(
+            f"input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected {expected}, got {len(data)}"
+        )
+    return _reshaped(np.frombuffer(data, datatype.dtype), shape, tensor.name)
+
+
+def from_typed(tensor: InputTensor, model: str) -> np.ndarray:
+    """The array of a tensor given by `contents`.
+
+    Raises:
+        InvalidRequest: the wrong field, too few or too many elements, or one out of the datatype's range.
+    """
+    datatype, shape = _datatype(tensor), _shape(tensor, model)
+    if datatype.contents is None:
+        raise InvalidRequest(f"input '{tensor.name}' is {datatype.name}, which travels only in raw_input_contents")
+    for field, _ in tensor.contents.ListFields():
+        if field.name != datatype.contents:
+            raise InvalidRequest(
+                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}': {field.name} was "
+                f"given, but datatype '{datatype.name}' belongs in {datatype.contents}"
+            )
+    values = getattr(tensor.contents, datatype.contents)
+    if datatype.name == "BYTES":
+        return _text_array(values, shape, tensor.name, model)
+    if len(values) != math.prod(shape):
+        raise InvalidRequest(
+            f"input '{tensor.name}' for model '{model}' has {len(values)} elements in {datatype.contents}, "
+            f"but shape {list(shape)} holds {math.prod(shape)}"
+        )
+    try:
+        return _reshaped(np.array(values, datatype.dtype), shape, tensor.name)
+    except OverflowError:
+        raise InvalidRequest(f"a value of input '{tensor.name}' is out of the range of {datatype.name}") from None
+
+
+def to_raw(array: np.ndarray) -> bytes | np.ndarray:
+    """An array's bytes, or an array that they are the buffer of: numbers aren't copied."""
+    if array.dtype.kind != "O":
+        return _buffer(array)
+    elements = [value if isinstance(value, bytes) else str(value).encode() for value in array.flat]
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+def _buffer(array: np.ndarray) -> np.ndarray:
+    """The same numbers in one piece, of a type that has a buffer: BF16 has none that Python knows."""
+    whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return whole if whole.dtype.isbuiltin == 1 else whole.view(np.uint16)
+
+
+def _datatype(tensor: InputTensor) -> Datatype:
+    datatype = DATATYPES.get(tensor.datatype)
+    if datatype is None:
+        raise InvalidRequest(f"input '{tensor.name}' has unknown datatype '{tensor.datatype}'; known are {list(DATATYPES)}")
+    return datatype
+
+
+def _shape(tensor: InputTensor, model: str) -> tuple[int, ...]:
+    shape = tuple(tensor.shape[:])  # a slice is copied in one go, where iterating asks for each element
+    if len(shape) > MAX_RANK:
+        raise InvalidRequest(f"input '{tensor.name}' has {len(shape)} dimensions, at most {MAX_RANK} are taken")
+    if shape and min(shape) < 0:
+        raise InvalidRequest(
+            f"All input dimensions should be specified for input '{tensor.name}' for model '{model}', got {list(shape)}"
+        )
+    return shape
+
+
+def _split(data: bytes, name: str, model: str) -> list[bytes]:
+    """The elements of a raw BYTES tensor."""
+    elements, at = [], 0
+    while at < len(data):
+        if at + 4 > len(data):
+            raise InvalidRequest(f"incomplete string length indicator for inference input '{name}' for model '{model}'")
+        (length,) = struct.unpack_from("<I", data, at)
+        at += 4
+        if at + length > len(data):
+            raise InvalidRequest(
+                f"incomplete string data for inference input '{name}' for model '{model}': "
+                f"an element of {length} bytes with {len(data) - at} left"
+            )
+        elements.append(data[at : at + length])
+        at += length
+    return elements
+
+
+def _text_array(elements: Iterable[bytes], shape: tuple[int, ...], name: str, model: str) -> np.ndarray:
+    values = list(elements)
+    if len(values) != math.prod(shape):
+        raise InvalidRequest(
+            f"unexpected number of string elements {len(values)} for inference input '{name}' for model '{model}', "
+            f"expected {math.prod(shape)}"
+        )
+    array = np.empty(len(values), np.object_)
+    try:
+        array[:] = [value.decode() for value in values]
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"input '{name}' for model '{model}' has an element that is not UTF-8 text") from None
+    return _reshaped(array, shape, name)
+
+
+def _reshaped(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """`array` in `shape`; nothing can be of a size that no machine could count, not even times zero."""
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        raise InvalidRequest(f"input '{name}' cannot have shape {list(shape)}: its dimensions are too large") from None

@@ -1,0 +1,114 @@
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from turnout_server.core.metrics import NOBODY, DeviceState, Histogram, Metrics
+
+KEY = ("m", "1", "cpu")
+
+
+@given(st.lists(st.floats(0, 10)), st.lists(st.floats(0, 10)))
+def test_histograms_add_up(one: list[float], other: list[float]) -> None:
+    together, a, b = Histogram((1.0, 2.0, 5.0)), Histogram((1.0, 2.0, 5.0)), Histogram((1.0, 2.0, 5.0))
+    for value in one:
+        a.observe(value)
+    for value in other:
+        b.observe(value)
+    for value in [*one, *other]:
+        together.observe(value)
+    a.add(b)
+    assert a.cumulative() == together.cumulative()
+    for bound, count in together.cumulative():
+        assert count == sum(value <= float(bound) for value in [*one, *other])
+
+
+def test_threads_write_apart_and_are_read_together() -> None:
+    metrics = Metrics()
+
+    def work() -> None:
+        for _ in range(100):
+            metrics.series(KEY).request_s.observe(0.001)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert metrics.totals()[KEY].answered == 400
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """What Prometheus would read: `name{labels}` to value."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {f"{s.name}{sorted(s.labels.items())}": s.value for family in families for s in family.samples}
+
+
+def test_prometheus_reads_counts_and_durations() -> None:
+    metrics = Metrics(lambda: {"cpu": DeviceState(in_flight=3, up=True, restarts=2)})
+    series = metrics.series(KEY)
+    series.request_s.observe(0.004)
+    series.failures["RESOURCE_EXHAUSTED"] += 2
+    labels = "('device', 'cpu'), ('model', 'm'), ('version', '1')"
+    read = samples(metrics)
+    assert read[f"turnout_requests_total[{labels}]"] == 1
+    assert read[f"turnout_request_seconds_count[{labels}]"] == 1
+    assert read[f"turnout_request_seconds_sum[{labels}]"] == 0.004
+    assert read["turnout_request_failures_total[('code', 'RESOURCE_EXHAUSTED'), " + labels + "]"] == 2
+    assert read["turnout_in_flight[('device', 'cpu')]"] == 3
+
+
+def test_prometheus_reads_routes_by_reason_late_results_and_how_predictions_came_true() -> None:
+    metrics = Metrics()
+    series = metrics.series(KEY)
+    series.reasons["earliest"] += 3
+    series.reasons["spill"] += 1
+    series.late += 2
+    for ratio in (0.95, 1.0, 3.0):
+        series.prediction.observe(ratio)
+    labels = "('device', 'cpu'), ('model', 'm')"
+    read = samples(metrics)
+    for reason, count in (("earliest", 3), ("spill", 1)):
+        assert read[f"turnout_routes_total[{labels}, ('reason', '{reason}'), ('version', '1')]"] == count
+    assert read[f"turnout_late_results_total[{labels}, ('version', '1')]"] == 2
+    for bound, count in (("0.9", 0), ("1.0", 2), ("2.0", 2), ("4.0", 3), ("+Inf", 3)):
+        below = f"turnout_prediction_ratio_bucket[('device', 'cpu'), ('le', '{bound}'), ('model', 'm'), ('version', '1')]"
+        assert read[below] == count
+
+
+def test_threads_add_up_in_routes_predictions_and_late_results_too() -> None:
+    metrics = Metrics()
+
+    def work() -> None:
+        series = metrics.series(KEY)
+        series.reasons["earliest"] += 1
+        series.late += 1
+        series.prediction.observe(1.0)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    total = metrics.totals()[KEY]
+    assert (total.reasons, total.late, sum(total.prediction.counts)) == ({"earliest": 3}, 3, 3)
+
+
+def test_requests_for_nobody_share_one_series_and_only_fail() -> None:
+    metrics = Metrics()
+    metrics.series(NOBODY).failures["NOT_FOUND"] += 1
+    read = samples(metrics)
+    assert [name for name in read if "unknown" in name and read[name]] == [
+        "turnout_request_failures_total[('code', 'NOT_FOUND'), ('device', ''), ('model', 'unknown'), ('version', '')]"
+    ]
+    assert metrics.by_model() == {}
+
+
+def test_by_model_adds_up_the_devices() -> None:
+    metrics = Metrics()
+    for device, rows in (("cpu", 1), ("cuda:0", 2)):
+        metrics.series(("m", "1", device)).rows += rows
+    assert metrics.by_model()["m", "1"].rows == 3

@@ -1,0 +1,242 @@
+"""What the data plane says about a request that isn't made, and that it says what it would do."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+from turnout_server.core.errors import FailedPrecondition, InvalidRequest, NotFound, ServingError, Unavailable
+from turnout_server.core.listeners import Listeners
+from turnout_server.core.messages import InferRequest, InferResponse
+from turnout_server.core.metrics import Metrics
+from turnout_server.core.model_config import ModelConfiguration, Queue
+from turnout_server.core.signatures import Signature
+from turnout_server.devices.engines import Engines
+from turnout_server.explain.answer import DeviceFacts, Explanation, Question
+from turnout_server.explain.gather import cap_reason
+from turnout_server.models.loading import Loader, ModelVersion
+from turnout_server.models.repository import Limits, Repository
+from turnout_server.serving.dataplane import DataPlane
+from turnout_server.serving.executor import Executor
+from turnout_server.serving.tracing import Tracer
+
+from tests.server.fakes import AddingSession, FakeEngine, deployment, profile
+
+#: What runs of so many rows take on each device.
+SERVICE_US = {"cpu": {1: 10_000.0, 8: 80_000.0}, "cuda:0": {1: 2000.0, 8: 4000.0}}
+ROW = np.ones((1, 2), np.float32)
+
+
+class Served:
+    """A data plane over one adding model on a CPU and on a GPU that is faster and more expensive."""
+
+    def __init__(self, root: Path, configuration: ModelConfiguration | None = None) -> None:
+        (root / "adds" / "1").mkdir(parents=True)
+        (root / "adds" / "1" / "model.onnx").touch()
+        self.sessions = {name: AddingSession() for name in SERVICE_US}
+        self.engines = {name: FakeEngine(name) for name in SERVICE_US}
+        costs = {"cpu": (0.36, 10, 30), "cuda:0": (3.6, 20, 120)}
+        for name, (price, idle_w, busy_w) in costs.items():
+            device = replace(self.engines[name].device, price_per_hour=price, idle_w=idle_w, busy_w=busy_w)
+            self.engines[name].device = device
+        metrics = Metrics()
+        self.executors = {name: Executor(name, metrics) for name in SERVICE_US}
+        session = self.sessions["cpu"]
+        self.model = ModelVersion(
+            "adds",
+            1,
+            configuration or ModelConfiguration("adds"),
+            Signature(session.inputs, session.outputs, max_batch_size=8),
+            {
+                name: deployment(session, device=name, profile=profile(SERVICE_US[name]))
+                for name, session in self.sessions.items()
+            },
+            {},
+        )
+        loader = cast("Loader", SimpleNamespace(load=lambda *what: self.model, kinds=lambda: {"cpu", "cuda"}))
+        self.repository = Repository(root, loader, limits=Limits(models=1))
+        self.repository.start()
+        self.dataplane = DataPlane(
+            self.repository,
+            Engines(dict(self.engines), {"coreml": "this is no Mac"}),
+            self.executors,
+            metrics,
+            default_device="auto",
+            default_objective="latency",
+            ready_when="any",
+            changes=Listeners(),
+            tracer=Tracer(None),
+        )
+        self.outcomes: SimpleQueue[InferResponse | ServingError] = SimpleQueue()
+
+    def infer(self, device: str = "", rows: int = 1) -> None:
+        array = np.repeat(ROW, rows, axis=0)
+        self.dataplane.infer(InferRequest("adds", "", "", {"a": array, "b": array}, device=device), self.outcomes.put)
+
+    def hold(self, device: str, requests: int = 1) -> None:
+        """Has a request run on a device, until `release`, and others wait there."""
+        self.sessions[device].gate.clear()
+        self.infer(device)
+        assert self.sessions[device].started.acquire(timeout=10)
+        for _ in range(requests - 1):
+            self.infer(device)
+
+    def release(self) -> None:
+        for session in self.sessions.values():
+            session.gate.set()
+
+    def explain(self, **question: object) -> Explanation:
+        return self.dataplane.explain(Question("adds", **question))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    served = Served(tmp_path)
+    yield served
+    served.release()
+    for executor in served.executors.values():
+        executor.stop(timeout_s=1)
+
+
+def on(explanation: Explanation, device: str) -> DeviceFacts:
+    return next(facts for facts in explanation.devices if facts.name == device)
+
+
+def test_the_device_and_the_reason_are_those_that_a_request_gets(served: Served) -> None:
+    for device in ("", "cpu", "cuda:0", "cuda,cpu", "coreml,cpu"):
+        said = served.explain(device=device)
+        served.infer(device)
+        answer = served.outcomes.get(timeout=10)
+        assert isinstance(answer, InferResponse)
+        assert (said.device, said.reason) == (answer.origin.device, answer.origin.route_reason)
+
+
+def test_nothing_is_run_and_nothing_remembered(served: Served) -> None:
+    assert served.explain().device == "cuda:0"
+    assert served.model.last_routes == {}
+    assert all(session.runs == [] for session in served.sessions.values())
+
+
+def test_each_device_says_what_it_knows(served: Served) -> None:
+    facts = on(served.explain(rows=8, load_per_s=10.0), "cuda:0")
+    assert facts.profile["8"]["service_us"] == 4000
+    assert (facts.service_us, facts.finish_us, facts.cap, facts.problem) == (4000, 4000, 8, "")
+    assert facts.cost_per_million == pytest.approx(4e-3 * 1e6 * 3.6 / 3600)
+    assert facts.energy_j == pytest.approx(4e-3 * 100)
+    assert facts.load is not None
+    assert facts.load.utilisation == pytest.approx(10 * 4e-3)
+
+
+def test_queues_are_the_real_ones(served: Served) -> None:
+    served.hold("cuda:0", requests=3)
+    facts = on(served.explain(), "cuda:0")
+    assert (facts.waiting, facts.running) == (2, 1)
+    assert facts.finish_us is not None
+    assert facts.finish_us > 2000
+
+
+def test_what_others_would_wait_is_told_of_each_device_that_others_come_to(served: Served) -> None:
+    assert on(served.explain(), "cuda:0").delay_us is None
+    served.infer("cuda:0")
+    served.outcomes.get(timeout=10)
+    seen = served.explain()
+    assert (on(seen, "cuda:0").delay_us or 0) > 0
+    assert on(seen, "cpu").delay_us is None
+
+
+def test_a_full_gpu_spills_to_the_cpu(served: Served) -> None:
+    for rows in (1, 8):
+        served.model.deployments["cuda:0"].profile.measure(rows, [8000.0] * 5)
+    served.hold("cuda:0", requests=2)
+    said = served.explain()
+    assert (said.device, said.reason) == ("cpu", "spill")
+
+
+def test_the_objective_decides(served: Served) -> None:
+    assert served.explain(objective="cost").device == "cpu"
+    assert served.explain(objective="cost").reason == "cheapest-in-time"
+    assert served.explain(objective="cost", deadline_us=5000.0).device == "cuda:0"
+
+
+def test_what_no_device_can_do_in_time_is_refused_with_the_reasons(served: Served) -> None:
+    said = served.explain(deadline_us=100.0)
+    assert (said.device, said.reason, said.predicted_us) == ("", "", None)
+    assert "cpu" in said.problem
+    assert all("the deadline is in" in facts.problem for facts in said.devices)
+
+
+def test_a_device_that_was_not_asked_for_is_shown_as_such(served: Served) -> None:
+    said = served.explain(device="cpu")
+    assert [(facts.name, facts.asked) for facts in said.devices] == [("cpu", True), ("cuda:0", False)]
+    assert on(said, "cuda:0").finish_us == 2000
+
+
+def test_a_device_that_does_not_work_says_why(served: Served) -> None:
+    served.engines["cuda:0"].trouble = Unavailable("it restarts")
+    said = served.explain()
+    assert (said.device, said.reason, on(said, "cuda:0").problem) == ("cpu", "only-device", "it restarts")
+
+
+def test_a_model_that_is_not_on_a_device_says_why(served: Served) -> None:
+    only = {"cpu": served.model.deployments["cpu"]}
+    served.model = replace(served.model, deployments=only, problems={"cuda:0": FailedPrecondition("not allowed")})
+    served.repository.load("adds")
+    assert on(served.explain(), "cuda:0") == DeviceFacts("cuda:0", asked=True, problem="not allowed")
+
+
+def test_what_was_never_measured_is_left_open(served: Served) -> None:
+    served.model = replace(served.model, deployments={name: deployment(device=name) for name in SERVICE_US})
+    served.repository.load("adds")
+    facts = on(served.explain(load_per_s=10.0), "cpu")
+    assert (facts.service_us, facts.finish_us, facts.cost_per_million, facts.energy_j, facts.load) == (None,) * 5
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [({"rows": 9}, "must be <= 8"), ({"version": "x"}, "not a number"), ({"device": "tpu"}, "this server has: cpu, cuda:0")],
+)
+def test_a_question_that_no_request_could_ask_is_refused(served: Served, question: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        served.explain(**question)
+
+
+def test_an_unknown_model_is_not_found(served: Served) -> None:
+    with pytest.raises(NotFound):
+        served.dataplane.explain(Question("other"))
+
+
+def test_an_evicted_model_stays_so(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "more" / "1").mkdir(parents=True)
+    served.repository.load("more")
+    with pytest.raises(Unavailable, match="unloaded to make room"):
+        served.explain()
+    assert not served.repository.is_ready("adds")
+
+
+def test_several_rows_of_a_model_without_batches_are_refused(served: Served) -> None:
+    signature = replace(served.model.signature, max_batch_size=0)
+    served.model = replace(served.model, signature=signature)
+    served.repository.load("adds")
+    with pytest.raises(InvalidRequest, match="takes no batches"):
+        served.explain(rows=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "words"),
+    [
+        ({}, {}, "max_batch_size"),
+        ({"profile": profile({1: 100, 2: 190, 4: 380, 8: 760})}, {}, "not be worth its wait"),
+        ({"profile": profile({1: 100, 2: 110, 4: 120, 8: 140}), "target_us": 115}, {}, "latency target of 0.115 ms"),
+        ({"queue": Queue(preferred_rows=(4,)), "max_rows": 4}, {}, "preferred_batch_size"),
+        ({"joins": False}, {"joins": False}, "could not be shown"),
+        ({"joins": False}, {"joins": False, "configuration": ModelConfiguration("adds", batches=False)}, "turnout.batching"),
+        ({"joins": False}, {"joins": False, "signature": Signature((), (), 0)}, "takes no batches"),
+    ],
+)
+def test_the_cap_says_why(served: Served, options: dict[str, object], changes: dict[str, object], words: str) -> None:
+    model = replace(served.model, **changes)  # type: ignore[arg-type]
+    assert words in cap_reason(model, deployment(**options))  # type: ignore[arg-type]

@@ -1,0 +1,128 @@
+"""Loads and unloads: one at a time, on a thread of their own, and only where the mode allows them."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Literal
+
+import pytest
+from turnout_server.core.errors import InternalError, InvalidRequest, ServingError, Unavailable
+from turnout_server.models.control import Control, Mode
+from turnout_server.models.loading import Loader
+from turnout_server.models.profile_store import ProfileStore
+from turnout_server.models.repository import Repository
+
+Outcomes = SimpleQueue[ServingError | None]
+
+
+class Recorder(Repository):
+    """Remembers what it was asked, and by which thread."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, Loader({}, ProfileStore(None)))
+        self.asked: list[str] = []
+        self.threads: set[str] = set()
+        self.polled = threading.Semaphore(0)
+        self.trouble: Exception | None = None
+
+    def _note(self, what: str) -> None:
+        self.asked.append(what)
+        self.threads.add(threading.current_thread().name)
+        if self.trouble is not None:
+            raise self.trouble
+
+    def start(self, names: set[str] | None = None) -> None:
+        self._note("start all" if names is None else f"start {sorted(names)}")
+
+    def load(self, name: str, configuration: str = "", *, evicts: bool = True) -> None:
+        self._note(f"load {name} {configuration}".strip())
+
+    def unload(self, name: str) -> None:
+        self._note(f"unload {name}")
+
+    def poll(self) -> None:
+        self.polled.release()
+        self._note("poll")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Recorder:
+    return Recorder(tmp_path)
+
+
+@pytest.fixture
+def control(repository: Recorder) -> Iterator[Control]:
+    control = Control(repository, "explicit", [], 60)
+    yield control
+    control.stop()
+
+
+def test_requests_are_carried_out_in_their_order_on_one_thread(control: Control, repository: Recorder) -> None:
+    outcomes: Outcomes = SimpleQueue()
+    control.load("a", "{}", outcomes.put)
+    control.unload("a", outcomes.put)
+    assert [outcomes.get(timeout=5), outcomes.get(timeout=5)] == [None, None]
+    assert repository.asked == ["load a {}", "unload a"]
+    assert repository.threads == {"control_0"}
+
+
+def test_what_goes_wrong_is_told_and_a_surprise_is_hidden(control: Control, repository: Recorder) -> None:
+    outcomes: Outcomes = SimpleQueue()
+    repository.trouble = InvalidRequest("no such model")
+    control.load("a", "", outcomes.put)
+    assert outcomes.get(timeout=5) is repository.trouble
+    repository.trouble = ZeroDivisionError("secret")
+    control.load("a", "", outcomes.put)
+    hidden = outcomes.get(timeout=5)
+    assert isinstance(hidden, InternalError)
+    assert "secret" not in str(hidden)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("none", "without --model-control-mode=explicit"), ("poll", "if polling is enabled")]
+)
+def test_outside_explicit_mode_nobody_may_ask(repository: Recorder, mode: Mode, words: str) -> None:
+    control = Control(repository, mode, [], 60)
+    refusal = f"explicit model load / unload is not allowed {words}"
+    with pytest.raises(Unavailable, match=refusal):
+        control.load("a", "", lambda _: None)
+    with pytest.raises(Unavailable, match=refusal):
+        control.unload("a", lambda _: None)
+    control.stop()
+
+
+@pytest.mark.parametrize(
+    ("mode", "names", "asked"),
+    [
+        ("none", ["a"], "start all"),
+        ("poll", [], "start all"),
+        ("explicit", [], "start []"),
+        ("explicit", ["a", "b"], "start ['a', 'b']"),
+        ("explicit", ["*"], "start all"),
+    ],
+)
+def test_each_mode_starts_with_its_models(repository: Recorder, mode: Mode, names: list[str], asked: str) -> None:
+    control = Control(repository, mode, names, 60)
+    control.start()
+    control.stop()
+    assert repository.asked == [asked] or asked == "start all"
+
+
+def test_polling_goes_on_after_a_failure_and_ends_with_the_server(repository: Recorder) -> None:
+    mode: Literal["poll"] = "poll"
+    repository.trouble = OSError("the disk is gone")
+    control = Control(repository, mode, [], 0.01)
+    control.start()
+    for _ in range(3):
+        assert repository.polled.acquire(timeout=5)
+    control.stop()
+    polls = repository.asked.count("poll")
+    assert polls >= 3
+    assert repository.asked.count("poll") == polls
+
+
+def test_after_the_end_a_load_is_refused(control: Control) -> None:
+    control.stop()
+    with pytest.raises(Unavailable, match="shutting down"):
+        control.load("a", "", lambda _: None)

@@ -1,0 +1,155 @@
+"""At most so many models, or so much of them, is loaded; who is asked for comes back in the place of who wasn't."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Unavailable
+from turnout_server.core.model_config import ModelConfiguration
+from turnout_server.models.control import Control
+from turnout_server.models.loading import Loader
+from turnout_server.models.profile_store import ProfileStore
+from turnout_server.models.repository import Limits, Repository
+
+from tests.server.fakes import FakeEngine
+
+TWO_MODELS = Limits(models=2)
+
+
+def repository_of(
+    root: Path,
+    wanted: Callable[[str], None] = lambda name: None,
+    limits: Limits = TWO_MODELS,
+    changed: Callable[[], None] = lambda: None,
+    weights: dict[str, int] | None = None,
+) -> Repository:
+    for name, weight in (weights or dict.fromkeys("abc", 0)).items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "1" / "model.onnx").write_bytes(bytes(weight))
+    loader = Loader({"cpu": FakeEngine("cpu")}, ProfileStore(None))
+    return Repository(root, loader, changed=changed, limits=limits, wanted=wanted)
+
+
+@pytest.fixture
+def wanted() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def repository(tmp_path: Path, wanted: list[str]) -> Repository:
+    repository = repository_of(tmp_path, wanted.append)
+    repository.start()
+    return repository
+
+
+def loaded(repository: Repository) -> list[str]:
+    return [version.name for version in repository.ready()]
+
+
+def test_no_more_than_the_limit_are_loaded_at_the_start(repository: Repository) -> None:
+    assert loaded(repository) == ["a", "b"]
+    assert repository.settled
+    assert [entry.state for entry in repository.index()] == ["READY", "READY", "UNAVAILABLE"]
+
+
+def test_asking_for_an_evicted_model_brings_it_back_in_place_of_the_one_not_asked_for(
+    repository: Repository, wanted: list[str]
+) -> None:
+    repository.find("a")
+    with pytest.raises(Unavailable) as caught:
+        repository.find("c")
+    assert caught.value.pushback_ms == 1000
+    assert wanted == ["c"]
+    repository.load("c")
+    assert loaded(repository) == ["a", "c"]
+    assert repository.find("c").name == "c"
+
+
+def test_asking_how_an_evicted_model_stands_does_not_bring_it_back(repository: Repository, wanted: list[str]) -> None:
+    assert not repository.is_ready("c")
+    assert wanted == []
+
+
+def test_a_reload_evicts_nobody(repository: Repository) -> None:
+    repository.load("a")
+    assert loaded(repository) == ["a", "b"]
+
+
+def test_without_a_limit_nobody_is_evicted(tmp_path: Path, wanted: list[str]) -> None:
+    repository = repository_of(tmp_path, wanted.append, Limits())
+    repository.start()
+    assert loaded(repository) == ["a", "b", "c"]
+
+
+def test_a_look_at_the_disk_brings_no_evicted_model_back(repository: Repository) -> None:
+    repository.poll()
+    assert loaded(repository) == ["a", "b"]
+
+
+@pytest.fixture
+def weighed(tmp_path: Path, wanted: list[str]) -> Repository:
+    repository = repository_of(
+        tmp_path, wanted.append, Limits(weight_bytes=100), weights={"a": 40, "b": 50, "c": 60, "d": 10, "e": 101}
+    )
+    repository.start()
+    return repository
+
+
+def test_no_more_than_the_allowed_weight_is_loaded_at_the_start(weighed: Repository) -> None:
+    assert loaded(weighed) == ["a", "b", "d"]
+    assert [entry.name for entry in weighed.index() if "unloaded to make room" in entry.reason] == ["c"]
+
+
+def test_as_many_of_those_not_asked_for_are_unloaded_as_the_one_asked_for_needs(weighed: Repository, wanted: list[str]) -> None:
+    for name in "bda":
+        weighed.find(name)
+    with pytest.raises(Unavailable, match="being loaded again"):
+        weighed.find("c")
+    assert wanted == ["c"]
+    weighed.load("c")
+    assert loaded(weighed) == ["a", "c"]  # without b 50 were left, so d had to go as well
+    weighed.load("d")
+    assert loaded(weighed) == ["c", "d"]
+
+
+def test_a_model_that_is_too_heavy_even_alone_fails_by_itself_and_says_what_to_set(weighed: Repository) -> None:
+    with pytest.raises(FailedPrecondition, match=r"its weights take 0\.0 MiB, and --max-loaded-mb=0 is the limit"):
+        weighed.find("e")
+    with pytest.raises(InvalidRequest, match="is the limit"):
+        weighed.load("e")
+    assert loaded(weighed) == ["a", "b", "d"]
+
+
+def test_a_model_that_has_grown_makes_others_go_when_it_is_loaded_again(weighed: Repository, tmp_path: Path) -> None:
+    (tmp_path / "d/1/model.onnx").write_bytes(bytes(60))
+    weighed.find("a")
+    weighed.load("d")
+    assert loaded(weighed) == ["a", "d"]
+
+
+def test_weights_count_once_for_every_session_that_holds_them(tmp_path: Path) -> None:
+    gpu = FakeEngine("cuda:0")
+    gpu.device = replace(gpu.device, instances=3)
+    (tmp_path / "model.onnx").write_bytes(bytes(10))
+    loader = Loader({"cpu": FakeEngine("cpu"), "cuda:0": gpu}, ProfileStore(None))
+    assert loader.weight_bytes(tmp_path, ModelConfiguration("m")) == 10 + 3 * 10
+    assert loader.weight_bytes(tmp_path, ModelConfiguration("m", devices=("cpu",))) == 10
+
+
+def test_the_control_thread_loads_what_is_wanted(tmp_path: Path) -> None:
+    came_back = threading.Event()
+
+    def changed() -> None:
+        if repository.is_ready("c"):
+            came_back.set()
+
+    repository = repository_of(tmp_path, lambda name: control.bring_back(name), changed=changed)  # noqa: PLW0108
+    control = Control(repository, "none", [], poll_s=1)
+    repository.start()
+    with pytest.raises(Unavailable):
+        repository.find("c")
+    assert came_back.wait(timeout=10)
+    assert repository.find("c").name == "c"
+    control.stop()

@@ -1,0 +1,150 @@
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from turnout_server.core.errors import Overloaded
+from turnout_server.core.model_config import ModelConfiguration
+from turnout_server.core.signatures import Signature
+from turnout_server.models import profiler as profiling
+from turnout_server.models.loading import ModelVersion
+from turnout_server.models.profile_store import ProfileKey, ProfileStore
+from turnout_server.models.profiler import LONGEST_RUN_S, MOST_RUNS, RUNS, Profiler
+
+from tests.server.fakes import AddingSession, deployment
+
+KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
+
+
+def version(session: AddingSession, first_us: float = 10, max_batch_size: int = 8) -> ModelVersion:
+    signature = Signature(session.inputs, session.outputs, max_batch_size)
+    on_cpu = deployment(session, profile_key=KEY, joins=max_batch_size > 0)
+    on_cpu.profile.observe(1, first_us)
+    return ModelVersion("adds", 1, ModelConfiguration("adds"), signature, {"cpu": on_cpu}, {})
+
+
+class Made:
+    def __init__(self, directory: Path, budget_s: float = 10) -> None:
+        self.busy: set[str] = set()
+        self.store = ProfileStore(directory)
+        self.profiler = Profiler(self.store, lambda device: device not in self.busy, budget_s)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Made]:
+    made = Made(tmp_path)
+    yield made
+    made.profiler.stop()
+
+
+def test_every_power_of_two_up_to_the_limit_is_measured_and_kept(made: Made) -> None:
+    session = AddingSession()
+    model = version(session)
+    made.profiler.add(model)
+    made.profiler.settle()
+    (measured,) = session.trims
+    assert all(RUNS <= session.runs[:measured].count(rows) <= MOST_RUNS for rows in (1, 2, 4, 8))
+    kept = made.store.load(KEY)
+    assert kept is not None
+    assert kept.saved() == model.deployments["cpu"].profile.saved()
+
+
+def takes(monkeypatch: pytest.MonkeyPatch, row_us: float, machine: Iterable[float] = ()) -> list[int]:
+    """Has each run take `row_us` for each row, times what the machine is slower by then; returns the runs that will be made."""
+    runs: list[int] = []
+    slowed = chain(machine, repeat(1.0))
+
+    def timed_us(session: AddingSession, rows: int, *, joins: bool) -> float:
+        runs.append(rows)
+        return row_us * rows * next(slowed)
+
+    monkeypatch.setattr(profiling, "timed_us", timed_us)
+    return runs
+
+
+@pytest.mark.parametrize(("row_us", "runs"), [(2000, 5), (500, 10), (10, 50)])
+def test_short_runs_are_repeated_more_often(made: Made, monkeypatch: pytest.MonkeyPatch, row_us: float, runs: int) -> None:
+    made_runs = takes(monkeypatch, row_us)
+    made.profiler.add(version(AddingSession(), row_us, max_batch_size=1))
+    made.profiler.settle()
+    assert made_runs == [1] * runs
+
+
+def test_sizes_take_turns_so_that_a_machine_that_is_slow_for_a_while_makes_none_look_worse(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes(monkeypatch, 5000, [1.0] * 2 + [3.0] * 8)
+    model = version(AddingSession())
+    made.profiler.add(model)
+    made.profiler.settle()
+    predict_us = model.deployments["cpu"].predict_us
+    assert [predict_us(rows) for rows in (1, 2, 4, 8)] == [5000, 10_000, 20_000, 40_000]
+
+
+def test_the_memory_of_the_largest_runs_is_given_back_by_one_of_a_single_row(made: Made) -> None:
+    session, single = AddingSession(), AddingSession()
+    made.profiler.add(version(session))
+    made.profiler.add(version(single, max_batch_size=1))
+    made.profiler.settle()
+    assert session.trims == [len(session.runs) - 1]
+    assert session.runs[-1] == 1
+    assert single.trims == []
+
+
+def test_a_size_that_fails_keeps_no_other_from_being_measured(made: Made) -> None:
+    def refuses_four(inputs: Mapping[str, np.ndarray]) -> None:
+        if len(inputs["a"]) == 4:
+            raise Overloaded("four rows do not fit")
+
+    session = AddingSession(trouble=refuses_four)
+    model = version(session)
+    made.profiler.add(model)
+    made.profiler.settle()
+    assert session.runs.count(4) == 1
+    assert [model.deployments["cpu"].profile.runs(rows) >= RUNS for rows in (1, 2, 4, 8)] == [True, True, False, True]
+
+
+def test_a_model_whose_rows_cannot_be_joined_is_measured_with_one_row(made: Made) -> None:
+    session = AddingSession()
+    made.profiler.add(version(session, max_batch_size=0))
+    made.profiler.settle()
+    assert set(session.runs) == {1}
+
+
+def test_what_is_known_is_not_measured_again(made: Made) -> None:
+    session = AddingSession()
+    model = version(session)
+    for rows in (1, 2, 4, 8):
+        model.deployments["cpu"].profile.measure(rows, [1.0] * RUNS)
+    made.profiler.add(model)
+    made.profiler.settle()
+    assert session.runs == []
+
+
+def test_runs_that_would_take_too_long_are_left_to_requests(made: Made) -> None:
+    session = AddingSession()
+    made.profiler.add(version(session, first_us=LONGEST_RUN_S * 1e6 * 2))
+    made.profiler.settle()
+    assert session.runs == []
+
+
+def test_nothing_is_measured_while_somebody_waits_for_the_device(tmp_path: Path) -> None:
+    made = Made(tmp_path, budget_s=0.2)
+    made.busy.add("cpu")
+    session = AddingSession()
+    made.profiler.add(version(session))
+    made.profiler.settle()
+    assert session.runs == []
+    made.busy.clear()
+    assert session.started.acquire(timeout=10)
+    made.profiler.stop()
+
+
+def test_without_a_budget_nothing_is_measured(tmp_path: Path) -> None:
+    made = Made(tmp_path, budget_s=0)
+    session = AddingSession()
+    made.profiler.add(version(session))
+    made.profiler.settle()
+    made.profiler.stop()
+    assert session.runs == []

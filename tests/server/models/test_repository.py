@@ -1,0 +1,259 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from turnout_server.core.errors import FailedPrecondition, InternalError, InvalidRequest, NotFound, ServingError, Unavailable
+from turnout_server.core.model_config import RuntimeOptions
+from turnout_server.devices.device import Device
+from turnout_server.devices.engines import LocalEngine
+from turnout_server.devices.sessions import Session
+from turnout_server.models.loading import Loader
+from turnout_server.models.profile_store import ProfileStore
+from turnout_server.models.repository import Repository
+
+from tests import models
+from tests.server.fakes import AddingSession
+
+CPU = Device("cpu", "cpu", "CPUExecutionProvider", threads=1)
+GPU = Device("cuda:0", "cuda", "CUDAExecutionProvider")
+
+
+class FakeEngine:
+    """Opens a session of whatever file, unless its content asks for trouble."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.restarts = 0
+
+    def open(self, path: Path, options: RuntimeOptions) -> Session:
+        content = path.read_text()
+        if content == "surprise":
+            raise ZeroDivisionError("nobody expected this")
+        if content in ("broken", self.device.kind):
+            raise FailedPrecondition(f"{path.name} is broken on {self.device.name}")
+        return AddingSession()
+
+    def problem(self) -> ServingError | None:
+        return None
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
+
+
+def add(root: Path, model: str, version: str = "1", content: str = "", configuration: str | None = None) -> None:
+    """Puts a version with a file for `FakeEngine` into a repository."""
+    directory = root / model / version
+    directory.mkdir(parents=True)
+    (directory / "model.onnx").write_text(content)
+    if configuration is not None:
+        (root / model / "config.pbtxt").write_text(configuration)
+
+
+def started(root: Path, *devices: Device, changed: Callable[[], None] = lambda: None) -> Repository:
+    engines = {device.name: FakeEngine(device) for device in devices or (CPU,)}
+    repository = Repository(root, Loader(engines, ProfileStore(None)), changed=changed)
+    repository.start()
+    return repository
+
+
+def states(repository: Repository) -> dict[tuple[str, str], str]:
+    return {(entry.name, entry.version): entry.state for entry in repository.index()}
+
+
+@pytest.mark.parametrize("trouble", ["broken", "surprise"])
+def test_a_failing_model_harms_no_other(tmp_path: Path, trouble: str) -> None:
+    for name in ("a", "c"):
+        add(tmp_path, name)
+    add(tmp_path, "b", content=trouble)
+    repository = started(tmp_path)
+    assert repository.settled
+    assert repository.is_ready("a")
+    assert repository.is_ready("c")
+    with pytest.raises(FailedPrecondition, match="'b' could not be loaded"):
+        repository.find("b")
+
+
+def test_the_index_has_a_line_for_each_version_and_the_reason_of_each_failure(tmp_path: Path) -> None:
+    add(tmp_path, "a", "1", configuration="version_policy { all {} }")
+    add(tmp_path, "a", "2", content="broken")
+    repository = started(tmp_path)
+    assert states(repository) == {("a", "1"): "READY", ("a", "2"): "UNAVAILABLE"}
+    assert [entry.reason for entry in repository.index()] == ["", "cpu: model.onnx is broken on cpu"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "served"),
+    [
+        ("", [10]),
+        ("version_policy { latest { num_versions: 2 } }", [9, 10]),
+        ("version_policy { all {} }", [1, 9, 10]),
+        ("version_policy { specific { versions: [1, 10] } }", [1, 10]),
+    ],
+)
+def test_the_policy_says_which_versions_are_served(tmp_path: Path, policy: str, served: list[int]) -> None:
+    for version in ("1", "9", "10"):
+        add(tmp_path, "m", version)
+    (tmp_path / "m" / "config.pbtxt").write_text(policy)
+    repository = started(tmp_path)
+    assert [version.version for version in repository.ready("m")] == served
+    assert repository.find("m").version == max(served)
+    assert repository.find("m", str(served[0])).version == served[0]
+
+
+@pytest.mark.parametrize("version", ["01", "x", "0", "-1", "1.5", "²"])
+def test_other_directories_are_no_versions(tmp_path: Path, version: str) -> None:
+    add(tmp_path, "m", "1")
+    add(tmp_path, "m", version)
+    assert [v.version for v in started(tmp_path).ready("m")] == [1]
+
+
+def test_hidden_directories_and_files_are_no_models(tmp_path: Path) -> None:
+    add(tmp_path, "m")
+    add(tmp_path, ".git")
+    (tmp_path / "README.md").write_text("")
+    assert states(started(tmp_path)) == {("m", "1"): "READY"}
+
+
+@pytest.mark.parametrize(
+    ("version", "error"), [("2", NotFound), ("one", InvalidRequest), ("0", InvalidRequest), ("-1", InvalidRequest)]
+)
+def test_a_version_that_is_not_there_is_told_apart_from_one_that_cannot_be(
+    tmp_path: Path, version: str, error: type[ServingError]
+) -> None:
+    add(tmp_path, "m")
+    with pytest.raises(error):
+        started(tmp_path).find("m", version)
+
+
+def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
+    repository = started(tmp_path)
+    with pytest.raises(NotFound, match="Request for unknown model: 'm' is not found"):
+        repository.find("m")
+    assert not repository.is_ready("m")
+    with pytest.raises(InternalError, match="failed to load 'm', failed to poll from model repository"):
+        repository.load("m")
+
+
+def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) -> None:
+    add(tmp_path, "m")
+    seen: list[type | None] = []
+
+    def look() -> None:
+        try:
+            repository.find("m")
+            seen.append(None)
+        except ServingError as error:
+            seen.append(type(error))
+
+    repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)), changed=look)
+    repository.start()
+    assert seen[0] is Unavailable
+    assert seen[-1] is None
+
+
+def test_a_reload_that_fails_leaves_the_old_version_answering(tmp_path: Path) -> None:
+    add(tmp_path, "m")
+    repository = started(tmp_path)
+    before = repository.find("m")
+    (tmp_path / "m" / "1" / "model.onnx").write_text("broken")
+    with pytest.raises(InvalidRequest, match="load failed for model 'm'"):
+        repository.load("m")
+    assert repository.find("m") is before
+
+
+def test_a_poll_follows_the_disk(tmp_path: Path) -> None:
+    add(tmp_path, "gone")
+    add(tmp_path, "kept")
+    repository = started(tmp_path)
+    kept = repository.find("kept")
+    (tmp_path / "gone").rename(tmp_path / ".gone")
+    add(tmp_path, "new")
+    repository.poll()
+    assert states(repository) == {("kept", "1"): "READY", ("new", "1"): "READY"}
+    assert repository.find("kept") is kept
+
+
+def test_a_model_serves_on_the_devices_that_take_it(tmp_path: Path) -> None:
+    add(tmp_path, "m", content="cuda")
+    version = started(tmp_path, CPU, GPU).find("m")
+    assert list(version.deployments) == ["cpu"]
+    assert str(version.problems["cuda:0"]) == "model.onnx is broken on cuda:0"
+
+
+def test_a_configuration_keeps_a_model_off_a_device(tmp_path: Path) -> None:
+    add(tmp_path, "m", configuration="instance_group [{ kind: KIND_CPU }]")
+    version = started(tmp_path, CPU, GPU).find("m")
+    assert list(version.deployments) == ["cpu"]
+    assert "not allowed on device 'cuda:0'" in str(version.problems["cuda:0"])
+
+
+def test_a_link_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "repository" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "outside.onnx").write_text("")
+    (tmp_path / "repository" / "m" / "1" / "model.onnx").symlink_to(tmp_path / "outside.onnx")
+    with pytest.raises(FailedPrecondition, match=r"model\.onnx leads out of its model's directory"):
+        started(tmp_path / "repository").find("m")
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
+def test_a_model_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "m" / "1" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(FailedPrecondition, match=r"model\.onnx"):
+        started(tmp_path).find("m")
+
+
+@pytest.mark.parametrize(
+    "configuration", [b"max_batch_size: 'many'", b"colour: blue", b"\xff\xfe", b"name: 'other'", b"max_batch_size: -1"]
+)
+def test_a_configuration_that_is_wrong_is_told_by_name(tmp_path: Path, configuration: bytes) -> None:
+    add(tmp_path, "m")
+    (tmp_path / "m" / "config.pbtxt").write_bytes(configuration)
+    with pytest.raises(FailedPrecondition, match=r"config\.pbtxt|max_batch_size"):
+        started(tmp_path).find("m")
+
+
+VALID = models.mlp().SerializeToString()
+BROKEN = {
+    "empty": b"",
+    "text": b"this is no model",
+    "cut off": VALID[: len(VALID) // 2],
+    "unknown operator": VALID.replace(b"Relu", b"Rulu"),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_onnx_runtimes_own_refusals_are_failed_preconditions_without_paths(tmp_path: Path, content: bytes) -> None:
+    models.save(tmp_path, "m", content)
+    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}, ProfileStore(None)))
+    repository.start()
+    with pytest.raises(FailedPrecondition) as caught:
+        repository.find("m")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_real_model_answers_on_a_real_session(tmp_path: Path) -> None:
+    models.save(tmp_path, "m", models.add_constant(2))
+    repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}, ProfileStore(None)))
+    repository.start()
+    version = repository.find("m")
+    assert version.signature.max_batch_size > 0
+    (y,) = version.deployments["cpu"].session.run({"x": np.zeros((1, 1), np.float32)}, ["y"])
+    assert y.tolist() == [[2.0]]
+
+
+def test_a_configuration_may_name_kinds_that_this_server_declares(tmp_path: Path) -> None:
+    parameters = {"turnout.devices": "npu", "turnout.default_device": "npu:0,cpu", "turnout.file.npu": "other.onnx"}
+    text = "".join(f'parameters {{ key: "{k}" value {{ string_value: "{v}" }} }}\n' for k, v in parameters.items())
+    add(tmp_path, "m", configuration=text)
+    (tmp_path / "m/1/other.onnx").write_text("")
+    repository = started(tmp_path, CPU, Device("npu:0", "npu", "VendorExecutionProvider"))
+    assert repository.find("m").configuration.devices == ("npu",)
+    with pytest.raises(FailedPrecondition, match="unknown device 'npu:0'"):
+        started(tmp_path).find("m")

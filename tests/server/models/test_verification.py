@@ -1,0 +1,132 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded
+from turnout_server.devices.sessions import Session
+from turnout_server.models.verification import GOLDEN, Parity, Sample, relative_error, samples, verify
+
+from tests.server.fakes import AddingSession
+
+A = np.array([[1, 2]], np.float32)
+SUM = [Sample({"a": A, "b": A}, {"y": A + A})]
+MADE_UP = [Sample({"a": A, "b": A})]
+
+
+class Off(AddingSession):
+    """Adds, and a bit more."""
+
+    by = 0.1
+
+    def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
+        (y,) = super().run(inputs, outputs)  # type: ignore[arg-type]
+        return [y + self.by]
+
+
+class Failing(AddingSession):
+    def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
+        raise InternalError("no made-up inputs, please")
+
+
+def publish(directory: Path, arrays: dict[str, Any]) -> None:
+    np.savez(directory / GOLDEN, **arrays)
+
+
+def test_a_device_is_held_to_what_was_published_with_the_model() -> None:
+    assert verify({"cpu": AddingSession()}, SUM, 1e-3) == {"cpu": Parity(0.0, "golden")}
+
+
+def test_without_published_outputs_the_others_are_held_to_the_cpu() -> None:
+    sessions: dict[str, Session] = {"cuda:0": AddingSession(), "cpu": AddingSession()}
+    assert verify(sessions, MADE_UP, 1e-3) == {"cpu": Parity(None), "cuda:0": Parity(0.0, "cpu")}
+
+
+@pytest.mark.parametrize(("known", "reference"), [(SUM, "golden"), (MADE_UP, "cpu")], ids=["published", "made up"])
+def test_a_device_that_computes_something_else_is_refused_with_the_numbers(known: list[Sample], reference: str) -> None:
+    results = verify({"cpu": AddingSession(), "cuda:0": Off()}, known, 1e-3)
+    assert isinstance(results["cpu"], Parity)
+    refused = results["cuda:0"]
+    assert isinstance(refused, FailedPrecondition)
+    assert str(refused).startswith(f"its outputs on device 'cuda:0' differ from those of {reference} by 0.025 of the largest")
+
+
+def test_a_difference_within_the_tolerance_is_told_and_allowed() -> None:
+    parity = verify({"cpu": Off()}, SUM, 0.1)["cpu"]
+    assert isinstance(parity, Parity)
+    assert parity.error == pytest.approx(0.025)
+
+
+def test_a_device_without_the_memory_for_a_run_leaves_the_others_alone() -> None:
+    def full(inputs: object) -> None:
+        raise Overloaded("full")
+
+    fits = AddingSession()
+    found = verify({"cpu": fits, "cuda:0": AddingSession(trouble=full)}, samples(Path("/nowhere"), fits), 1e-3)
+    assert isinstance(found["cpu"], Parity)
+    assert isinstance(found["cuda:0"], Overloaded)
+
+
+def test_a_model_that_refuses_made_up_inputs_is_not_compared() -> None:
+    assert verify({"cpu": Failing(), "cuda:0": Failing()}, MADE_UP, 0) == {"cpu": Parity(None), "cuda:0": Parity(None)}
+
+
+def test_a_model_that_refuses_its_own_published_inputs_is_broken() -> None:
+    assert isinstance(verify({"cpu": Failing()}, SUM, 1)["cpu"], FailedPrecondition)
+
+
+def test_published_samples_are_read_by_point(tmp_path: Path) -> None:
+    text = np.array([["a", "bc"]])
+    publish(tmp_path, {"batch=1/in/a": A, "batch=1/in/t": text, "batch=1/out/y": A, "batch=2/in/a": A})
+    one, two = samples(tmp_path, AddingSession())
+    assert one.inputs["t"].dtype == np.object_
+    assert one.inputs["t"].tolist() == [["a", "bc"]]
+    assert one.outputs is not None
+    assert one.outputs["y"].tolist() == A.tolist()
+    assert list(two.inputs) == ["a"]
+
+
+def test_without_a_file_samples_are_made_up(tmp_path: Path) -> None:
+    assert [(len(sample.inputs["a"]), sample.outputs) for sample in samples(tmp_path, AddingSession())] == [
+        (1, None),
+        (2, None),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
+def test_a_broken_file_is_a_failed_precondition(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / GOLDEN).write_bytes(content)
+    with pytest.raises(FailedPrecondition, match="cannot be read"):
+        samples(tmp_path, AddingSession())
+
+
+def test_a_pickle_in_the_file_is_never_opened(tmp_path: Path) -> None:
+    publish(tmp_path, {"p/in/a": np.array([{"a": 1}], dtype=object)})
+    with pytest.raises(FailedPrecondition, match="cannot be read"):
+        samples(tmp_path, AddingSession())
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8), st.floats(0, 1e3, width=32))
+def test_the_error_is_a_share_of_the_largest_value(values: list[float], by: float) -> None:
+    want = np.array(values, np.float64)
+    scale = float(np.max(np.abs(want))) or 1.0
+    assert relative_error(want, want) == 0
+    assert relative_error(want + by, want) == pytest.approx(by / scale, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("got", "want", "error"),
+    [
+        (np.array([1.0, np.nan, np.inf]), np.array([1.0, np.nan, np.inf]), 0),
+        (np.zeros((2, 1)), np.zeros((1, 2)), float("inf")),
+        (np.array(["a"], object), np.array(["b"], object), float("inf")),
+        (np.array([True]), np.array([True]), 0),
+        (np.zeros(0), np.zeros(0), 0),
+        (np.array([0.5]), np.array([0.0]), 0.5),
+    ],
+    ids=["nan and inf", "other shape", "other text", "bool", "empty", "zero"],
+)
+def test_the_error_of_what_has_no_scale(got: np.ndarray, want: np.ndarray, error: float) -> None:
+    assert relative_error(got, want) == error

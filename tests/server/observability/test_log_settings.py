@@ -1,0 +1,83 @@
+"""What reaches the log, and how it looks, may be changed while serving."""
+
+import io
+import logging
+
+import pytest
+from turnout_server.core.errors import InvalidRequest
+from turnout_server.observability.log_settings import LogSettings, Value
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class Log:
+    """A logger of its own and what it wrote."""
+
+    def __init__(self, level: str = "info") -> None:
+        self._stream = io.StringIO()
+        handler = logging.StreamHandler(self._stream)
+        self.settings = LogSettings(handler, level)
+        self.logger = logging.Logger("test", logging.DEBUG)
+        self.logger.addHandler(handler)
+
+    def shown(self) -> list[str]:
+        """Which levels get through now."""
+        for level in LEVELS:
+            self.logger.log(getattr(logging, level.upper()), "at %s", level)
+        return [level for level in LEVELS if f"at {level}" in self.text()]
+
+    def text(self) -> str:
+        return self._stream.getvalue()
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_level_at_the_start_says_what_is_shown(level: str, count: int) -> None:
+    assert Log(level).shown() == list(LEVELS[4 - count :])
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"log_info": False}, ["warning", "error"]),
+        ({"log_warning": False}, ["info", "error"]),
+        ({"log_error": False}, ["info", "warning"]),
+        ({"log_verbose_level": 1}, ["debug", "info", "warning", "error"]),
+    ],
+)
+def test_each_setting_acts(log: Log, changes: dict[str, Value], shown: list[str]) -> None:
+    log.settings.update(changes)
+    assert log.shown() == shown
+
+
+def test_the_format_becomes_iso_8601(log: Log) -> None:
+    log.settings.update({"log_format": "ISO8601"})
+    log.logger.error("here")
+    assert log.text()[10] == "T"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"log_infos": True}, "unknown log setting 'log_infos'"),
+        ({"log_file": "elsewhere"}, "can not be updated"),
+        ({"log_info": 1}, "must be a bool"),
+        ({"log_verbose_level": True}, "must be a int"),
+        ({"log_format": "xml"}, "log_format 'xml' is unknown"),
+    ],
+)
+def test_a_wrong_setting_is_refused_and_none_of_its_companions_holds(log: Log, changes: dict[str, Value], words: str) -> None:
+    before = log.settings.settings()
+    with pytest.raises(InvalidRequest, match=words):
+        log.settings.update({"log_warning": False, **changes})
+    assert log.settings.settings() == before
+
+
+def test_a_message_cannot_forge_a_line(log: Log) -> None:
+    log.logger.error("model %s", "a\nERROR forged \x1b[31m")
+    assert log.text().count("\n") == 1
+    assert "\x1b" not in log.text()

@@ -1,0 +1,58 @@
+"""The counts under Triton's names, in the text that Prometheus reads."""
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from turnout_server.core.metrics import NOBODY, Metrics
+from turnout_server.observability.triton_metrics import TritonMetrics
+
+LABELS = (("model", "m"), ("version", "1"))
+
+
+def scraped(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    registry = CollectorRegistry()
+    registry.register(TritonMetrics(metrics))
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def test_counts_are_summed_over_devices_and_times_are_microseconds() -> None:
+    metrics = Metrics()
+    for device in ("cpu", "cuda:0"):
+        series = metrics.series(("m", "1", device))
+        series.request_s.observe(0.5)
+        series.queue_s.observe(0.25)
+        series.compute_s.observe(0.125)
+        series.batch_rows.observe(4)
+        series.rows += 4
+        series.input_s += 1
+        series.output_s += 2
+    found = {name: value for (name, labels), value in scraped(metrics).items() if labels == LABELS}
+    assert found == {
+        "nv_inference_request_success": 2,
+        "nv_inference_count": 8,
+        "nv_inference_exec_count": 2,
+        "nv_inference_request_duration_us": 1e6,
+        "nv_inference_queue_duration_us": 5e5,
+        "nv_inference_compute_input_duration_us": 2e6,
+        "nv_inference_compute_infer_duration_us": 25e4,
+        "nv_inference_compute_output_duration_us": 4e6,
+    }
+
+
+def test_failures_are_counted_by_tritons_reasons() -> None:
+    metrics = Metrics()
+    failures = metrics.series(("m", "1", "")).failures
+    for code in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INVALID_ARGUMENT", "INTERNAL"):
+        failures[code] += 1
+    found = scraped(metrics)
+    counts = {
+        reason: found["nv_inference_request_failure", tuple(sorted({**dict(LABELS), "reason": reason}.items()))]
+        for reason in ("REJECTED", "CANCELED", "OTHER")
+    }
+    assert counts == {"REJECTED": 2, "CANCELED": 1, "OTHER": 2}
+
+
+def test_names_that_clients_make_up_are_no_models() -> None:
+    metrics = Metrics()
+    metrics.series(NOBODY).failures["NOT_FOUND"] += 1
+    assert scraped(metrics) == {}

@@ -1,0 +1,395 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_server.core.device_names import entries_of, kind_of
+from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
+from turnout_server.scheduling import routing
+from turnout_server.scheduling.arrivals import Comers
+from turnout_server.scheduling.routing import (
+    COST,
+    ENERGY,
+    HYSTERESIS,
+    LATENCY,
+    MARGIN,
+    OBJECTIVES,
+    Candidate,
+    Route,
+    Wish,
+    resolve,
+)
+
+#: Every reason there is: each is a metric label, so a new one is a change of docs/protocol.md.
+REASONS = {"requested", "only-device", "earliest", "cheapest-in-time", "preference", "spill", "retried"}
+
+
+def idle(name: str, service_us: float | None = None, rate: float | None = None) -> Candidate:
+    """A device with nothing to do."""
+    return Candidate(name, None, service_us, service_us, service_us, service_us, rate)
+
+
+def busy(name: str, wait_us: float, service_us: float, rate: float | None = None) -> Candidate:
+    """A device that is free in so many microseconds."""
+    finish_us = wait_us + service_us
+    return Candidate(name, None, finish_us, finish_us, service_us, service_us, rate)
+
+
+CPU, SLOW_CPU = idle("cpu", 300), idle("cpu:slow", 900)
+GPU0, GPU1 = idle("cuda:0", 200), idle("cuda:1", 100)
+ALL = [CPU, SLOW_CPU, GPU0, GPU1]
+MISSING = {"cuda": "no NVIDIA driver is loaded"}
+FULL = Overloaded("Exceeds maximum queue size")
+RESTARTING = Unavailable("restarting", 500)
+
+
+def choose(asked: str, host: list[Candidate], missing: dict[str, str] | None = None, **wish: Any) -> Route:
+    """The route of a request that asks so, on a host with these devices."""
+    entries = resolve(asked, tuple(candidate.name for candidate in host))
+    return routing.choose(Wish(entries, **wish), {candidate.name: candidate for candidate in host}, missing or {})
+
+
+NAMES = ["cpu", "cpu:slow", "cuda:0", "cuda:1"]
+TIMES = st.one_of(st.none(), st.floats(1, 1e6))
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> list[Candidate]:
+    """Four devices in any state; what was never measured is known of no device in part."""
+    host = []
+    for name in NAMES:
+        problem = draw(st.sampled_from([None, FailedPrecondition("not allowed"), RESTARTING, FULL]))
+        rate = draw(st.one_of(st.none(), st.floats(0, 10)))
+        service_us, wait_us = draw(TIMES), draw(st.floats(0, 1e6))
+        candidate = idle(name, None, rate) if service_us is None else busy(name, wait_us, service_us, rate)
+        host.append(candidate._replace(problem=problem))
+    return host
+
+
+ENTRIES = st.sampled_from(["auto", "cpu", "cpu:slow", "cuda", "cuda:0", "cuda:1", "cuda:9"])
+WISHES = st.fixed_dictionaries(
+    {},
+    optional={
+        "objective": st.sampled_from(OBJECTIVES),
+        "deadline_us": st.floats(0, 2e6),
+        "target_us": st.floats(0, 2e6),
+        "last": st.sampled_from(NAMES),
+    },
+)
+
+
+@given(ENTRIES.filter(lambda entry: entry != "auto"), hosts(), WISHES)
+def test_a_named_device_is_never_moved(asked: str, host: list[Candidate], wish: dict[str, Any]) -> None:
+    try:
+        route = choose(asked, host, **wish)
+    except ServingError:
+        return
+    assert route.device == asked if asked in NAMES else kind_of(route.device) == asked
+    assert route.reason == "requested"
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), WISHES)
+def test_every_reason_is_of_the_closed_set_and_comes_with_the_devices_prediction(
+    entries: list[str], host: list[Candidate], wish: dict[str, Any]
+) -> None:
+    try:
+        route = choose(",".join(entries), host, **wish)
+    except ServingError:
+        return
+    assert route.reason in REASONS
+    assert route.predicted_us == next(candidate.finish_us for candidate in host if candidate.name == route.device)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), WISHES)
+def test_a_list_is_walked_in_order_to_the_first_entry_that_can_run_it(
+    entries: list[str], host: list[Candidate], wish: dict[str, Any]
+) -> None:
+    able = {candidate.name for candidate in host if _able(candidate, wish.get("deadline_us"))}
+    meant = [names for _, names in resolve(",".join(entries), tuple(NAMES))]
+    first = next((able & set(names) for names in meant if able & set(names)), set())
+    unpriced = first and wish.get("objective", LATENCY) != LATENCY and any(candidate.rate is None for candidate in host)
+    try:
+        assert choose(",".join(entries), host, **wish).device in first
+    except ServingError:
+        assert not first or unpriced
+
+
+def _able(candidate: Candidate, deadline_us: float | None) -> bool:
+    if candidate.problem is not None:
+        return False
+    return deadline_us is None or candidate.soonest_us is None or candidate.soonest_us <= deadline_us
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "reason"),
+    [
+        ("auto", "cuda:1", "earliest"),
+        ("cpu", "cpu", "requested"),
+        ("cuda", "cuda:1", "requested"),
+        ("cuda:0", "cuda:0", "requested"),
+        ("cuda:9,cuda:0,cpu", "cuda:0", "preference"),
+        ("cuda:9,auto", "cuda:1", "preference"),
+    ],
+)
+def test_each_way_to_ask_has_its_reason(asked: str, device: str, reason: str) -> None:
+    route = choose(asked, ALL)
+    assert (route.device, route.reason) == (device, reason)
+
+
+def test_an_exact_name_wins_over_a_kind() -> None:
+    assert choose("cpu", [idle("cpu:fast", 1), CPU]).device == "cpu"
+
+
+def test_auto_with_one_device_says_so() -> None:
+    assert choose("auto", [CPU], MISSING).reason == "only-device"
+    assert choose("auto", [CPU, GPU0._replace(problem=RESTARTING)]).reason == "only-device"
+
+
+def test_a_device_that_was_never_measured_is_tried_last() -> None:
+    assert choose("auto", [idle("cuda:0"), SLOW_CPU]).device == "cpu:slow"
+    assert choose("auto", [idle("cuda:0")]) == Route("cuda:0", "only-device", None)
+
+
+def test_a_device_with_work_ahead_is_passed_over_for_one_that_finishes_sooner() -> None:
+    assert choose("auto", [CPU, busy("cuda:0", wait_us=150, service_us=100)]) == Route("cuda:0", "earliest", 250)
+    assert choose("auto", [CPU, busy("cuda:0", wait_us=250, service_us=100)]) == Route("cpu", "spill", 300)
+
+
+@pytest.mark.parametrize("asked", ["tpu", "", "cpu,tpu", "cuda:"])
+def test_a_malformed_name_is_an_invalid_request_that_lists_what_exists(asked: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"this server has: cpu, cpu:slow, cuda:0, cuda:1; or ask for 'auto'"):
+        choose(asked, ALL)
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"), [("cuda", MISSING["cuda"]), ("cuda:3", MISSING["cuda"]), ("cpu:9", "no device of that name")]
+)
+def test_a_device_that_is_not_here_is_a_failed_precondition_with_the_reason(asked: str, why: str) -> None:
+    with pytest.raises(FailedPrecondition, match=why):
+        choose(asked, [CPU], MISSING)
+
+
+def test_a_list_fails_with_the_last_status_and_all_reasons() -> None:
+    restarting = Candidate("cuda:0", Unavailable("it restarts", 500))
+    forbidden = Candidate("cpu", FailedPrecondition("not allowed on cpu"))
+    with pytest.raises(Unavailable, match="not allowed on cpu; it restarts") as caught:
+        choose("cpu,cuda:0", [forbidden, restarting])
+    assert caught.value.pushback_ms == 500
+    with pytest.raises(FailedPrecondition, match="it restarts; not allowed on cpu"):
+        choose("cuda:0,cpu", [forbidden, restarting])
+
+
+def test_a_refusal_leaves_no_frames_behind() -> None:
+    problem = FailedPrecondition("not allowed")
+    with pytest.raises(FailedPrecondition):
+        choose("cpu", [Candidate("cpu", problem)])
+    assert problem.__traceback__ is None
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=4))
+def test_spaces_around_entries_do_not_count(entries: list[str]) -> None:
+    assert entries_of(" , ".join(entries)) == entries
+
+
+def test_near_ties_do_not_flap() -> None:
+    last, chosen = "", []
+    for cpu_us, gpu_us in [(100, 101), (101, 100), (100, 95), (95, 100), (100, 92)]:
+        last = choose("auto", [idle("cpu", cpu_us), idle("cuda:0", gpu_us)], last=last).device
+        chosen.append(last)
+    assert chosen == ["cpu"] * 5
+
+
+@given(st.floats(1, 1e6), st.floats(0, 1), st.sampled_from(["cpu", "cuda:0"]))
+def test_the_last_choice_is_kept_exactly_while_it_is_within_the_hysteresis(sooner: float, more: float, last: str) -> None:
+    other = "cuda:0" if last == "cpu" else "cpu"
+    later = sooner * (1 + more)
+    route = choose("auto", [idle(last, later), idle(other, sooner)], last=last)
+    assert route.device == (last if later <= sooner * (1 + HYSTERESIS) else other)
+
+
+def test_a_last_choice_that_cannot_run_is_forgotten() -> None:
+    assert choose("auto", [CPU._replace(problem=RESTARTING), SLOW_CPU], last="cpu").device == "cpu:slow"
+    assert choose("auto", [CPU, SLOW_CPU], last="cuda:7").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "device", "reason"),
+    [
+        ("auto", GPU1._replace(problem=FULL), "cpu", "spill"),
+        ("auto", GPU1._replace(problem=RESTARTING), "cpu", "only-device"),
+        ("auto", busy("cuda:1", 1000, 100), "cpu", "spill"),
+        ("auto", busy("cuda:1", 0, 295), "cuda:1", "earliest"),  # no faster than the other
+        ("cuda:1,cpu", GPU1._replace(problem=FULL), "cpu", "spill"),
+        ("cuda:1,cpu", GPU1._replace(problem=RESTARTING), "cpu", "preference"),
+        ("cuda:1,cpu", busy("cuda:1", 1000, 100), "cuda:1", "preference"),  # it asked for that order
+        ("cpu,cuda:1", GPU1._replace(problem=FULL), "cpu", "preference"),
+    ],
+)
+def test_a_request_spills_where_a_faster_or_preferred_device_is_too_busy(
+    asked: str, gpu: Candidate, device: str, reason: str
+) -> None:
+    route = choose(asked, [CPU, gpu])
+    assert (route.device, route.reason) == (device, reason)
+
+
+def test_a_preferred_device_that_is_too_late_is_spilled_from() -> None:
+    late = busy("cuda:1", 1000, 100)
+    route = choose("cuda:1,cpu", [CPU, late], deadline_us=500)
+    assert (route.device, route.reason) == ("cpu", "spill")
+
+
+DEAR, CHEAP = idle("cuda:0", 100, rate=10), idle("cpu", 300, rate=1)
+
+
+def test_the_cheapest_device_wins_by_what_the_run_costs_and_not_by_its_hour() -> None:
+    assert choose("auto", [DEAR, CHEAP], objective=COST) == Route("cpu", "cheapest-in-time", 300)
+    assert choose("auto", [DEAR, idle("cpu", 3000, rate=1)], objective=COST).device == "cuda:0"
+    assert choose("auto", [DEAR, CHEAP], objective=LATENCY).device == "cuda:0"
+
+
+def test_a_batch_that_costs_a_device_nothing_more_is_free() -> None:
+    joined = DEAR._replace(added_us=0.0)
+    assert choose("auto", [joined, CHEAP], objective=COST).device == "cuda:0"
+
+
+@pytest.mark.parametrize("limit", ["deadline_us", "target_us"])
+def test_a_cheaper_device_must_finish_in_time_with_a_tenth_to_spare(limit: str) -> None:
+    for limit_us, device in [(334, "cpu"), (333, "cuda:0")]:
+        wish: dict[str, Any] = {"objective": COST, limit: limit_us}
+        assert choose("auto", [DEAR, CHEAP], **wish).device == device
+
+
+def test_where_none_meets_the_target_the_earliest_is_taken() -> None:
+    assert choose("auto", [DEAR, CHEAP], objective=COST, target_us=1) == Route("cuda:0", "earliest", 100)
+
+
+@pytest.mark.parametrize(("objective", "setting"), [(COST, "price_per_hour"), (ENERGY, "idle_w and busy_w")])
+def test_an_objective_that_nobody_gave_numbers_for_says_what_to_set(objective: str, setting: str) -> None:
+    text = rf"'{objective}' needs {setting} of device 'cpu'; set it under \[devices.\"cpu\"\], or ask for 'latency'"
+    with pytest.raises(FailedPrecondition, match=text):
+        choose("auto", [DEAR, CHEAP._replace(rate=None)], objective=objective)
+    assert choose("cpu", [DEAR, CHEAP._replace(rate=None)], objective=objective).device == "cpu"  # nothing to compare
+
+
+@given(hosts(), st.sampled_from([COST, ENERGY]))
+def test_no_device_in_time_with_the_margin_to_spare_is_cheaper_than_the_one_chosen(
+    host: list[Candidate], objective: str
+) -> None:
+    rated = [candidate._replace(rate=candidate.rate or 1.0) for candidate in host]
+    target_us = 1e6
+    try:
+        route = choose("auto", rated, objective=objective, target_us=target_us)
+    except ServingError:
+        return
+    if route.reason == "cheapest-in-time":
+        limit_us = target_us * (1 - MARGIN)
+        in_time = [c for c in rated if c.problem is None and c.finish_us is not None and c.finish_us <= limit_us]
+        costs = {candidate.name: (candidate.added_us or 0) * (candidate.rate or 0) for candidate in in_time}
+        assert costs[route.device] == min(costs.values())
+
+
+@pytest.mark.parametrize("asked", ["cpu", "auto", "cpu,cpu"])
+def test_what_cannot_finish_in_time_is_refused_with_the_predicted_time(asked: str) -> None:
+    late = Candidate("cpu", None, finish_us=90_000, soonest_us=80_000, service_us=30_000)
+    text = r"device 'cpu' would take at least 80.0 ms \(predicted 90.0 ms\), and the deadline is in 50.0 ms"
+    with pytest.raises(Overloaded, match=text) as caught:
+        choose(asked, [late], deadline_us=50_000)
+    assert caught.value.pushback_ms == -1
+    assert choose(asked, [late], deadline_us=80_000).device == "cpu"  # it may yet
+
+
+def test_a_deadline_that_has_passed_is_told_as_none_left() -> None:
+    with pytest.raises(Overloaded, match=r"the deadline is in 0.0 ms"):
+        choose("cpu", [CPU], deadline_us=-5)
+
+
+def test_a_device_that_was_never_measured_is_given_a_try() -> None:
+    assert choose("cpu", [idle("cpu")], deadline_us=1).device == "cpu"
+
+
+@given(hosts(), st.floats(0, 2e6))
+def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Candidate], deadline_us: float) -> None:
+    able = {candidate.name for candidate in host if _able(candidate, deadline_us)}
+    try:
+        assert choose("auto", host, deadline_us=deadline_us).device in able
+    except ServingError:
+        assert not able
+
+
+#: Six hundred a second come, and each can wait 10 ms.
+HURRIED = (Comers(600.0, 10_000.0),)
+
+
+def with_comers(candidate: Candidate, *comers: Comers) -> Candidate:
+    """A device on which a request would be in the way of others."""
+    return candidate._replace(held_us=candidate.added_us, comers=comers)
+
+
+def test_what_a_request_makes_others_wait_counts_as_much_as_its_own_time() -> None:
+    gpu, cpu = busy("cuda:0", 60_000, 15_000), busy("cpu", 0, 49_000)
+    crowded = with_comers(cpu, Comers(600.0, math.inf))
+
+    # Some 29 come meanwhile, and wait for half of it on average.
+    assert routing.delay_us(crowded) == pytest.approx(600 * 0.049 * 49_000 / 2)
+    assert choose("auto", [cpu, gpu]).device == "cpu"
+    assert choose("auto", [crowded, gpu]) == Route("cuda:0", "earliest", 75_000)
+
+
+def test_a_request_that_joins_a_run_delays_those_who_come_before_its_end_by_what_it_adds() -> None:
+    joins = with_comers(busy("cpu", 20_000, 9_000)._replace(added_us=1_000), Comers(100.0, math.inf))
+
+    assert routing.delay_us(joins) == pytest.approx(100 * 0.028 * 1_000 + 100 * 0.001 * 500)
+
+
+def test_the_predicted_time_of_a_route_is_the_requests_own() -> None:
+    assert choose("auto", [with_comers(idle("cpu", 300), *HURRIED), SLOW_CPU]).predicted_us == 300
+
+
+def test_those_are_made_late_who_come_so_early_in_a_run_that_they_cannot_wait_for_its_end() -> None:
+    assert routing.made_late(with_comers(idle("cpu", 49_000), *HURRIED)) == pytest.approx(600 * 0.039)
+    assert routing.made_late(with_comers(idle("cpu", 9_000), *HURRIED)) == 0
+    assert routing.made_late(with_comers(idle("cpu", 49_000), Comers(600.0, math.inf))) == 0
+
+
+def test_a_request_keeps_away_from_a_device_on_which_it_would_make_several_others_late() -> None:
+    gpu, cpu = busy("cuda:0", 200_000, 15_000), idle("cpu", 49_000)
+
+    assert choose("auto", [cpu, gpu]).device == "cpu"
+    assert choose("auto", [with_comers(cpu, *HURRIED), gpu]).device == "cuda:0"
+    assert choose("auto", [with_comers(cpu, Comers(20.0, 10_000.0)), gpu]).device == "cpu"  # 0.8 of them: not as many as itself
+
+
+def test_it_is_refused_where_only_such_a_device_would_answer_in_time() -> None:
+    with pytest.raises(Overloaded) as refused:
+        choose("auto", [busy("cuda:0", 200_000, 15_000), with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000)
+
+    assert "device 'cpu' would be held for 49.0 ms, which would make 23.4 others late" in str(refused.value)
+    assert "device 'cuda:0' would take at least 215.0 ms" in str(refused.value)
+
+
+@pytest.mark.parametrize("gpu", [GPU0._replace(problem=RESTARTING), with_comers(busy("cuda:0", 2e5, 6e4), *HURRIED)])
+def test_it_is_not_where_no_other_device_is_there_or_others_fare_no_better(gpu: Candidate) -> None:
+    assert choose("auto", [gpu, with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
+
+
+@pytest.mark.parametrize("asked", ["cpu", "cuda,cpu"])
+def test_who_names_a_device_keeps_it_whoever_comes_there(asked: str) -> None:
+    late = busy("cuda:0", 200_000, 15_000)
+
+    assert choose(asked, [late, with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
+
+
+COMERS = st.lists(st.builds(Comers, st.floats(0, 1e4), st.floats(1, 1e6)), max_size=3)
+
+
+@given(hosts(), st.tuples(COMERS, COMERS, COMERS, COMERS))
+def test_some_device_that_works_takes_a_request_whoever_comes(host: list[Candidate], comers: tuple[list[Comers], ...]) -> None:
+    crowded = [with_comers(candidate, *each) for candidate, each in zip(host, comers, strict=True)]
+    refused = routing.refusals(crowded, None)
+
+    assert {candidate.name for candidate in host if candidate.problem} <= refused.keys()
+    least = min((routing.made_late(each) for each in crowded if not each.problem or each.problem is FULL), default=None)
+    for each in crowded:
+        if not each.problem and (routing.made_late(each) <= 1 or routing.made_late(each) == least):
+            assert each.name not in refused

@@ -1,0 +1,158 @@
+"""The worked example of docs/routing.md: what its tables say is what the functions that decide give."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from turnout_server.core.errors import Overloaded
+from turnout_server.devices.device import Device
+from turnout_server.models.deployments import Deployment
+from turnout_server.scheduling import routing
+from turnout_server.scheduling.arrivals import Arrivals, Comers
+from turnout_server.scheduling.device_queue import Backlog, due
+from turnout_server.scheduling.routing import COST, ENERGY, LATENCY, Candidate, Forecast, Wish
+
+from tests.server.fakes import FakeRequest, deployment, profile
+
+PAGE = (Path(__file__).parents[3] / "docs" / "routing.md").read_text()
+NOW_S = 1000.0
+#: What is left of the run that goes on.
+LEFT_US = {"cuda:0": [12_000.0], "cpu": []}
+DEVICES = {
+    "cuda:0": Device("cuda:0", "cuda", "CUDAExecutionProvider", price_per_hour=1.20, idle_w=60, busy_w=300),
+    "cpu": Device("cpu", "cpu", "CPUExecutionProvider", price_per_hour=0.10, idle_w=20, busy_w=95),
+}
+RUNS_US = {
+    "cuda:0": {1: 6_000, 2: 7_000, 4: 9_000, 8: 13_000},
+    "cpu": {1: 20_000, 2: 38_000, 4: 76_000, 8: 152_000},
+}
+FASTEST_US = {"cuda:0": 5_500, "cpu": 18_000}
+
+
+def scan_on(device: str) -> Deployment:
+    """The model that is asked for; a run of one row was once faster than it mostly is."""
+    known = profile(RUNS_US[device])
+    known.measure(1, [FASTEST_US[device], *[RUNS_US[device][1]] * 4])
+    return deployment(name="scan", device=device, profile=known, target_us=40_000.0)
+
+
+def backlog_of(device: str, scan: Deployment) -> Backlog[FakeRequest]:
+    """What waits: on the GPU one request for another model, and three for this one."""
+    backlog: Backlog[FakeRequest] = Backlog()
+    if device == "cuda:0":
+        lang = deployment(name="lang", device=device, profile=profile({1: 15_000}), target_us=20_000.0)
+        backlog.add(FakeRequest(lang, priority=0, enqueued_s=NOW_S - 0.005))  # type: ignore[arg-type]
+        for _ in range(3):
+            backlog.add(FakeRequest(scan, priority=0, enqueued_s=NOW_S - 0.020))  # type: ignore[arg-type]
+    return backlog
+
+
+def forecast(device: str, deadline_us: float | None) -> Forecast:
+    """What the scheduler would expect of one more row."""
+    scan = scan_on(device)
+    begin_s = scan.begin_by_s(1, None if deadline_us is None else NOW_S + deadline_us * 1e-6, None)
+    prospect = backlog_of(device, scan).prospect(scan, "k", 1, 0, due(scan, NOW_S, begin_s))
+    alone_us, fastest_us = scan.predict_us(1), scan.profile.fastest_us(1)
+    assert alone_us is not None
+    assert fastest_us is not None
+    wait_us = routing.wait_us(LEFT_US[device], prospect.ahead_us, instances=1)
+    return Forecast(wait_us, prospect.joined_us, prospect.added_us, alone_us, fastest_us)
+
+
+def comers(device: str) -> Sequence[Comers]:
+    """Who comes to the CPU: 600 a second, once they have come for long enough, who can wait for 10 ms."""
+    arrivals = Arrivals()
+    if device == "cpu":
+        for number in range(6000):
+            arrivals.add(NOW_S - 10 + number / 600, 0, 0.010)
+    return arrivals.of_late(NOW_S, 0)
+
+
+def candidate(device: str, objective: str, deadline_us: float | None, *, crowded: bool = False) -> Candidate:
+    seen = forecast(device, deadline_us)
+    rate = DEVICES[device].price_per_hour if objective == COST else DEVICES[device].extra_w
+    held_us = min(seen.added_us, scan_on(device).longest_us(1))
+    others = comers(device) if crowded else ()
+    return Candidate(device, None, seen.finish_us, seen.soonest_us, seen.alone_us, seen.added_us, rate, held_us, others)
+
+
+def choose(objective: str, deadline_us: float | None, *, crowded: bool = False) -> routing.Route:
+    wish = Wish(routing.resolve("auto", tuple(DEVICES)), objective, deadline_us, target_us=40_000.0)
+    host = {name: candidate(name, objective, deadline_us, crowded=crowded) for name in DEVICES}
+    return routing.choose(wish, host, {})
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+@pytest.mark.parametrize(("device", "cap"), [("cuda:0", 8), ("cpu", 2)])
+def test_profiles_and_caps_are_those_of_the_page(device: str, cap: int) -> None:
+    assert scan_on(device).cap == cap
+
+    made = DEVICES[device]
+    runs_ms = [f"{us / 1e3:g}" for us in RUNS_US[device].values()]
+    figures = (*runs_ms, f"{FASTEST_US[device] / 1e3:g}", cap, f"{made.price_per_hour:.2f}", f"{made.extra_w:g}")
+    assert row(f"`{device}`", *figures) in PAGE
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_parts_of_a_prediction_are_those_of_the_page(device: str) -> None:
+    seen = forecast(device, None)
+    ahead_us = seen.wait_us - sum(LEFT_US[device])
+    parts_us = (sum(LEFT_US[device]), ahead_us, seen.service_us, seen.finish_us, seen.added_us)
+
+    cost = DEVICES[device].price_per_hour or 0.0
+    energy_w = DEVICES[device].extra_w or 0.0
+    per_million, energy_j = cost * seen.added_us / 3600, energy_w * seen.added_us * 1e-6
+    parts_ms = [f"{us / 1e3:g}" for us in parts_us]
+    assert row(f"`{device}`", *parts_ms, f"{per_million:.2f}", f"{energy_j:.2f}") in PAGE
+
+
+@pytest.mark.parametrize(
+    ("number", "objective", "deadline_ms", "device", "reason", "predicted_ms"),
+    [
+        (1, LATENCY, None, "cpu", "spill", 20),
+        (2, COST, 50, "cuda:0", "cheapest-in-time", 36),
+        (3, ENERGY, 34, "cpu", "cheapest-in-time", 20),
+    ],
+)
+def test_a_request_of_the_page_goes_where_it_says(
+    number: int, objective: str, deadline_ms: int | None, device: str, reason: str, predicted_ms: int
+) -> None:
+    route = choose(objective, None if deadline_ms is None else deadline_ms * 1e3)
+
+    assert (route.device, route.reason) == (device, reason)
+    assert route.predicted_us == pytest.approx(predicted_ms * 1e3)
+    asked = (f"`{objective}`", "none" if deadline_ms is None else f"{deadline_ms} ms")
+    assert row(number, *asked, f"`{device}`", f"`{reason}`", f"{predicted_ms} ms") in PAGE
+
+
+def test_a_request_that_no_device_can_answer_in_time_is_refused_in_the_words_of_the_page() -> None:
+    with pytest.raises(Overloaded) as refused:
+        choose(LATENCY, 15e3)
+
+    assert str(refused.value) in " ".join(PAGE.split())
+
+
+def test_request_3_is_worth_trying_on_the_gpu_but_not_expected_in_time_there() -> None:
+    seen = forecast("cuda:0", 34e3)
+
+    assert seen.soonest_us < 34e3 < seen.finish_us == 36e3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_a_request_does_to_others_is_what_the_page_says(device: str) -> None:
+    seen = candidate(device, LATENCY, None, crowded=True)
+    assert seen.finish_us is not None
+
+    figures = (f"{seen.finish_us / 1e3:g}", f"{routing.delay_us(seen) / 1e3:.0f}", f"{routing.made_late(seen):.1f}")
+    assert row(f"`{device}`", *figures) in PAGE
+
+
+def test_a_request_keeps_out_of_the_way_of_others_as_the_page_says() -> None:
+    assert choose(LATENCY, None, crowded=True) == routing.Route("cuda:0", "only-device", 36e3)
+    with pytest.raises(Overloaded) as refused:
+        choose(LATENCY, 30e3, crowded=True)
+
+    assert str(refused.value) in " ".join(PAGE.split())

@@ -1,0 +1,122 @@
+"""Which requests leave a trace, and what is in it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from turnout_server.core.errors import InvalidRequest
+from turnout_server.serving.tracing import Tracer
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "traces"
+
+
+@pytest.fixture
+def tracer(file: Path) -> Tracer:
+    tracer = Tracer(file)
+    tracer.update({"trace_level": ["TIMESTAMPS"], "trace_rate": ["1"]})
+    return tracer
+
+
+def record(tracer: Tracer, *ids: str, model: str = "m") -> None:
+    for request_id in ids:
+        tracer.record(model, "1", "cpu", request_id, {"REQUEST_START": 1, "REQUEST_END": 2})
+
+
+def traces(file: Path) -> list[Any]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def ids(file: Path) -> list[str]:
+    return [trace["request_id"] for trace in traces(file)]
+
+
+def test_a_trace_says_whose_it_is_and_when_each_step_began(tracer: Tracer, file: Path) -> None:
+    record(tracer, "a")
+    assert traces(file) == [
+        {
+            "id": 1,
+            "model_name": "m",
+            "model_version": "1",
+            "request_id": "a",
+            "device": "cpu",
+            "timestamps": [{"name": "REQUEST_START", "ns": 1}, {"name": "REQUEST_END", "ns": 2}],
+        }
+    ]
+
+
+def test_nothing_is_traced_until_somebody_asks(file: Path) -> None:
+    tracer = Tracer(file)
+    assert not tracer.active
+    record(tracer, "a")
+    assert ids(file) == []
+
+
+def test_the_rate_picks_one_in_so_many(tracer: Tracer, file: Path) -> None:
+    tracer.update({"trace_rate": ["3"]})
+    record(tracer, *"abcdefg")
+    assert len(ids(file)) == pytest.approx(7 / 3, abs=1)
+
+
+def test_the_count_runs_out(tracer: Tracer, file: Path) -> None:
+    tracer.update({"trace_count": ["2"]})
+    record(tracer, *"abc")
+    assert ids(file) == ["a", "b"]
+    assert tracer.settings()["trace_count"] == ["0"]
+
+
+def test_traces_may_be_gathered_before_they_are_written(tracer: Tracer, file: Path) -> None:
+    tracer.update({"log_frequency": ["2"]})
+    record(tracer, "a")
+    assert ids(file) == []
+    record(tracer, "b", "c")
+    assert ids(file) == ["a", "b"]
+    tracer.close()
+    assert ids(file) == ["a", "b", "c"]
+
+
+def test_a_model_may_have_settings_of_its_own_and_give_them_up(tracer: Tracer, file: Path) -> None:
+    tracer.update({"trace_level": ["OFF"]}, "quiet")
+    record(tracer, "a", model="quiet")
+    record(tracer, "b", model="loud")
+    assert ids(file) == ["b"]
+    tracer.update({"trace_level": []}, "quiet")
+    record(tracer, "c", model="quiet")
+    assert ids(file) == ["b", "c"]
+
+
+def test_an_empty_value_goes_back_to_what_held_at_the_start(tracer: Tracer) -> None:
+    tracer.update({"trace_level": [], "trace_rate": []})
+    assert (tracer.settings()["trace_level"], tracer.settings()["trace_rate"]) == (["OFF"], ["1000"])
+    assert not tracer.active
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("trace_levels", ["OFF"]),
+        ("trace_level", ["TENSORS"]),
+        ("trace_rate", ["0"]),
+        ("trace_rate", ["x"]),
+        ("trace_rate", ["1", "2"]),
+        ("trace_rate", ["9" * 5000]),
+        ("trace_count", ["-2"]),
+        ("log_frequency", ["-1"]),
+        ("trace_file", ["elsewhere"]),
+        ("trace_mode", ["opentelemetry"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_and_none_of_its_companions_holds(tracer: Tracer, key: str, values: Sequence[str]) -> None:
+    before = tracer.settings()
+    with pytest.raises(InvalidRequest, match=key):
+        tracer.update({"trace_count": ["5"], key: values} if key != "trace_count" else {key: values})
+    assert tracer.settings() == before
+
+
+def test_without_a_file_the_flag_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="--trace-file"):
+        Tracer(None).update({"trace_level": ["TIMESTAMPS"]})

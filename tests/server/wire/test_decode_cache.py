@@ -1,0 +1,367 @@
+"""A request that is read through a template is what parsing would have made of it, or it isn't read through one."""
+
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_proto import inference_pb2 as pb
+from turnout_server.core.datatypes import DATATYPES
+from turnout_server.core.errors import InvalidRequest, NotFound, ServingError
+from turnout_server.core.messages import InferRequest
+from turnout_server.wire.codec import Codec, Forms
+from turnout_server.wire.decode_cache import LIMIT, LIMIT_ALIKE, LONGEST_HEADER_BYTES, Templates
+from turnout_server.wire.shared_memory import DIRECTORY, SharedMemory
+
+from tests.wire import assert_same, request
+
+NUMBERS = sorted(name for name in DATATYPES if name != "BYTES")
+#: As long as an id may be whose length takes one byte.
+LONGEST_ID = 127
+
+Inputs = dict[str, np.ndarray]
+
+
+def decoded(message: bytes) -> tuple[InferRequest, Forms]:
+    """What a message says, parsed."""
+    return Codec(None).decode(message)
+
+
+def through_template(model: bytes, message: bytes) -> InferRequest | None:
+    """A message as read through a template that was made of `model`."""
+    templates: Templates[None] = Templates()
+    templates.keep(model, decoded(model)[0], None)
+    read = templates.read(message)
+    return read and read[0]
+
+
+def assert_equal(got: InferRequest, want: InferRequest) -> None:
+    """All but the layout's identity and the clock's readings."""
+    assert list(got.inputs) == list(want.inputs)
+    for name, array in want.inputs.items():
+        assert_same(got.inputs[name], array)
+    for field in ("model", "version", "id", "outputs", "device", "timeout_us", "objective", "precision", "priority"):
+        assert getattr(got, field) == getattr(want, field), field
+    assert (got.deadline_s, got.arrived_s, got.decode_us) == (None, 0.0, 0)
+    assert got.layout.kind == want.layout.kind
+
+
+# Drawn requests
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Name, datatype and shape of each input."""
+    names = draw(st.lists(st.text(max_size=5), max_size=3, unique=True))
+    shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
+    return [(name, draw(st.sampled_from(NUMBERS)), draw(shapes)) for name in names]
+
+
+@st.composite
+def tensors(draw: st.DrawFn, layout: list[tuple[str, str, tuple[int, ...]]]) -> Inputs:
+    """Inputs so laid out, of any bit pattern that their datatypes have."""
+    arrays: Inputs = {}
+    for name, datatype, shape in layout:
+        dtype, size = DATATYPES[datatype].dtype, int(np.prod(shape, dtype=int))
+        if datatype == "BOOL":
+            arrays[name] = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)), dtype).reshape(shape)
+        else:
+            length = size * dtype.itemsize
+            arrays[name] = np.frombuffer(draw(st.binary(min_size=length, max_size=length)), dtype).reshape(shape)
+    return arrays
+
+
+PARAMETERS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "device": st.sampled_from(["cpu", "cuda:0", "cuda,cpu"]),
+        "objective": st.sampled_from(["latency", "cost", "energy"]),
+        "precision": st.text(min_size=1, max_size=5),
+        "priority": st.integers(0, 5),
+        "timeout": st.integers(0, 10**9),
+        "colour": st.booleans(),
+    },
+)
+IDS = st.text(max_size=30)
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Two requests that differ in nothing but their ids and numbers."""
+    layout = draw(layouts())
+    model, version = draw(st.text(min_size=1, max_size=20)), draw(st.sampled_from(["", "1", "12"]))
+    outputs = draw(st.lists(st.text(max_size=5), max_size=2, unique=True))
+    parameters = draw(PARAMETERS)
+    first, second = (
+        request(model, draw(tensors(layout)), version=version, id=draw(IDS), outputs=outputs, parameters=parameters)
+        for _ in range(2)
+    )
+    return first.SerializeToString(deterministic=True), second.SerializeToString(deterministic=True)
+
+
+@given(alike())
+def test_a_template_reads_what_parsing_would(messages: tuple[bytes, bytes]) -> None:
+    first, second = messages
+    got = through_template(first, second)
+    want, _ = decoded(second)
+    if got is None:
+        assert not want.inputs  # a name and nothing else, where there is nothing to gain
+    else:
+        assert_equal(got, want)
+
+
+@given(alike(), st.data())
+def test_whatever_a_message_is_changed_to_it_is_read_as_if_there_were_no_templates(
+    messages: tuple[bytes, bytes], data: st.DataObject
+) -> None:
+    codec = Codec(None)
+    codec.decode(messages[0])
+    changed = bytearray(messages[1])
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    assert_like_a_fresh_codec(codec, bytes(changed))
+
+
+def assert_like_a_fresh_codec(codec: Codec, message: bytes) -> None:
+    got, want = outcome(codec, message), outcome(Codec(None), message)
+    if isinstance(got, ServingError) or isinstance(want, ServingError):
+        assert (type(got), str(got)) == (type(want), str(want))
+    else:
+        assert_equal(got[0], want[0])
+        assert got[1] == want[1]
+
+
+def outcome(codec: Codec, message: bytes) -> tuple[InferRequest, Forms] | ServingError:
+    try:
+        return codec.decode(message)
+    except ServingError as error:
+        return error
+
+
+# One request, changed everywhere
+
+PAIR: Inputs = {"a": np.arange(4, dtype=np.float32), "b": np.arange(6, dtype=np.int64).reshape(2, 3)}
+PLAIN = request("m", PAIR, version="1", id="7", outputs=["y"], parameters={"device": "cpu"})
+MESSAGE = PLAIN.SerializeToString()
+
+
+ID_AT = MESSAGE.index(b"\x1a\x017") + 2
+#: Where the tensors' bytes are.
+NUMBERS_AT = {at for data in PLAIN.raw_input_contents for at in range(MESSAGE.index(data), MESSAGE.index(data) + len(data))}
+
+
+@pytest.mark.parametrize("at", range(len(MESSAGE)))
+def test_every_byte_outside_the_holes_counts(at: int) -> None:
+    for other in set(range(256)) - {MESSAGE[at]}:
+        changed = MESSAGE[:at] + bytes([other]) + MESSAGE[at + 1 :]
+        got = through_template(MESSAGE, changed)
+        is_in_hole = at in NUMBERS_AT or (at == ID_AT and other < 0x80)  # a lone byte above isn't UTF-8
+        assert (got is not None) == is_in_hole
+        if got is not None:
+            assert_equal(got, decoded(changed)[0])
+
+
+@pytest.mark.parametrize("at", range(len(MESSAGE)))
+def test_a_message_cut_off_is_refused_with_and_without_templates(at: int) -> None:
+    codec = Codec(None)
+    codec.decode(MESSAGE)
+    assert_like_a_fresh_codec(codec, MESSAGE[:at])
+    assert_like_a_fresh_codec(codec, MESSAGE + MESSAGE[:at])
+
+
+@pytest.mark.parametrize("size", [0, 1, LONGEST_ID])
+def test_an_id_may_be_of_another_length_or_missing(size: int) -> None:
+    other = pb.ModelInferRequest()
+    other.CopyFrom(PLAIN)
+    other.id = "x" * size
+    longer, shorter = other.SerializeToString(), MESSAGE
+    for model, message in [(shorter, longer), (longer, shorter)]:
+        got = through_template(model, message)
+        assert got is not None
+        assert_equal(got, decoded(message)[0])
+
+
+@pytest.mark.parametrize("size", [LONGEST_ID + 1, 300, 20_000])
+def test_a_longer_id_is_left_to_parsing(size: int) -> None:
+    longer = pb.ModelInferRequest()
+    longer.CopyFrom(PLAIN)
+    longer.id = "x" * size
+    assert through_template(MESSAGE, longer.SerializeToString()) is None
+    assert through_template(longer.SerializeToString(), longer.SerializeToString()) is None
+
+
+#: Outputs whose description, entered in its middle, is another message: `z` is the tag of a field that nobody knows.
+FORGED_FROM_LONG_NAME = "a" * 47 + "z" + chr(48) + "b" * 48
+FORGED_FROM_LONG_ID = "a" * 9 + "z" + chr(109) + "b" * 109
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "at", "forged"),
+    [
+        ("x" * 199 + "z", FORGED_FROM_LONG_NAME, 202, b"\x1a\x12\x11" + b"v" * 17),
+        ("m", FORGED_FROM_LONG_ID, 3, b"\x1a\x80\x01" + b"x" * 127),
+    ],
+    ids=["a long name", "a long id"],
+)
+def test_what_lies_within_another_field_is_not_taken_for_an_id(model: str, output: str, at: int, forged: bytes) -> None:
+    honest = request(model, {}, outputs=[output]).SerializeToString()
+    message = honest[:at] + forged + honest[at:]
+    assert decoded(message)[0].outputs == () != decoded(honest)[0].outputs
+    assert through_template(honest, message) is None
+
+
+def test_an_id_that_is_no_text_is_left_to_parsing_which_refuses_it() -> None:
+    changed = MESSAGE.replace(b"\x1a\x017", b"\x1a\x01\xff")
+    assert changed != MESSAGE
+    assert through_template(MESSAGE, changed) is None
+    codec = Codec(None)
+    codec.decode(MESSAGE)
+    with pytest.raises(InvalidRequest):
+        codec.decode(changed)
+
+
+@pytest.mark.parametrize("size", range(1, 17))
+def test_arrays_are_views_of_the_message_wherever_they_lie_in_it(size: int) -> None:
+    message = request("m", PAIR, id="x" * size).SerializeToString()
+    got = through_template(message, message)
+    assert got is not None
+    for name, array in got.inputs.items():
+        assert_same(array, PAIR[name])
+        assert np.shares_memory(array, np.frombuffer(message, np.uint8))
+
+
+# Messages that no template is made of, or that are laid out unusually
+
+
+NAME, TAIL = MESSAGE[: ID_AT - 2], MESSAGE[ID_AT + 1 :]
+UNUSUAL = {
+    "its id comes first": b"\x1a\x017" + NAME + TAIL,
+    "its id comes last": NAME + TAIL + b"\x1a\x017",
+    "its id comes twice": NAME + b"\x1a\x018\x1a\x017" + TAIL,
+    "its id comes again later": MESSAGE + b"\x1a\x018",
+    "the id's length takes more bytes than it needs": NAME + b"\x1a\x81\x007" + TAIL,
+    "the name's length takes more bytes than it needs": b"\x0a\x81\x00m" + MESSAGE[3:],
+    "an unknown field follows the tensors": MESSAGE + b"\x42\x02xy",
+    "an unknown number follows the tensors": MESSAGE + b"\x40\x01",
+}
+
+
+@pytest.mark.parametrize("change", UNUSUAL)
+def test_a_message_whose_fields_are_not_where_they_usually_are_is_left_to_parsing(change: str) -> None:
+    message = UNUSUAL[change]
+    want, _ = decoded(message)
+    assert want.model == "m"
+    assert through_template(message, message) is None
+    codec = Codec(None)
+    codec.decode(MESSAGE)
+    assert_like_a_fresh_codec(codec, message)
+
+
+@given(st.sampled_from(sorted(UNUSUAL)), st.data())
+def test_nothing_is_read_wrongly_after_an_unusual_message(change: str, data: st.DataObject) -> None:
+    codec = Codec(None)
+    message = bytearray(UNUSUAL[change])
+    codec.decode(bytes(message))
+    message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    assert_like_a_fresh_codec(codec, bytes(message))
+
+
+TEXT = np.array([b"one", b"two"], np.object_)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        request("m", {"x": TEXT}),
+        request("m", {"x": TEXT, **PAIR}),
+        request("m", PAIR, typed=True),
+        request("m", PAIR, outputs=["y" * LONGEST_HEADER_BYTES]),
+        request("m", {}),
+    ],
+    ids=["BYTES", "BYTES beside numbers", "typed", "described at length", "nothing but a name"],
+)
+def test_a_request_of_another_kind_is_never_templated(message: pb.ModelInferRequest) -> None:
+    data = message.SerializeToString()
+    assert through_template(data, data) is None
+    codec = Codec(None)
+    for _ in range(2):
+        assert_like_a_fresh_codec(codec, data)
+
+
+def test_a_request_of_more_fields_than_are_looked_through_is_left_to_parsing() -> None:
+    data = request("m", PAIR).SerializeToString() + b"\x40\x01" * 5000
+    assert len(decoded(data)[0].inputs) == 2
+    assert through_template(data, data) is None
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_region_of_shared_memory_is_looked_up_for_each_request(side: str) -> None:
+    message = request("m", PAIR if side == "outputs" else {"a": PAIR["a"]}, outputs=["y"])
+    if side == "inputs":
+        del message.raw_input_contents[:]
+    tensor = getattr(message, side)[0]
+    tensor.parameters["shared_memory_region"].string_param = "r"
+    tensor.parameters["shared_memory_byte_size"].int64_param = 16
+    with shared_memory_of(16) as memory:
+        codec = Codec(memory)
+        codec.decode(message.SerializeToString())
+        memory.unregister("r")
+        with pytest.raises(NotFound):
+            codec.decode(message.SerializeToString())
+
+
+@contextmanager
+def shared_memory_of(size: int) -> Iterator[SharedMemory]:
+    """Shared memory with one region, `r`."""
+    path = DIRECTORY / f"turnout-test-{uuid.uuid4().hex}"
+    path.write_bytes(bytes(size))
+    memory = SharedMemory()
+    memory.register("r", path.name, 0, size)
+    try:
+        yield memory
+    finally:
+        path.unlink()
+
+
+# Many of them
+
+
+def kept(messages: Iterable[bytes]) -> Templates[int]:
+    """Templates of these messages, each with its number."""
+    templates: Templates[int] = Templates()
+    for number, message in enumerate(messages):
+        templates.keep(message, decoded(message)[0], number)
+    return templates
+
+
+def test_the_oldest_template_leaves_first() -> None:
+    messages = [request(f"m{number:04}", PAIR).SerializeToString() for number in range(LIMIT + 2)]
+    templates = kept(messages)
+    read = [templates.read(message) for message in messages]
+    assert [found[1] for found in read if found] == list(range(2, LIMIT + 2))
+
+
+def test_requests_of_equal_length_have_a_template_each_up_to_a_limit() -> None:
+    messages = [request("m", PAIR, parameters={"device": f"cuda:{number}"}).SerializeToString() for number in range(6)]
+    templates = kept(messages)
+    read = [templates.read(message) for message in messages]
+    assert [found[0].device for found in read if found] == [f"cuda:{number}" for number in range(6)][-LIMIT_ALIKE:]
+
+
+def test_requests_that_are_alike_share_a_layout() -> None:
+    codec = Codec(None)
+    first, second = (codec.decode(request("m", PAIR, id=text).SerializeToString())[0] for text in ("1", "22"))
+    assert first.layout is second.layout
+    assert first.inputs is not second.inputs
+
+
+def test_what_is_done_to_a_request_does_not_reach_the_next() -> None:
+    codec = Codec(None)
+    first, _ = codec.decode(MESSAGE)
+    first.device, first.objective, first.deadline_s = "cuda", "cost", 1.0
+    first.inputs.clear()
+    assert_like_a_fresh_codec(codec, MESSAGE)
