@@ -50,7 +50,7 @@ bench-devices: install  ## what `auto` gains from two CPU devices, and what a ki
 	$(BIN)/python -m benchmarks.devices $(BENCH)
 
 bench-routing: install  ## simulate ways to choose a device, Turnout's among them (5 minutes)
-	$(BIN)/python -m benchmarks.routing $(ROUTING)
+	$(BIN)/python -m simulation $(ROUTING)
 
 soak: install  ## what a million requests do to the server's memory (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)

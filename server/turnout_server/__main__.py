@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from turnout_server import settings
+from turnout_server import settings_sources
 from turnout_server.cli.doctor import command as doctor
 from turnout_server.cli.explain import command as explain
 from turnout_server.core.errors import ServingError
@@ -33,13 +33,13 @@ def main() -> None:
     subcommand = _SUBCOMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
         sys.exit(_server(sys.argv[1:]) if subcommand is None else subcommand(sys.argv[2:]))
-    except settings.UsageError as error:
+    except settings_sources.UsageError as error:
         sys.exit(_complain(str(error), 2))
 
 
 def _server(arguments: Sequence[str]) -> int:
     """Serves until it is told to stop; returns the exit status."""
-    chosen = settings.read(arguments)
+    chosen = settings_sources.read(arguments)
     handler = logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # what of it is shown, LogSettings decides

@@ -1,8 +1,10 @@
-"""Builds a server out of its parts and runs it: the only place where they all meet."""
+"""The composition root: builds everything from the settings, and passes it to those that need it."""
 
 import importlib.metadata
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -11,15 +13,17 @@ from turnout_server.core.device_names import AUTO, entries_of, kind_of
 from turnout_server.core.errors import FailedPrecondition
 from turnout_server.core.listeners import Listeners
 from turnout_server.core.metrics import DeviceState, Metrics
-from turnout_server.devices import engines, sessions
+from turnout_server.devices import engines
 from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engines
+from turnout_server.devices.installation import check_installation
+from turnout_server.explain.gather import Explainer
 from turnout_server.models.control import Control
 from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.profiler import Profiler
 from turnout_server.models.repository import Limits, Repository
-from turnout_server.observability import gpu_metrics as nvml
+from turnout_server.observability import gpu_metrics
 from turnout_server.observability.http import MonitoringServer
 from turnout_server.observability.log_settings import LogSettings
 from turnout_server.observability.model_metrics import ModelMetrics
@@ -30,8 +34,12 @@ from turnout_server.rpc.health import HealthService
 from turnout_server.rpc.inference import InferenceService
 from turnout_server.rpc.models import ModelService
 from turnout_server.scheduling import routing
+from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.dataplane import DataPlane
 from turnout_server.serving.executor import Executor
+from turnout_server.serving.inline import InlineRunner
+from turnout_server.serving.plans import Planner
+from turnout_server.serving.selection import Selector
 from turnout_server.serving.tracing import Tracer
 from turnout_server.settings import Settings
 from turnout_server.transport import selection
@@ -54,73 +62,147 @@ EXTENSIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Core:
+    """A server without its network side: devices, models, and the data plane over them.
+
+    Attributes:
+        executors: by device name.
+        inline: runs tiny jobs of the transport's thread.
+        changes: notified whenever readiness may have changed.
+    """
+
+    engines: Engines
+    executors: Mapping[str, Executor]
+    inline: InlineRunner
+    metrics: Metrics
+    profiler: Profiler
+    repository: Repository
+    control: Control
+    dataplane: DataPlane
+    explainer: Explainer
+    tracer: Tracer
+    changes: Listeners
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """Ends every thread and process; requests that are queued get so many seconds."""
+        self.profiler.stop()
+        self.control.stop()
+        self.inline.stop()
+        for executor in self.executors.values():
+            executor.stop(timeout_s)
+        self.engines.stop()
+        self.tracer.close()
+
+
+def build(settings: Settings, running: Engines | None = None) -> Core:
+    """Builds the core. No model is loaded yet.
+
+    Args:
+        running: the devices, already started; None to start those that the settings declare and the machine has.
+
+    Raises:
+        FailedPrecondition: the installation is broken, a declared device doesn't work, or the repository can't be read; the
+            text has the fix.
+    """
+    check_installation()
+    changes, device_changes = Listeners(), Listeners()
+    device_changes.add(changes.notify)
+    if running is None:
+        running = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify)
+    try:
+        return _assemble(settings, running, changes, device_changes)
+    except Exception:
+        running.stop()
+        raise
+
+
+def _assemble(settings: Settings, running: Engines, changes: Listeners, device_changes: Listeners) -> Core:
+    _warn_of_no_default(settings.default_device, running)
+    ready_when = _existing(settings.ready_when, running)
+    metrics = Metrics(lambda: _device_states(running, executors, inline))
+    runners = {name: BatchRunner(name, metrics) for name in running.by_name}
+    in_process = {name: runners[name] for name, engine in running.by_name.items() if not engine.device.isolated}
+    inline = InlineRunner(in_process, settings.max_queue_size)
+    store = ProfileStore(settings.cache_dir)
+    limits = Limits(settings.max_loaded_models, settings.max_loaded_mb * 2**20)
+    repository = Repository(settings.model_repository, Loader(running.by_name, store), settings.model_name, limits)
+    executors = {
+        name: Executor(
+            name,
+            runners[name],
+            instances=engine.device.instances,
+            limit=settings.max_queue_size,
+            cpus=_pinned_to(engine.device),
+        )
+        for name, engine in running.by_name.items()
+    }
+    profiler = Profiler(
+        store,
+        idle=lambda name: executors[name].idle and not inline.waiting(name),
+        works=lambda name: running.by_name[name].unavailable_reason() is None,
+        budget_s=settings.profile_budget_s,
+    )
+    control = Control(
+        repository,
+        profiler,
+        changes,
+        mode=settings.model_control_mode,
+        load_models=settings.load_model,
+        poll_s=settings.repository_poll_s,
+    )
+    device_changes.add(control.reopen)
+    planner = Planner(tuple(running.by_name), settings.default_device, settings.objective)
+    selector = Selector(running, executors)
+    tracer = Tracer(settings.trace_file)
+    dataplane = DataPlane(
+        repository=repository,
+        engines=running,
+        executors=executors,
+        planner=planner,
+        selector=selector,
+        metrics=metrics,
+        ready_when=ready_when,
+        changes=changes,
+        tracer=tracer,
+    )
+    explainer = Explainer(repository, running, executors, planner, selector)
+    return Core(
+        engines=running,
+        executors=executors,
+        inline=inline,
+        metrics=metrics,
+        profiler=profiler,
+        repository=repository,
+        control=control,
+        dataplane=dataplane,
+        explainer=explainer,
+        tracer=tracer,
+        changes=changes,
+    )
+
+
 class Server:
     """A whole server. `start` returns once its ports are bound; models load in the background.
 
     Raises:
         OSError: a port is taken.
-        FailedPrecondition: the installation is broken; the text has the fix.
+        FailedPrecondition: see `build`.
     """
 
     def __init__(self, settings: Settings, log: LogSettings) -> None:
-        sessions.check_installation()
         self._settings = settings
-        self._changes = Listeners()
-        device_changes = Listeners()
-        device_changes.add(self._changes.notify)
-        self._engines = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify)
-        _warn_of_no_default(settings.default_device, self._engines)
-        metrics = Metrics(self._device_states)
-        self._executors = {
-            name: Executor(name, metrics, engine.device.instances, settings.max_queue_size, cpus=_pinned_to(engine.device))
-            for name, engine in self._engines.by_name.items()
-        }
-        self._in_process = [
-            self._executors[name] for name, engine in self._engines.by_name.items() if not engine.device.isolated
-        ]
-        store = ProfileStore(settings.cache_dir)
-        self._profiler = Profiler(
-            store,
-            lambda name: not self._executors[name].in_flight(),
-            settings.profile_budget_s,
-            lambda name: self._engines.by_name[name].problem() is None,
-        )
-        repository = Repository(
-            settings.model_repository,
-            Loader(self._engines.by_name, store),
-            settings.model_name,
-            self._changes.notify,
-            self._profiler.add,
-            self._profiler.settle,
-            Limits(settings.max_loaded_models, settings.max_loaded_mb * 2**20),
-            lambda name: self._control.bring_back(name),  # noqa: PLW0108 - it is made below
-        )
-        self._control = Control(repository, settings.model_control_mode, settings.load_model, settings.repository_poll_s)
-        device_changes.add(self._control.reopen)
-        self._tracer = Tracer(settings.trace_file)
-        self._dataplane = DataPlane(
-            repository,
-            self._engines,
-            self._executors,
-            metrics,
-            settings.default_device,
-            settings.objective,
-            _existing(settings.ready_when, self._engines),
-            self._changes,
-            self._tracer,
-        )
-        registry = CollectorRegistry()
-        registry.register(metrics)
-        registry.register(TritonMetrics(metrics))
-        registry.register(ModelMetrics(repository.ready))
-        if (gpus := nvml.gpu_metrics()) is not None:
-            registry.register(gpus)
-        self._transport: Transport = selection.choose(settings.transport)(
-            f"{settings.host}:{settings.grpc_port}", self._handlers(settings, log), _options(settings), None
-        )
-        self._monitoring = MonitoringServer(
-            settings.host, settings.metrics_port, registry, self._dataplane.ready, self._dataplane.explain
-        )
+        self._core = core = build(settings)
+        try:
+            self._transport: Transport = selection.choose(settings.transport)(
+                f"{settings.host}:{settings.grpc_port}", _handlers(settings, core, log), _options(settings), None
+            )
+            self._monitoring = MonitoringServer(
+                settings.host, settings.metrics_port, _registry(core), core.dataplane.ready, core.explainer.explain
+            )
+        except Exception:
+            core.stop(timeout_s=0)
+            raise
 
     @property
     def grpc_port(self) -> int:
@@ -136,54 +218,61 @@ class Server:
         self._monitoring.start()
         host = self._settings.host
         logger.info("gRPC on %s:%d, metrics on %s:%d", host, self.grpc_port, host, self.metrics_port)
-        self._control.start()
+        self._core.control.start()
 
     def stop(self) -> None:
         """Says 'not ready', goes on serving for the drain delay, lets calls in flight finish, and ends."""
-        self._dataplane.drain()
+        self._core.dataplane.drain()
         time.sleep(self._settings.drain_delay_s)
-        self._changes.end()
+        self._core.changes.end()
         self._transport.stop(self._settings.drain_timeout_s)
-        self._profiler.stop()
-        self._control.stop()
-        for executor in self._executors.values():
-            executor.stop(timeout_s=1.0)
-        self._engines.stop()
-        self._tracer.close()
+        self._core.stop()
         self._monitoring.stop()
 
-    def _device_states(self) -> dict[str, DeviceState]:
-        return {
-            name: DeviceState(self._executors[name].in_flight(), engine.problem() is None, engine.restarts)
-            for name, engine in self._engines.by_name.items()
-        }
 
-    def _drained(self) -> bool:
-        """Lets the transport's thread run the tiny work it brought for the devices in this process; True if there is more."""
-        return any([executor.drained() for executor in self._in_process])
-
-    def _handlers(self, settings: Settings, log: LogSettings) -> Handlers:
-        memory = SharedMemory() if settings.allow_client_shm else None
-        extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
-        version = importlib.metadata.version("turnout")
-        inference = InferenceService(self._dataplane, Codec(memory))
-        models = ModelService(self._dataplane, self._control, settings.server_name, version, extensions)
-        extras = ExtensionService(memory, self._tracer, log, self._dataplane.repository.knows)
-        health = HealthService(self._dataplane)
-        return Handlers(
-            unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},
-            stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
-            drained=self._drained,
+def _device_states(running: Engines, executors: Mapping[str, Executor], inline: InlineRunner) -> dict[str, DeviceState]:
+    return {
+        name: DeviceState(
+            executors[name].waiting + executors[name].running + inline.waiting(name),
+            engine.unavailable_reason() is None,
+            engine.restarts,
         )
+        for name, engine in running.by_name.items()
+    }
+
+
+def _registry(core: Core) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(core.metrics)
+    registry.register(TritonMetrics(core.metrics))
+    registry.register(ModelMetrics(core.repository.ready))
+    if (gpus := gpu_metrics.gpu_metrics()) is not None:
+        registry.register(gpus)
+    return registry
+
+
+def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
+    memory = SharedMemory() if settings.allow_client_shm else None
+    extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
+    version = importlib.metadata.version("turnout")
+    inference = InferenceService(core.dataplane, Codec(memory), core.inline)
+    models = ModelService(core.dataplane, core.control, settings.server_name, version, extensions)
+    extras = ExtensionService(memory, core.tracer, log, core.repository.knows)
+    health = HealthService(core.dataplane)
+    return Handlers(
+        unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},
+        stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
+        inline=core.inline,
+    )
 
 
 def _pinned_to(device: Device) -> tuple[int, ...]:
-    """The cores that a device's worker threads keep to; where it has a process of its own, that does, and they only wait."""
+    """The cores that a device's worker threads keep to; those of a device in a process of its own only wait for it."""
     return () if device.isolated else device.cpus
 
 
 def _existing(ready_when: str, devices: Engines) -> str:
-    """`ready_when`, once it is known not to wait for ever."""
+    """`ready_when`, after checking that it can be met."""
     if ready_when not in ("any", "all", *devices.by_name):
         why = _absence(ready_when, devices)
         raise FailedPrecondition(f"--ready-when={ready_when}: {why}; it must be any, all or one of {list(devices.by_name)}")
@@ -196,7 +285,7 @@ def _absence(name: str, devices: Engines) -> str:
 
 
 def _warn_of_no_default(default_device: str, devices: Engines) -> None:
-    """Says so where every request that names no device will fail, because the default isn't there."""
+    """Logs a warning if every request that names no device will fail, because the default isn't there."""
     entries = entries_of(default_device, {kind_of(name) for name in devices.by_name})
     if {AUTO, *devices.by_name, *map(kind_of, devices.by_name)}.isdisjoint(entries):
         why = "; ".join(dict.fromkeys(_absence(entry, devices) for entry in entries))
@@ -205,7 +294,7 @@ def _warn_of_no_default(default_device: str, devices: Engines) -> None:
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:
     ours = {
-        "grpc.so_reuseport": 0,  # else a second server on a taken port starts happily and steals its calls
+        "grpc.so_reuseport": 0,  # otherwise a second server on a taken port starts happily and steals its calls
         "grpc.max_receive_message_length": settings.max_message_bytes,
         "grpc.max_send_message_length": settings.max_message_bytes,
     }

@@ -1,47 +1,22 @@
-"""The server's settings: command line over environment over file over default.
+"""The server's settings: their names, types, defaults and what they may be. `settings_sources` reads them."""
 
-The flag `--grpc-port`, the variable `TURNOUT_GRPC_PORT` and the TOML key `grpc_port` are one setting. A name that isn't known
-is an error wherever it stands, because a setting that is silently ignored is a server that isn't what it seems.
-"""
-
-import argparse
-import difflib
 import os
-import re
-import tomllib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    CliSuppress,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, CliSuppress, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout_server.core.device_names import KINDS, entries_of, is_device_name, kind_of, number_of
-from turnout_server.devices import device as devices
-from turnout_server.devices.device import Device
+from turnout_server.devices.device import PROVIDERS, Device, default_options
+from turnout_server.devices.host import usable_cpus
 from turnout_server.models.control import Mode
 from turnout_server.transport import selection
 
 PREFIX = "TURNOUT_"
-Kind = TypeVar("Kind", bound="Settings")
-#: Kubernetes sets these for every Service in the namespace, and one may well be called `turnout`.
-_KUBERNETES = re.compile(r"TURNOUT_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
-
 _LIMITS = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class UsageError(Exception):
-    """A setting is wrong; the text names it, its value and the fix."""
 
 
 class DeviceSettings(BaseModel):
@@ -75,11 +50,11 @@ class DeviceSettings(BaseModel):
     def device(self, name: str) -> Device:
         """The device that this table declares."""
         kind = kind_of(name)
-        provider = self.provider or devices.PROVIDERS[kind]
-        ours = devices.default_options(provider, number_of(name), self.memory_limit_mb, tf32=self.tf32)
+        provider = self.provider or PROVIDERS[kind]
+        ours = default_options(provider, number_of(name), self.memory_limit_mb, tf32=self.tf32)
         declared = {key: str(value) for key, value in self.provider_options.items()}
         cores = cores_of(self.cpus)
-        default_threads = len(cores) or (devices.usable_cpus() if kind == "cpu" else 0)
+        default_threads = len(cores) or (usable_cpus() if kind == "cpu" else 0)
         default_isolated = kind != "cpu" or bool(self.library)
         return Device(
             name=name,
@@ -100,7 +75,7 @@ class DeviceSettings(BaseModel):
             watchdog_s=self.watchdog_s,
         )
 
-    def problem(self, name: str) -> str | None:
+    def rejection(self, name: str) -> str | None:
         """Why `name` can't be declared so; None if it can."""
         kind = kind_of(name)
         bare = name == kind and kind != "cpu" and not (self.disabled and kind in KINDS)
@@ -118,7 +93,7 @@ class DeviceSettings(BaseModel):
         """What this table asks for that would do nothing on such a device."""
         if not self.tf32 and not device.is_cuda:
             return "the setting 'tf32' is for CUDA devices"
-        if self.provider_options and device.provider == devices.PROVIDERS["cpu"] and not device.library:
+        if self.provider_options and device.provider == PROVIDERS["cpu"] and not device.library:
             return f"{device.provider} has no provider_options; there are threads, cpus and instances"
         if self.cuda_graph_rows and not device.is_cuda:
             return "the setting 'cuda_graph_rows' is for CUDA devices"
@@ -204,8 +179,8 @@ class Settings(BaseSettings):
     @classmethod
     def _are_devices(cls, value: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
         for name, chosen in value.items():
-            if (problem := chosen.problem(name)) is not None:
-                raise ValueError(f"[devices.{name!r}] cannot be declared: {problem}")
+            if (reason := chosen.rejection(name)) is not None:
+                raise ValueError(f"[devices.{name!r}] cannot be declared: {reason}")
         return value
 
     @field_validator("default_device")
@@ -242,7 +217,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command line (put in front by `read`), then environment, then the file."""
+        """Command line (put in front by `settings_sources`), then environment, then the file."""
         return env_settings, init_settings
 
 
@@ -250,94 +225,3 @@ class DoctorSettings(Settings):
     """The same where nothing is required."""
 
     model_repository: Path | None = None  # type: ignore[assignment]
-
-
-def read(arguments: Sequence[str]) -> Settings:
-    """The settings of this process.
-
-    Raises:
-        UsageError: a value or a name is wrong.
-        SystemExit: `--help`, or arguments that argparse doesn't understand.
-    """
-    return _read(arguments, Settings)
-
-
-def read_for_doctor(arguments: Sequence[str]) -> DoctorSettings:
-    """What a server with these arguments would be set to, as far as they go; raises what `read` raises."""
-    return _read(arguments, DoctorSettings)
-
-
-def _read(arguments: Sequence[str], kind: type[Kind]) -> Kind:
-    _refuse_unknown_variables()
-    file = _config_file(arguments)
-    try:
-        values = TomlConfigSettingsSource(kind, toml_file=file)() if file else {}
-        tables = dict(map(_table_of, _flags_parser().parse_known_args(arguments)[0].device))
-        if tables:
-            values["devices"] = {**values.get("devices", {}), **tables}
-        command_line: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-            kind, cli_parse_args=list(arguments), root_parser=_flags_parser(kind)
-        )
-        return kind(_cli_settings_source=command_line, **values)  # type: ignore[call-arg]
-    except ValidationError as error:
-        raise UsageError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
-    except (SettingsError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: {error}" if file else str(error)) from None
-
-
-def _config_file(arguments: Sequence[str]) -> Path | None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", default=os.environ.get(f"{PREFIX}CONFIG"))
-    name = parser.parse_known_args(arguments)[0].config
-    if name and not Path(name).is_file():
-        raise UsageError(f"--config: there is no file '{name}'")
-    return Path(name) if name else None
-
-
-def _flags_parser(settings: type[BaseModel] | None = None) -> argparse.ArgumentParser:
-    """Knows the flag that isn't a field: pydantic would split its value at commas. The help is for these settings."""
-    about = settings.__doc__ if settings else None
-    parser = argparse.ArgumentParser("turnout-server", description=about, add_help=about is not None, allow_abbrev=False)
-    what = "a declared device, with the keys of its table in the file: 'cpu:slow={threads = 1}'; may be repeated"
-    parser.add_argument("--device", metavar="NAME={...}", action="append", default=[], help=what)
-    return parser
-
-
-def _table_of(value: str) -> tuple[str, dict[str, Any]]:
-    """The name and the table in `cpu:slow={threads = 1}`; a name alone has an empty one."""
-    name, _, table = value.partition("=")
-    try:
-        parsed = tomllib.loads(f"table = {table or '{}'}")["table"]
-    except tomllib.TOMLDecodeError:
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise UsageError(f"--device={value}: it must be a name and a table, such as 'cpu:slow={{threads = 1, cpus = \"0\"}}'")
-    return name.strip(), parsed
-
-
-def _refuse_unknown_variables() -> None:
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name in os.environ:
-        if name.startswith(PREFIX) and name not in known and not _KUBERNETES.fullmatch(name):
-            raise UsageError(f"unknown environment variable {name}{_suggestion(name, known)}")
-
-
-def _explain(problem: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]] or ["settings"]
-    name = ".".join(location)
-    in_table = len(location) > 1
-    shown = name if in_table else "--" + name.replace("_", "-")
-    if problem["type"] == "missing":
-        return f"{shown} is required (or {PREFIX}{name.upper()}, or '{name}' in the --config file)"
-    if problem["type"] == "extra_forbidden":
-        table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
-        return f"unknown setting '{name}'{_suggestion(name, table if in_table else set(Settings.model_fields))}"
-    reason = str(problem["msg"]).removeprefix("Value error, ")
-    if location == ["devices"]:  # there is no such flag, and the text says which table
-        return reason
-    return f"{shown}: {problem['input']!s}: {reason}"
-
-
-def _suggestion(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"

@@ -18,7 +18,7 @@ from tests.servers import RunningServer
 Answers = SimpleQueue[tuple[Any, InferenceServerException | None]]
 
 #: Seconds for an answer to come.
-SOON = 20
+SHORT_PAUSE = 20
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def test_answers_come_in_the_order_of_their_requests(client: triton.InferenceSer
             pair = {"INPUT0": np.full((1, 16), number, np.int32), "INPUT1": ONES}
             client.async_stream_infer("simple", inputs(pair), request_id=str(number))
         for number in range(100):
-            result, error = answers.get(timeout=SOON)
+            result, error = answers.get(timeout=SHORT_PAUSE)
             assert error is None
             assert result.get_response().id == str(number)
             assert result.as_numpy("OUTPUT0")[0, 0] == number + 1
@@ -46,13 +46,13 @@ def test_a_quick_request_waits_for_the_slow_one_before_it(client: triton.Inferen
     with streaming(client) as answers:
         client.async_stream_infer("slow", inputs({"n": np.array(200_000)}), request_id="slow")
         client.async_stream_infer("simple", inputs(PAIR), request_id="quick")
-        assert [answers.get(timeout=SOON)[0].get_response().id for _ in range(2)] == ["slow", "quick"]
+        assert [answers.get(timeout=SHORT_PAUSE)[0].get_response().id for _ in range(2)] == ["slow", "quick"]
 
 
 def test_every_answer_is_final(client: triton.InferenceServerClient) -> None:
     with streaming(client) as answers:
         client.async_stream_infer("simple", inputs(PAIR), enable_empty_final_response=True)
-        result, _ = answers.get(timeout=SOON)
+        result, _ = answers.get(timeout=SHORT_PAUSE)
         assert result.get_response().parameters["triton_final_response"].bool_param
 
 
@@ -60,10 +60,10 @@ def test_an_error_stays_inside_the_stream_and_the_next_request_is_answered(clien
     with streaming(client) as answers:
         client.async_stream_infer("nowhere", inputs(PAIR), request_id="7")
         client.async_stream_infer("simple", inputs(PAIR), request_id="8")
-        _, error = answers.get(timeout=SOON)
+        _, error = answers.get(timeout=SHORT_PAUSE)
         assert error is not None
         assert error.message() == "[request id: 7] Request for unknown model: 'nowhere' is not found"
-        result, error = answers.get(timeout=SOON)
+        result, error = answers.get(timeout=SHORT_PAUSE)
         assert (result.get_response().id, error) == ("8", None)
 
 
@@ -71,8 +71,8 @@ def test_who_asks_for_grpc_errors_has_the_stream_ended_by_one(client: triton.Inf
     with streaming(client, headers={"triton_grpc_error": "true"}) as answers:
         client.async_stream_infer("simple", inputs(PAIR), request_id="1")
         client.async_stream_infer("nowhere", inputs(PAIR), request_id="2")
-        assert answers.get(timeout=SOON)[0].get_response().id == "1"
-        _, error = answers.get(timeout=SOON)
+        assert answers.get(timeout=SHORT_PAUSE)[0].get_response().id == "1"
+        _, error = answers.get(timeout=SHORT_PAUSE)
         assert error is not None
         assert error.status() == "StatusCode.NOT_FOUND"
         assert "[request id: 2] Request for unknown model" in error.message()
@@ -84,7 +84,7 @@ def test_a_stream_given_up_half_way_leaves_the_server_answering(client: triton.I
     for _ in range(20):
         client.async_stream_infer("slow", inputs({"n": np.array(100_000)}))
     client.stop_stream(cancel_requests=True)
-    _, error = answers.get(timeout=SOON)
+    _, error = answers.get(timeout=SHORT_PAUSE)
     assert error is not None
     assert error.status() == "StatusCode.CANCELLED"
     np.testing.assert_array_equal(client.infer("simple", inputs(PAIR)).as_numpy("OUTPUT0"), PAIR["INPUT0"] + 1)
@@ -93,7 +93,7 @@ def test_a_stream_given_up_half_way_leaves_the_server_answering(client: triton.I
 def run(server: RunningServer, body: Callable[[triton_aio.InferenceServerClient], Any]) -> None:
     async def main() -> None:
         async with triton_aio.InferenceServerClient(server.address) as client:
-            await asyncio.wait_for(body(client), SOON)
+            await asyncio.wait_for(body(client), SHORT_PAUSE)
 
     asyncio.run(main())
 

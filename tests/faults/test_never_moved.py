@@ -59,7 +59,7 @@ def test_a_named_device_is_never_moved_whatever_fails(steps: list[tuple[str, str
 
 
 def _check(host: Host, asked: str) -> None:
-    working = {name for name, engine in host.engines.items() if engine.problem() is None}
+    working = {name for name, engine in host.engines.items() if engine.unavailable_reason() is None}
     host.infer(device=asked, a=np.ones_like(ROW))
     outcome = host.outcome()
     tried = [host.tried.get() for _ in range(host.tried.qsize())]
@@ -69,8 +69,8 @@ def _check(host: Host, asked: str) -> None:
     if asked in NAMES:
         assert tried == ([asked] if asked in working else [])
     if isinstance(outcome, InferResponse):
-        assert outcome.origin.device == tried[-1]
-        assert (outcome.origin.route_reason == "retried") == (len(tried) == 2)
+        assert outcome.provenance.device == tried[-1]
+        assert (outcome.provenance.route_reason == "retried") == (len(tried) == 2)
     elif not tried:
         assert isinstance(outcome, ServingError)
         assert not working & set(allowed)

@@ -15,6 +15,8 @@ from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices.device import Device
 from turnout_server.devices.sessions import Session
 from turnout_server.models.deployments import Deployment
+from turnout_server.models.loading import ModelVersion
+from turnout_server.models.profiler import Profiler
 from turnout_server.scheduling.entries import Account
 from turnout_server.scheduling.profiles import Profile
 from turnout_server.transport.base import OK, Status
@@ -91,7 +93,7 @@ class FakeTenant:
     preferred_rows: tuple[int, ...] = ()
     max_delay_s: float = 0.0
     target_s: float | None = None
-    cap: int = 8
+    effective_max_batch: int = 8
     run_us: float | None = None
     row_us: float = 0.0
 
@@ -108,11 +110,11 @@ class FakeRequest:
 
     tenant: FakeTenant
     number: int = 0
-    kind: Hashable = "k"
+    batch_key: Hashable = "k"
     rows: int = 1
     priority: int = 2
+    start_by_s: float | None = None
     deadline_s: float | None = None
-    finish_s: float | None = None
     enqueued_s: float = 0.0
     cancelled: bool = False
 
@@ -123,6 +125,7 @@ class FakeCall:
     def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
         self.metadata: Mapping[str, str] = metadata or {}
         self.deadline_s: float | None = None
+        self.runs_inline = False
         self.sent: list[bytes] = []
         self.ended: list[Status] = []
         self.on_cancelled: list[Callable[[], None]] = []
@@ -148,8 +151,41 @@ class FakeEngine:
     def open(self, path: Path, options: RuntimeOptions) -> Session:
         return AddingSession()
 
-    def problem(self) -> ServingError | None:
+    def unavailable_reason(self) -> ServingError | None:
         return self.trouble
 
     def stop(self) -> None:
         """There is nothing to stop."""
+
+
+class FakeProfiler(Profiler):
+    """Measures nothing, and remembers what it was told of."""
+
+    def __init__(self) -> None:
+        self.added: list[ModelVersion] = []
+
+    def add(self, model: ModelVersion) -> None:
+        self.added.append(model)
+
+    def settle(self) -> None:
+        """There is nothing to wait for."""
+
+
+@dataclass
+class FakeObserver:
+    """What a repository tells, passed on to two functions."""
+
+    on_change: Callable[[], None] = lambda: None
+    on_wanted: Callable[[str], None] = lambda name: None
+
+    def changed(self) -> None:
+        self.on_change()
+
+    def loaded(self, version: ModelVersion) -> None:
+        """Of no interest."""
+
+    def settling(self) -> None:
+        """Of no interest."""
+
+    def wanted(self, name: str) -> None:
+        self.on_wanted(name)

@@ -1,4 +1,4 @@
-"""The server's layers hold: imports point downward, and what belongs to one module stays in it."""
+"""The server's structure holds: imports point down the list of folders, and what belongs in one folder stays there."""
 
 import ast
 import os
@@ -12,60 +12,71 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server" / "turnout_server"
 
-#: docs/architecture.md, "Layers". A module may import those of its own layer and of those below.
-LAYERS: list[set[str]] = [
-    {"__init__", "wheels", "errors", "datatypes", "devicenames", "config", "metrics"},
-    {"backlog", "batching", "classification", "comers", "messages", "profiles", "routing", "signatures", "waiting"}
-    | {"explanation", "exploration", "utilisation"},
-    {
-        "cgroups",
-        "control",
-        "deployments",
-        "devices",
-        "engines",
-        "layout",
-        "loading",
-        "readiness",
-        "repository",
-        "scheduler",
-        "sessions",
-        "warmup",
-        "work",
-    }
-    | {"child", "engines", "isolation", "lanes", "modelmetrics", "nvml", "plugins", "profilestore", "profiling", "verification"}
-    | {"bindings", "precision", "refreshing", "weights"}
-    | {"configfile", "runtimeoptions", "sharedmemory", "logsettings", "tracing", "tritonmetrics"},
-    {"dataplane", "explaining", "plans"},
-    {"answering", "answers", "codec", "describe", "extensions", "health", "inference", "monitoring", "parameters", "reflection"}
-    | {"queries", "services", "streaming", "templates", "tensors", "transport", "wire"},
-    {"__main__", "app", "doctor", "explain", "settings", "textpage"},
+#: docs/architecture.md, "Folders". A module may import those of its own folder, and of the folders below it in this list.
+FOLDERS = [
+    "__main__",
+    "cli",
+    "app",
+    "settings_sources",
+    "settings",
+    "rpc",
+    "observability",
+    "explain",
+    "serving",
+    "wire",
+    "models",
+    "devices",
+    "scheduling",
+    "transport",
+    "core",
+    "__init__",
 ]
-LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 
-#: Who may use what.
-GRPC = {module for module, layer in LAYER.items() if layer >= 4}
+#: These folders and modules may import a package; nothing else may.
+NETWORK = {"app", "rpc", "wire", "transport"}
 ONLY = {
-    "grpc": GRPC,
-    "grpc_health": GRPC,
-    "grpc_reflection": GRPC,
-    "google": GRPC | {"configfile", "runtimeoptions"},  # these two parse config.pbtxt
-    "turnout_proto": GRPC | {"configfile", "runtimeoptions"},
-    "onnxruntime": {"sessions", "bindings", "plugins"},
-    "pydantic": {"settings"},
-    "pydantic_settings": {"settings"},
-    "torch": set(),
-    "turnout_exporter": set(),
-    "turnout_loadtests": set(),
+    "grpc": NETWORK,
+    "grpc_health": NETWORK,
+    "grpc_reflection": NETWORK,
+    "google": NETWORK | {"models.config_pbtxt", "models.runtime_options"},  # these two parse config.pbtxt
+    "turnout_proto": NETWORK | {"models.config_pbtxt", "models.runtime_options"},
+    "onnxruntime": {"devices"},
+    "prometheus_client": {"app", "core.metrics", "observability"},
+    "pydantic": {"settings", "settings_sources"},
+    "pydantic_settings": {"settings", "settings_sources"},
+    "torch": set[str](),
+    "turnout_exporter": set[str](),
+    "turnout_loadtests": set[str](),
 }
+#: What a decision may not depend on.
+IMPURE = {"asyncio", "io", "os", "pathlib", "socket", "threading", "time"}
+
+#: These import without ONNX Runtime: the doctor needs them where it is broken or missing.
+WITHOUT_ONNX_RUNTIME = [
+    "cli.doctor.command",
+    "devices.device",
+    "devices.discovery",
+    "devices.host",
+    "devices.installation",
+    "models.control",
+    "settings",
+    "settings_sources",
+]
 
 
 def module_of(file: Path) -> str:
-    """The name in LAYERS: a package counts as one module."""
-    return file.relative_to(SERVER).parts[0].removesuffix(".py")
+    """The module's name below the package: `devices.sessions`, `app`."""
+    return ".".join(file.relative_to(SERVER).with_suffix("").parts)
+
+
+def folder_of(module: str) -> str:
+    """The entry of FOLDERS that a module belongs to; the package itself is `__init__`."""
+    first = module.partition(".")[0]
+    return first if first in FOLDERS else "__init__"
 
 
 def imports_of(file: Path) -> Iterator[str]:
-    """The full names of what a file imports when it runs; what only a type checker sees doesn't count."""
+    """The full names of what a file imports at run time; imports for type checkers don't count."""
     for_types: set[ast.AST] = set()
     tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
@@ -84,26 +95,42 @@ def python_files(root: Path) -> list[Path]:
     return sorted(root.rglob("*.py"))
 
 
-@pytest.mark.parametrize("file", python_files(SERVER), ids=lambda file: str(file.relative_to(SERVER)))
-def test_a_module_imports_only_what_its_layer_may(file: Path) -> None:
+@pytest.mark.parametrize("file", python_files(SERVER), ids=module_of)
+def test_a_module_imports_only_what_its_folder_may(file: Path) -> None:
     module = module_of(file)
-    assert module in LAYER, "a new module: give it a layer here and in docs/architecture.md"
+    folder = folder_of(module)
     for name in imports_of(file):
         package, _, rest = name.partition(".")
         if package == "turnout_server":
-            imported = rest.partition(".")[0]
-            imported = imported if imported in LAYER else "__init__"
-            assert LAYER[imported] <= LAYER[module], f"{module} is below {imported}"
-        assert package not in ONLY or module in ONLY[package], f"{module} imports {name}"
-        if LAYER[module] == 1:
-            assert package not in ("threading", "time", "asyncio", "os", "io", "pathlib", "socket"), f"{module}: {name}"
+            imported = folder_of(rest)
+            assert FOLDERS.index(imported) >= FOLDERS.index(folder), f"{folder} is below {imported}"
+        assert package not in ONLY or {folder, module} & ONLY[package], f"{module} imports {name}"
+        assert folder != "scheduling" or package not in IMPURE, f"{module} decides, so it must not import {name}"
 
 
-def test_imports_go_in_no_circle() -> None:
+@pytest.mark.parametrize("file", python_files(SERVER), ids=module_of)
+def test_every_module_is_in_a_folder_of_the_list(file: Path) -> None:
+    module = module_of(file)
+    assert module == "__init__" or module.partition(".")[0] in FOLDERS, "a new folder: add it to the list and the docs"
+
+
+@pytest.mark.parametrize("file", [f for f in python_files(SERVER) if f.name == "__init__.py" and f.parent != SERVER])
+def test_importing_a_folder_runs_nothing(file: Path) -> None:
+    assert not [node for node in ast.parse(file.read_text()).body if not isinstance(node, ast.Expr)]
+
+
+@pytest.mark.parametrize("module", WITHOUT_ONNX_RUNTIME)
+def test_the_doctors_modules_import_without_onnx_runtime(module: str) -> None:
+    code = f"import sys; sys.modules['onnxruntime'] = None; import turnout_server.{module}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_modules_of_a_folder_import_each_other_in_no_circle() -> None:
     found = {module_of(file): set[str]() for file in python_files(SERVER)}
     for file in python_files(SERVER):
-        parts = [name.split(".")[1] for name in imports_of(file) if name.startswith("turnout_server.")]
-        found[module_of(file)] |= {part for part in parts if part in found and part != module_of(file)}
+        for name in imports_of(file):
+            parts = name.split(".")[1:] if name.startswith("turnout_server.") else []
+            found[module_of(file)] |= {".".join(parts[:n]) for n in (1, 2, 3) if ".".join(parts[:n]) in found}
     while leaves := [module for module, imported in found.items() if not imported]:
         for leaf in leaves:
             del found[leaf]

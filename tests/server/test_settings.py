@@ -3,11 +3,12 @@ import re
 from pathlib import Path
 
 import pytest
-from turnout_server import settings
+from turnout_server import settings_sources
 from turnout_server.core.device_names import kind_of
 from turnout_server.devices import device as devices
 from turnout_server.scheduling.routing import OBJECTIVES
-from turnout_server.settings import Settings, UsageError
+from turnout_server.settings import Settings
+from turnout_server.settings_sources import UsageError
 
 
 @pytest.fixture
@@ -25,40 +26,43 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_the_repository_has_no_default(repository: Path) -> None:
-    chosen = settings.read([f"--model-repository={repository}"])
+    chosen = settings_sources.read([f"--model-repository={repository}"])
     assert (chosen.host, chosen.grpc_port, chosen.metrics_port) == ("127.0.0.1", 8001, 8002)
     assert (chosen.default_device, chosen.max_message_bytes, chosen.reflection) == ("auto", 256 * 2**20, True)
     with pytest.raises(UsageError, match=r"--model-repository is required \(or TURNOUT_MODEL_REPOSITORY"):
-        settings.read([])
+        settings_sources.read([])
 
 
 def test_flag_wins_over_variable_over_file_over_default(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = [f"--model-repository={repository}"]
-    assert settings.read(flags).grpc_port == 8001
+    assert settings_sources.read(flags).grpc_port == 8001
     file = tmp_path / "turnout.toml"
     file.write_text("grpc_port = 1\nmetrics_port = 1\nmax_queue_size = 1\n")
     flags.append(f"--config={file}")
-    assert settings.read(flags).grpc_port == 1
+    assert settings_sources.read(flags).grpc_port == 1
     monkeypatch.setenv("TURNOUT_GRPC_PORT", "2")
     monkeypatch.setenv("TURNOUT_METRICS_PORT", "2")
-    assert settings.read(flags).grpc_port == 2
-    chosen = settings.read([*flags, "--grpc-port=3"])
+    assert settings_sources.read(flags).grpc_port == 2
+    chosen = settings_sources.read([*flags, "--grpc-port=3"])
     assert (chosen.grpc_port, chosen.metrics_port, chosen.max_queue_size) == (3, 2, 1)
 
 
 def test_grpc_options_come_from_anywhere(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = [f"--model-repository={repository}"]
-    assert settings.read(flags).grpc_options == {}
+    assert settings_sources.read(flags).grpc_options == {}
     file = tmp_path / "turnout.toml"
     file.write_text('grpc_options = { "grpc.max_concurrent_streams" = 7, "grpc.optimization_target" = "latency" }\n')
     flags.append(f"--config={file}")
-    assert settings.read(flags).grpc_options == {"grpc.max_concurrent_streams": 7, "grpc.optimization_target": "latency"}
+    assert settings_sources.read(flags).grpc_options == {
+        "grpc.max_concurrent_streams": 7,
+        "grpc.optimization_target": "latency",
+    }
     monkeypatch.setenv("TURNOUT_GRPC_OPTIONS", '{"grpc.max_concurrent_streams": 8}')
-    assert settings.read(flags).grpc_options["grpc.max_concurrent_streams"] == 8
+    assert settings_sources.read(flags).grpc_options["grpc.max_concurrent_streams"] == 8
     flags.append('--grpc-options={"grpc.max_concurrent_streams": 9}')
-    assert settings.read(flags).grpc_options["grpc.max_concurrent_streams"] == 9
+    assert settings_sources.read(flags).grpc_options["grpc.max_concurrent_streams"] == 9
 
 
 @pytest.mark.parametrize(
@@ -66,27 +70,27 @@ def test_grpc_options_come_from_anywhere(repository: Path, tmp_path: Path, monke
 )
 def test_grpc_options_that_would_do_nothing_are_refused(repository: Path, name: str, fix: str) -> None:
     with pytest.raises(UsageError, match=re.escape(fix)) as refused:
-        settings.read([f"--model-repository={repository}", f'--grpc-options={{"{name}": 1}}'])
+        settings_sources.read([f"--model-repository={repository}", f'--grpc-options={{"{name}": 1}}'])
     assert name in str(refused.value)
 
 
 def test_the_objective_is_one_that_routing_knows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings.read([f"--model-repository={repository}"]).objective == "latency"
+    assert settings_sources.read([f"--model-repository={repository}"]).objective == "latency"
     for objective in OBJECTIVES:
         monkeypatch.setenv("TURNOUT_OBJECTIVE", objective)
-        assert settings.read([f"--model-repository={repository}"]).objective == objective
+        assert settings_sources.read([f"--model-repository={repository}"]).objective == objective
 
 
 def test_a_variable_names_the_file_too(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text(f'model_repository = "{repository}"\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("TURNOUT_CONFIG", str(file))
-    assert settings.read([]).host == "0.0.0.0"
+    assert settings_sources.read([]).host == "0.0.0.0"
 
 
 @pytest.mark.parametrize(("flags", "value"), [([], True), (["--no-reflection"], False), (["--reflection"], True)])
 def test_a_switch_has_both_forms(repository: Path, flags: list[str], value: bool) -> None:
-    assert settings.read([f"--model-repository={repository}", *flags]).reflection is value
+    assert settings_sources.read([f"--model-repository={repository}", *flags]).reflection is value
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_a_switch_has_both_forms(repository: Path, flags: list[str], value: bool
 )
 def test_a_wrong_value_is_shown_beside_its_flag(repository: Path, flag: str, text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        settings.read([f"--model-repository={repository}", flag])
+        settings_sources.read([f"--model-repository={repository}", flag])
     assert text in str(caught.value)
 
 
@@ -115,25 +119,25 @@ def test_an_unknown_key_in_the_file_is_an_error_with_a_suggestion(repository: Pa
     file = tmp_path / "turnout.toml"
     file.write_text("grpc_prot = 1\n")
     with pytest.raises(UsageError, match=r"unknown setting 'grpc_prot'; did you mean grpc_port\?"):
-        settings.read([f"--model-repository={repository}", f"--config={file}"])
+        settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
 
 
 def test_a_file_that_is_no_toml_is_named(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text("grpc_port: 1")
     with pytest.raises(UsageError, match=r"turnout\.toml"):
-        settings.read([f"--model-repository={repository}", f"--config={file}"])
+        settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
 
 
 def test_an_unknown_variable_is_an_error_with_a_suggestion(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNOUT_MODEL_REPOSITRY", "x")
     with pytest.raises(UsageError, match=r"TURNOUT_MODEL_REPOSITRY; did you mean TURNOUT_MODEL_REPOSITORY\?"):
-        settings.read([f"--model-repository={repository}"])
+        settings_sources.read([f"--model-repository={repository}"])
 
 
 def test_an_unknown_flag_is_an_error(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        settings.read([f"--model-repository={repository}", "--grpc-prot=1"])
+        settings_sources.read([f"--model-repository={repository}", "--grpc-prot=1"])
     assert "--grpc-prot" in capsys.readouterr().err
 
 
@@ -145,12 +149,12 @@ def test_what_kubernetes_sets_for_a_service_called_turnout_is_tolerated(
     repository: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "tcp://10.0.0.1:8001")
-    settings.read([f"--model-repository={repository}"])
+    settings_sources.read([f"--model-repository={repository}"])
 
 
 def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        settings.read(["--help"])
+        settings_sources.read(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for name, field in Settings.model_fields.items():
@@ -172,7 +176,7 @@ def test_a_declared_device_keeps_what_its_table_leaves_out(repository: Path, tmp
         provider_options = { gpu_mem_limit = 1024 }
         """
     )
-    chosen = settings.read([f"--model-repository={repository}", f"--config={file}"])
+    chosen = settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
     cpu, slow, gpu = chosen.declared_devices()
     assert (cpu.name, cpu.kind, cpu.threads, cpu.isolated, cpu.price_per_hour) == ("cpu", "cpu", 3, False, 0.1)
     assert (slow.name, slow.kind, slow.cpus, slow.threads, slow.isolated) == ("cpu:slow", "cpu", (0,), 1, True)
@@ -183,7 +187,7 @@ def test_a_declared_device_keeps_what_its_table_leaves_out(repository: Path, tmp
 def test_a_gpus_memory_limit_and_precision_become_its_providers_options(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices."cuda:1"]\nmemory_limit_mb = 2\ntf32 = false\n')
-    (gpu,) = settings.read([f"--model-repository={repository}", f"--config={file}"]).declared_devices()
+    (gpu,) = settings_sources.read([f"--model-repository={repository}", f"--config={file}"]).declared_devices()
     assert gpu.provider_options == {**devices.cuda_options(1), "gpu_mem_limit": "2097152", "use_tf32": "0"}
     assert gpu.memory_limit_mb == 2
 
@@ -230,7 +234,7 @@ def test_a_device_that_cannot_be_declared_is_refused(repository: Path, tmp_path:
     file = tmp_path / "turnout.toml"
     file.write_text(table)
     with pytest.raises(UsageError, match=re.escape(words)):
-        settings.read([f"--model-repository={repository}", f"--config={file}"])
+        settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
 
 
 def test_a_flag_declares_a_device_as_a_table_would_and_wins_over_one_of_its_name(repository: Path, tmp_path: Path) -> None:
@@ -238,7 +242,9 @@ def test_a_flag_declares_a_device_as_a_table_would_and_wins_over_one_of_its_name
     file.write_text('[devices.cpu]\nthreads = 3\n[devices."cpu:slow"]\nthreads = 3\nisolation = "process"\n')
     core = min(os.sched_getaffinity(0))
     flags = ["--device", f'cpu:slow={{threads = 1, cpus = "{core},{core}"}}', "--device=cpu:plain"]
-    chosen = settings.read([f"--model-repository={repository}", f"--config={file}", *flags, "--default-device=cpu:plain"])
+    chosen = settings_sources.read(
+        [f"--model-repository={repository}", f"--config={file}", *flags, "--default-device=cpu:plain"]
+    )
     cpu, slow, plain = chosen.declared_devices()
     assert (cpu.name, cpu.threads, plain.name) == ("cpu", 3, "cpu:plain")
     assert (slow.threads, slow.cpus, slow.isolated) == (1, (core,), False)
@@ -255,13 +261,13 @@ def test_a_flag_declares_a_device_as_a_table_would_and_wins_over_one_of_its_name
 )
 def test_a_flag_that_declares_no_device_is_refused_with_the_reason(repository: Path, value: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
-        settings.read([f"--model-repository={repository}", f"--device={value}"])
+        settings_sources.read([f"--model-repository={repository}", f"--device={value}"])
 
 
 def test_a_disabled_device_is_not_looked_for(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices.cpu]\ndisabled = true\n[devices."cpu:a"]\n')
-    chosen = settings.read([f"--model-repository={repository}", f"--config={file}"])
+    chosen = settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
     assert [device.name for device in chosen.declared_devices()] == ["cpu:a"]
     assert chosen.disabled() == {"cpu"}
 
@@ -275,7 +281,7 @@ def test_a_whole_kind_or_one_gpu_can_be_disabled(repository: Path, tmp_path: Pat
 def declared(repository: Path, directory: Path, tables: str) -> Settings:
     file = directory / "turnout.toml"
     file.write_text(tables)
-    return settings.read([f"--model-repository={repository}", f"--config={file}"])
+    return settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
 
 
 @pytest.mark.parametrize(
@@ -342,7 +348,7 @@ def test_the_default_device_may_be_of_a_declared_kind_only(repository: Path, tmp
 
 
 def test_the_doctor_requires_nothing_and_checks_what_it_is_given(repository: Path) -> None:
-    assert settings.read_for_doctor([]).model_repository is None
-    assert settings.read_for_doctor([f"--model-repository={repository}"]).model_repository == repository
+    assert settings_sources.read_for_doctor([]).model_repository is None
+    assert settings_sources.read_for_doctor([f"--model-repository={repository}"]).model_repository == repository
     with pytest.raises(UsageError, match="it is not a directory"):
-        settings.read_for_doctor(["--model-repository=/nowhere"])
+        settings_sources.read_for_doctor(["--model-repository=/nowhere"])

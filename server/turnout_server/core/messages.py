@@ -13,37 +13,38 @@ if TYPE_CHECKING:
 
 
 class Layout:
-    """What requests that differ only in their ids and numbers have in common.
+    """What requests have in common that differ only in their ids and their tensors' values.
+
+    The codec gives requests that are laid out alike the same Layout object, so it can serve as a cache key.
 
     Attributes:
-        kind: equal for requests whose rows can be joined: they want the same outputs, and their inputs agree beyond axis 0.
-        plan: what the data plane worked out for them; None until it has.
+        batch_key: equal for requests that may be batched: they want the same outputs, and their inputs have the same shapes
+            beyond axis 0.
     """
 
-    __slots__ = ("kind", "plan")
+    __slots__ = ("__weakref__", "batch_key")
 
     def __init__(self, inputs: Mapping[str, np.ndarray], outputs: tuple[str, ...]) -> None:
-        self.kind: Hashable = (outputs, *((name, inputs[name].shape[1:]) for name in sorted(inputs)))
-        self.plan: object | None = None
+        self.batch_key: Hashable = (outputs, *((name, inputs[name].shape[1:]) for name in sorted(inputs)))
 
 
 @dataclass(slots=True)
 class InferRequest:
-    """One inference, decoded but not yet checked against its model.
+    """One inference request, decoded but not yet checked against its model.
 
     Attributes:
-        version: the version's decimal text; empty asks for the highest one that is ready.
+        version: the version's decimal text; empty asks for the highest version that is ready.
         inputs: arrays by input name, in the datatype and shape that the client stated.
         outputs: names of the wanted outputs; empty asks for all.
-        device: where to run, verbatim; empty where the client didn't say.
-        timeout_us: how long the request may take from its arrival, if the client said.
-        objective: what decides between devices: `latency`, `cost` or `energy`; empty where the client didn't say.
-        precision: that of the only files that will do; empty for any.
-        priority: 1 for the most urgent; 0 where the client didn't say.
-        deadline_s: when the caller hangs up, on the monotonic clock.
+        device: where to run, verbatim; empty if the client didn't say.
+        timeout_us: how long the request may take from its arrival; None if the client didn't say.
+        objective: what decides between devices: `latency`, `cost` or `energy`; empty if the client didn't say.
+        precision: only a file of this precision may answer; empty for any.
+        priority: 1 is the most urgent; 0 if the client didn't say.
+        deadline_s: when the client stops waiting, on the monotonic clock; None if it never does.
         arrived_s: when the message was received, on the monotonic clock.
-        decode_us: what decoding it took.
-        layout: shared with the requests that are like it; its own where none is.
+        decode_us: how long decoding took.
+        layout: shared by requests that are laid out alike; made from the inputs and outputs if not given.
     """
 
     model: str
@@ -59,15 +60,15 @@ class InferRequest:
     deadline_s: float | None = None
     arrived_s: float = 0.0
     decode_us: int = 0
-    layout: Layout = field(default=None)  # type: ignore[assignment]  # made below
+    layout: Layout = field(default=None)  # type: ignore[assignment]  # set in __post_init__
 
     def __post_init__(self) -> None:
         if self.layout is None:
             self.layout = Layout(self.inputs, self.outputs)
 
 
-class Origin(NamedTuple):
-    """Who answered, where and why there: the same for many answers. The last four are response parameters."""
+class Provenance(NamedTuple):
+    """Which model version answered, where, and why there. The last four fields are response parameters."""
 
     model: str
     version: str
@@ -79,23 +80,24 @@ class Origin(NamedTuple):
 
 @dataclass(slots=True)
 class InferResponse:
-    """The answer: outputs by name, in the model's order, and what happened on the way.
+    """The answer: outputs by name in the model's order, and how it was computed.
 
     Attributes:
         signature: of the model version that answered.
-        figures: the response parameters that are numbers (`queue_us`, `batch_size`, ...; see docs/protocol.md).
+        timings: the numeric response parameters (`queue_us`, `batch_size`, ...; docs/protocol.md lists them).
     """
 
-    origin: Origin
+    provenance: Provenance
     id: str
     signature: "Signature"
     outputs: dict[str, np.ndarray]
-    figures: Mapping[str, int]
+    timings: Mapping[str, int]
 
 
 def nothing_to_cancel() -> None:
-    """What cancels a request that isn't on its way: not yet, or not any more."""
+    """Cancels a request that isn't in flight: not yet, or no longer."""
 
 
-#: How a request ends: with its answer, or with what went wrong. Called exactly once, from whichever thread got there.
-Done = Callable[[InferResponse | ServingError], None]
+#: Receives a request's outcome exactly once, from whichever thread has it. Returns the error that kept the answer from being
+#: delivered (it can't be encoded as the client asked, for example), or None.
+Done = Callable[[InferResponse | ServingError], ServingError | None]

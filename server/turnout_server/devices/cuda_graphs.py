@@ -20,8 +20,9 @@ from turnout_server.core.errors import FailedPrecondition
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices.device import Device
-from turnout_server.devices.sessions import GRAPH_ID, OnnxSession, first_line, run_error
-from turnout_server.models.warmup import close, generated_inputs
+from turnout_server.devices.ort_errors import first_line, run_error
+from turnout_server.devices.sessions import GRAPH_ID, OnnxSession
+from turnout_server.devices.synthetic import close, synthetic_inputs
 
 
 class Bucket:
@@ -68,7 +69,7 @@ class Bucket:
         return staged
 
 
-class BoundSession:
+class GraphSession:
     """A session with a bucket for each of the device's `graph_rows` that was shown to be right.
 
     Attributes:
@@ -159,7 +160,7 @@ def _shape(spec: TensorSpec, rows: int) -> tuple[int, ...]:
 
 def _numbers(specs: Sequence[TensorSpec], rows: int, seed: int) -> dict[str, np.ndarray]:
     """Inputs that differ by their seed, whole numbers too: 0 and 1, because a larger one may be no index."""
-    made = generated_inputs(tuple(specs), rows, seed)
+    made = synthetic_inputs(tuple(specs), rows, seed)
     generator = np.random.default_rng(seed)
     whole = {name: array for name, array in made.items() if array.dtype.kind in "biu"}
     return made | {name: generator.integers(0, 2, array.shape).astype(array.dtype) for name, array in whole.items()}

@@ -1,17 +1,12 @@
 """The places to run: which are declared, which are found, and what each is called."""
 
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 
 from turnout_server.core.device_names import GPU_KINDS
-from turnout_server.devices import host as cgroups
-
-#: More GPUs than this in one machine have never been seen.
-MAX_GPUS = 16
+from turnout_server.devices.host import usable_cpus
 
 #: The execution provider of each kind of device, where none is declared.
 PROVIDERS = {
@@ -114,83 +109,6 @@ def cuda_options(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) ->
     return options
 
 
-def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str | None:
-    """What CUDA lacks before it is worth trying; None if nothing. A real run has the last word.
-
-    Args:
-        providers: what ONNX Runtime was compiled with.
-        root: where the file system begins.
-    """
-    lacking = []
-    if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
-        lacking.append("no NVIDIA driver is loaded on this machine")
-    if PROVIDERS["cuda"] not in providers:
-        lacking.append("the CPU build of ONNX Runtime is installed (install turnout[gpu] instead of turnout[cpu])")
-    return " and ".join(lacking) or None
-
-
-def count_gpus(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> int:
-    """How many GPUs are worth trying: those that this process was given a file of, and at least the first, to learn why not.
-
-    Args:
-        root: where the file system begins.
-    """
-    files = [file for file in (root / "dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdecimal()]
-    return max(1, visible_gpus(len(files), environ.get("CUDA_VISIBLE_DEVICES")))
-
-
-def visible_gpus(present: int, visible: str | None) -> int:
-    """How many of so many GPUs CUDA finds where the variable CUDA_VISIBLE_DEVICES is this; None if it isn't set."""
-    if visible is None:
-        return min(present, MAX_GPUS)
-    chosen = visible.split(",")
-    ends = (number for number, entry in enumerate(chosen) if entry.strip() in ("", "-1"))  # CUDA stops there, too
-    return min(MAX_GPUS, next(ends, len(chosen))) if present else 0
-
-
-def fingerprint(device: Device) -> str:
-    """What a device is, as far as it bears on how fast it runs: hardware, driver and settings."""
-    hardware = f"{cpu_model()} x{usable_cpus()}"
-    if device.kind != "cpu":
-        hardware += f"; {_gpu_models()}"
-    options = f"threads={device.threads} cpus={device.cpus} isolated={device.isolated}"
-    if device.graph_rows:
-        options += f" graphs={device.graph_rows}"
-    library = f"{device.library} {_modified_ns(device.library)} {device.hardware}" if device.library else ""
-    return f"{hardware}; {device.provider} {library} {device.provider_options} {options}"
-
-
-def cpu_model(root: Path = Path("/")) -> str:
-    """The CPU's name as the system tells it; ARM machines don't.
-
-    Args:
-        root: where the file system begins.
-    """
-    lines = _text(root / "proc/cpuinfo").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _gpu_models() -> str:
-    """The models of the GPUs and the driver's version, as the driver itself tells them."""
-    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    models = [line.strip() for gpu in gpus for line in _text(gpu).splitlines() if line.startswith("Model")]
-    return "; ".join([*models, *_text("/proc/driver/nvidia/version").splitlines()[:1]])
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def _modified_ns(path: str) -> int:
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
 def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tuple[int, ...]]]:
     """Every two CPU devices that may run on the same cores, and which those are.
 
@@ -204,10 +122,3 @@ def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tu
 def _cores_of(device: Device) -> set[int]:
     """The cores that a device's runs may use."""
     return set(device.cpus) if device.cpus else os.sched_getaffinity(0)
-
-
-def usable_cpus() -> int:
-    """CPU cores this process may really use: its affinity, cut down by its control group's quota."""
-    cpus = len(os.sched_getaffinity(0))
-    quota = cgroups.quota_cores()
-    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))

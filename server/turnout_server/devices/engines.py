@@ -9,10 +9,11 @@ from typing import Protocol
 from turnout_server.core.device_names import KINDS, kind_of
 from turnout_server.core.errors import FailedPrecondition, ServingError
 from turnout_server.core.model_config import RuntimeOptions
-from turnout_server.devices import device as devices
-from turnout_server.devices.device import Device
-from turnout_server.devices.process_engine import ChildEngine
-from turnout_server.devices.sessions import OnnxSession, Session, built_in_providers, problem_with
+from turnout_server.devices import discovery
+from turnout_server.devices.device import Device, cpu, cuda, shared_cores
+from turnout_server.devices.probe import unavailable_reason
+from turnout_server.devices.process_engine import ProcessEngine
+from turnout_server.devices.sessions import OnnxSession, Session, built_in_providers
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Engine(Protocol):
         """Opens a model there; see OnnxSession for what it raises."""
         ...
 
-    def problem(self) -> ServingError | None:
+    def unavailable_reason(self) -> ServingError | None:
         """Why nothing can run here now; None if it can."""
         ...
 
@@ -55,13 +56,13 @@ class LocalEngine:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.restarts = 0
-        if (problem := problem_with(device)) is not None:
-            raise FailedPrecondition(problem)
+        if (reason := unavailable_reason(device)) is not None:
+            raise FailedPrecondition(reason)
 
     def open(self, path: Path, options: RuntimeOptions) -> Session:
         return OnnxSession(path, self.device, options)
 
-    def problem(self) -> ServingError | None:
+    def unavailable_reason(self) -> ServingError | None:
         return None
 
     def stop(self) -> None:
@@ -77,7 +78,7 @@ def start(device: Device, changed: Callable[[], None]) -> Engine:
     Raises:
         FailedPrecondition: a test run on it doesn't succeed; the text says why.
     """
-    return ChildEngine(device, changed) if device.isolated else LocalEngine(device)
+    return ProcessEngine(device, changed) if device.isolated else LocalEngine(device)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def bring_up(declared: Sequence[Device], disabled: Collection[str], changed: Cal
         for device in declared:
             by_name[device.name] = _declared(device, changed)
         if "cpu" not in by_name and "cpu" not in disabled:
-            by_name["cpu"] = start(devices.cpu(), changed)
+            by_name["cpu"] = start(cpu(), changed)
         if "cuda" not in disabled:
             missing |= _find_gpus(by_name, disabled, changed)
         if not by_name:
@@ -135,10 +136,10 @@ def _declared(device: Device, changed: Callable[[], None]) -> Engine:
 
 def _find_gpus(by_name: dict[str, Engine], disabled: Collection[str], changed: Callable[[], None]) -> dict[str, str]:
     """Adds every GPU that works; returns why the others don't, by name, and under `cuda` why there might be none."""
-    if (reason := devices.missing_for_cuda(built_in_providers())) is not None:
+    if (reason := discovery.missing_for_cuda(built_in_providers())) is not None:
         return {"cuda": reason}
     missing: dict[str, str] = {}
-    for gpu in map(devices.cuda, range(devices.count_gpus())):
+    for gpu in map(cuda, range(discovery.count_gpus())):
         if gpu.name in disabled:
             missing[gpu.name] = DISABLED.format(name=gpu.name)
         elif gpu.name not in by_name:
@@ -150,7 +151,7 @@ def _find_gpus(by_name: dict[str, Engine], disabled: Collection[str], changed: C
 
 
 def _warn_of_shared_cores(running: Sequence[Device]) -> None:
-    for one, other, cores in devices.shared_cores(running):
+    for one, other, cores in shared_cores(running):
         logger.warning(
             "devices %s and %s share the cores %s: the profile of each is wrong while the other works; keep them apart with "
             "cpus, or disable one",

@@ -1,10 +1,32 @@
-"""What this process's control groups leave it: cores and memory, by version 2 of their files or by version 1."""
+"""The machine as this process sees it: its CPU, and the cores and memory that its control groups leave it.
 
+Control groups are read by version 2 of their files or by version 1.
+"""
+
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 #: Version 1 writes "no limit" as about 2**63 bytes.
 _NO_LIMIT_BYTES = 2**60
+
+
+def usable_cpus() -> int:
+    """CPU cores this process may really use: its affinity, cut down by its control group's quota."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = quota_cores()
+    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
+
+
+def cpu_model(root: Path = Path("/")) -> str:
+    """The CPU's name as the system tells it; ARM machines don't.
+
+    Args:
+        root: where the file system begins.
+    """
+    lines = _text(root / "proc/cpuinfo").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def quota_cores(root: Path = Path("/")) -> float | None:

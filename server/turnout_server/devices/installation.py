@@ -1,10 +1,12 @@
-"""Which ONNX Runtime is installed, told without importing it."""
+"""Which ONNX Runtime is installed, without importing it."""
 
 import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import Distribution
 from pathlib import Path
+
+from turnout_server.core.errors import FailedPrecondition
 
 #: All of these install into a directory `onnxruntime`.
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-rocm", "onnxruntime-migraphx")
@@ -35,3 +37,13 @@ def installed(
 def home_of(wheel: Distribution) -> Path:
     """The directory that a wheel was installed into."""
     return Path(str(wheel.locate_file(""))).resolve()
+
+
+def check_installation() -> None:
+    """Raises FailedPrecondition where several ONNX Runtime wheels are installed: the last one installed would silently win."""
+    found = list(installed())
+    if len(found) > 1:
+        raise FailedPrecondition(
+            f"{' and '.join(found)} are installed, and they overwrite each other; "
+            f"run: pip uninstall -y {' '.join(found)}, then install turnout[cpu] or turnout[gpu]"
+        )

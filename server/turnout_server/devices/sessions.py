@@ -1,4 +1,4 @@
-"""ONNX Runtime's sessions. Only this module, `bindings` and `plugins` import it.
+"""ONNX Runtime's sessions.
 
 ONNX Runtime answers a request for a device that it can't have by running on the CPU without a word. So a session counts only
 once it says itself that it has the provider it was made for.
@@ -10,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -18,28 +17,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from turnout_server.core.datatypes import of_dtype, of_onnx
-from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.core.errors import FailedPrecondition, Overloaded
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.core.signatures import TensorSpec
-from turnout_server.devices import installation as wheels
+from turnout_server.devices.ort_errors import first_line, lacks_memory, memory_of, run_error
 from turnout_server.devices.plugins import hardware_of
 
 if TYPE_CHECKING:
     from turnout_server.devices.device import Device
 
 logger = logging.getLogger(__name__)
-
-#: `y = -relu(x @ [[1, 2], [3, 4]] + x)` on (1, 2) float32, as ONNX bytes (IR 8, opset 13): small, and of the operators that
-#: every provider should have one of.
-TRIAL = bytes.fromhex(
-    "08083a88010a110a01780a017712016122064d61744d756c0a0e0a01610a017812016222034164640a0c0a0162120163220452656c750a0b0a01"
-    "6312017922034e65671201672a1b0802080210014201774a100000803f0000004000004040000080405a130a0178120e0a0c080112080a020801"
-    "0a02080262130a0179120e0a0c080112080a0208010a02080242040a00100d"
-)
-
 
 #: The providers whose libraries may have come as wheels.
 NEED_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
@@ -55,18 +44,6 @@ _LEVELS = {
     "basic": "ORT_ENABLE_BASIC",
     "off": "ORT_DISABLE_ALL",
 }
-
-
-#: What ONNX Runtime, CUDA and its libraries say, in small letters, where there isn't enough memory.
-_NO_MEMORY = (
-    "bad_alloc",
-    "failed to allocate memory",
-    "smaller than requested bytes",
-    "cannot allocate memory",
-    "out of memory",
-    "alloc_failed",
-    "allocation_failed",
-)
 
 
 class Session(Protocol):
@@ -205,9 +182,9 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
         text = first_line(error)
         if isinstance(model, str):
             text = text.replace(model, Path(model).name)
-            if _lacks_memory(error):
+            if lacks_memory(error):
                 size_mb = Path(model).stat().st_size / 2**20
-                raise Overloaded(f"a model of {size_mb:.1f} MiB does not fit {_memory_of(device)}: {text}") from error
+                raise Overloaded(f"a model of {size_mb:.1f} MiB does not fit {memory_of(device)}: {text}") from error
         raise FailedPrecondition(text) from error
     session.disable_fallback()
     if session.get_providers()[0] != device.provider:
@@ -277,18 +254,6 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     return options
 
 
-def problem_with(device: "Device") -> str | None:
-    """Why nothing can run on `device`; None if a real run on it gave the right answer."""
-    try:
-        session = OnnxSession(TRIAL, replace(device, graph_rows=()))
-        (result,) = session.run({"x": np.array([[2, 3]], np.float32)}, ["y"])
-    except ServingError as error:
-        return str(error)
-    if not session.placement[device.provider]:
-        return f"{device.provider} takes no part of a test model: ONNX Runtime ran it on {', '.join(session.placement)}"
-    return None if result.tolist() == [[-13, -19]] else f"a test run gave {result.tolist()} where [[-13, -19]] is right"
-
-
 def runtime_version() -> str:
     """ONNX Runtime's."""
     return str(onnxruntime.__version__)
@@ -303,16 +268,6 @@ def built_in_providers() -> tuple[str, ...]:
 def _preload_cuda() -> None:
     """Loads the CUDA and cuDNN libraries that came as wheels, which ONNX Runtime doesn't find by itself."""
     onnxruntime.preload_dlls()
-
-
-def check_installation() -> None:
-    """Raises FailedPrecondition where several ONNX Runtime wheels are installed: the last one installed would silently win."""
-    found = list(wheels.installed())
-    if len(found) > 1:
-        raise FailedPrecondition(
-            f"{' and '.join(found)} are installed, and they overwrite each other; "
-            f"run: pip uninstall -y {' '.join(found)}, then install turnout[cpu] or turnout[gpu]"
-        )
 
 
 def _spec(argument: Any) -> TensorSpec:
@@ -337,30 +292,3 @@ def _from_value(value: Any) -> np.ndarray:
         return array
     data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
     return np.frombuffer(data, datatype.dtype).reshape(value.shape())
-
-
-def first_line(error: BaseException) -> str:
-    """ONNX Runtime's own words, without what follows them."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _lacks_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
-
-
-def _memory_of(device: "Device") -> str:
-    limit = f", which may take {device.memory_limit_mb} MiB" if device.memory_limit_mb else ""
-    return f"into the memory of device '{device.name}'{limit}"
-
-
-def run_error(error: Exception, device: "Device") -> ServingError:
-    """What a run that failed on a device means to its caller."""
-    text = first_line(error)
-    if isinstance(error, native.InvalidArgument):
-        return InvalidRequest(f"the model refused these inputs: {text}")
-    if _lacks_memory(error):
-        return Overloaded(f"this request does not fit {_memory_of(device)}: {text}")
-    internal = internal_error()
-    logger.error("a run failed: %s (%s)", error, internal)
-    return internal

@@ -19,49 +19,49 @@ K = TypeVar("K", bound=Hashable)
 
 #: Where an array is: offset, bytes, dtype's name, shape. Text lies there as a pickled list, so that messages about tensors
 #: stay small, whatever is in them: a large one would wait for as long as its receiver is stopped.
-Place = tuple[int, int, str, tuple[int, ...]]
+TensorRef = tuple[int, int, str, tuple[int, ...]]
 
 _ALIGNMENT = 64
 _PAGE = mmap.PAGESIZE
 
 
-class Memory:
+class TensorMemory:
     """Arrays laid one behind another into a memfd, as large as the largest so far. For one thread at a time on each side."""
 
     def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = os.memfd_create("turnout-lane") if descriptor is None else descriptor
+        self.descriptor = os.memfd_create("turnout-slot") if descriptor is None else descriptor
         self._map: mmap.mmap | None = None
 
-    def put(self, arrays: Mapping[K, np.ndarray]) -> dict[K, Place]:
+    def put(self, arrays: Mapping[K, np.ndarray]) -> dict[K, TensorRef]:
         """Copies arrays in, from the start; returns where each is, for the other side's `get`.
 
         Raises:
             Overloaded: there isn't enough memory.
         """
         flat = {key: _pickled(array) if array.dtype.kind == "O" else array for key, array in arrays.items()}
-        places: dict[K, Place] = {}
+        references: dict[K, TensorRef] = {}
         end = 0
         for key, array in arrays.items():
-            places[key] = (end, flat[key].nbytes, array.dtype.name, array.shape)
+            references[key] = (end, flat[key].nbytes, array.dtype.name, array.shape)
             end += _aligned(flat[key].nbytes, _ALIGNMENT)
         view = self._mapped(end)
         for key, array in flat.items():
-            target: np.ndarray = np.ndarray(array.shape, np.dtype(array.dtype.name), view, places[key][0])
+            target: np.ndarray = np.ndarray(array.shape, np.dtype(array.dtype.name), view, references[key][0])
             target[...] = array
-        return places
+        return references
 
-    def get(self, places: Mapping[K, Place]) -> dict[K, np.ndarray]:
+    def get(self, references: Mapping[K, TensorRef]) -> dict[K, np.ndarray]:
         """The arrays that the other side has put in: views, which the next `put` of either side overwrites.
 
         Raises:
             Overloaded: there isn't enough memory.
         """
-        view = self._mapped(max((offset + size for offset, size, _, _ in places.values()), default=0))
+        view = self._mapped(max((offset + size for offset, size, _, _ in references.values()), default=0))
         return {
             key: _unpickled(view[offset : offset + size], shape)
             if dtype == "object"
             else np.ndarray(shape, np.dtype(dtype), view, offset)
-            for key, (offset, size, dtype, shape) in places.items()
+            for key, (offset, size, dtype, shape) in references.items()
         }
 
     def close(self) -> None:

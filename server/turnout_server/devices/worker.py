@@ -1,7 +1,7 @@
-"""A device's process: `python -m turnout_server.devices.worker`, started by `isolation` and by nobody else.
+"""A device's process: `python -m turnout_server.devices.worker`, started by `process` only.
 
 A CUDA error that sticks, a driver that hangs or a model that eats all memory takes its process with it; in here that is this
-one, and not the server. Sessions are opened on request of the control connection; each lane (a connection with a piece of
+one, and not the server. Sessions are opened on request of the control connection; each slot (a connection with a piece of
 shared memory) runs them in a thread of its own. The process ends when its parent does, because its connections end then.
 """
 
@@ -20,10 +20,11 @@ from typing import Any, BinaryIO, cast
 
 from turnout_server.core.errors import ServingError, internal_error
 from turnout_server.core.model_config import RuntimeOptions
-from turnout_server.devices.cuda_graphs import BoundSession
+from turnout_server.devices.cuda_graphs import GraphSession
 from turnout_server.devices.device import Device
-from turnout_server.devices.sessions import OnnxSession, Session, problem_with
-from turnout_server.devices.tensor_memory import Memory, Place
+from turnout_server.devices.probe import unavailable_reason
+from turnout_server.devices.sessions import OnnxSession, Session
+from turnout_server.devices.tensor_memory import TensorMemory, TensorRef
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ STICKY = (
 )
 
 
-class Child:
+class Worker:
     """The sessions of one device, by the numbers that the parent gave them."""
 
     def __init__(self, device: Device) -> None:
@@ -65,16 +66,16 @@ class Child:
 
     def probe(self) -> str | None:
         """Why nothing can run here; None if a test run was right."""
-        return problem_with(self._device)
+        return unavailable_reason(self._device)
 
     def open(self, number: int, path: str, options: RuntimeOptions) -> tuple[Any, Any, Any]:
         """Loads a model; returns its inputs, its outputs and on which provider how many nodes were placed.
 
-        Anything but a CPU gets a session for each lane: ONNX Runtime gives a session one CUDA stream, for example, on which its
+        Anything but a CPU gets a session for each slot: ONNX Runtime gives a session one CUDA stream, for example, on which its
         runs go one by one.
         """
         count = self._device.copies
-        opening = BoundSession if self._device.graph_rows else OnnxSession
+        opening = GraphSession if self._device.graph_rows else OnnxSession
         sessions: list[Session] = [opening(Path(path), self._device, options) for _ in range(count)]
         self._sessions[number] = sessions
         session = sessions[0]
@@ -89,23 +90,23 @@ class Child:
         """Drops a model."""
         self._sessions.pop(number, None)
 
-    def run_lane(self, lane: BinaryIO, memory: Memory, index: int = 0) -> None:
-        """Runs what comes over one lane, the `index`-th, until the parent hangs up."""
+    def run_slot(self, slot: BinaryIO, memory: TensorMemory, index: int = 0) -> None:
+        """Runs what comes over one slot, the `index`-th, until the parent hangs up."""
 
-        def run(number: int, inputs: dict[str, Place], outputs: list[str]) -> dict[int, Place]:
+        def run(number: int, inputs: dict[str, TensorRef], outputs: list[str]) -> dict[int, TensorRef]:
             arrays = self._session(number, index).run(memory.get(inputs), outputs)
             return memory.put(dict(enumerate(arrays)))
 
         def bind(number: int) -> Mapping[int, str]:
             session = self._session(number, index)
-            return session.bind() if isinstance(session, BoundSession) else {}
+            return session.bind() if isinstance(session, GraphSession) else {}
 
         commands: dict[str, Callable[..., Any]] = {"run": run, "bind": bind}
-        answer(lane, lambda command, *arguments: commands[command](*arguments))
+        answer(slot, lambda command, *arguments: commands[command](*arguments))
 
-    def _session(self, number: int, lane: int) -> Session:
+    def _session(self, number: int, slot: int) -> Session:
         sessions = self._sessions[number]
-        return sessions[lane % len(sessions)]
+        return sessions[slot % len(sessions)]
 
 
 def answer(connection: BinaryIO, call: Callable[..., Any]) -> None:
@@ -140,17 +141,17 @@ def main() -> None:
     device = Device(**job["device"])
     if device.cpus:
         os.sched_setaffinity(0, device.cpus)
-    child = Child(device)
+    worker = Worker(device)
 
-    def serve(index: int, lane: int, memory: int) -> None:
-        child.run_lane(_stream(lane), Memory(memory), index)
+    def serve(index: int, slot: int, memory: int) -> None:
+        worker.run_slot(_stream(slot), TensorMemory(memory), index)
         os._exit(0)  # a load that goes on is for nobody
 
-    for index, (lane, memory) in enumerate(job["lanes"]):
-        threading.Thread(target=serve, args=(index, lane, memory), daemon=True).start()
+    for index, (slot, memory) in enumerate(job["slots"]):
+        threading.Thread(target=serve, args=(index, slot, memory), daemon=True).start()
     if device.memory_limit_mb and device.kind == "cpu":  # the threads' stacks are not what it is about
         limit_memory(device.memory_limit_mb * 2**20)
-    child.obey(_stream(job["control"]))
+    worker.obey(_stream(job["control"]))
     os._exit(0)  # a run that goes on is for nobody
 
 

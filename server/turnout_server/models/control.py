@@ -1,64 +1,82 @@
-"""The control thread: everything that loads or unloads models, one thing at a time, away from the threads that answer."""
+"""The control thread: loads and unloads models, one change at a time, away from the threads that answer requests."""
 
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from turnout_server.core.errors import ServingError, Unavailable, internal_error
+from turnout_server.core.listeners import Listeners
 
 if TYPE_CHECKING:  # settings need Mode even where ONNX Runtime is broken
+    from turnout_server.models.loading import ModelVersion
+    from turnout_server.models.profiler import Profiler
     from turnout_server.models.repository import Repository
 
 logger = logging.getLogger(__name__)
 
-#: `none` loads every model at the start; `poll` also follows what happens on disk; `explicit` loads what clients ask for.
+#: `none` loads every model at the start; `poll` also follows changes on disk; `explicit` loads what clients ask for.
 Mode = Literal["none", "poll", "explicit"]
-#: Told how a load or unload went: None, or what was wrong.
-Settled = Callable[[ServingError | None], None]
+#: Receives the outcome of a load or unload: None, or what went wrong.
+OnSettled = Callable[[ServingError | None], None]
 
 
 class Control:
-    """Runs a repository's loads and unloads.
+    """Runs the loads and unloads of a repository, and observes it.
 
     Args:
+        profiler: measures what was loaded.
+        changes: notified after every change of a model's state.
         load_models: what `explicit` loads at the start; `*` stands for all.
-        poll_s: seconds between two looks at the disk in mode `poll`.
+        poll_s: seconds between two scans of the disk in mode `poll`.
     """
 
-    def __init__(self, repository: "Repository", mode: Mode, load_models: list[str], poll_s: float) -> None:
+    def __init__(
+        self,
+        repository: "Repository",
+        profiler: "Profiler",
+        changes: Listeners,
+        *,
+        mode: Mode = "none",
+        load_models: list[str] | None = None,
+        poll_s: float = 15.0,
+    ) -> None:
         self._repository = repository
+        self._profiler = profiler
+        self._changes = changes
         self._mode = mode
-        self._names = set(load_models) if mode == "explicit" and "*" not in load_models else None
+        self._names = set(load_models or []) if mode == "explicit" and "*" not in (load_models or []) else None
         self._poll_s = poll_s
         self._stopping = threading.Event()
-        self._coming: set[str] = set()
+        self._returning: set[str] = set()
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control")
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control")
+        self._poller = threading.Thread(target=self._poll, name="poller", daemon=True)
+        repository.observer = self
 
     def start(self) -> None:
         """Begins to load what is to be there from the start."""
-        self._thread.submit(self._guarded, lambda: self._repository.start(self._names))
+        self._worker.submit(self._guarded, lambda: self._repository.start(self._names))
         if self._mode == "poll":
-            self._thread.submit(self._poll)
+            self._poller.start()
 
     def stop(self) -> None:
-        """Finishes what it is doing, and does nothing more."""
+        """Finishes the change in progress, and makes no further ones."""
         self._stopping.set()
-        self._thread.shutdown(cancel_futures=True)
+        self._worker.shutdown(cancel_futures=True)
 
-    def load(self, name: str, configuration: str, settled: Settled) -> None:
-        """Has a model loaded; see Repository.load.
+    def load(self, name: str, configuration: str, settled: OnSettled) -> None:
+        """Loads a model; see Repository.load.
 
         Raises:
             Unavailable: this server's mode doesn't allow it.
         """
         self._ask(lambda: self._repository.load(name, configuration), settled)
 
-    def unload(self, name: str, settled: Settled) -> None:
-        """Has a model unloaded; see Repository.unload.
+    def unload(self, name: str, settled: OnSettled) -> None:
+        """Unloads a model; see Repository.unload.
 
         Raises:
             Unavailable: this server's mode doesn't allow it.
@@ -66,32 +84,44 @@ class Control:
         self._ask(lambda: self._repository.unload(name), settled)
 
     def reopen(self) -> None:
-        """Has the models loaded again that lack a device which has come back."""
+        """Loads the models again that lack a device which has come back."""
         with suppress(RuntimeError):  # the server is shutting down
-            self._thread.submit(self._guarded, self._repository.reopen)
+            self._worker.submit(self._guarded, self._repository.reopen)
 
-    def bring_back(self, name: str) -> None:
-        """Has an evicted model loaded again, once, however many ask for it."""
+    def changed(self) -> None:
+        """See Observer."""
+        self._changes.notify()
+
+    def loaded(self, version: "ModelVersion") -> None:
+        """See Observer."""
+        self._profiler.add(version)
+
+    def settling(self) -> None:
+        """See Observer."""
+        self._profiler.settle()
+
+    def wanted(self, name: str) -> None:
+        """See Observer: loads an evicted model again, once, however many requests ask for it."""
         with self._lock:
-            if name in self._coming:
+            if name in self._returning:
                 return
-            self._coming.add(name)
+            self._returning.add(name)
         with suppress(RuntimeError):  # the server is shutting down
-            self._thread.submit(self._bring_back, name)
+            self._worker.submit(self._bring_back, name)
 
     def _bring_back(self, name: str) -> None:
         error = self._guarded(lambda: self._repository.load(name))
         if error is not None:
             logger.error("model %s could not be loaded again: %s", name, error)
         with self._lock:
-            self._coming.discard(name)
+            self._returning.discard(name)
 
-    def _ask(self, change: Callable[[], None], settled: Settled) -> None:
+    def _ask(self, change: Callable[[], None], settled: OnSettled) -> None:
         if self._mode != "explicit":
             why = "if polling is enabled" if self._mode == "poll" else "without --model-control-mode=explicit"
             raise Unavailable(f"explicit model load / unload is not allowed {why}")
         try:
-            self._thread.submit(lambda: settled(self._guarded(change)))
+            self._worker.submit(lambda: settled(self._guarded(change)))
         except RuntimeError:
             raise Unavailable("the server is shutting down") from None
 
@@ -107,7 +137,11 @@ class Control:
         return None
 
     def _poll(self) -> None:
+        """Has the worker scan the disk every so often; between two scans it is free for other changes."""
         while not self._stopping.wait(self._poll_s):
-            error = self._guarded(self._repository.poll)
+            try:
+                error = self._worker.submit(self._guarded, self._repository.poll).result()
+            except (RuntimeError, CancelledError):  # the server is shutting down
+                return
             if error is not None:
                 logger.error("polling the model repository failed: %s", error)

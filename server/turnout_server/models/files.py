@@ -1,48 +1,104 @@
-"""Where the files of a model repository lie.
+"""The files of a model repository: where they lie, what they weigh, and what precision they compute in.
 
 Usually `<root>/<model>/<version>/model.onnx` with `<root>/<model>/config.pbtxt`. A root that is itself one model, as KServe
 mounts it (`/mnt/models/model.onnx`, or `/mnt/models/1/model.onnx`), is served under a name that the operator gives.
 """
 
-from dataclasses import dataclass
+import json
+import mmap
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from turnout_server.core.errors import FailedPrecondition
 
+#: Suffixes of files beside a model that never hold its weights.
+_NEVER_WEIGHTS = (".onnx", ".json", ".npz")
+
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """One model's directory, and the directory of each of its versions by number."""
+    """One model's directory, and the directory of each of its versions by number.
+
+    Attributes:
+        error: why the directory can't be listed; empty if it can.
+    """
 
     directory: Path
-    versions: dict[int, Path]
+    versions: dict[int, Path] = field(default_factory=dict)
+    error: str = ""
 
     def fingerprint(self) -> tuple[tuple[str, int, int], ...]:
-        """Changes when a file of the model does: (path, modification time in ns, bytes) of each."""
+        """Changes when a file of the model does: (path, modification time in ns, bytes) of each.
+
+        A directory that can't be listed counts as empty, so that it changes when it can.
+        """
         paths = [self.directory / "config.pbtxt"]
         for version in self.versions.values():
-            paths += sorted(path for path in version.iterdir() if path.is_file())
-        stats = [(path, path.stat()) for path in paths if path.exists()]
-        return tuple((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in stats)
+            paths += _regular_files(version)
+        return tuple(entry for path in paths if (entry := _entry(path)) is not None)
 
 
 def find_models(root: Path, model_name: str) -> dict[str, ModelFiles]:
-    """The models below `root`, by name.
+    """The models below `root`, by name. A directory that can't be listed is among them, with the reason.
 
     Args:
-        model_name: the name of the model that `root` itself is; empty where it is a directory of models.
+        model_name: the name of the model that `root` itself is; empty if `root` is a directory of models.
 
     Raises:
-        FailedPrecondition: `root` is a bare model and nobody said what it is called, or the reverse.
+        FailedPrecondition: `root` can't be listed, is a bare model that nobody named, or is none although it was named.
     """
-    if (root / "model.onnx").exists():
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise FailedPrecondition(f"the model repository {root} cannot be listed: {error.strerror}") from None
+    if any(path.name == "model.onnx" for path in entries):
         return {_named(model_name, root): ModelFiles(root, {1: root})}
-    if versions := _versions(root):
+    if versions := _versions(entries):
         return {_named(model_name, root): ModelFiles(root, versions)}
     if model_name:
         raise FailedPrecondition(f"--model-name is given, but {root} holds neither a model.onnx nor a version directory")
-    directories = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return {path.name: ModelFiles(path, _versions(path)) for path in directories}
+    return {path.name: _model_files(path) for path in entries if path.is_dir() and not path.name.startswith(".")}
+
+
+def precision_of(directory: Path, file: str) -> str:
+    """The precision of one of a version's files: what `model.json` says, else its name, else `fp32`.
+
+    Args:
+        directory: the version's.
+        file: `model.onnx`, `model.fp16.onnx`.
+    """
+    return _stated_precision(directory / "model.json", file) or _precision_in_name(file) or "fp32"
+
+
+def weight_bytes(model: Path) -> int:
+    """The bytes of an ONNX file and of the external data that it names; 0 if it can't be read.
+
+    A session takes more than that, by what its runs need, which isn't known before it has run.
+    """
+    try:
+        size = model.stat().st_size
+        beside = [path for path in model.parent.rglob("*") if path.is_file() and path.suffix not in _NEVER_WEIGHTS]
+        if not size or not beside:
+            return size
+        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            named = [path for path in beside if content.find(str(path.relative_to(model.parent)).encode()) >= 0]
+        return size + sum(path.stat().st_size for path in named)
+    except OSError:
+        return 0
+
+
+def _model_files(directory: Path) -> ModelFiles:
+    try:
+        return ModelFiles(directory, _versions(list(directory.iterdir())))
+    except OSError as error:
+        return ModelFiles(directory, error=f"its directory cannot be listed: {error.strerror}")
+
+
+def _versions(entries: list[Path]) -> dict[int, Path]:
+    """Version directories: those named by a positive decimal number without leading zeros."""
+    names = {path.name: path for path in entries if path.is_dir()}
+    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
+    return {number: names[str(number)] for number in sorted(numbers)}
 
 
 def _named(model_name: str, root: Path) -> str:
@@ -53,8 +109,30 @@ def _named(model_name: str, root: Path) -> str:
     return model_name
 
 
-def _versions(directory: Path) -> dict[int, Path]:
-    """Version directories: those named by a positive decimal number without leading zeros."""
-    names = [path.name for path in directory.iterdir() if path.is_dir()]
-    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
-    return {number: directory / str(number) for number in sorted(numbers)}
+def _regular_files(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_file())
+    except OSError:
+        return []
+
+
+def _entry(path: Path) -> tuple[str, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return str(path), stat.st_mtime_ns, stat.st_size
+
+
+def _stated_precision(manifest: Path, file: str) -> str:
+    """What a manifest says of a file; empty if there is no manifest that can be read, or it says nothing."""
+    try:
+        said = json.loads(manifest.read_text(encoding="utf-8"))["files"][file]["precision"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return ""
+    return said if isinstance(said, str) else ""
+
+
+def _precision_in_name(file: str) -> str:
+    parts = file.split(".")
+    return parts[1] if len(parts) == 3 and parts[0] == "model" and parts[2] == "onnx" else ""

@@ -9,15 +9,14 @@ from pathlib import Path
 from turnout_server.core.errors import FailedPrecondition, ServingError
 from turnout_server.core.model_config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
 from turnout_server.core.signatures import Signature, declared
-from turnout_server.devices.device import fingerprint
+from turnout_server.devices.discovery import fingerprint
 from turnout_server.devices.engines import Engine
 from turnout_server.devices.sessions import Session, runtime_version
 from turnout_server.models.deployments import Deployment, DeviceReport
-from turnout_server.models.precision import precision_of
+from turnout_server.models.files import precision_of, weight_bytes
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.verification import Parity, samples, verify
 from turnout_server.models.warmup import measured, quickest_us, rows_are_independent, run_configured
-from turnout_server.models.weights import weight_bytes
 from turnout_server.scheduling.profiles import Profile
 
 logger = logging.getLogger(__name__)
@@ -34,8 +33,8 @@ class ModelVersion:
 
     Attributes:
         deployments: by the names of the devices that it runs on.
-        problems: why it doesn't run on the others.
-        joins: whether requests may share a run: its rows were shown not to depend on each other.
+        unavailable: why it doesn't run on the others.
+        batchable: whether requests may be batched: its rows were shown not to depend on each other.
         last_routes: the device chosen last, by what was asked for.
     """
 
@@ -44,8 +43,8 @@ class ModelVersion:
     configuration: ModelConfiguration
     signature: Signature
     deployments: Mapping[str, Deployment]
-    problems: Mapping[str, ServingError]
-    joins: bool = True
+    unavailable: Mapping[str, ServingError]
+    batchable: bool = True
     last_routes: dict[str, str] = field(default_factory=dict)
 
     def remember(self, requested: str, device: str) -> None:
@@ -75,22 +74,22 @@ class Loader:
         Raises:
             FailedPrecondition: it runs on none of them, or isn't what its configuration says.
         """
-        problems: dict[str, ServingError] = {}
-        sessions, load_s = self._open_all(directory, configuration, problems)
-        _require(sessions, problems)
-        parities = self._verify(directory, configuration, sessions, problems)
-        _require(sessions, problems)
+        unavailable: dict[str, ServingError] = {}
+        sessions, load_s = self._open_all(directory, configuration, unavailable)
+        _require(sessions, unavailable)
+        parities = self._verify(directory, configuration, sessions, unavailable)
+        _require(sessions, unavailable)
         independent = _independent(configuration, sessions)
         signature = _signature(configuration, *next(iter(sessions.items())), independent)
-        for device, problem in problems.items():
-            logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, problem)
+        for device, reason in unavailable.items():
+            logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, reason)
         for device, session in sessions.items():
             for rows, why in session.graphs.items():
                 if why:
                     logger.warning("model %s has no CUDA graph for %d rows on %s: %s", configuration.name, rows, device, why)
         for session in sessions.values():
             run_configured(configuration.name, session, signature, configuration.warmups)
-        joins = _joins(configuration, signature, independent)
+        batchable = _batchable(configuration, signature, independent)
         keys = self._profile_keys(directory, configuration, sessions)
         reports = {device: DeviceReport(load_s[device], s.placement, parities[device]) for device, s in sessions.items()}
         deployments: dict[str, Deployment] = {}
@@ -100,8 +99,8 @@ class Loader:
                 key=(configuration.name, str(number), name),
                 session=session,
                 profile=self._profile(keys.get(name), session),
-                max_rows=signature.max_batch_size if joins else 1,
-                joins=joins,
+                max_rows=signature.max_batch_size if batchable else 1,
+                batchable=batchable,
                 queue=configuration.queue,
                 instances=configuration.instances_on(name, kind),
                 weight=configuration.weight,
@@ -110,7 +109,7 @@ class Loader:
                 profile_key=keys.get(name),
                 report=reports[name],
             )
-        return ModelVersion(configuration.name, number, configuration, signature, deployments, problems, joins)
+        return ModelVersion(configuration.name, number, configuration, signature, deployments, unavailable, batchable)
 
     def kinds(self) -> set[str]:
         """The kinds of the devices."""
@@ -124,9 +123,9 @@ class Loader:
         return sum(sizes[file] * device.copies for file, device in zip(files, allowed, strict=True))
 
     def _open_all(
-        self, directory: Path, configuration: ModelConfiguration, problems: dict[str, ServingError]
+        self, directory: Path, configuration: ModelConfiguration, unavailable: dict[str, ServingError]
     ) -> tuple[dict[str, Session], dict[str, float]]:
-        """Sessions, and the seconds each took to open; `problems` gets the devices that have none."""
+        """Sessions, and the seconds each took to open; `unavailable` gets the devices that have none."""
         sessions: dict[str, Session] = {}
         load_s: dict[str, float] = {}
         for device, engine in self._engines.items():
@@ -134,7 +133,7 @@ class Loader:
             try:
                 sessions[device] = self._open(directory, configuration, engine)
             except ServingError as error:
-                problems[device] = error
+                unavailable[device] = error
             load_s[device] = time.monotonic() - started_s
         return sessions, load_s
 
@@ -156,7 +155,7 @@ class Loader:
         directory: Path,
         configuration: ModelConfiguration,
         sessions: dict[str, Session],
-        problems: dict[str, ServingError],
+        unavailable: dict[str, ServingError],
     ) -> dict[str, Parity]:
         """How far each device is off; those that are too far lose their session and get a problem."""
         parities: dict[str, Parity] = {}
@@ -165,7 +164,7 @@ class Loader:
             if isinstance(result, Parity):
                 parities[device] = result
             else:
-                problems[device] = result
+                unavailable[device] = result
                 del sessions[device]
         return parities
 
@@ -207,9 +206,9 @@ def _with_fitting_threads(session: Session, open_with_one: Callable[[], Session]
     return session if alone_us is None or alone_us > shared_us else alone
 
 
-def _require(sessions: dict[str, Session], problems: dict[str, ServingError]) -> None:
+def _require(sessions: dict[str, Session], unavailable: dict[str, ServingError]) -> None:
     if not sessions:
-        raise FailedPrecondition("; ".join(f"{device}: {problem}" for device, problem in problems.items()))
+        raise FailedPrecondition("; ".join(f"{device}: {reason}" for device, reason in unavailable.items()))
 
 
 def _independent(configuration: ModelConfiguration, sessions: dict[str, Session]) -> dict[str, bool]:
@@ -219,7 +218,7 @@ def _independent(configuration: ModelConfiguration, sessions: dict[str, Session]
     return {device: rows_are_independent(session) for device, session in sessions.items()}
 
 
-def _joins(configuration: ModelConfiguration, signature: Signature, independent: dict[str, bool]) -> bool:
+def _batchable(configuration: ModelConfiguration, signature: Signature, independent: dict[str, bool]) -> bool:
     """Whether requests may share a run, which must be shown on every device."""
     if not signature.max_batch_size or not configuration.batches:
         return False

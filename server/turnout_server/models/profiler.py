@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from turnout_server.core.errors import ServingError
+from turnout_server.models import refresher
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import ModelVersion
 from turnout_server.models.profile_store import ProfileStore
-from turnout_server.models.refresher import LONGEST_RUN_S as LONGEST_RUN_WHEN_READY_S
 from turnout_server.models.refresher import Refresher
 from turnout_server.models.warmup import timed_us
 
@@ -115,12 +115,13 @@ class Profiler:
                 if not self._wait_until_idle(task.device):
                     return
                 try:
-                    runs_us.append(timed_us(deployment.session, rows, joins=deployment.joins))
+                    runs_us.append(timed_us(deployment.session, rows, batched=deployment.batchable))
                 except ServingError as error:
                     logger.debug("model %s with %d rows on %s: %s", deployment.key[0], rows, task.device, error)
                     del taken_us[rows]
                 else:
                     profile.measure(rows, runs_us)
+        deployment.review_batch_size()
         if any(rows > 1 and runs_us for rows, runs_us in taken_us.items()) and self._wait_until_idle(task.device):
             _trim(deployment)
         if deployment.profile_key is not None:
@@ -128,7 +129,7 @@ class Profiler:
 
     def _due(self, runs: int, expected_us: float | None) -> bool:
         """Whether a size gets one more run after so many."""
-        longest_s = LONGEST_RUN_WHEN_READY_S if self._ready else LONGEST_RUN_S
+        longest_s = refresher.LONGEST_RUN_S if self._ready else LONGEST_RUN_S
         if expected_us is None or expected_us > longest_s * 1e6:
             return False
         return runs < max(RUNS, min(MOST_RUNS, int(RUNS_US / expected_us)))
@@ -145,4 +146,4 @@ def _trim(deployment: Deployment) -> None:
     """Gives back the memory that the largest runs took, because requests may never make one."""
     with suppress(ServingError):
         deployment.session.trim()
-        timed_us(deployment.session, 1, joins=False)
+        timed_us(deployment.session, 1, batched=False)

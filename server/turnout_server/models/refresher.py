@@ -126,6 +126,6 @@ def _run(deployment: Deployment) -> None:
     if expected_us is None or expected_us > LONGEST_RUN_S * 1e6:
         return
     try:
-        profile.observe(rows, timed_us(deployment.session, rows, joins=deployment.joins))
+        deployment.observe(rows, timed_us(deployment.session, rows, batched=deployment.batchable))
     except ServingError as error:  # the device was lost, say: its engine sees to that
         logger.debug("the profile of model %s on %s is not refreshed: %s", deployment.key[0], deployment.key[2], error)

@@ -1,11 +1,11 @@
 """The model repository: which models there are, how each one stands, and which version answers a request."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from turnout_server.core.errors import (
     DeviceLost,
@@ -18,7 +18,7 @@ from turnout_server.core.errors import (
     internal_error,
 )
 from turnout_server.core.model_config import ModelConfiguration
-from turnout_server.models import config_pbtxt as configfile
+from turnout_server.models import config_pbtxt
 from turnout_server.models.files import ModelFiles, find_models
 from turnout_server.models.loading import Loader, ModelVersion
 
@@ -73,6 +73,35 @@ class IndexEntry:
     reason: str = ""
 
 
+class Observer(Protocol):
+    """What a repository tells about its models. Calls come on the control thread, except for `wanted`."""
+
+    def changed(self) -> None:
+        """The state of a model, or of the repository, has changed."""
+        ...
+
+    def loaded(self, version: ModelVersion) -> None:
+        """A version was loaded."""
+        ...
+
+    def settling(self) -> None:
+        """Every model was loaded or failed; the repository settles once this returns."""
+        ...
+
+    def wanted(self, name: str) -> None:
+        """A request, on any thread, asked for a model that was evicted."""
+        ...
+
+
+class NullObserver:
+    """Ignores everything."""
+
+    def changed(self) -> None: ...
+    def loaded(self, version: ModelVersion) -> None: ...
+    def settling(self) -> None: ...
+    def wanted(self, name: str) -> None: ...
+
+
 class Repository:
     """The models below one directory.
 
@@ -80,44 +109,34 @@ class Repository:
 
     Args:
         model_name: what the one bare model is called that `root` holds; empty for a directory of models.
-        changed: called on the control thread after every change of a model's state.
-        loaded: told of every version that was loaded.
-        settling: called on the control thread once all are there, before they count as settled.
-        limits: how much may be loaded at once. What is more takes the place of what was asked for least recently.
-        wanted: told the name of an evicted model that was asked for.
+        limits: how much may be loaded at once. Beyond that, the models that were asked for least recently are evicted.
+
+    Attributes:
+        observer: is told of every change.
+        settled: whether every model was loaded or failed.
+
+    Raises:
+        FailedPrecondition: `root` is no repository, or can't be listed.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        loader: Loader,
-        model_name: str = "",
-        changed: Callable[[], None] = lambda: None,
-        loaded: Callable[[ModelVersion], None] = lambda version: None,
-        settling: Callable[[], None] = lambda: None,
-        limits: Limits = Limits(),
-        wanted: Callable[[str], None] = lambda name: None,
-    ) -> None:
+    def __init__(self, root: Path, loader: Loader, model_name: str = "", limits: Limits = Limits()) -> None:
+        self.observer: Observer = NullObserver()
+        self.settled = False
         self._root = root
         self._loader = loader
         self._model_name = model_name
-        self._changed = changed
-        self._loaded = loaded
-        self._settling = settling
         self._limits = limits
-        self._wanted = wanted
         self._moments = count(1)
-        self._asked_for: dict[str, int] = {}  # when each model was asked for last, by `_moments`
+        self._asked_for: dict[str, int] = {}  # when each model was last asked for, by `_moments`
         self._models = {name: Model(name) for name in find_models(root, model_name)}
-        self.settled = False
 
     def start(self, names: set[str] | None = None) -> None:
         """Loads the models named, or all; one that fails is reported and harms no other. Then the repository has settled."""
         for name in sorted(self._models.keys() if names is None else names):
             self._load_or_report(name, evicts=False)
-        self._settling()
+        self.observer.settling()
         self.settled = True
-        self._changed()
+        self.observer.changed()
 
     def load(self, name: str, configuration: str = "", *, evicts: bool = True) -> None:
         """Loads or reloads a model; the version it had goes on answering until the new one can.
@@ -145,8 +164,8 @@ class Repository:
     def reopen(self) -> None:
         """Loads again the models that lack a device because it was lost while they were being loaded."""
         for name, model in list(self._models.items()):
-            problems = [problem for version in model.versions.values() for problem in version.problems.values()]
-            if any(isinstance(problem, DeviceLost) for problem in problems):
+            reasons = [reason for version in model.versions.values() for reason in version.unavailable.values()]
+            if any(isinstance(reason, DeviceLost) for reason in reasons):
                 self._load_or_report(name)
 
     def unload(self, name: str) -> None:
@@ -186,7 +205,7 @@ class Repository:
             raise NotFound(f"Request for unknown model: '{name}' is not found")
         self._asked_for[name] = next(self._moments)
         if model.state == "evicted":
-            self._wanted(name)
+            self.observer.wanted(name)
             raise Unavailable(f"model '{name}' is not at ready state: it is being loaded again", pushback_ms=1000)
         number = _version_number(version) if version else max(model.versions, default=None)
         if number is not None and number in model.versions:
@@ -259,7 +278,7 @@ class Repository:
 
     def _replace(self, model: Model) -> None:
         self._models[model.name] = model
-        self._changed()
+        self.observer.changed()
 
     def _load(self, name: str, files: ModelFiles, json: str, evicts: bool) -> Model:
         versions: dict[int, ModelVersion] = {}
@@ -267,6 +286,8 @@ class Repository:
         fingerprint = files.fingerprint()
         weight_bytes = 0
         try:
+            if files.error:
+                raise FailedPrecondition(files.error)
             configuration = _configuration(name, files, json, self._loader.kinds())
             numbers = _chosen(configuration, files)
             weight_bytes = self._weight_of([files.versions[number] for number in numbers], configuration)
@@ -283,7 +304,7 @@ class Repository:
             failures[None] = str(hidden := internal_error())
             logger.exception("model %s: %s", name, hidden)
         for number, version in versions.items():
-            self._loaded(version)
+            self.observer.loaded(version)
             logger.info("model %s version %d is ready on %s", name, number, ", ".join(version.deployments))
         return Model(name, "settled", versions, failures, fingerprint, weight_bytes)
 
@@ -295,7 +316,7 @@ def _told(error: ServingError | OSError) -> str:
 
 def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> ModelConfiguration:
     directory = files.directory
-    configuration = configfile.parse_json(json, name, directory, kinds) if json else configfile.read(directory, name, kinds)
+    configuration = config_pbtxt.parse_json(json, name, directory, kinds) if json else config_pbtxt.read(directory, name, kinds)
     if configuration.notes:
         logger.warning("model %s: these settings have no effect here: %s", name, ", ".join(configuration.notes))
     return configuration

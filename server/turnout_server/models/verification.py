@@ -13,13 +13,13 @@ import numpy as np
 
 from turnout_server.core.errors import FailedPrecondition, InternalError, InvalidRequest, Overloaded, ServingError
 from turnout_server.devices.sessions import Session
-from turnout_server.models.warmup import generated_inputs
+from turnout_server.devices.synthetic import synthetic_inputs
 
 GOLDEN = "golden.npz"
 
 
 @dataclass(frozen=True)
-class Sample:
+class VerificationSample:
     """Inputs, and the outputs that are known to be right; None if nobody knows them."""
 
     inputs: dict[str, np.ndarray]
@@ -39,7 +39,7 @@ class Parity:
     reference: str = ""
 
 
-def samples(directory: Path, session: Session) -> list[Sample]:
+def samples(directory: Path, session: Session) -> list[VerificationSample]:
     """What to run a model on; made-up inputs of one row and of two if nothing was published with it.
 
     Raises:
@@ -47,17 +47,19 @@ def samples(directory: Path, session: Session) -> list[Sample]:
     """
     path = directory / GOLDEN
     if not path.exists():
-        return [Sample(generated_inputs(session.inputs, rows, seed=rows)) for rows in (1, 2)]
+        return [VerificationSample(synthetic_inputs(session.inputs, rows, seed=rows)) for rows in (1, 2)]
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: _as_tensor(archive[name]) for name in archive.files}
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise FailedPrecondition(f"{GOLDEN} cannot be read: {type(error).__name__}") from None
     points = dict.fromkeys(name.split("/")[0] for name in arrays)
-    return [Sample(_part(arrays, f"{point}/in/"), _part(arrays, f"{point}/out/")) for point in points]
+    return [VerificationSample(_part(arrays, f"{point}/in/"), _part(arrays, f"{point}/out/")) for point in points]
 
 
-def verify(sessions: Mapping[str, Session], samples: list[Sample], tolerance: float) -> dict[str, Parity | ServingError]:
+def verify(
+    sessions: Mapping[str, Session], samples: list[VerificationSample], tolerance: float
+) -> dict[str, Parity | ServingError]:
     """Runs the samples on every device.
 
     Args:
@@ -81,7 +83,7 @@ def verify(sessions: Mapping[str, Session], samples: list[Sample], tolerance: fl
     return results
 
 
-def _outputs(session: Session, samples: list[Sample]) -> list[dict[str, np.ndarray]] | None:
+def _outputs(session: Session, samples: list[VerificationSample]) -> list[dict[str, np.ndarray]] | None:
     """The outputs for each sample; None if the model doesn't take them, which made-up inputs can't help."""
     names = [spec.name for spec in session.outputs]
     try:

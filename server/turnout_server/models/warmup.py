@@ -1,4 +1,4 @@
-"""What a session's first runs tell: whether its rows are independent, and how long a run takes."""
+"""The first runs of a session: those that its configuration asks for, whether its rows are independent, and its speed."""
 
 import time
 from contextlib import suppress
@@ -12,34 +12,14 @@ from turnout_server.core.messages import InferRequest
 from turnout_server.core.model_config import Warmup, WarmupInput
 from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.devices.sessions import Session
+from turnout_server.devices.synthetic import close, synthetic_inputs, synthetic_tensor
 from turnout_server.scheduling.batching import collate, scatter
 from turnout_server.scheduling.profiles import Profile
 
-#: Runs of which the quickest counts.
+#: The quickest of so many runs counts.
 QUICKEST_OF = 5
-#: Runs that have taken this long show enough: what is left to gain by more of them isn't worth the wait.
+#: Runs that took this long in total are enough to tell how fast a model is.
 ENOUGH_US = 100_000.0
-#: What a free dimension other than the batch is given.
-FREE_DIMENSION = 2
-#: Rows run together and rows run alone may differ by this much of the largest value: kernels add up in other orders.
-TOLERANCE = 1e-3
-
-
-def generated_inputs(inputs: tuple[TensorSpec, ...], rows: int, seed: int) -> dict[str, np.ndarray]:
-    """An array for each input: standard normal floats, and zeros for the rest, an index that every vocabulary has."""
-    generator = np.random.default_rng(seed)
-    return {spec.name: _generated(spec, rows, generator) for spec in inputs}
-
-
-def _generated(spec: TensorSpec, rows: int, generator: np.random.Generator) -> np.ndarray:
-    free = [rows if axis == 0 else FREE_DIMENSION for axis in range(len(spec.shape))]
-    shape = [default if size == -1 else size for size, default in zip(spec.shape, free, strict=True)]
-    dtype = spec.datatype.dtype
-    if spec.datatype.name == "BYTES":
-        return np.full(shape, "", dtype)
-    if spec.datatype.name in ("FP16", "FP32", "FP64", "BF16"):
-        return generator.standard_normal(shape).astype(dtype)
-    return np.zeros(shape, dtype)
 
 
 def run_configured(model: str, session: Session, signature: Signature, warmups: tuple[Warmup, ...]) -> None:
@@ -63,7 +43,7 @@ def _warmup_input(name: str, batch: tuple[int, ...], spec: WarmupInput) -> np.nd
     shape = (*batch, *spec.dims)
     datatype = of_config(spec.datatype)
     if spec.source == "random":
-        return _generated(TensorSpec(name, datatype, shape), 0, np.random.default_rng(0))
+        return synthetic_tensor(TensorSpec(name, datatype, shape), 0, np.random.default_rng(0))
     if spec.source == "zero":
         return np.full(shape, "" if datatype.name == "BYTES" else 0, datatype.dtype)
     try:
@@ -81,7 +61,7 @@ def rows_are_independent(session: Session) -> bool:
     if not session.inputs or any(spec.shape[:1] != (-1,) for spec in specs):
         return False
     names = [spec.name for spec in session.outputs]
-    requests = [generated_inputs(session.inputs, rows, seed=rows) for rows in (1, 2)]
+    requests = [synthetic_inputs(session.inputs, rows, seed=rows) for rows in (1, 2)]
     try:
         alone = [session.run(inputs, names) for inputs in requests]
         together = scatter(session.run(collate(requests), names), [1, 2])
@@ -90,44 +70,38 @@ def rows_are_independent(session: Session) -> bool:
     return all(close(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
 
 
-def close(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two runs of the same rows gave the same, but for the order in which kernels add up."""
-    if a.shape != b.shape or a.dtype.kind in "OUS":
-        return a.shape == b.shape and a.tolist() == b.tolist()
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    scale = np.max(np.abs(x), initial=0.0)
-    return bool(np.allclose(x, y, rtol=0, atol=TOLERANCE * scale, equal_nan=True))
-
-
 def measured(session: Session) -> Profile:
-    """A first profile: the second of two runs of one row, or a long first. Empty where it doesn't take made-up inputs."""
+    """A first profile: the second of two runs of one row, or a long first one. Empty if synthetic inputs don't run."""
     profile = Profile()
     with suppress(ServingError):
-        first_us = timed_us(session, 1, joins=False)
-        profile.observe(1, first_us if first_us > ENOUGH_US else timed_us(session, 1, joins=False))
+        first_us = timed_us(session, 1, batched=False)
+        profile.observe(1, first_us if first_us > ENOUGH_US else timed_us(session, 1, batched=False))
     return profile
 
 
 def quickest_us(session: Session) -> float | None:
-    """The shortest of a few runs of one row, in microseconds; None where the model doesn't take made-up inputs."""
+    """The quickest of a few runs of one row, in microseconds; None if synthetic inputs don't run."""
     runs_us: list[float] = []
     try:
         while len(runs_us) < QUICKEST_OF and sum(runs_us) < ENOUGH_US:
-            runs_us.append(timed_us(session, 1, joins=False))
+            runs_us.append(timed_us(session, 1, batched=False))
     except ServingError:
         return None
     return min(runs_us)
 
 
-def timed_us(session: Session, rows: int, *, joins: bool) -> float:
-    """What a run of so many rows takes, in microseconds: of as many requests, joined and taken apart, if they can be.
+def timed_us(session: Session, rows: int, *, batched: bool) -> float:
+    """How long a run of so many rows takes, in microseconds.
+
+    Args:
+        batched: run as many requests of one row each, including the time to batch and split them.
 
     Raises:
-        ServingError: the model doesn't take made-up inputs.
+        ServingError: synthetic inputs don't run.
     """
     names = [spec.name for spec in session.outputs]
-    count = rows if joins else 1
-    requests = [generated_inputs(session.inputs, rows // count, seed=rows)] * count
+    count = rows if batched else 1
+    requests = [synthetic_inputs(session.inputs, rows // count, seed=rows)] * count
     started_s = time.perf_counter()
     scatter(session.run(collate(requests), names), [rows // count] * count)
     return (time.perf_counter() - started_s) * 1e6

@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
 
-from turnout_server.explain import http as queries
+from turnout_server.explain import http as explain_http
 from turnout_server.explain.answer import Explanation, Question
 
 Explain = Callable[[Question], Explanation]
@@ -74,8 +74,8 @@ def _application(registry: CollectorRegistry, ready: Callable[[], bool], explain
             return _plain(start_response, "200 OK", "live")
         if path == "/readyz":
             return _plain(start_response, *(("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready")))
-        if path == queries.PATH:
-            return _answer(start_response, *queries.answer(explain, environ["QUERY_STRING"]))
+        if path == explain_http.PATH:
+            return _answer(start_response, *explain_http.answer(explain, environ["QUERY_STRING"]))
         return _plain(start_response, "404 Not Found", "there are /metrics, /healthz, /readyz and /explain")
 
     return application

@@ -24,17 +24,17 @@ class ModelMetrics:
         load = GaugeMetricFamily("turnout_model_load_seconds", "Opening the model on the device.", labels=_LABELS)
         nodes = GaugeMetricFamily("turnout_model_nodes", "Nodes of its graph by provider.", labels=[*_LABELS, "provider"])
         parity = GaugeMetricFamily("turnout_model_parity_error", "Largest relative error of its outputs.", labels=_LABELS)
-        cap = GaugeMetricFamily("turnout_batch_cap_rows", "The most rows worth joining in one run.", labels=_LABELS)
-        joins = GaugeMetricFamily("turnout_model_joins", "1 if requests may share a run.", labels=_LABELS[:2])
+        batch = GaugeMetricFamily("turnout_batch_cap_rows", "The most rows worth batching in one run.", labels=_LABELS)
+        batchable = GaugeMetricFamily("turnout_model_joins", "1 if requests may be batched.", labels=_LABELS[:2])
         for version in self._versions():
             key = [version.name, str(version.version)]
-            joins.add_metric(key, int(version.joins))
+            batchable.add_metric(key, int(version.batchable))
             for device, deployment in version.deployments.items():
                 report = deployment.report
-                cap.add_metric([*key, device], deployment.cap)
+                batch.add_metric([*key, device], deployment.effective_max_batch)
                 load.add_metric([*key, device], report.load_s)
                 for provider, count in report.placement.items():
                     nodes.add_metric([*key, device, provider], count)
                 if report.parity.error is not None:
                     parity.add_metric([*key, device], report.parity.error)
-        yield from (load, nodes, parity, joins, cap)
+        yield from (load, nodes, parity, batchable, batch)

@@ -44,7 +44,7 @@ def configuration(model: ModelVersion) -> mc.ModelConfig:
         message.input.append(mc.ModelInput(**_declared(spec, batch)))
     for spec in model.signature.outputs:
         message.output.append(mc.ModelOutput(**_declared(spec, batch)))
-    if model.joins:
+    if model.batchable:
         message.dynamic_batching.CopyFrom(_dynamic_batching(chosen))
     for key, value in (_parameters(chosen) | _reports(model)).items():
         message.parameters[key].string_value = value
@@ -172,8 +172,8 @@ def _reports(model: ModelVersion) -> dict[str, str]:
         parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
         text = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
         reports[f"turnout.report.{device}"] = text + _graphs(deployment.session.graphs)
-    for device, problem in model.problems.items():
-        reports[f"turnout.report.{device}"] = f"does not run here: {problem}"
+    for device, reason in model.unavailable.items():
+        reports[f"turnout.report.{device}"] = f"does not run here: {reason}"
     return reports
 
 

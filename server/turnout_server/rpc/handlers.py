@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from turnout_server.core.errors import InvalidRequest, ServingError, internal_error, status_of
-from turnout_server.models.control import Settled
+from turnout_server.models.control import OnSettled
 from turnout_server.transport.base import Call, Status, UnaryHandler
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def answering(request_class: Any, function: Callable[[Any], Message]) -> UnaryHa
     return handle
 
 
-def settling(request_class: Any, function: Callable[[Any, Settled], None], response: Message) -> UnaryHandler:
+def settling(request_class: Any, function: Callable[[Any, OnSettled], None], response: Message) -> UnaryHandler:
     """The handler of an RPC that is answered later, with `response`, once `function` says that it went well."""
 
     def handle(call: Call, message: bytes) -> None:

@@ -9,7 +9,7 @@ from turnout_proto import inference_pb2 as pb
 from turnout_server.core.errors import ServingError
 from turnout_server.core.messages import nothing_to_cancel
 from turnout_server.transport.base import Call, Status
-from turnout_server.wire import responses as answers
+from turnout_server.wire import responses
 
 #: Told a request's id and how it ended: the bytes of a ModelInferResponse, or an error.
 Answer = Callable[[str, bytes | ServingError], None]
@@ -20,7 +20,7 @@ Infer = Callable[[Call, bytes, Answer], Callable[[], None]]
 ERROR_HEADER = "triton_grpc_error"
 
 
-class _Slot:
+class _Pending:
     """A request's place in the order of answers."""
 
     __slots__ = ("cancel", "message", "status")
@@ -47,49 +47,49 @@ class InferStream:
         self._infer = infer
         self._status = status
         self._ends_on_error = call.metadata.get(ERROR_HEADER, "").lower() == "true"
-        self._slots: deque[_Slot] = deque()
+        self._pending: deque[_Pending] = deque()
         self._closed = False
         self._lock = threading.Lock()
         call.on_cancel(self._cancel)
 
     def message(self, data: bytes) -> None:
-        slot = _Slot()
+        request = _Pending()
         with self._lock:
-            self._slots.append(slot)
-        slot.cancel = self._infer(self._call, data, lambda request_id, outcome: self._answer(slot, request_id, outcome))
+            self._pending.append(request)
+        request.cancel = self._infer(self._call, data, lambda request_id, outcome: self._answer(request, request_id, outcome))
 
     def half_closed(self) -> None:
         with self._lock:
             self._closed = True
             self._flush()
 
-    def _answer(self, slot: _Slot, request_id: str, outcome: bytes | ServingError) -> None:
+    def _answer(self, request: _Pending, request_id: str, outcome: bytes | ServingError) -> None:
         if isinstance(outcome, ServingError) and self._ends_on_error:
-            slot.status = self._status(outcome, request_id)
+            request.status = self._status(outcome, request_id)
         else:
-            slot.message = self._message(request_id, outcome)
+            request.message = self._message(request_id, outcome)
         with self._lock:
             self._flush()
 
     def _message(self, request_id: str, outcome: bytes | ServingError) -> bytes:
         if isinstance(outcome, ServingError):
             text = pb.ModelStreamInferResponse(error_message=self._status(outcome, request_id).details)
-            return text.SerializeToString() + answers.in_stream(answers.request_id(request_id))
-        return answers.in_stream(outcome)
+            return text.SerializeToString() + responses.in_stream(responses.request_id(request_id))
+        return responses.in_stream(outcome)
 
     def _flush(self) -> None:
-        while self._slots and self._slots[0].answered:
-            slot = self._slots.popleft()
-            if slot.message is None:
-                assert slot.status is not None
-                self._call.finish(slot.status)
+        while self._pending and self._pending[0].answered:
+            request = self._pending.popleft()
+            if request.message is None:
+                assert request.status is not None
+                self._call.finish(request.status)
                 return
-            self._call.send(slot.message)
-        if self._closed and not self._slots:
+            self._call.send(request.message)
+        if self._closed and not self._pending:
             self._call.finish()
 
     def _cancel(self) -> None:
         with self._lock:
-            slots = list(self._slots)
-        for slot in slots:
-            slot.cancel()
+            pending = list(self._pending)
+        for request in pending:
+            request.cancel()

@@ -10,18 +10,23 @@ from turnout_server.core.messages import InferResponse, nothing_to_cancel
 from turnout_server.rpc.handlers import status, unexpected
 from turnout_server.rpc.infer_stream import Answer, InferStream
 from turnout_server.serving.dataplane import DataPlane
+from turnout_server.serving.inline import InlineRunner
 from turnout_server.transport.base import Call, Receiver, StreamHandler, UnaryHandler
 from turnout_server.wire import codec
 from turnout_server.wire.codec import Codec
-from turnout_server.wire.parameters import check_objective
 
 
 class InferenceService:
-    """Decodes requests, hands them to the data plane, and answers from whichever thread has the outcome."""
+    """Decodes requests, hands them to the data plane, and answers from whichever thread has the outcome.
 
-    def __init__(self, dataplane: DataPlane, codec: Codec) -> None:
+    Args:
+        inline: runs tiny jobs in the transport's thread.
+    """
+
+    def __init__(self, dataplane: DataPlane, codec: Codec, inline: InlineRunner) -> None:
         self._dataplane = dataplane
         self._codec = codec
+        self._inline = inline
 
     def unary(self) -> dict[str, UnaryHandler]:
         """Handlers by path."""
@@ -47,27 +52,32 @@ class InferenceService:
     def _infer(self, call: Call, message: bytes, answer: Answer) -> Callable[[], None]:
         """Starts a request; returns what to call when nobody wants its answer any more."""
         arrived_s = time.monotonic()
+
+        def failed(error: ServingError) -> None:
+            request_id, model, version = codec.identify(message)
+            self._dataplane.rejected(model, version, error, arrived_s)
+            answer(request_id, error)
+
         try:
-            request, forms = self._codec.decode(message)
-            metadata = call.metadata
-            request.device = request.device or metadata.get("device", "")
-            if not request.objective and "objective" in metadata:
-                request.objective = check_objective(metadata["objective"])
-            request.arrived_s = arrived_s
-            request.deadline_s = call.deadline_s
-            request.decode_us = int((time.monotonic() - arrived_s) * 1e6)
-            return self._dataplane.infer(request, lambda outcome: answer(request.id, self._encoded(outcome, forms)))
+            request, formats = self._codec.decode(message, call.metadata, call.deadline_s, arrived_s)
+
+            def done(outcome: InferResponse | ServingError) -> ServingError | None:
+                encoded = self._encoded(outcome, formats)
+                answer(request.id, encoded)
+                return encoded if isinstance(encoded, ServingError) else None
+
+            return self._dataplane.infer(request, done, self._inline if call.runs_inline else None)
         except ServingError as error:
-            answer(codec.id_of(message), error)
+            failed(error)
         except Exception:
-            answer(codec.id_of(message), unexpected())
+            failed(unexpected())
         return nothing_to_cancel
 
-    def _encoded(self, outcome: InferResponse | ServingError, forms: codec.Forms) -> bytes | ServingError:
+    def _encoded(self, outcome: InferResponse | ServingError, formats: codec.OutputFormats) -> bytes | ServingError:
         if isinstance(outcome, ServingError):
             return outcome
         try:
-            return self._codec.encode(outcome, forms)
+            return self._codec.encode(outcome, formats)
         except ServingError as error:
             return error
         except Exception:

@@ -8,7 +8,7 @@ from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
 from turnout_server.core.errors import InvalidRequest, Unsupported
-from turnout_server.models.control import Control, Settled
+from turnout_server.models.control import Control, OnSettled
 from turnout_server.rpc import describe
 from turnout_server.rpc.handlers import answering, settling
 from turnout_server.serving.dataplane import DataPlane
@@ -76,7 +76,7 @@ class ModelService:
     def repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         return describe.index(entry for entry in self._repository.index() if entry.state == "READY" or not request.ready)
 
-    def repository_model_load(self, request: pb.RepositoryModelLoadRequest, settled: Settled) -> None:
+    def repository_model_load(self, request: pb.RepositoryModelLoadRequest, settled: OnSettled) -> None:
         """Settles on the control thread, once the model answers."""
         name = self._model_name(request.repository_name, request.model_name)
         for key in request.parameters:
@@ -89,7 +89,7 @@ class ModelService:
         configuration = request.parameters["config"].string_param if "config" in request.parameters else ""
         self._control.load(name, configuration, settled)
 
-    def repository_model_unload(self, request: pb.RepositoryModelUnloadRequest, settled: Settled) -> None:
+    def repository_model_unload(self, request: pb.RepositoryModelUnloadRequest, settled: OnSettled) -> None:
         """Settles on the control thread, once no new request reaches the model."""
         self._control.unload(self._model_name(request.repository_name, request.model_name), settled)
 

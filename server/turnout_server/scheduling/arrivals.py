@@ -1,57 +1,56 @@
-"""Who comes to a device of late: how many a second, how urgent they are, and how long they can wait."""
+"""Recent arrivals at a device: how many per second, by urgency and by slack."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: Seconds after which one who came counts about a third as much.
-RECENT_S = 1.0
-#: From this priority on none is told from another: any number may come as one.
+#: Time constant of the exponential decay: an arrival of this age counts 1/e.
+DECAY_S = 1.0
+#: Priorities from this one on are counted together, because clients may send any number.
 LOWEST_RANK = 8
 
 
-class Comers(NamedTuple):
-    """Some who come to a device.
+class ArrivalRate(NamedTuple):
+    """Arrivals of requests with similar slack.
 
     Attributes:
-        per_s: how many a second.
-        can_wait_us: what they can wait at most before it is too late for them; infinite where that is no matter.
+        per_s: requests per second.
+        slack_us: how long such a request can wait before it misses its deadline; infinite without a deadline.
     """
 
     per_s: float
-    can_wait_us: float
+    slack_us: float
 
 
 class Arrivals:
-    """Counts who comes, in few kinds: by priority, and by how long they can wait to a power of two.
+    """Counts arrivals in classes: by priority, and by slack rounded up to a power of two.
 
-    All of a kind count as patient as its most patient may be, so that nobody seems to be in more of a hurry than they are.
+    Rounding up means that no request is counted as more urgent than it is.
     """
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[int, float], tuple[float, float]] = {}  # how many, those of late most, and when the last came
+        self._classes: dict[tuple[int, float], tuple[float, float]] = {}  # decayed count, and the time of the last arrival
 
-    def add(self, now_s: float, priority: int, can_wait_s: float | None) -> None:
-        """One more has come; without `can_wait_s` it is never too late."""
-        can_wait_us = math.inf if can_wait_s is None else 1 << max(0, int(can_wait_s * 1e6)).bit_length()
-        kind = rank(priority), can_wait_us
-        self._kinds[kind] = 1.0 + _left(*self._kinds.get(kind, (0.0, now_s)), now_s), now_s
+    def add(self, now_s: float, priority: int, slack_s: float | None) -> None:
+        """Counts one arrival; `slack_s` None means that it has no deadline."""
+        slack_us = math.inf if slack_s is None else 1 << max(0, int(slack_s * 1e6)).bit_length()
+        key = rank(priority), slack_us
+        self._classes[key] = 1.0 + _decayed(*self._classes.get(key, (0.0, now_s)), now_s), now_s
 
-    def of_late(self, now_s: float, priority: int) -> Sequence[Comers]:
-        """Those who are at least so urgent. For any thread."""
+    def recent(self, now_s: float, priority: int) -> Sequence[ArrivalRate]:
+        """The arrival rates of requests that are at least this urgent. May be called from any thread."""
         least = rank(priority)
         return [
-            Comers(_left(number, last_s, now_s) / RECENT_S, can_wait_us)
-            for (urgency, can_wait_us), (number, last_s) in tuple(self._kinds.items())
+            ArrivalRate(_decayed(count, last_s, now_s) / DECAY_S, slack_us)
+            for (urgency, slack_us), (count, last_s) in tuple(self._classes.items())
             if urgency <= least
         ]
 
 
 def rank(priority: int) -> int:
-    """A priority among those that are told apart."""
+    """The class that a priority is counted in."""
     return min(priority, LOWEST_RANK)
 
 
-def _left(number: float, last_s: float, now_s: float) -> float:
-    """What is left of a count when its last was so long ago."""
-    return number * math.exp(min(0.0, last_s - now_s) / RECENT_S)
+def _decayed(count: float, last_s: float, now_s: float) -> float:
+    return count * math.exp(min(0.0, last_s - now_s) / DECAY_S)

@@ -1,4 +1,4 @@
-"""What a device's queue holds: requests, and the models that they are for, as decisions about them see them."""
+"""What a device queue holds: requests, and the models they are for, reduced to what scheduling decisions need."""
 
 from collections import defaultdict
 from collections.abc import Hashable
@@ -8,11 +8,14 @@ from typing import Generic, Protocol, TypeVar
 
 @dataclass(slots=True)
 class Account:
-    """What a tenant has had of the device, and what it has there now. Belongs to the backlog of that device.
+    """A tenant's use of the device. Written by that device's queue only.
 
     Attributes:
-        used_s: seconds of runs, divided by its weight.
-        served_s: when its last run began, or else when it began to wait.
+        used_s: seconds of runs so far, divided by the tenant's weight.
+        served_s: when its last run began; if it had none yet, when it began to wait.
+        waiting: requests in the queue.
+        running: runs in progress.
+        by_priority: waiting requests by priority.
     """
 
     used_s: float = 0.0
@@ -23,16 +26,16 @@ class Account:
 
 
 class Tenant(Protocol):
-    """One model version on the device: whose requests wait, and how.
+    """One model version on the device: the owner of queued requests.
 
     Attributes:
-        account: what it has had.
-        weight: its share relative to others'.
-        instances: how many of its runs may go on at once; 0 for any number.
-        preferred_rows: batch sizes to prefer.
-        max_delay_s: how long an incomplete batch may wait for more.
-        target_s: how soon its requests should be answered; None if nobody said.
-        cap: the most rows worth joining.
+        account: its use of the device.
+        weight: its share of the device, relative to other tenants'.
+        instances: how many of its runs may be in progress at once; 0 for any number.
+        preferred_rows: preferred batch sizes.
+        max_delay_s: how long an incomplete batch may wait for more requests.
+        target_s: how soon its requests should be answered; None if not set.
+        effective_max_batch: the most rows worth batching in one run.
     """
 
     @property
@@ -48,63 +51,68 @@ class Tenant(Protocol):
     @property
     def target_s(self) -> float | None: ...
     @property
-    def cap(self) -> int: ...
-    def predict_us(self, rows: int) -> float | None: ...
-    def likely_us(self, rows: int) -> float | None: ...
+    def effective_max_batch(self) -> int: ...
+    def predict_us(self, rows: int) -> float | None:
+        """The expected service time of a run; None if nothing was measured."""
+        ...
+
+    def likely_us(self, rows: int) -> float | None:
+        """The service time that about 90 % of runs stay below; None if nothing was measured."""
+        ...
 
 
-class Waiting(Protocol):
-    """A waiting request.
+class Entry(Protocol):
+    """A queued request.
 
     Attributes:
-        kind: equal for requests of one tenant that may share a run.
-        rows: how many rows it adds to one.
+        batch_key: equal for requests of one tenant that may be batched.
+        rows: how many rows it adds to a batch.
         priority: 1 is the highest.
-        deadline_s: when it has waited long enough, on the monotonic clock; None if never.
-        finish_s: by when its run must be over to be of use; None if it always is.
-        enqueued_s: when it came.
-        cancelled: its caller is gone.
+        start_by_s: the latest time at which starting it makes sense, on the monotonic clock; None for any time.
+        deadline_s: when its answer must be there to be of use, on the monotonic clock; None for any time.
+        enqueued_s: when it was queued.
+        cancelled: whether its client is gone.
     """
 
     @property
     def tenant(self) -> Tenant: ...
     @property
-    def kind(self) -> Hashable: ...
+    def batch_key(self) -> Hashable: ...
     @property
     def rows(self) -> int: ...
     @property
     def priority(self) -> int: ...
     @property
-    def deadline_s(self) -> float | None: ...
+    def start_by_s(self) -> float | None: ...
     @property
-    def finish_s(self) -> float | None: ...
+    def deadline_s(self) -> float | None: ...
     @property
     def enqueued_s(self) -> float: ...
     @property
     def cancelled(self) -> bool: ...
 
 
-W = TypeVar("W", bound=Waiting)
+E = TypeVar("E", bound=Entry)
 
 
 @dataclass(slots=True)
-class Selection(Generic[W]):
-    """What to do now: run `batch` together, drop the others.
+class Selection(Generic[E]):
+    """A scheduling decision: run `batch` together, answer the others with an error.
 
     Attributes:
-        wake_s: with nothing to run, when that may change by itself; None if never.
+        wake_s: if there is nothing to run, when a batch becomes due without further arrivals; None if never.
     """
 
-    batch: list[W] = field(default_factory=list)
-    expired: list[W] = field(default_factory=list)
-    cancelled: list[W] = field(default_factory=list)
+    batch: list[E] = field(default_factory=list)
+    expired: list[E] = field(default_factory=list)
+    cancelled: list[E] = field(default_factory=list)
     wake_s: float | None = None
 
-    def drop(self, item: W) -> None:
-        """A request that leaves without a run."""
-        (self.cancelled if item.cancelled else self.expired).append(item)
+    def drop(self, entry: E) -> None:
+        """Adds a request that leaves the queue without a run."""
+        (self.cancelled if entry.cancelled else self.expired).append(entry)
 
 
-def unwanted(item: Waiting, now_s: float) -> bool:
-    """Whether nobody wants a request's run to begin any more."""
-    return item.cancelled or (item.deadline_s is not None and item.deadline_s <= now_s)
+def is_stale(entry: Entry, now_s: float) -> bool:
+    """Whether running a request has become pointless: its client is gone, or it is too late to start."""
+    return entry.cancelled or (entry.start_by_s is not None and entry.start_by_s <= now_s)

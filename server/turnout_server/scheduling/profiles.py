@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 
-#: How much one new run moves the estimate.
-WEIGHT = 0.1
-#: Runs after which an estimate is more than chance.
+#: The weight of one new run in the moving average.
+SMOOTHING = 0.1
+#: Runs after which an estimate is reliable.
 SETTLED_RUNS = 5
 
 
@@ -20,10 +20,10 @@ class Estimate:
     """Service time of runs of one size, in microseconds.
 
     Attributes:
-        service_us: what the next run is expected to take.
-        spread_us: the median distance of a run from the middle one.
-        fastest_us: the fastest run: what it takes when nothing disturbs it.
-        runs: how many this is made of.
+        service_us: the expected service time of the next run.
+        spread_us: the median distance of a run from the median.
+        fastest_us: the fastest run, which nothing disturbed.
+        runs: how many runs the estimate is made of.
     """
 
     service_us: float
@@ -32,24 +32,24 @@ class Estimate:
     runs: int
 
     def after(self, service_us: float) -> "Estimate":
-        """With one more run; an outlier moves it by `WEIGHT` of twice its value at most."""
+        """The estimate after one more run; an outlier counts as three times the expected time at most."""
         kept_us = min(service_us, 3 * self.service_us)
         return Estimate(
-            service_us=self.service_us + WEIGHT * (kept_us - self.service_us),
-            spread_us=self.spread_us + WEIGHT * (abs(kept_us - self.service_us) - self.spread_us),
+            service_us=self.service_us + SMOOTHING * (kept_us - self.service_us),
+            spread_us=self.spread_us + SMOOTHING * (abs(kept_us - self.service_us) - self.spread_us),
             fastest_us=min(service_us, self.fastest_us),
             runs=self.runs + 1,
         )
 
 
 class Profile:
-    """Service time of one (model version, device) as a function of the rows executed together.
+    """Service time of one model version on one device, as a function of the batch size in rows.
 
-    Sizes that were never run are predicted from their measured neighbours: linearly between two, in proportion beyond the
-    largest, and as the smallest below it.
+    Sizes that never ran are interpolated between measured neighbours; above the largest in proportion, below the smallest as
+    the smallest.
 
     Attributes:
-        total_runs: grows whenever runs are taken in.
+        total_runs: the number of runs taken in; it only grows.
     """
 
     def __init__(self) -> None:
@@ -72,11 +72,11 @@ class Profile:
         return profile
 
     def saved(self) -> dict[str, dict[str, float]]:
-        """The estimates by rows, fit for JSON."""
+        """The estimates by rows, ready for JSON."""
         return {str(rows): asdict(estimate) for rows, estimate in sorted(self._estimates.items())}
 
     def measure(self, rows: int, services_us: Sequence[float]) -> None:
-        """Takes in runs made for the purpose: their median counts, whatever was known before."""
+        """Replaces the estimate of a size by the median of runs made to measure it."""
         middle_us = statistics.median(services_us)
         spread_us = statistics.median(abs(service_us - middle_us) for service_us in services_us)
         self._estimates[rows] = Estimate(middle_us, spread_us, min(services_us), len(services_us))
@@ -89,31 +89,30 @@ class Profile:
         self.total_runs += 1
 
     def runs(self, rows: int) -> int:
-        """How many runs of exactly this size were seen."""
+        """How many runs of exactly this size were taken in."""
         return self._estimates[rows].runs if rows in self._estimates else 0
 
     def settled_us(self, rows: int) -> float | None:
-        """The service time of runs of exactly this size; None until there were `SETTLED_RUNS`."""
+        """The service time of runs of exactly this size; None before `SETTLED_RUNS` of them."""
         estimate = self._estimates.get(rows)
         return estimate.service_us if estimate is not None and estimate.runs >= SETTLED_RUNS else None
 
     def predict_us(self, rows: int) -> float | None:
-        """The expected service time in microseconds; None before the first observation."""
+        """The expected service time in microseconds; None before the first run."""
         return self._at(rows, _SERVICE_US)
 
     def likely_us(self, rows: int) -> float | None:
-        """What a run hardly ever takes longer than: two spreads, some 90 % of runs, above the expected time."""
+        """The service time that about 90 % of runs stay below: two spreads above the expected one."""
         return self._at(rows, lambda estimate: estimate.service_us + 2 * estimate.spread_us)
 
     def fastest_us(self, rows: int) -> float | None:
-        """The same of the fastest run of each size."""
+        """The service time of the fastest run."""
         return self._at(rows, _FASTEST_US)
 
-    def _at(self, rows: int, figure: Callable[[Estimate], float]) -> float | None:
-        """A figure of the runs of a size: as known, or from its neighbours'."""
+    def _at(self, rows: int, field: Callable[[Estimate], float]) -> float | None:
         if (exact := self._estimates.get(rows)) is not None:
-            return figure(exact)
-        return _interpolated({size: figure(estimate) for size, estimate in self._estimates.copy().items()}, rows)
+            return field(exact)
+        return _interpolated({size: field(estimate) for size, estimate in self._estimates.copy().items()}, rows)
 
 
 def _interpolated(known_us: Mapping[int, float], rows: int) -> float | None:

@@ -1,4 +1,4 @@
-"""One request on its way through a device: whole, or in parts that are put together again."""
+"""A request on its way through a device, whole or split into chunks."""
 
 import logging
 import threading
@@ -16,12 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class Execution(NamedTuple):
-    """How a run went for one of the requests in it.
+    """The result of a run for one of the requests in it.
 
     Attributes:
-        outputs: arrays with this request's rows, in the order of the names it asked for.
+        outputs: arrays with this request's rows, in the order of the output names it asked for.
+        queue_s: from queueing to the start of the run.
+        compute_s: the session's run.
         batch_rows: rows executed together.
-        input_s, output_s: what joining the inputs and taking the outputs apart took.
+        input_s, output_s: batching the inputs, and splitting the outputs.
     """
 
     outputs: list[np.ndarray]
@@ -35,31 +37,31 @@ class Execution(NamedTuple):
 Outcome = Execution | ServingError
 
 
-class Work:
-    """One request on its way through a device. Ends exactly once; a result that comes later is dropped.
+class Job:
+    """One request on its way through a device. It completes exactly once; a later result is dropped.
 
     Args:
-        tenant: the model version on the device.
-        kind: equal for requests that may share a run: same outputs, same shapes beyond axis 0.
-        deadline_s: when it isn't worth beginning any more, on the monotonic clock; None if it always is.
-        done: told the outcome, from whichever thread reached it.
-        finish_s: when its answer isn't wanted any more; None if it always is.
-        max_waiting: how many requests of its model and priority may wait before it; 0 for as many as the device takes.
+        tenant: the deployment that runs it.
+        batch_key: equal for jobs that may be batched.
+        done: receives the outcome, from whichever thread has it.
+        start_by_s: the latest time at which starting it makes sense, on the monotonic clock; None for any time.
+        deadline_s: when its answer must be there to be of use, on the monotonic clock; None for any time.
+        max_waiting: refuse it if so many requests of its tenant and priority wait already; 0 for the device's limit only.
     """
 
     __slots__ = (
         "_done",
+        "batch_key",
         "cancelled",
+        "chunks",
         "deadline_s",
         "enqueued_s",
-        "finish_s",
         "inputs",
-        "kind",
         "max_waiting",
         "outputs",
-        "parts",
         "priority",
         "rows",
+        "start_by_s",
         "tenant",
     )
 
@@ -69,36 +71,36 @@ class Work:
         inputs: dict[str, np.ndarray],
         outputs: tuple[str, ...],
         rows: int,
-        kind: Hashable,
+        batch_key: Hashable,
         done: Callable[[Outcome], None],
+        start_by_s: float | None = None,
         deadline_s: float | None = None,
         priority: int = 1,
         max_waiting: int = 0,
-        finish_s: float | None = None,
     ) -> None:
         self.tenant = tenant
         self.inputs = inputs
         self.outputs = outputs
         self.rows = rows
-        self.kind = kind
+        self.batch_key = batch_key
+        self.start_by_s = start_by_s
         self.deadline_s = deadline_s
-        self.finish_s = finish_s
         self.priority = priority
         self.max_waiting = max_waiting
         self.enqueued_s = 0.0
         self.cancelled = False
-        self.parts: list[Work] = []
+        self.chunks: list[Job] = []
         self._done = [done]
 
-    def finish(self, outcome: Outcome) -> bool:
-        """Delivers the outcome; False if another thread had done so before."""
+    def complete(self, outcome: Outcome) -> bool:
+        """Delivers the outcome; False if the job had completed before."""
         try:
             done = self._done.pop()  # atomic: only one thread gets it
         except IndexError:
             return False
         try:
             done(outcome)
-        except Exception:  # the thread that brings an answer outlives what becomes of it
+        except Exception:  # the thread that brings an outcome must survive what its receiver does
             hidden = internal_error()
             logger.exception("a request's outcome could not be delivered: %s", hidden)
             with suppress(Exception):
@@ -106,67 +108,66 @@ class Work:
         return True
 
     def cancel(self) -> None:
-        """The caller is gone: don't run this if it still waits."""
+        """The client is gone: don't run this if it is still queued."""
         self.cancelled = True
-        for part in self.parts:
-            part.cancelled = True
+        for chunk in self.chunks:
+            chunk.cancelled = True
 
-    def split(self, rows: Sequence[int]) -> "list[Work]":
-        """One work for each of these numbers of rows; when all have ended, so has this."""
-        pieces = batching.slices(self.inputs, rows)
-        whole = _Rejoining(self, len(pieces))
-        self.parts = [
-            Work(
+    def split(self, rows: Sequence[int]) -> "list[Job]":
+        """Splits the job into one job for each of these numbers of rows; it completes once all of them have."""
+        pieces = batching.split(self.inputs, rows)
+        reassembly = _Reassembly(self, len(pieces))
+        self.chunks = [
+            Job(
                 self.tenant,
                 inputs,
                 self.outputs,
                 n,
-                self.kind,
-                whole.part(at),
-                self.deadline_s,
-                self.priority,
-                0,
-                self.finish_s,
+                self.batch_key,
+                reassembly.receiver(at),
+                start_by_s=self.start_by_s,
+                deadline_s=self.deadline_s,
+                priority=self.priority,
             )
             for at, (inputs, n) in enumerate(zip(pieces, rows, strict=True))
         ]
-        for part in self.parts:
-            part.enqueued_s, part.cancelled = self.enqueued_s, self.cancelled
-        return self.parts
+        for chunk in self.chunks:
+            chunk.enqueued_s, chunk.cancelled = self.enqueued_s, self.cancelled
+        return self.chunks
 
 
-class _Rejoining:
-    """Puts the parts of a request together again. The first that fails fails it, and what still waits isn't run."""
+class _Reassembly:
+    """Joins the outcomes of a job's chunks. The first failure fails the job and cancels the chunks still queued."""
 
-    def __init__(self, whole: Work, count: int) -> None:
-        self._whole = whole
-        self._done: list[Execution | None] = [None] * count
-        self._left = count
+    def __init__(self, job: Job, count: int) -> None:
+        self._job = job
+        self._executions: list[Execution | None] = [None] * count
+        self._missing = count
         self._lock = threading.Lock()
 
-    def part(self, at: int) -> Callable[[Outcome], None]:
-        """What to tell how a part ended."""
-        return lambda outcome: self._ended(at, outcome)
+    def receiver(self, at: int) -> Callable[[Outcome], None]:
+        """Receives the outcome of one chunk."""
+        return lambda outcome: self._receive(at, outcome)
 
-    def _ended(self, at: int, outcome: Outcome) -> None:
+    def _receive(self, at: int, outcome: Outcome) -> None:
         if isinstance(outcome, ServingError):
-            for part in self._whole.parts:
-                part.cancelled = True
-            self._whole.finish(outcome)
+            for chunk in self._job.chunks:
+                chunk.cancelled = True
+            self._job.complete(outcome)
             return
         with self._lock:
-            self._done[at] = outcome
-            self._left -= 1
-            if self._left:
+            self._executions[at] = outcome
+            self._missing -= 1
+            if self._missing:
                 return
-        done = [execution for execution in self._done if execution is not None]
-        self._whole.finish(
+        executions = [execution for execution in self._executions if execution is not None]
+        self._job.complete(
             Execution(
-                outputs=batching.rejoined([execution.outputs for execution in done]),
-                queue_s=min(execution.queue_s for execution in done),
-                compute_s=sum(execution.compute_s for execution in done),
-                batch_rows=max(execution.batch_rows for execution in done),
-                input_s=sum(execution.input_s for execution in done),
-                output_s=sum(execution.output_s for execution in done),
+                outputs=batching.concatenate([execution.outputs for execution in executions]),
+                queue_s=min(execution.queue_s for execution in executions),
+                compute_s=sum(execution.compute_s for execution in executions),
+                batch_rows=max(execution.batch_rows for execution in executions),
+                input_s=sum(execution.input_s for execution in executions),
+                output_s=sum(execution.output_s for execution in executions),
             )
         )

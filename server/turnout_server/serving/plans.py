@@ -1,35 +1,32 @@
-"""What follows from a request's layout, its model and its own words: worked out once for all requests that are alike."""
+"""How requests of one layout are served by one model version: worked out once, and reused for every request like it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
-from turnout_server.core.messages import InferRequest, Origin
+from turnout_server.core.messages import InferRequest, Layout, Provenance
 from turnout_server.core.model_config import QueuePolicy
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import ModelVersion
 from turnout_server.scheduling import routing
-from turnout_server.scheduling.routing import Entries
+from turnout_server.scheduling.routing import Targets
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
     """How requests of one layout are served by one model version.
 
-    It outlives that, because layouts are kept for requests to come; so it mustn't keep it loaded.
-
     Attributes:
-        model: the version that answers, while it is there.
-        device, objective: what they say, verbatim, in a parameter or in metadata.
-        rows: their rows.
-        outputs: the names of the outputs that they want, in the model's order.
-        requested: the `device` that counts: theirs, else their model's, else the server's.
-        entries: what that means, see `routing.resolve`.
-        goal: the objective that counts.
-        only: the one device that they may run on; empty if there are several, or none.
-        priority, policy: how they may wait.
-        finish_us, begin_us: how long after their arrival they must have ended, and begun; None for any time.
-        origins: what their answers say of where they come from, by device and reason.
+        model: the version that answers; a weak reference, because plans outlive models.
+        device, objective: what the requests say, verbatim.
+        rows: rows per request.
+        outputs: the names of the wanted outputs, in the model's order.
+        requested: the `device` value that counts: the requests', else the model's, else the server's.
+        targets: the devices that it means.
+        effective_objective: the objective that counts.
+        priority, policy: how the requests may wait.
+        timeout_us, queue_timeout_us: how long after its arrival a request must be answered, and must have started; None for
+            any time.
     """
 
     model: ref[ModelVersion]
@@ -38,66 +35,73 @@ class Plan:
     rows: int
     outputs: tuple[str, ...]
     requested: str
-    entries: Entries
-    goal: str
-    only: str
+    targets: Targets
+    effective_objective: str
     priority: int
     policy: QueuePolicy
-    finish_us: int | None
-    begin_us: int | None
-    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
-
-    @property
-    def only_reason(self) -> str:
-        """Why a request went to `only`."""
-        return routing.sole_reason(self.entries)
+    timeout_us: int | None
+    queue_timeout_us: int | None
+    _provenances: dict[tuple[str, str], Provenance] = field(default_factory=dict)
 
     def fits(self, request: InferRequest, model: ModelVersion) -> bool:
-        """Whether it holds for a request of its layout, now that this version answers."""
+        """Whether it still holds for a request of its layout."""
         return self.model() is model and self.device == request.device and self.objective == request.objective
 
-    def origin(self, deployment: Deployment, reason: str) -> Origin:
-        """What an answer says of where it comes from."""
+    def provenance(self, deployment: Deployment, reason: str) -> Provenance:
+        """What an answer says about where it comes from."""
         model, version, device = deployment.key
-        origin = self.origins.get((device, reason))
-        if origin is None:
-            origin = self.origins[device, reason] = Origin(model, version, device, self.device, reason, deployment.precision)
-        return origin
+        provenance = self._provenances.get((device, reason))
+        if provenance is None:
+            provenance = Provenance(model, version, device, self.device, reason, deployment.precision)
+            self._provenances[device, reason] = provenance
+        return provenance
 
 
-def plan_for(
-    request: InferRequest, model: ModelVersion, devices: tuple[str, ...], default_device: str, default_objective: str
-) -> Plan:
-    """Checks a request against a model, and says how it and those like it are served.
+class Planner:
+    """Makes plans, and keeps the last one of each layout for as long as the layout lives.
 
     Args:
         devices: every device of the server.
-        default_device, default_objective: what counts where neither the request nor its model says anything.
-
-    Raises:
-        InvalidRequest: it doesn't fit the model, or names no device that there could be.
+        default_device, default_objective: what counts if neither the request nor its model says anything.
     """
-    signature, configuration = model.signature, model.configuration
-    rows = signature.rows_of(request)
-    requested = request.device or configuration.default_device or default_device
-    entries = routing.resolve(requested, devices)
-    priority = configuration.queue.level_of(request.priority)
-    policy = configuration.queue.policy_of(priority)
-    return Plan(
-        ref(model),
-        request.device,
-        request.objective,
-        rows,
-        _in_order(request.outputs, signature.output_names),
-        requested,
-        entries,
-        request.objective or configuration.objective or default_objective,
-        routing.sole(entries),
-        priority,
-        policy,
-        request.timeout_us if policy.timeout_override else None,
-        policy.effective_timeout_us(request.timeout_us),
-    )
+
+    def __init__(self, devices: tuple[str, ...], default_device: str, default_objective: str) -> None:
+        self._devices = devices
+        self._default_device = default_device
+        self._default_objective = default_objective
+        self._plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
+
+    def plan(self, request: InferRequest, model: ModelVersion) -> Plan:
+        """How a request is served.
+
+        Raises:
+            InvalidRequest: it doesn't fit the model, or names a device that can't exist.
+        """
+        plan = self._plans.get(request.layout)
+        if plan is None or not plan.fits(request, model):
+            plan = self._plans[request.layout] = self._make(request, model)
+        return plan
+
+    def _make(self, request: InferRequest, model: ModelVersion) -> Plan:
+        signature, configuration = model.signature, model.configuration
+        rows = signature.rows_of(request)
+        requested = request.device or configuration.default_device or self._default_device
+        priority = configuration.queue.level_of(request.priority)
+        policy = configuration.queue.policy_of(priority)
+        return Plan(
+            model=ref(model),
+            device=request.device,
+            objective=request.objective,
+            rows=rows,
+            outputs=_in_order(request.outputs, signature.output_names),
+            requested=requested,
+            targets=routing.resolve(requested, self._devices),
+            effective_objective=request.objective or configuration.objective or self._default_objective,
+            priority=priority,
+            policy=policy,
+            timeout_us=request.timeout_us if policy.timeout_override else None,
+            queue_timeout_us=policy.effective_timeout_us(request.timeout_us),
+        )
 
 
 def _in_order(wanted: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:

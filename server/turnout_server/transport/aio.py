@@ -110,6 +110,8 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 class _AioCall:
     """A Call whose answers go into a queue that its coroutine on the loop empties."""
 
+    runs_inline = False
+
     def __init__(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
         self.metadata: Mapping[str, str] = {
             key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)

@@ -41,12 +41,15 @@ class Call(Protocol):
     Attributes:
         metadata: what the client sent along; values of keys that end in `-bin` are bytes.
         deadline_s: when the client stops waiting, on the monotonic clock; None if never.
+        runs_inline: whether the thread that calls the handler runs `Handlers.inline` afterwards.
     """
 
     @property
     def metadata(self) -> Mapping[str, str]: ...
     @property
     def deadline_s(self) -> float | None: ...
+    @property
+    def runs_inline(self) -> bool: ...
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Calls `callback` when the client goes away before the call has ended; at once if it is gone already.
@@ -82,9 +85,12 @@ UnaryHandler = Callable[[Call, bytes], None]
 StreamHandler = Callable[[Call], Receiver]
 
 
-def _nothing() -> bool:
-    """Where nobody waits for a drain."""
-    return False
+class InlineWork(Protocol):
+    """Work that handlers leave for the thread that called them."""
+
+    def run(self) -> bool:
+        """Does some of it, for a fraction of a millisecond at most; True if there is more."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,12 @@ class Handlers:
     """What a server answers, by the RPC's path (`/package.Service/Method`).
 
     Attributes:
-        drained: called by a transport that polls, in its polling thread, whenever it has handed over what had come: the
-            moment to run together what was handed over. Must not take longer than a fraction of a millisecond; True says that
-            there is more to run, and that it wants to be called again soon.
+        inline: run by a transport that polls, once it has handed over everything that had arrived; None if there is none.
     """
 
     unary: Mapping[str, UnaryHandler]
     stream: Mapping[str, StreamHandler]
-    drained: Callable[[], bool] = _nothing
+    inline: InlineWork | None = None
 
 
 class Transport(Protocol):

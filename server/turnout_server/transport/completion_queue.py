@@ -93,7 +93,7 @@ class CompletionQueueTransport:
             raise ImportError(f"grpc._cython.cygrpc has no {' and no '.join(missing)}")
         self._unary = {path.encode(): handler for path, handler in handlers.unary.items()}
         self._stream = {path.encode(): handler for path, handler in handlers.stream.items()}
-        self._drained = handlers.drained
+        self._inline = handlers.inline
         self._round = _Round()
         self._ended = False
         self._queue = cygrpc.CompletionQueue()
@@ -137,7 +137,7 @@ class CompletionQueueTransport:
         received, answered = self._round.received, self._round.answered
         for call, message in received:
             _guarded(call.handle, message)
-        more = _guarded(self._drained) or False
+        more = self._inline is not None and bool(_guarded(self._inline.run))
         for call in answered:
             _guarded(call.flush)
         for call, _ in received:
@@ -202,6 +202,7 @@ class _Call:
     """What unary calls and streams have in common. The lock guards what the poller shares with the threads that answer."""
 
     __slots__ = ("_call", "_callbacks", "_deadline", "_gone", "_lock", "_metadata", "_over", "_round", "_watched")
+    runs_inline = True  # every handler is called by the polling thread
 
     def __init__(self, event: Any, round_: _Round) -> None:
         self._deadline: float = event.call_details.deadline

@@ -1,7 +1,9 @@
 """ModelInfer's messages on one side, requests and answers on the other."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -9,13 +11,11 @@ from turnout_proto import inference_pb2 as pb
 
 from turnout_server.core.datatypes import of_dtype
 from turnout_server.core.errors import InvalidRequest, Unsupported
-from turnout_server.core.messages import InferRequest, InferResponse
+from turnout_server.core.messages import InferRequest, InferResponse, Layout
 from turnout_server.core.signatures import Signature
-from turnout_server.wire import fields as wire
-from turnout_server.wire import parameters, tensors
-from turnout_server.wire import responses as answers
+from turnout_server.wire import fields, parameters, responses, tensors
 from turnout_server.wire.classification import classify
-from turnout_server.wire.decode_cache import Templates
+from turnout_server.wire.decode_cache import DecodeCache, Description
 from turnout_server.wire.shared_memory import Region, SharedMemory
 
 #: Tensors as bytes, or as views of the message's bytes.
@@ -26,7 +26,7 @@ MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Form:
+class OutputFormat:
     """How a client wants an output: the tensor itself, its largest `classes` as text, or written into shared memory."""
 
     classes: int = 0
@@ -35,9 +35,9 @@ class Form:
     byte_size: int = 0
 
 
-PLAIN = Form()
+PLAIN = OutputFormat()
 #: By the names of the outputs that a request asks for.
-Forms = Mapping[str, Form]
+OutputFormats = Mapping[str, OutputFormat]
 
 
 class Codec:
@@ -49,60 +49,92 @@ class Codec:
 
     def __init__(self, shared_memory: SharedMemory | None) -> None:
         self._shared_memory = shared_memory
-        self._templates: Templates[Forms] = Templates()
+        self._cache: DecodeCache[OutputFormats] = DecodeCache()
 
-    def decode(self, message: bytes) -> tuple[InferRequest, Forms]:
-        """The request in a message, and the form of the outputs that it names.
+    def decode(
+        self, message: bytes, metadata: Mapping[str, str], deadline_s: float | None, arrived_s: float
+    ) -> tuple[InferRequest, OutputFormats]:
+        """The request in a message, and the format of each output that it names.
 
         Numbers in raw form become views of the message's bytes, not copies.
+
+        Args:
+            metadata: of the call; its `device` and `objective` count where the message has no such parameter.
+            deadline_s: when the client stops waiting, on the monotonic clock; None if it never does.
+            arrived_s: when the message was received, on the monotonic clock.
 
         Raises:
             InvalidRequest, NotFound, Unsupported: what is wrong, and with which tensor.
         """
-        if (read := self._templates.read(message)) is not None:
-            return read
-        request, forms = self._parsed(*_parse(message))
-        if all(form.region is None for form in forms.values()):
-            self._templates.keep(message, request, forms)
-        return request, forms
+        cached = self._cache.find(message)
+        if cached is None:
+            request = _parse(message)
+            description, inputs, formats = self._described(*request)
+            if all(output_format.region is None for output_format in formats.values()):
+                self._cache.keep(message, description, inputs, formats)
+            request_id = request[0].id
+        else:
+            description, formats, request_id, inputs = cached
+        device, objective = description.device, description.objective
+        if metadata:
+            device = device or metadata.get("device", "")
+            if not objective and "objective" in metadata:
+                objective = parameters.check_objective(metadata["objective"])
+        decoded = InferRequest(
+            description.model,
+            description.version,
+            request_id,
+            inputs,
+            description.outputs,
+            device,
+            description.timeout_us,
+            objective,
+            description.precision,
+            description.priority,
+            deadline_s,
+            arrived_s,
+            int((time.monotonic() - arrived_s) * 1e6),
+            description.layout,
+        )
+        return decoded, formats
 
-    def _parsed(self, request: pb.ModelInferRequest, raw: Raw) -> tuple[InferRequest, Forms]:
+    def _described(self, request: pb.ModelInferRequest, raw: Raw) -> tuple[Description, dict[str, np.ndarray], OutputFormats]:
         if not request.model_name:
             raise InvalidRequest("the request names no model: set model_name")
         parameters.check_reserved(request.parameters)
-        forms = self._forms(request)
-        decoded = InferRequest(
+        formats = self._formats(request)
+        inputs, outputs = self._inputs(request, raw), tuple(formats)
+        description = Description(
             model=request.model_name,
             version=request.model_version,
-            id=request.id,
-            inputs=self._inputs(request, raw),
-            outputs=tuple(forms),
+            outputs=outputs,
             device=parameters.text(request.parameters, "device"),
             timeout_us=parameters.whole(request.parameters, "timeout") or None,
             objective=parameters.check_objective(parameters.text(request.parameters, "objective")),
             precision=parameters.text(request.parameters, "precision"),
             priority=parameters.whole(request.parameters, "priority") or 0,
+            layout=Layout(inputs, outputs),
         )
-        return decoded, forms
+        return description, inputs, formats
 
-    def encode(self, response: InferResponse, forms: Forms) -> bytes:
+    def encode(self, response: InferResponse, formats: OutputFormats) -> bytes:
         """The message of an answer; outputs are always raw, because that is what every client reads.
 
         Raises:
             InvalidRequest, Overloaded: an output can't be given in the form asked for.
         """
-        parts: list[bytes | np.ndarray] = [answers.head(response.origin), answers.request_id(response.id)]
-        parts += [answers.figure(key, value) for key, value in response.figures.items()]
+        parts: list[bytes | np.ndarray] = [responses.head(response.provenance), responses.request_id(response.id)]
+        parts += [responses.timing(key, value) for key, value in response.timings.items()]
         for name, array in response.outputs.items():
-            form = forms.get(name, PLAIN)
-            output = _classified(name, array, form.classes, response.signature) if form.classes else array
+            output_format = formats.get(name, PLAIN)
+            output = _classified(name, array, output_format.classes, response.signature) if output_format.classes else array
             data = tensors.to_raw(output)
-            if form.region is None:
+            if output_format.region is None:
                 byte_size = data.nbytes if isinstance(data, np.ndarray) else len(data)
-                parts += (answers.tensor(name, of_dtype(output.dtype).name, output.shape, byte_size), data)
+                parts += (responses.tensor(name, of_dtype(output.dtype).name, output.shape, byte_size), data)
             else:
-                parts += (_placed(name, output, data, form), answers.contents(0))
-        return answers.join(parts)
+                parts += (_placed(name, output, data, output_format), responses.contents(0))
+        return responses.join(parts)
 
     def _inputs(self, request: pb.ModelInferRequest, raw: Raw) -> dict[str, np.ndarray]:
         unread = iter(raw)
@@ -136,26 +168,26 @@ class Codec:
             raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
         return tensors.from_raw(tensor, data, model)
 
-    def _forms(self, request: pb.ModelInferRequest) -> dict[str, Form]:
-        forms: dict[str, Form] = {}
+    def _formats(self, request: pb.ModelInferRequest) -> dict[str, OutputFormat]:
+        formats: dict[str, OutputFormat] = {}
         for output in request.outputs:
-            if output.name in forms:
+            if output.name in formats:
                 raise InvalidRequest(f"output '{output.name}' already exists in request for model '{request.model_name}'")
-            forms[output.name] = self._form(output) if output.parameters else PLAIN
-        return forms
+            formats[output.name] = self._format(output) if output.parameters else PLAIN
+        return formats
 
-    def _form(self, output: pb.ModelInferRequest.InferRequestedOutputTensor) -> Form:
+    def _format(self, output: pb.ModelInferRequest.InferRequestedOutputTensor) -> OutputFormat:
         classes = parameters.whole(output.parameters, "classification") or 0
         if classes > MAX_CLASSES:
             raise InvalidRequest(f"output '{output.name}': at most {MAX_CLASSES} classes are given, {classes} were asked for")
         place = self._place(output.parameters)
         if place is None:
-            return Form(classes)
+            return OutputFormat(classes)
         if classes:
             raise InvalidRequest(f"output '{output.name}': classification results cannot be put into shared memory")
         region, offset, byte_size = place
         region.check(offset, byte_size)
-        return Form(0, region, offset, byte_size)
+        return OutputFormat(0, region, offset, byte_size)
 
     def _place(self, given: parameters.Parameters) -> tuple[Region, int, int] | None:
         """The region, offset and size that a tensor's parameters name; None if they name none."""
@@ -170,12 +202,21 @@ class Codec:
         return self._shared_memory.find(name), parameters.whole(given, "shared_memory_offset") or 0, byte_size
 
 
-def id_of(message: bytes) -> str:
-    """The id of a request that could not be decoded; empty if not even that can be read."""
+class Identity(NamedTuple):
+    """What a request says of itself; empty where that can't be read."""
+
+    id: str = ""
+    model: str = ""
+    version: str = ""
+
+
+def identify(message: bytes) -> Identity:
+    """The identity of a request that could not be decoded."""
     try:
-        return _parse(message)[0].id
+        request = _parse(message)[0]
     except InvalidRequest:
-        return ""
+        return Identity()
+    return Identity(request.id, request.model_name, request.model_version)
 
 
 def _parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
@@ -185,8 +226,8 @@ def _parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
         InvalidRequest: it isn't a ModelInferRequest.
     """
     raw: Raw | None = None
-    if len(message) >= wire.LARGE_BYTES:
-        message, raw = wire.split(message)
+    if len(message) >= fields.LARGE_BYTES:
+        message, raw = fields.split(message)
     try:
         request = pb.ModelInferRequest.FromString(message)
     except DecodeError:
@@ -198,19 +239,19 @@ def _classified(name: str, array: np.ndarray, n: int, signature: Signature) -> n
     return classify(array, n, signature.output_by_name[name].labels, batched=signature.max_batch_size > 0)
 
 
-def _placed(name: str, output: np.ndarray, data: bytes | np.ndarray, form: Form) -> bytes:
+def _placed(name: str, output: np.ndarray, data: bytes | np.ndarray, output_format: OutputFormat) -> bytes:
     """Writes an output to where its client wants it; returns its description."""
-    assert form.region is not None
+    assert output_format.region is not None
     raw = bytes(data)
-    if len(raw) > form.byte_size:
+    if len(raw) > output_format.byte_size:
         raise InvalidRequest(
-            f"shared memory size specified with the request for output '{name}' ({form.byte_size} bytes) should be "
+            f"shared memory size specified with the request for output '{name}' ({output_format.byte_size} bytes) should be "
             f"at least {len(raw)} bytes to hold the results"
         )
-    form.region.write(form.offset, raw)
+    output_format.region.write(output_format.offset, raw)
     tensor = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=of_dtype(output.dtype).name, shape=output.shape)
-    tensor.parameters["shared_memory_region"].string_param = form.region.name
+    tensor.parameters["shared_memory_region"].string_param = output_format.region.name
     tensor.parameters["shared_memory_byte_size"].int64_param = len(raw)
-    if form.offset:
-        tensor.parameters["shared_memory_offset"].int64_param = form.offset
+    if output_format.offset:
+        tensor.parameters["shared_memory_offset"].int64_param = output_format.offset
     return pb.ModelInferResponse(outputs=[tensor]).SerializeToString()

@@ -1,39 +1,54 @@
-"""Requests that are laid out like one before, read without being parsed.
+"""Reads requests that are laid out like an earlier one without parsing them.
 
-A client's requests differ in their id and in their tensors' bytes, and in nothing else. So a request that was decoded once is
-kept as a template with holes for those two: a message that equals it outside the holes is what it was, and reading it is a
-few comparisons of bytes where parsing and checking cost ten times as much. One that doesn't match is parsed as ever.
+A client's requests usually differ in their id and in the bytes of their tensors only. So a request that was decoded once is
+kept with placeholders for those: a message that equals it everywhere else means the same, and reading it is a few comparisons
+of bytes, where parsing and checking cost ten times as much. A message that matches nothing is parsed.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from turnout_server.core.errors import InvalidRequest
-from turnout_server.core.messages import InferRequest
-from turnout_server.wire import fields as wire
+from turnout_server.core.messages import Layout
+from turnout_server.wire import fields
 
-#: What else is known of a request, besides the request.
+#: How the outputs of a request are wanted.
 T = TypeVar("T")
 
-#: Lengths of messages to one model that templates are kept for; a template is a few hundred bytes. The oldest leaves first.
+#: How many kinds of messages are kept: by model and length. One takes a few hundred bytes. The oldest leaves first.
 LIMIT = 512
-#: Templates kept for one of them: requests for `cuda:0` are as long as those for `cuda:1`.
+#: How many messages of one kind are kept: requests for `cuda:0` are as long as those for `cuda:1`.
 LIMIT_ALIKE = 4
-#: A request that is described by more than this isn't like any other.
+#: A request that is described by more bytes than this isn't kept.
 LONGEST_HEADER_BYTES = 4096
 
 #: Tags of ModelInferRequest's `model_version`, `id` and `raw_input_contents`.
 _VERSION, _ID, _RAW_INPUT = ((field << 3) | 2 for field in (2, 3, 7))
-#: From this on a length takes more than one byte.
+#: From this number on, a length takes more than one byte.
 _LONG = 0x80
 
 
-class _Hole(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Description:
+    """All that a request says, except for its id and its tensors' values; see InferRequest."""
+
+    model: str
+    version: str
+    outputs: tuple[str, ...]
+    device: str
+    timeout_us: int | None
+    objective: str
+    precision: str
+    priority: int
+    layout: Layout
+
+
+class _Placeholder(NamedTuple):
     """Where a tensor's bytes are: `at` bytes behind the id, after its `tag`, which begins at `tag_at`."""
 
     name: str
@@ -45,44 +60,42 @@ class _Hole(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Template(Generic[T]):
+class _CachedRequest(Generic[T]):
     """A message without its id and its tensors' bytes.
 
     Attributes:
-        header: what lies between the two.
-        request: what the message said, without inputs.
-        more: what else is known of it.
+        header: the bytes between the two.
     """
 
     header: bytes
-    holes: tuple[_Hole, ...]
-    request: InferRequest
-    more: T
+    placeholders: tuple[_Placeholder, ...]
+    description: Description
+    formats: T
 
 
-class Templates(Generic[T]):
-    """The templates of one server. For any thread."""
+class DecodeCache(Generic[T]):
+    """Requests that were decoded before. For any thread."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, int], tuple[_Template[T], ...]] = {}
+        self._known: dict[tuple[bytes, int], tuple[_CachedRequest[T], ...]] = {}
         self._lock = Lock()
 
-    def read(self, message: bytes) -> tuple[InferRequest, T] | None:
-        """The request in a message that matches a template; None if none does.
+    def find(self, message: bytes) -> tuple[Description, T, str, dict[str, np.ndarray]] | None:
+        """What a message says: its description, output formats, id and inputs; None if it is like no earlier one.
 
-        Its arrays are views of the message, wherever they lie in it.
+        The inputs are views of the message, at any alignment.
         """
         try:
             id_at, at = _around_id(message)
         except IndexError:
             return None
-        for template in self._known.get((message[:id_at], len(message) - at), ()):
-            if message.startswith(template.header, at):
+        for cached in self._known.get((message[:id_at], len(message) - at), ()):
+            if message.startswith(cached.header, at):
                 break
         else:
             return None
         inputs: dict[str, np.ndarray] = {}
-        for name, shape, dtype, data_at, tag, tag_at in template.holes:
+        for name, shape, dtype, data_at, tag, tag_at in cached.placeholders:
             if not message.startswith(tag, at + tag_at):
                 return None
             inputs[name] = np.ndarray(shape, dtype, message, at + data_at)
@@ -90,43 +103,29 @@ class Templates(Generic[T]):
             request_id = message[id_at + 2 : at].decode() if at > id_at else ""
         except UnicodeDecodeError:
             return None
-        known = template.request
-        request = InferRequest(
-            known.model,
-            known.version,
-            request_id,
-            inputs,
-            known.outputs,
-            known.device,
-            known.timeout_us,
-            known.objective,
-            known.precision,
-            known.priority,
-            layout=known.layout,
-        )
-        return request, template.more
+        return cached.description, cached.formats, request_id, inputs
 
-    def keep(self, message: bytes, request: InferRequest, more: T) -> None:
-        """Makes a template of a message that was decoded, if it is of the usual kind: all tensors raw, and at its end."""
+    def keep(self, message: bytes, description: Description, inputs: dict[str, np.ndarray], formats: T) -> None:
+        """Remembers a message that was decoded, if it is of the usual kind: all tensors raw, and at its end."""
         try:
             id_at, at = _around_id(message)
-            template = _template(message, id_at, at, request, more)
+            cached = _cached(message, id_at, at, description, inputs, formats)
         except (IndexError, InvalidRequest):  # nothing but a name, or of more fields than are looked through
             return
-        if template is None:
+        if cached is None:
             return
         key = message[:id_at], len(message) - at
         with self._lock:
             alike = self._known.get(key, ())
             if not alike and len(self._known) >= LIMIT:
                 del self._known[next(iter(self._known))]
-            self._known[key] = (template, *alike[: LIMIT_ALIKE - 1])
+            self._known[key] = (cached, *alike[: LIMIT_ALIKE - 1])
 
 
 def _around_id(message: bytes) -> tuple[int, int]:
-    """Where a message's id begins, and where what follows it does; the same where there is none.
+    """Where a message's id begins, and where what follows it does; the same if it has none.
 
-    Right for messages that `_template` accepts, and for those that begin as one of them does: with name, version and id.
+    Right for messages that `_cached` accepts, and for those that begin as one of them does: with name, version and id.
 
     Raises:
         IndexError: the message ends before.
@@ -139,7 +138,9 @@ def _around_id(message: bytes) -> tuple[int, int]:
     return at, at
 
 
-def _template(message: bytes, id_at: int, at: int, request: InferRequest, more: T) -> _Template[T] | None:
+def _cached(
+    message: bytes, id_at: int, at: int, description: Description, inputs: dict[str, np.ndarray], formats: T
+) -> _CachedRequest[T] | None:
     """What a message has in common with those like it; None if its id isn't where it seems, or its tensors not at its end.
 
     Args:
@@ -148,19 +149,19 @@ def _template(message: bytes, id_at: int, at: int, request: InferRequest, more: 
     Raises:
         InvalidRequest: it has too many fields.
     """
-    fields = list(wire.fields(message))
-    raw = [field for field in fields if field.tag == _RAW_INPUT]
-    rest = [field for field in fields if field.tag != _RAW_INPUT]
+    found = list(fields.fields(message))
+    raw = [field for field in found if field.tag == _RAW_INPUT]
+    rest = [field for field in found if field.tag != _RAW_INPUT]
     ids = [(field.start, field.end) for field in rest if field.tag == _ID]
-    if rest + raw != fields or ids != [(id_at, at)] * (at > id_at) or all(field.end != at for field in rest):
+    if rest + raw != found or ids != [(id_at, at)] * (at > id_at) or all(field.end != at for field in rest):
         return None
-    if len(raw) != len(request.inputs) or any(array.dtype.kind == "O" for array in request.inputs.values()):
+    if len(raw) != len(inputs) or any(array.dtype.kind == "O" for array in inputs.values()):
         return None
     header = message[at : raw[0].start] if raw else message[at:]
     if len(header) > LONGEST_HEADER_BYTES:
         return None
-    holes = [
-        _Hole(name, array.shape, array.dtype, field.content - at, message[field.start : field.content], field.start - at)
-        for (name, array), field in zip(request.inputs.items(), raw, strict=True)
+    placeholders = [
+        _Placeholder(name, array.shape, array.dtype, field.content - at, message[field.start : field.content], field.start - at)
+        for (name, array), field in zip(inputs.items(), raw, strict=True)
     ]
-    return _Template(header, tuple(holes), replace(request, id="", inputs={}), more)
+    return _CachedRequest(header, tuple(placeholders), description, formats)

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 import numpy as np
 from turnout_proto import inference_pb2 as pb
 
-from turnout_server.core.messages import Origin
+from turnout_server.core.messages import Provenance
 
 #: Tags of `repeated bytes raw_output_contents = 6` and of a stream's `infer_response = 2`.
 _RAW_OUTPUT_CONTENTS = bytes([(6 << 3) | 2])
@@ -24,11 +24,11 @@ def join(parts: Iterable[bytes | np.ndarray]) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def head(origin: Origin) -> bytes:
+def head(provenance: Provenance) -> bytes:
     """Which model answered, where, and why there."""
-    message = pb.ModelInferResponse(model_name=origin.model, model_version=origin.version)
+    message = pb.ModelInferResponse(model_name=provenance.model, model_version=provenance.version)
     for key in ("device", "device_requested", "route_reason", "precision"):
-        message.parameters[key].string_param = getattr(origin, key)
+        message.parameters[key].string_param = getattr(provenance, key)
     return message.SerializeToString()
 
 
@@ -38,8 +38,8 @@ def request_id(value: str) -> bytes:
 
 
 @lru_cache(maxsize=8192)
-def figure(key: str, value: int) -> bytes:
-    """A response parameter that is a number."""
+def timing(key: str, value: int) -> bytes:
+    """A numeric response parameter."""
     message = pb.ModelInferResponse()
     message.parameters[key].int64_param = value
     return message.SerializeToString()

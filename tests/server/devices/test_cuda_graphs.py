@@ -14,8 +14,9 @@ from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overl
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices import cuda_graphs as bindings
 from turnout_server.devices import device as devices
-from turnout_server.devices.cuda_graphs import BoundSession, Bucket
-from turnout_server.devices.process_engine import ChildEngine
+from turnout_server.devices.cuda_graphs import Bucket, GraphSession
+from turnout_server.devices.discovery import MAX_GPUS
+from turnout_server.devices.process_engine import ProcessEngine
 from turnout_server.devices.sessions import OnnxSession
 
 from tests import models
@@ -30,9 +31,9 @@ def saved(root: Path, model: onnx.ModelProto) -> Path:
     return root / "m/1/model.onnx"
 
 
-def bound(root: Path, model: onnx.ModelProto) -> BoundSession:
+def bound(root: Path, model: onnx.ModelProto) -> GraphSession:
     """A session of this model, with its buckets."""
-    session = BoundSession(saved(root, model), DEVICE, RuntimeOptions())
+    session = GraphSession(saved(root, model), DEVICE, RuntimeOptions())
     assert session.bind() == session.graphs
     return session
 
@@ -196,13 +197,13 @@ def test_a_bucket_that_runs_out_of_memory_says_so(tmp_path: Path, monkeypatch: p
 
 
 def test_the_process_of_a_device_records_in_its_lane_and_again_when_it_is_replaced(tmp_path: Path) -> None:
-    engine = ChildEngine(DEVICE)
+    engine = ProcessEngine(DEVICE)
     try:
         session = engine.open(saved(tmp_path, models.add_sub()), RuntimeOptions())
         assert session.graphs == {2: "", 8: ""}
         np.testing.assert_array_equal(session.run(pair(3), ["OUTPUT0"])[0], pair(3)["INPUT0"] * 3)
         session.graphs = {}
-        session.reopen_in(engine.generation())
+        session.reopen_in(engine.process())
         assert session.graphs == {2: "", 8: ""}
     finally:
         engine.stop()
@@ -226,8 +227,8 @@ def test_what_a_gpu_is_told_records_graphs_and_keeps_plain_runs_out_of_them(
     monkeypatch.setattr(onnxruntime, "InferenceSession", Gpu)
     monkeypatch.setattr("turnout_server.devices.sessions.built_in_providers", lambda: ("CUDAExecutionProvider",))
     monkeypatch.setattr("turnout_server.devices.sessions._preload_cuda", lambda: None)
-    gpu = replace(devices.cuda(devices.MAX_GPUS - 1), graph_rows=(4,))  # which no machine has
-    session = BoundSession(saved(tmp_path, models.add_sub()), gpu, RuntimeOptions())
+    gpu = replace(devices.cuda(MAX_GPUS - 1), graph_rows=(4,))  # which no machine has
+    session = GraphSession(saved(tmp_path, models.add_sub()), gpu, RuntimeOptions())
     assert told[0]["enable_cuda_graph"] == "1"
     assert session._session._options is not None
     assert session._session._options.get_run_config_entry("gpu_graph_id") == "-1"

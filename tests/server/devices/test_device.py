@@ -3,10 +3,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from turnout_server.devices import device as devices
-from turnout_server.devices.device import Device, cpu_model, default_options, fingerprint, shared_cores
+from turnout_server.devices.device import Device, cuda, cuda_options, default_options, shared_cores
+from turnout_server.devices.device import cpu as undeclared_cpu
+from turnout_server.devices.discovery import MAX_GPUS, count_gpus, fingerprint
+from turnout_server.devices.host import cpu_model
 
-CPU = devices.cpu()
+CPU = undeclared_cpu()
 NPU = Device("npu:0", "npu", "VendorExecutionProvider", library="/nowhere/libvendor.so", isolated=True)
 
 
@@ -23,7 +25,7 @@ def cpu(name: str, *cpus: int, isolated: bool = True) -> Device:
             [cpu("cpu:a", 0), cpu("cpu:b", 0), cpu("cpu:c", 0)],
             [("cpu:a", "cpu:b", (0,)), ("cpu:a", "cpu:c", (0,)), ("cpu:b", "cpu:c", (0,))],
         ),
-        ([cpu("cpu:a", 0), devices.cuda(0), NPU], []),
+        ([cpu("cpu:a", 0), cuda(0), NPU], []),
     ],
 )
 def test_two_cpu_devices_share_the_cores_that_both_may_use(
@@ -42,14 +44,14 @@ def test_a_device_in_this_process_is_kept_to_its_cores_and_one_without_may_use_a
 
 
 def test_only_a_provider_that_takes_a_number_is_told_one() -> None:
-    assert default_options("CUDAExecutionProvider", 1, 2, tf32=False) == devices.cuda_options(1, 2, tf32=False)
+    assert default_options("CUDAExecutionProvider", 1, 2, tf32=False) == cuda_options(1, 2, tf32=False)
     assert default_options("MIGraphXExecutionProvider", 3, 2) == {"device_id": "3"}
     assert default_options("OpenVINOExecutionProvider", 3) == default_options("CPUExecutionProvider", 3) == {}
 
 
 def test_on_a_cpu_all_instances_run_one_session() -> None:
     assert replace(CPU, instances=4).copies == 1
-    assert replace(devices.cuda(0), instances=4).copies == replace(NPU, instances=4).copies == 4
+    assert replace(cuda(0), instances=4).copies == replace(NPU, instances=4).copies == 4
 
 
 def test_another_library_is_another_device_to_a_profile(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_a_cpu_that_does_not_say_what_it_is_is_unknown(tmp_path: Path) -> None:
         (["nvidia0", "nvidia1"], "1,-1,0", 1),
         (["nvidia0"], "", 1),
         (["nvidia0"], "MIG-5c89852c-d268-c3f3-1b07-005d5ae1dc3f", 1),
-        ([f"nvidia{number}" for number in range(20)], None, devices.MAX_GPUS),
+        ([f"nvidia{number}" for number in range(20)], None, MAX_GPUS),
     ],
 )
 def test_as_many_gpus_are_tried_as_there_are_files_of_and_at_least_one(
@@ -91,4 +93,4 @@ def test_as_many_gpus_are_tried_as_there_are_files_of_and_at_least_one(
     for name in files:
         (tmp_path / "dev" / name).touch()
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert devices.count_gpus(tmp_path, environ) == count
+    assert count_gpus(tmp_path, environ) == count

@@ -8,10 +8,10 @@ import pytest
 from turnout_server.core.errors import FailedPrecondition
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices import device as devices
-from turnout_server.devices import engines
+from turnout_server.devices import discovery, engines
 from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engine, Engines, LocalEngine, bring_up
-from turnout_server.devices.process_engine import ChildEngine
+from turnout_server.devices.process_engine import ProcessEngine
 
 from tests import models
 from tests.server.fakes import FakeEngine
@@ -24,13 +24,13 @@ def nothing() -> None:
     """Nobody listens."""
 
 
-@pytest.mark.parametrize(("device", "kind"), [(CPU, LocalEngine), (CHILD, ChildEngine)], ids=["in process", "child"])
+@pytest.mark.parametrize(("device", "kind"), [(CPU, LocalEngine), (CHILD, ProcessEngine)], ids=["in process", "child"])
 def test_both_sorts_of_engine_open_the_same_models(device: Device, kind: type[Engine], tmp_path: Path) -> None:
     models.save(tmp_path, "m", models.add_constant(1))
     engine = engines.start(device, nothing)
     try:
         assert isinstance(engine, kind)
-        assert (engine.device, engine.problem(), engine.restarts) == (device, None, 0)
+        assert (engine.device, engine.unavailable_reason(), engine.restarts) == (device, None, 0)
         session = engine.open(tmp_path / "m/1/model.onnx", RuntimeOptions())
         assert session.run({"x": np.ones((1, 2), np.float32)}, ["y"])[0].tolist() == [[2, 2]]
     finally:
@@ -51,8 +51,8 @@ class Host:
         self.stopped: list[str] = []
         self._working = working
         monkeypatch.setattr(engines, "start", self._start)
-        monkeypatch.setattr(devices, "missing_for_cuda", lambda providers: missing)
-        monkeypatch.setattr(devices, "count_gpus", lambda: gpus)
+        monkeypatch.setattr(discovery, "missing_for_cuda", lambda providers: missing)
+        monkeypatch.setattr(discovery, "count_gpus", lambda: gpus)
 
     def _start(self, device: Device, changed: Callable[[], None]) -> Engine:
         self.started.append(device.name)
@@ -166,7 +166,7 @@ def test_a_declared_device_that_does_not_work_is_named_and_stops_those_that_were
 
 def test_stopping_all_ends_every_process() -> None:
     before = psutil.Process().children()
-    found = Engines({"cpu:child": ChildEngine(CHILD), "cpu": LocalEngine(CPU)}, {})
+    found = Engines({"cpu:child": ProcessEngine(CHILD), "cpu": LocalEngine(CPU)}, {})
     assert len(psutil.Process().children()) == len(before) + 1
     found.stop()
     assert psutil.Process().children() == before

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from turnout_server.core.errors import FailedPrecondition
-from turnout_server.devices import installation as wheels
-from turnout_server.devices import sessions
+from turnout_server.devices import installation
 
 
 class Places:
@@ -26,7 +25,7 @@ class Places:
         raise PackageNotFoundError(wanted)
 
     def installed(self) -> list[str]:
-        return list(wheels.installed(self.find, self.path))
+        return list(installation.installed(self.find, self.path))
 
 
 def test_two_wheels_in_one_directory_are_both_told_because_they_overwrite_each_other(tmp_path: Path) -> None:
@@ -44,8 +43,8 @@ def test_where_there_is_none_there_is_none(tmp_path: Path) -> None:
 
 def test_a_server_does_not_start_on_wheels_that_overwrote_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Places(tmp_path, site=["onnxruntime", "onnxruntime-gpu"])
-    sessions.check_installation()  # on this machine there is one
+    installation.check_installation()  # on this machine there is one
     found = dict.fromkeys(made.installed())
-    monkeypatch.setattr(wheels, "installed", lambda: found)
+    monkeypatch.setattr(installation, "installed", lambda: found)
     with pytest.raises(FailedPrecondition, match="run: pip uninstall -y onnxruntime onnxruntime-gpu, then"):
-        sessions.check_installation()
+        installation.check_installation()

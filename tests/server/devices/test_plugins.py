@@ -11,7 +11,8 @@ import pytest
 from turnout_server.core.errors import FailedPrecondition
 from turnout_server.devices import engines, plugins, sessions
 from turnout_server.devices.device import Device
-from turnout_server.devices.sessions import OnnxSession, problem_with
+from turnout_server.devices.probe import unavailable_reason
+from turnout_server.devices.sessions import OnnxSession
 
 from tests import models
 
@@ -33,7 +34,7 @@ def test_a_library_that_is_not_there_keeps_its_device_from_starting(isolated: bo
 
 
 def test_a_library_that_is_no_provider_is_refused() -> None:
-    problem = problem_with(replace(VENDOR, library=_ctypes.__file__))
+    problem = unavailable_reason(replace(VENDOR, library=_ctypes.__file__))
     assert problem is not None
     assert "the library of VendorExecutionProvider cannot be used" in problem
     assert "CreateEpFactories" in problem
@@ -41,7 +42,7 @@ def test_a_library_that_is_no_provider_is_refused() -> None:
 
 def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     (tmp_path / "libvendor.so").write_text("this is no library")
-    problem = problem_with(replace(VENDOR, library=str(tmp_path / "libvendor.so")))
+    problem = unavailable_reason(replace(VENDOR, library=str(tmp_path / "libvendor.so")))
     assert problem is not None
     assert "libvendor.so" in problem
 
@@ -118,6 +119,6 @@ def test_a_session_is_made_for_the_hardware_of_its_device(monkeypatch: pytest.Mo
 
 def test_a_session_without_the_provider_of_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "hardware_of", lambda device: onnxruntime.get_ep_devices()[0])
-    problem = problem_with(VENDOR)
+    problem = unavailable_reason(VENDOR)
     assert problem is not None
     assert "VendorExecutionProvider could not be set up, and ONNX Runtime would have used the CPU instead" in problem

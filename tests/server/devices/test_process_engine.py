@@ -17,9 +17,10 @@ import pytest
 from turnout_server.core.errors import DeviceLost, FailedPrecondition, InternalError, InvalidRequest, Overloaded, ServingError
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices import device as devices
-from turnout_server.devices import process_engine as isolation
+from turnout_server.devices import process_engine
 from turnout_server.devices.device import Device
-from turnout_server.devices.process_engine import ChildEngine, Line, RemoteSession
+from turnout_server.devices.process import Channel, DeviceProcess
+from turnout_server.devices.process_engine import ProcessEngine, RemoteSession
 from turnout_server.devices.sessions import OnnxSession
 
 from tests import models
@@ -61,14 +62,14 @@ class Watched:
         self._repository = repository
         self._changed = threading.Condition()
         self.states: list[bool] = []
-        self.engine = ChildEngine(device, self._note)
+        self.engine = ProcessEngine(device, self._note)
 
     def open(self, name: str) -> RemoteSession:
         return self.engine.open(self._repository / name / "1" / "model.onnx", RuntimeOptions())
 
     @property
     def process(self) -> psutil.Process:
-        return psutil.Process(self.engine.generation().pid)
+        return psutil.Process(self.engine.process().pid)
 
     def wait_until_restarted(self, times: int = 1) -> None:
         """Returns once it has been ready again this often."""
@@ -77,7 +78,7 @@ class Watched:
 
     def _note(self) -> None:
         with self._changed:
-            self.states.append(self.engine.problem() is None)
+            self.states.append(self.engine.unavailable_reason() is None)
             self._changed.notify_all()
 
 
@@ -200,11 +201,11 @@ def test_even_a_message_too_large_for_a_stopped_process_waits_no_longer_than_tha
 
 
 def test_nothing_waits_for_the_other_end_of_a_line_longer_than_it_was_told_to() -> None:
-    line = Line()
+    line = Channel()
     with pytest.raises(TimeoutError):
         line.exchange("x" * 10_000_000, 0.05)  # nobody reads
     line.close()
-    line = Line()
+    line = Channel()
     line.theirs.send(b"\x80\x05")  # the beginning of an answer
     with pytest.raises(TimeoutError):
         line.exchange("question", 0.05)
@@ -212,7 +213,7 @@ def test_nothing_waits_for_the_other_end_of_a_line_longer_than_it_was_told_to() 
 
 
 def test_while_it_restarts_everything_fails_at_once_and_says_why(child: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "BACK_OFF_S", (60.0,))
+    monkeypatch.setattr(process_engine, "BACK_OFF_S", (60.0,))
     session = child.open("add_one")
     child.process.kill()
     until(lambda: child.states == [False])
@@ -256,7 +257,7 @@ def test_a_process_that_exits_while_it_loads_a_model_fails_that_load_and_is_repl
 def test_it_tries_again_until_the_process_starts_and_its_models_load(
     repository: Path, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "BACK_OFF_S", (0.0, 0.01))
+    monkeypatch.setattr(process_engine, "BACK_OFF_S", (0.0, 0.01))
     with watched(CHILD, repository) as child:
         session = child.open("add_one")
         faults.at("start", "exit", "raise", "abort")
@@ -297,7 +298,7 @@ def test_a_model_that_cannot_be_opened_again_keeps_no_other_from_coming_back(tmp
 def test_a_device_that_does_not_work_is_refused_with_the_reason_and_leaves_nothing_behind(device: Device, why: str) -> None:
     before = _resources()
     with pytest.raises(FailedPrecondition, match=why):
-        ChildEngine(device)
+        ProcessEngine(device)
     assert _resources() == before
 
 
@@ -305,21 +306,21 @@ def test_a_process_that_cannot_even_be_started_is_a_refusal(monkeypatch: pytest.
     before = _resources()
     monkeypatch.setattr(sys, "executable", "/there/is/no/python")
     with pytest.raises(FailedPrecondition, match="No such file"):
-        ChildEngine(CHILD)
+        ProcessEngine(CHILD)
     assert _resources() == before
 
 
 def test_a_system_without_processes_to_give_is_tried_again(child: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "BACK_OFF_S", (0.0, 0.01))
+    monkeypatch.setattr(process_engine, "BACK_OFF_S", (0.0, 0.01))
     session = child.open("add_one")
-    starting, refusals = isolation.Generation, iter([OSError("Resource temporarily unavailable")] * 3)
+    starting, refusals = DeviceProcess, iter([OSError("Resource temporarily unavailable")] * 3)
 
-    def start(device: Device) -> isolation.Generation:
+    def start(device: Device) -> DeviceProcess:
         for refusal in refusals:
             raise refusal
         return starting(device)
 
-    monkeypatch.setattr(isolation, "Generation", start)
+    monkeypatch.setattr(process_engine, "DeviceProcess", start)
     child.process.kill()
     child.wait_until_restarted()
     assert child.engine.restarts == 4
@@ -430,7 +431,7 @@ def _resources() -> tuple[list[str], int, int]:
 
 
 def test_twenty_restarts_leak_no_descriptor_no_process_and_no_memory(child: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "BACK_OFF_S", (0.0,))
+    monkeypatch.setattr(process_engine, "BACK_OFF_S", (0.0,))
     session = child.open("add_one")
     add_one(session, np.ones((1, 100_000), np.float32))
     before = _resources()
@@ -465,7 +466,7 @@ def test_stopping_ends_a_process_that_hangs_while_it_is_starting(repository: Pat
 
 
 def test_stopping_ends_the_wait_for_the_next_start(child: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "BACK_OFF_S", (60.0,))
+    monkeypatch.setattr(process_engine, "BACK_OFF_S", (60.0,))
     child.process.kill()
     until(lambda: child.states == [False])
     started_s = time.monotonic()
@@ -488,10 +489,10 @@ import sys, threading
 from pathlib import Path
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices.device import Device
-from turnout_server.devices.process_engine import ChildEngine
+from turnout_server.devices.process_engine import ProcessEngine
 import numpy as np
 
-engine = ChildEngine({CHILD!r})
+engine = ProcessEngine({CHILD!r})
 path, doing = Path(sys.argv[1]), sys.argv[2]
 session = engine.open(path, RuntimeOptions())
 session.run({{"x": np.ones((1, 1), np.float32)}}, ["y"])
@@ -500,7 +501,7 @@ work = {{
     "a run": lambda: session.run({{"x": np.ones((1, 1), np.float32)}}, ["y"]),
     "a load": lambda: engine.open(path, RuntimeOptions()),
 }}
-print(engine.generation().pid, flush=True)
+print(engine.process().pid, flush=True)
 sys.stdin.readline()
 threading.Thread(target=work[doing], daemon=True).start()
 sys.stdin.readline()

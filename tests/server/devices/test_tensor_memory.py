@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from turnout_server.core.datatypes import DATATYPES
-from turnout_server.devices.tensor_memory import Memory
+from turnout_server.devices.tensor_memory import TensorMemory
 
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 
@@ -36,17 +36,17 @@ ARRAYS = st.builds(_filled, st.sampled_from(sorted(DATATYPES)), SHAPES, st.integ
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[tuple[Memory, Memory]]:
+def both() -> Iterator[tuple[TensorMemory, TensorMemory]]:
     """The two ends of one memory, as parent and child have them."""
-    ours = Memory()
-    theirs = Memory(os.dup(ours.descriptor))
+    ours = TensorMemory()
+    theirs = TensorMemory(os.dup(ours.descriptor))
     yield ours, theirs
     ours.close()
     theirs.close()
 
 
 @given(st.dictionaries(st.text(max_size=3), ARRAYS, max_size=5))
-def test_every_array_arrives_bit_for_bit(both: tuple[Memory, Memory], sent: dict[str, np.ndarray]) -> None:
+def test_every_array_arrives_bit_for_bit(both: tuple[TensorMemory, TensorMemory], sent: dict[str, np.ndarray]) -> None:
     ours, theirs = both
     received = theirs.get(ours.put(sent))
     assert list(received) == list(sent)
@@ -55,7 +55,7 @@ def test_every_array_arrives_bit_for_bit(both: tuple[Memory, Memory], sent: dict
 
 @given(st.dictionaries(st.integers(), ARRAYS, max_size=3), st.dictionaries(st.integers(), ARRAYS, max_size=3))
 def test_each_end_may_answer_in_the_same_memory(
-    both: tuple[Memory, Memory], asked: dict[int, np.ndarray], answered: dict[int, np.ndarray]
+    both: tuple[TensorMemory, TensorMemory], asked: dict[int, np.ndarray], answered: dict[int, np.ndarray]
 ) -> None:
     ours, theirs = both
     theirs.get(ours.put(asked))
@@ -64,18 +64,20 @@ def test_each_end_may_answer_in_the_same_memory(
 
 
 @given(ARRAYS.filter(lambda array: array.ndim > 1))
-def test_arrays_that_do_not_lie_in_order_arrive_as_they_look(both: tuple[Memory, Memory], array: np.ndarray) -> None:
+def test_arrays_that_do_not_lie_in_order_arrive_as_they_look(
+    both: tuple[TensorMemory, TensorMemory], array: np.ndarray
+) -> None:
     ours, theirs = both
     for view in (array.T, array[::-1], array[..., ::2], np.broadcast_to(array, (2, *array.shape))):
         assert _same(theirs.get(ours.put({0: view}))[0], np.array(view))
 
 
-def test_an_array_in_the_other_byte_order_arrives_with_its_values(both: tuple[Memory, Memory]) -> None:
+def test_an_array_in_the_other_byte_order_arrives_with_its_values(both: tuple[TensorMemory, TensorMemory]) -> None:
     ours, theirs = both
     np.testing.assert_array_equal(theirs.get(ours.put({0: np.arange(5, dtype=">i4")}))[0], np.arange(5))
 
 
-def test_both_ends_map_the_same_memory(both: tuple[Memory, Memory]) -> None:
+def test_both_ends_map_the_same_memory(both: tuple[TensorMemory, TensorMemory]) -> None:
     ours, theirs = both
     places = ours.put({"x": np.zeros(3)})
     here, there = ours.get(places)["x"], theirs.get(places)["x"]
@@ -83,7 +85,7 @@ def test_both_ends_map_the_same_memory(both: tuple[Memory, Memory]) -> None:
     assert here.tolist() == [7, 7, 7]
 
 
-def test_each_array_starts_on_a_cache_line(both: tuple[Memory, Memory]) -> None:
+def test_each_array_starts_on_a_cache_line(both: tuple[TensorMemory, TensorMemory]) -> None:
     ours, theirs = both
     places = ours.put({name: np.ones(3, np.int8) for name in "abc"})
     assert [array.ctypes.data % 64 for array in theirs.get(places).values()] == [0, 0, 0]
@@ -91,8 +93,8 @@ def test_each_array_starts_on_a_cache_line(both: tuple[Memory, Memory]) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 2**20, 2**25])
 def test_the_memory_grows_to_what_is_needed_and_both_ends_follow(size: int) -> None:
-    ours = Memory()
-    theirs = Memory(os.dup(ours.descriptor))
+    ours = TensorMemory()
+    theirs = TensorMemory(os.dup(ours.descriptor))
     sent = np.arange(size, dtype=np.uint8)
     assert _same(theirs.get(ours.put({0: np.ones(1)}))[0], np.ones(1))
     assert _same(theirs.get(ours.put({0: sent, 1: sent[:0]}))[0], sent)
@@ -102,7 +104,7 @@ def test_the_memory_grows_to_what_is_needed_and_both_ends_follow(size: int) -> N
 
 
 def test_the_same_again_takes_no_more_memory() -> None:
-    memory = Memory()
+    memory = TensorMemory()
     sizes = set()
     for _ in range(100):
         memory.put({0: np.ones(10_000)})
@@ -112,7 +114,7 @@ def test_the_same_again_takes_no_more_memory() -> None:
 
 
 def test_views_outlive_growth_and_the_end() -> None:
-    memory = Memory()
+    memory = TensorMemory()
     view = memory.get(memory.put({0: np.arange(4)}))[0]
     memory.put({0: np.zeros(100_000), 1: np.zeros(1)})
     memory.close()
@@ -123,14 +125,14 @@ def test_views_outlive_growth_and_the_end() -> None:
 def test_it_gives_its_descriptors_back() -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(10):
-        memory = Memory()
+        memory = TensorMemory()
         memory.put({0: np.ones(1)})
         memory.put({0: np.ones(100_000)})
         memory.close()
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_place_says_little_however_long_the_text_is(both: tuple[Memory, Memory]) -> None:
+def test_a_place_says_little_however_long_the_text_is(both: tuple[TensorMemory, TensorMemory]) -> None:
     text = np.array(["x" * 10_000_000], np.object_)
     assert len(str(both[0].put({"text": text}))) < 200
 
@@ -140,9 +142,9 @@ def test_too_little_memory_is_an_overload_and_the_memory_stays_usable() -> None:
 import resource, signal
 import numpy as np
 from turnout_server.core import errors
-from turnout_server.devices import tensor_memory as lanes
+from turnout_server.devices import tensor_memory
 
-memory = lanes.Memory()
+memory = tensor_memory.TensorMemory()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({2**20}, {2**20}))
 try:

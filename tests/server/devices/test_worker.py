@@ -17,8 +17,8 @@ from turnout_server.devices import device as devices
 from turnout_server.devices import worker as child
 from turnout_server.devices.device import Device
 from turnout_server.devices.sessions import OnnxSession
-from turnout_server.devices.tensor_memory import Memory
-from turnout_server.devices.worker import STICKY, Child, answer, outcome
+from turnout_server.devices.tensor_memory import TensorMemory
+from turnout_server.devices.worker import STICKY, Worker, answer, outcome
 
 from tests import models
 
@@ -83,14 +83,14 @@ def test_half_a_message_is_the_end_too() -> None:
 
 def test_a_model_is_opened_run_and_closed_by_its_number(tmp_path: Path) -> None:
     models.save(tmp_path, "m", models.add_sub(2))
-    served = Child(devices.cpu())
+    served = Worker(devices.cpu())
     assert served.probe() is None
     inputs, outputs, placement = served.open(5, str(tmp_path / "m/1/model.onnx"), RuntimeOptions())
     assert [spec.name for spec in (*inputs, *outputs)] == ["INPUT0", "INPUT1", "OUTPUT0", "OUTPUT1"]
     assert dict(placement) == {"CPUExecutionProvider": 2}
-    memory = Memory()
+    memory = TensorMemory()
     ours, theirs = _pair()
-    thread = threading.Thread(target=served.run_lane, args=(theirs, memory))
+    thread = threading.Thread(target=served.run_slot, args=(theirs, memory))
     thread.start()
     row = np.ones((1, 2), np.float32)
     with theirs, ours:
@@ -120,14 +120,14 @@ def test_each_lane_of_a_gpu_has_a_session_of_its_own(monkeypatch: pytest.MonkeyP
             return super().run(inputs, outputs)
 
     monkeypatch.setattr(child, "OnnxSession", Noted)
-    served = Child(replace(devices.cuda(0), instances=2))
+    served = Worker(replace(devices.cuda(0), instances=2))
     served.open(1, str(tmp_path / "m/1/model.onnx"), RuntimeOptions())
     for index in (1, 0):
-        memory = Memory()
+        memory = TensorMemory()
         message = pickle.dumps(("run", 1, memory.put({"x": np.ones((1, 2), np.float32)}), ["y"]))
         answers = io.BytesIO()
         lane = io.BufferedRWPair(io.BytesIO(message), answers)
-        served.run_lane(cast(BinaryIO, lane), memory, index)
+        served.run_slot(cast(BinaryIO, lane), memory, index)
         assert pickle.loads(answers.getvalue())[0] == "ok"
         memory.close()
     assert ran == [opened[1], opened[0]]

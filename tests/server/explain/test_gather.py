@@ -17,11 +17,14 @@ from turnout_server.core.model_config import ModelConfiguration, Queue
 from turnout_server.core.signatures import Signature
 from turnout_server.devices.engines import Engines
 from turnout_server.explain.answer import DeviceFacts, Explanation, Question
-from turnout_server.explain.gather import cap_reason
+from turnout_server.explain.gather import Explainer, effective_max_batch_reason
 from turnout_server.models.loading import Loader, ModelVersion
 from turnout_server.models.repository import Limits, Repository
+from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.dataplane import DataPlane
 from turnout_server.serving.executor import Executor
+from turnout_server.serving.plans import Planner
+from turnout_server.serving.selection import Selector
 from turnout_server.serving.tracing import Tracer
 
 from tests.server.fakes import AddingSession, FakeEngine, deployment, profile
@@ -44,7 +47,7 @@ class Served:
             device = replace(self.engines[name].device, price_per_hour=price, idle_w=idle_w, busy_w=busy_w)
             self.engines[name].device = device
         metrics = Metrics()
-        self.executors = {name: Executor(name, metrics) for name in SERVICE_US}
+        self.executors = {name: Executor(name, BatchRunner(name, metrics)) for name in SERVICE_US}
         session = self.sessions["cpu"]
         self.model = ModelVersion(
             "adds",
@@ -60,13 +63,17 @@ class Served:
         loader = cast("Loader", SimpleNamespace(load=lambda *what: self.model, kinds=lambda: {"cpu", "cuda"}))
         self.repository = Repository(root, loader, limits=Limits(models=1))
         self.repository.start()
+        engines = Engines(dict(self.engines), {"coreml": "this is no Mac"})
+        planner = Planner(tuple(self.engines), default_device="auto", default_objective="latency")
+        selector = Selector(engines, self.executors)
+        self.explainer = Explainer(self.repository, engines, self.executors, planner, selector)
         self.dataplane = DataPlane(
-            self.repository,
-            Engines(dict(self.engines), {"coreml": "this is no Mac"}),
-            self.executors,
-            metrics,
-            default_device="auto",
-            default_objective="latency",
+            repository=self.repository,
+            engines=engines,
+            executors=self.executors,
+            planner=planner,
+            selector=selector,
+            metrics=metrics,
             ready_when="any",
             changes=Listeners(),
             tracer=Tracer(None),
@@ -90,7 +97,7 @@ class Served:
             session.gate.set()
 
     def explain(self, **question: object) -> Explanation:
-        return self.dataplane.explain(Question("adds", **question))  # type: ignore[arg-type]
+        return self.explainer.explain(Question("adds", **question))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -112,7 +119,7 @@ def test_the_device_and_the_reason_are_those_that_a_request_gets(served: Served)
         served.infer(device)
         answer = served.outcomes.get(timeout=10)
         assert isinstance(answer, InferResponse)
-        assert (said.device, said.reason) == (answer.origin.device, answer.origin.route_reason)
+        assert (said.device, said.reason) == (answer.provenance.device, answer.provenance.route_reason)
 
 
 def test_nothing_is_run_and_nothing_remembered(served: Served) -> None:
@@ -183,7 +190,7 @@ def test_a_device_that_does_not_work_says_why(served: Served) -> None:
 
 def test_a_model_that_is_not_on_a_device_says_why(served: Served) -> None:
     only = {"cpu": served.model.deployments["cpu"]}
-    served.model = replace(served.model, deployments=only, problems={"cuda:0": FailedPrecondition("not allowed")})
+    served.model = replace(served.model, deployments=only, unavailable={"cuda:0": FailedPrecondition("not allowed")})
     served.repository.load("adds")
     assert on(served.explain(), "cuda:0") == DeviceFacts("cuda:0", asked=True, problem="not allowed")
 
@@ -206,7 +213,7 @@ def test_a_question_that_no_request_could_ask_is_refused(served: Served, questio
 
 def test_an_unknown_model_is_not_found(served: Served) -> None:
     with pytest.raises(NotFound):
-        served.dataplane.explain(Question("other"))
+        served.explainer.explain(Question("other"))
 
 
 def test_an_evicted_model_stays_so(served: Served, tmp_path: Path) -> None:
@@ -232,11 +239,15 @@ def test_several_rows_of_a_model_without_batches_are_refused(served: Served) -> 
         ({"profile": profile({1: 100, 2: 190, 4: 380, 8: 760})}, {}, "not be worth its wait"),
         ({"profile": profile({1: 100, 2: 110, 4: 120, 8: 140}), "target_us": 115}, {}, "latency target of 0.115 ms"),
         ({"queue": Queue(preferred_rows=(4,)), "max_rows": 4}, {}, "preferred_batch_size"),
-        ({"joins": False}, {"joins": False}, "could not be shown"),
-        ({"joins": False}, {"joins": False, "configuration": ModelConfiguration("adds", batches=False)}, "turnout.batching"),
-        ({"joins": False}, {"joins": False, "signature": Signature((), (), 0)}, "takes no batches"),
+        ({"batchable": False}, {"batchable": False}, "could not be shown"),
+        (
+            {"batchable": False},
+            {"batchable": False, "configuration": ModelConfiguration("adds", batches=False)},
+            "turnout.batching",
+        ),
+        ({"batchable": False}, {"batchable": False, "signature": Signature((), (), 0)}, "takes no batches"),
     ],
 )
 def test_the_cap_says_why(served: Served, options: dict[str, object], changes: dict[str, object], words: str) -> None:
     model = replace(served.model, **changes)  # type: ignore[arg-type]
-    assert words in cap_reason(model, deployment(**options))  # type: ignore[arg-type]
+    assert words in effective_max_batch_reason(model, deployment(**options))  # type: ignore[arg-type]

@@ -8,10 +8,13 @@ from typing import Literal
 
 import pytest
 from turnout_server.core.errors import InternalError, InvalidRequest, ServingError, Unavailable
+from turnout_server.core.listeners import Listeners
 from turnout_server.models.control import Control, Mode
 from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.repository import Repository
+
+from tests.server.fakes import FakeProfiler
 
 Outcomes = SimpleQueue[ServingError | None]
 
@@ -51,9 +54,13 @@ def repository(tmp_path: Path) -> Recorder:
     return Recorder(tmp_path)
 
 
+def controlled(repository: Repository, mode: Mode, names: list[str] | None = None, poll_s: float = 60) -> Control:
+    return Control(repository, FakeProfiler(), Listeners(), mode=mode, load_models=names, poll_s=poll_s)
+
+
 @pytest.fixture
 def control(repository: Recorder) -> Iterator[Control]:
-    control = Control(repository, "explicit", [], 60)
+    control = controlled(repository, "explicit")
     yield control
     control.stop()
 
@@ -83,7 +90,7 @@ def test_what_goes_wrong_is_told_and_a_surprise_is_hidden(control: Control, repo
     ("mode", "words"), [("none", "without --model-control-mode=explicit"), ("poll", "if polling is enabled")]
 )
 def test_outside_explicit_mode_nobody_may_ask(repository: Recorder, mode: Mode, words: str) -> None:
-    control = Control(repository, mode, [], 60)
+    control = controlled(repository, mode)
     refusal = f"explicit model load / unload is not allowed {words}"
     with pytest.raises(Unavailable, match=refusal):
         control.load("a", "", lambda _: None)
@@ -103,7 +110,7 @@ def test_outside_explicit_mode_nobody_may_ask(repository: Recorder, mode: Mode, 
     ],
 )
 def test_each_mode_starts_with_its_models(repository: Recorder, mode: Mode, names: list[str], asked: str) -> None:
-    control = Control(repository, mode, names, 60)
+    control = controlled(repository, mode, names)
     control.start()
     control.stop()
     assert repository.asked == [asked] or asked == "start all"
@@ -112,7 +119,7 @@ def test_each_mode_starts_with_its_models(repository: Recorder, mode: Mode, name
 def test_polling_goes_on_after_a_failure_and_ends_with_the_server(repository: Recorder) -> None:
     mode: Literal["poll"] = "poll"
     repository.trouble = OSError("the disk is gone")
-    control = Control(repository, mode, [], 0.01)
+    control = controlled(repository, mode, poll_s=0.01)
     control.start()
     for _ in range(3):
         assert repository.polled.acquire(timeout=5)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Unavailable
+from turnout_server.core.listeners import Listeners
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.models.control import Control
 from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.repository import Limits, Repository
 
-from tests.server.fakes import FakeEngine
+from tests.server.fakes import FakeEngine, FakeObserver, FakeProfiler
 
 TWO_MODELS = Limits(models=2)
 
@@ -29,7 +30,9 @@ def repository_of(
         (root / name / "1").mkdir(parents=True)
         (root / name / "1" / "model.onnx").write_bytes(bytes(weight))
     loader = Loader({"cpu": FakeEngine("cpu")}, ProfileStore(None))
-    return Repository(root, loader, changed=changed, limits=limits, wanted=wanted)
+    repository = Repository(root, loader, limits=limits)
+    repository.observer = FakeObserver(changed, wanted)
+    return repository
 
 
 @pytest.fixture
@@ -142,14 +145,15 @@ def test_the_control_thread_loads_what_is_wanted(tmp_path: Path) -> None:
     came_back = threading.Event()
 
     def changed() -> None:
-        if repository.is_ready("c"):
+        if of_two.is_ready("c"):
             came_back.set()
 
-    repository = repository_of(tmp_path, lambda name: control.bring_back(name), changed=changed)  # noqa: PLW0108
-    control = Control(repository, "none", [], poll_s=1)
-    repository.start()
+    of_two, changes = repository_of(tmp_path), Listeners()
+    changes.add(changed)
+    control = Control(of_two, FakeProfiler(), changes)
+    of_two.start()
     with pytest.raises(Unavailable):
-        repository.find("c")
+        of_two.find("c")
     assert came_back.wait(timeout=10)
-    assert repository.find("c").name == "c"
+    assert of_two.find("c").name == "c"
     control.stop()

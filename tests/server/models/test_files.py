@@ -1,11 +1,12 @@
 """Where models lie: Triton's layout, and a bare model as KServe mounts it."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 from turnout_server.core.errors import FailedPrecondition
-from turnout_server.models.files import find_models
+from turnout_server.models.files import find_models, precision_of, weight_bytes
 
 
 def touch(path: Path, content: bytes = b"") -> Path:
@@ -67,3 +68,80 @@ def test_the_fingerprint_changes_with_every_file_of_the_model(tmp_path: Path) ->
     assert len(set(seen)) == len(seen)
     look()
     assert seen[-1] == seen[-2]
+
+
+@pytest.mark.parametrize(
+    ("file", "precision"),
+    [
+        ("model.onnx", "fp32"),
+        ("model.fp16.onnx", "fp16"),
+        ("model.int8.onnx", "int8"),
+        ("model..onnx", "fp32"),
+        ("other.fp16.onnx", "fp32"),
+        ("model.fp16.onnx.data", "fp32"),
+        ("model", "fp32"),
+    ],
+)
+def test_without_a_manifest_the_name_says_it(tmp_path: Path, file: str, precision: str) -> None:
+    assert precision_of(tmp_path, file) == precision
+
+
+def test_the_manifest_goes_before_the_name_for_the_files_that_it_has(tmp_path: Path) -> None:
+    files = {"model.onnx": {"precision": "bf16"}, "model.fp16.onnx": {"sha256": "..."}}
+    (tmp_path / "model.json").write_text(json.dumps({"schema_version": 1, "files": files}))
+    assert precision_of(tmp_path, "model.onnx") == "bf16"
+    assert precision_of(tmp_path, "model.fp16.onnx") == "fp16"
+    assert precision_of(tmp_path, "model.int8.onnx") == "int8"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"5",
+        b'"files"',
+        b'{"files": null}',
+        b'{"files": []}',
+        b'{"files": {"model.fp16.onnx": 5}}',
+        b'{"files": {"model.fp16.onnx": []}}',
+        b'{"files": {"model.fp16.onnx": {"precision": null}}}',
+        b'{"files": {"model.fp16.onnx": {"precision": 16}}}',
+        b'{"files": {"model.fp16.onnx": {"precision": ""}}}',
+        b"[" * 100_000,
+    ],
+    ids=lambda content: content[:40].decode(errors="replace"),
+)
+def test_a_manifest_that_is_none_says_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.json").write_bytes(content)
+    assert precision_of(tmp_path, "model.fp16.onnx") == "fp16"
+
+
+def test_a_manifest_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "model.json").mkdir()
+    assert precision_of(tmp_path, "model.onnx") == "fp32"
+
+
+def test_external_data_counts_if_the_model_names_it(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"....model.onnx.data....more/w.bin....")
+    (tmp_path / "more").mkdir()
+    for name, size in {
+        "model.onnx.data": 1000,
+        "more/w.bin": 500,
+        "labels.txt": 7,
+        "golden.npz": 9,
+        "model.fp16.onnx": 11,
+    }.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    assert weight_bytes(model) == model.stat().st_size + 1500
+
+
+def test_what_is_not_there_or_empty_weighs_nothing(tmp_path: Path) -> None:
+    assert weight_bytes(tmp_path / "nothing.onnx") == 0
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "labels.txt").touch()
+    assert weight_bytes(tmp_path / "model.onnx") == 0

@@ -118,7 +118,7 @@ def test_a_model_whose_rows_depend_on_each_other_on_any_device_is_served_unbatch
     (gauge,) = (family for family in ModelMetrics(lambda: [model]).collect() if family.name == "turnout_model_joins")
     assert [sample.value for sample in gauge.samples] == [independent]
     assert describe.configuration(model).HasField("dynamic_batching") is independent
-    assert {deployment.cap for deployment in model.deployments.values()} == ({8} if independent else {1})
+    assert {deployment.effective_max_batch for deployment in model.deployments.values()} == ({8} if independent else {1})
     assert ("m is served unbatched: rows run together could not be shown to equal rows run alone on cpu:b" in caplog.text) is (
         not independent
     )

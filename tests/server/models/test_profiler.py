@@ -19,7 +19,7 @@ KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
 
 def version(session: AddingSession, first_us: float = 10, max_batch_size: int = 8) -> ModelVersion:
     signature = Signature(session.inputs, session.outputs, max_batch_size)
-    on_cpu = deployment(session, profile_key=KEY, joins=max_batch_size > 0)
+    on_cpu = deployment(session, profile_key=KEY, batchable=max_batch_size > 0)
     on_cpu.profile.observe(1, first_us)
     return ModelVersion("adds", 1, ModelConfiguration("adds"), signature, {"cpu": on_cpu}, {})
 
@@ -55,7 +55,7 @@ def takes(monkeypatch: pytest.MonkeyPatch, row_us: float, machine: Iterable[floa
     runs: list[int] = []
     slowed = chain(machine, repeat(1.0))
 
-    def timed_us(session: AddingSession, rows: int, *, joins: bool) -> float:
+    def timed_us(session: AddingSession, rows: int, *, batched: bool) -> float:
         runs.append(rows)
         return row_us * rows * next(slowed)
 

@@ -42,7 +42,7 @@ class Disk:
             raise InvalidRequest("this file is no model")
         return AddingSession()
 
-    def problem(self) -> None:
+    def unavailable_reason(self) -> None:
         """It always works."""
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.repository import Repository
 
 from tests import models
-from tests.server.fakes import AddingSession
+from tests.server.fakes import AddingSession, FakeObserver
 
 CPU = Device("cpu", "cpu", "CPUExecutionProvider", threads=1)
 GPU = Device("cuda:0", "cuda", "CUDAExecutionProvider")
@@ -35,7 +35,7 @@ class FakeEngine:
             raise FailedPrecondition(f"{path.name} is broken on {self.device.name}")
         return AddingSession()
 
-    def problem(self) -> ServingError | None:
+    def unavailable_reason(self) -> ServingError | None:
         return None
 
     def stop(self) -> None:
@@ -53,7 +53,8 @@ def add(root: Path, model: str, version: str = "1", content: str = "", configura
 
 def started(root: Path, *devices: Device, changed: Callable[[], None] = lambda: None) -> Repository:
     engines = {device.name: FakeEngine(device) for device in devices or (CPU,)}
-    repository = Repository(root, Loader(engines, ProfileStore(None)), changed=changed)
+    repository = Repository(root, Loader(engines, ProfileStore(None)))
+    repository.observer = FakeObserver(changed)
     repository.start()
     return repository
 
@@ -147,7 +148,8 @@ def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) ->
         except ServingError as error:
             seen.append(type(error))
 
-    repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)), changed=look)
+    repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)))
+    repository.observer = FakeObserver(look)
     repository.start()
     assert seen[0] is Unavailable
     assert seen[-1] is None
@@ -179,14 +181,14 @@ def test_a_model_serves_on_the_devices_that_take_it(tmp_path: Path) -> None:
     add(tmp_path, "m", content="cuda")
     version = started(tmp_path, CPU, GPU).find("m")
     assert list(version.deployments) == ["cpu"]
-    assert str(version.problems["cuda:0"]) == "model.onnx is broken on cuda:0"
+    assert str(version.unavailable["cuda:0"]) == "model.onnx is broken on cuda:0"
 
 
 def test_a_configuration_keeps_a_model_off_a_device(tmp_path: Path) -> None:
     add(tmp_path, "m", configuration="instance_group [{ kind: KIND_CPU }]")
     version = started(tmp_path, CPU, GPU).find("m")
     assert list(version.deployments) == ["cpu"]
-    assert "not allowed on device 'cuda:0'" in str(version.problems["cuda:0"])
+    assert "not allowed on device 'cuda:0'" in str(version.unavailable["cuda:0"])
 
 
 def test_a_link_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded
 from turnout_server.devices.sessions import Session
-from turnout_server.models.verification import GOLDEN, Parity, Sample, relative_error, samples, verify
+from turnout_server.models.verification import GOLDEN, Parity, VerificationSample, relative_error, samples, verify
 
 from tests.server.fakes import AddingSession
 
 A = np.array([[1, 2]], np.float32)
-SUM = [Sample({"a": A, "b": A}, {"y": A + A})]
-MADE_UP = [Sample({"a": A, "b": A})]
+SUM = [VerificationSample({"a": A, "b": A}, {"y": A + A})]
+MADE_UP = [VerificationSample({"a": A, "b": A})]
 
 
 class Off(AddingSession):
@@ -45,7 +45,9 @@ def test_without_published_outputs_the_others_are_held_to_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(("known", "reference"), [(SUM, "golden"), (MADE_UP, "cpu")], ids=["published", "made up"])
-def test_a_device_that_computes_something_else_is_refused_with_the_numbers(known: list[Sample], reference: str) -> None:
+def test_a_device_that_computes_something_else_is_refused_with_the_numbers(
+    known: list[VerificationSample], reference: str
+) -> None:
     results = verify({"cpu": AddingSession(), "cuda:0": Off()}, known, 1e-3)
     assert isinstance(results["cpu"], Parity)
     refused = results["cuda:0"]

@@ -3,7 +3,8 @@ import pytest
 from turnout_server.core.errors import InternalError
 from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices.sessions import Session
-from turnout_server.models.warmup import generated_inputs, measured, quickest_us, rows_are_independent, timed_us
+from turnout_server.devices.synthetic import synthetic_inputs
+from turnout_server.models.warmup import measured, quickest_us, rows_are_independent, timed_us
 
 from tests.server.fakes import AddingSession, Clock, spec
 from tests.wire import DTYPES
@@ -12,12 +13,12 @@ from tests.wire import DTYPES
 @pytest.mark.parametrize("datatype", DTYPES)
 @pytest.mark.parametrize(("declared", "made"), [((), ()), ((-1,), (3,)), ((-1, -1, 4), (3, 2, 4)), ((5,), (5,))], ids=str)
 def test_inputs_are_made_for_every_datatype_and_shape(datatype: str, declared: tuple[int, ...], made: tuple[int, ...]) -> None:
-    array = generated_inputs((spec("x", *declared, datatype=datatype),), rows=3, seed=0)["x"]
+    array = synthetic_inputs((spec("x", *declared, datatype=datatype),), rows=3, seed=0)["x"]
     assert (array.dtype, array.shape) == (DTYPES[datatype], made)
 
 
 def test_inputs_are_the_same_for_the_same_seed() -> None:
-    one, same, other = (generated_inputs((spec("x", -1, 4),), 2, seed)["x"].tolist() for seed in (1, 1, 2))
+    one, same, other = (synthetic_inputs((spec("x", -1, 4),), 2, seed)["x"].tolist() for seed in (1, 1, 2))
     assert one == same != other
 
 
@@ -94,9 +95,9 @@ def test_a_model_that_refuses_made_up_inputs_has_no_profile() -> None:
     assert measured(Failing()).predict_us(1) is None
 
 
-@pytest.mark.parametrize("joins", [True, False])
-def test_a_run_is_timed_as_that_of_many_requests_if_they_may_be_joined_and_else_as_that_of_one(joins: bool) -> None:
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_run_is_timed_as_that_of_many_requests_if_they_may_be_joined_and_else_as_that_of_one(batched: bool) -> None:
     requests: list[int] = []
     session = AddingSession(trouble=lambda inputs: requests.append(4 // len(np.unique(inputs["a"], axis=0))))
-    assert timed_us(session, 4, joins=joins) > 0
-    assert (session.runs, requests) == ([4], [4 if joins else 1])
+    assert timed_us(session, 4, batched=batched) > 0
+    assert (session.runs, requests) == ([4], [4 if batched else 1])

@@ -168,7 +168,7 @@ def test_a_reshape_that_would_lose_elements_is_refused_when_the_model_loads(
 def test_what_loading_showed_stands_beside_the_settings() -> None:
     report = DeviceReport(0.25, {"CPUExecutionProvider": 3, "CUDAExecutionProvider": 7}, Parity(2e-7, "golden"))
     gpu = Deployment(("m", "3", "cuda:0"), AddingSession(), report=report)
-    model = replace(version(), deployments={"cuda:0": gpu}, problems={"cpu": FailedPrecondition("it is broken")})
+    model = replace(version(), deployments={"cuda:0": gpu}, unavailable={"cpu": FailedPrecondition("it is broken")})
     parameters = describe.configuration(model).parameters
     shown = parameters["turnout.report.cuda:0"].string_value
     assert (

@@ -20,6 +20,7 @@ class StreamCall:
     def __init__(self, metadata: Mapping[str, str]) -> None:
         self.metadata = metadata
         self.deadline_s: float | None = None
+        self.runs_inline = False
         self.sent: list[bytes] = []
         self.status: Status | None = None
         self.cancel: Callable[[], None] = lambda: None

@@ -5,9 +5,11 @@ from typing import cast
 
 import grpc
 import pytest
+from turnout_server.core.errors import ServingError
 from turnout_server.core.messages import Done, InferRequest
 from turnout_server.rpc.inference import InferenceService
 from turnout_server.serving.dataplane import DataPlane
+from turnout_server.serving.inline import InlineRunner
 from turnout_server.wire.codec import Codec
 
 from tests.server.fakes import FakeCall
@@ -19,16 +21,22 @@ class RecordingDataPlane:
 
     def __init__(self) -> None:
         self.requests: list[InferRequest] = []
+        self.inline: list[InlineRunner | None] = []
+        self.rejections: list[tuple[str, str]] = []
 
-    def infer(self, request: InferRequest, done: Done) -> Callable[[], None]:
+    def infer(self, request: InferRequest, done: Done, inline: InlineRunner | None) -> Callable[[], None]:
         self.requests.append(request)
+        self.inline.append(inline)
         return lambda: None
+
+    def rejected(self, model: str, version: str, error: ServingError, arrived_s: float) -> None:
+        self.rejections.append((model, str(error)))
 
 
 def infer(*calls: tuple[FakeCall, dict[str, Parameter]]) -> list[InferRequest]:
     """The requests that reach the data plane, each with its call's metadata and its own parameters."""
     dataplane = RecordingDataPlane()
-    service = InferenceService(cast(DataPlane, dataplane), Codec(None))
+    service = InferenceService(cast(DataPlane, dataplane), Codec(None), InlineRunner({}))
     for call, parameters in calls:
         service.model_infer(call, request("m", {}, id="7", parameters=parameters).SerializeToString())
     return dataplane.requests

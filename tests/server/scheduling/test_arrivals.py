@@ -9,7 +9,7 @@ from turnout_server.scheduling.arrivals import LOWEST_RANK, Arrivals
 
 
 def per_s(arrivals: Arrivals, now_s: float, priority: int = 2) -> float:
-    return sum(comers.per_s for comers in arrivals.of_late(now_s, priority))
+    return sum(rate.per_s for rate in arrivals.recent(now_s, priority))
 
 
 def test_the_rate_is_that_of_late() -> None:
@@ -28,18 +28,18 @@ def test_those_of_each_patience_have_a_rate_of_their_own() -> None:
     for number in range(1000):
         arrivals.add(0.005 * number, 2, 0.05 if number % 10 == 0 else None)
 
-    found = {comers.can_wait_us: comers.per_s for comers in arrivals.of_late(5.0, 2)}
+    found = {rate.slack_us: rate.per_s for rate in arrivals.recent(5.0, 2)}
     assert found == {65_536: pytest.approx(20, rel=0.05), math.inf: pytest.approx(180, rel=0.05)}
 
 
 @given(st.floats(-1, 1e4))
-def test_nobody_seems_to_be_in_more_of_a_hurry_than_they_are_nor_to_have_twice_the_time(can_wait_s: float) -> None:
+def test_nobody_seems_to_be_in_more_of_a_hurry_than_they_are_nor_to_have_twice_the_time(slack_s: float) -> None:
     arrivals = Arrivals()
-    arrivals.add(0.0, 1, can_wait_s)
+    arrivals.add(0.0, 1, slack_s)
 
-    ((_, can_wait_us),) = arrivals.of_late(0.0, 1)
-    whole_us = max(0, int(can_wait_s * 1e6))
-    assert whole_us < can_wait_us <= max(1, 2 * whole_us)
+    ((_, slack_us),) = arrivals.recent(0.0, 1)
+    whole_us = max(0, int(slack_s * 1e6))
+    assert whole_us < slack_us <= max(1, 2 * whole_us)
 
 
 def test_the_less_urgent_do_not_count() -> None:
@@ -51,10 +51,10 @@ def test_the_less_urgent_do_not_count() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 1e9)), max_size=50))
-def test_few_kinds_are_told_apart_whatever_comes(comers: list[tuple[int, float]]) -> None:
+def test_few_kinds_are_told_apart_whatever_comes(those: list[tuple[int, float]]) -> None:
     arrivals = Arrivals()
-    for priority, can_wait_s in comers:
-        arrivals.add(0.0, priority, can_wait_s)
+    for priority, slack_s in those:
+        arrivals.add(0.0, priority, slack_s)
 
-    assert len(arrivals.of_late(0.0, 10**6)) <= LOWEST_RANK * 51
-    assert per_s(arrivals, 0.0, 10**6) == pytest.approx(len(comers))
+    assert len(arrivals.recent(0.0, 10**6)) <= LOWEST_RANK * 51
+    assert per_s(arrivals, 0.0, 10**6) == pytest.approx(len(those))

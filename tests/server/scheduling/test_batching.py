@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout_server.scheduling.batching import (
-    SPLIT_US,
-    WORTH,
+    MIN_GAIN,
+    MIN_SPLIT_US,
     best_rows,
+    chunks,
     collate,
+    concatenate,
     neighbours,
-    parts,
-    rejoined,
     rows_for_one,
     rows_to_take,
     runs_us,
     scatter,
     select,
-    slices,
+    split,
 )
 
 from tests.server.fakes import FakeRequest, FakeTenant
@@ -29,15 +29,15 @@ NOW_S = 100.0
 @st.composite
 def queues(draw: st.DrawFn) -> list[FakeRequest]:
     """Requests of two models in two shapes, some of them dead."""
-    tenants = [FakeTenant(cap=draw(st.integers(1, 8))) for _ in range(2)]
+    tenants = [FakeTenant(effective_max_batch=draw(st.integers(1, 8))) for _ in range(2)]
     queue = []
     for number in range(draw(st.integers(0, 12))):
         tenant = draw(st.sampled_from(tenants))
-        rows = draw(st.integers(0, tenant.cap))
-        deadline_s = draw(st.sampled_from([None, NOW_S - 1, NOW_S, NOW_S + 1]))
-        kind = draw(st.sampled_from(["wide", "narrow"]))
+        rows = draw(st.integers(0, tenant.effective_max_batch))
+        start_by_s = draw(st.sampled_from([None, NOW_S - 1, NOW_S, NOW_S + 1]))
+        batch_key = draw(st.sampled_from(["wide", "narrow"]))
         cancelled = draw(st.booleans())
-        queue.append(FakeRequest(tenant, number, kind, rows, deadline_s=deadline_s, cancelled=cancelled))
+        queue.append(FakeRequest(tenant, number, batch_key, rows, start_by_s=start_by_s, cancelled=cancelled))
     return queue
 
 
@@ -55,8 +55,8 @@ def test_every_request_goes_exactly_one_way(queue: list[FakeRequest]) -> None:
 @given(queues())
 def test_a_batch_is_of_one_model_and_shape_and_never_above_the_models_limit(queue: list[FakeRequest]) -> None:
     batch = select(queue, NOW_S)[0].batch
-    assert all(sum(other.rows for other in batch) <= request.tenant.cap for request in batch)
-    assert len({(request.tenant, request.kind) for request in batch}) <= 1
+    assert all(sum(other.rows for other in batch) <= request.tenant.effective_max_batch for request in batch)
+    assert len({(request.tenant, request.batch_key) for request in batch}) <= 1
 
 
 @given(queues())
@@ -64,7 +64,7 @@ def test_order_is_kept_and_the_oldest_goes_first(queue: list[FakeRequest]) -> No
     chosen, rest = select(queue, NOW_S)
     for part in (chosen.batch, rest, chosen.expired, chosen.cancelled):
         assert all(a < b for a, b in pairwise(numbers(part)))
-    alive = [request for request in queue if not request.cancelled and (request.deadline_s or NOW_S + 1) > NOW_S]
+    alive = [request for request in queue if not request.cancelled and (request.start_by_s or NOW_S + 1) > NOW_S]
     assert chosen.batch[:1] == alive[:1]
 
 
@@ -72,7 +72,7 @@ def test_order_is_kept_and_the_oldest_goes_first(queue: list[FakeRequest]) -> No
 def test_the_cancelled_and_the_expired_leave_and_change_nothing_for_the_others(queue: list[FakeRequest]) -> None:
     chosen, rest = select(queue, NOW_S)
     assert all(request.cancelled for request in chosen.cancelled)
-    assert all(request.deadline_s is not None and request.deadline_s <= NOW_S for request in chosen.expired)
+    assert all(request.start_by_s is not None and request.start_by_s <= NOW_S for request in chosen.expired)
     dead = {*chosen.cancelled, *chosen.expired}
     without, rest_without = select([request for request in queue if request not in dead], NOW_S)
     assert (without.batch, without.expired, without.cancelled, rest_without) == (chosen.batch, [], [], rest)
@@ -80,7 +80,7 @@ def test_the_cancelled_and_the_expired_leave_and_change_nothing_for_the_others(q
 
 def queue_of(*rows: int, cap: int = 8) -> list[FakeRequest]:
     """Requests of one model with so many rows each."""
-    tenant = FakeTenant(cap=cap)
+    tenant = FakeTenant(effective_max_batch=cap)
     return [FakeRequest(tenant, number, rows=n) for number, n in enumerate(rows)]
 
 
@@ -146,10 +146,10 @@ def test_an_output_with_another_number_of_rows_is_nobodys(shape: tuple[int, ...]
 def test_what_is_sliced_is_rejoined_as_it_was(rows: list[int]) -> None:
     generator = np.random.default_rng(0)
     inputs = {name: generator.standard_normal((sum(rows), 2)) for name in ("a", "b")}
-    pieces = slices(inputs, rows)
+    pieces = split(inputs, rows)
     assert [len(piece["a"]) for piece in pieces] == rows
     assert all(np.shares_memory(piece[name], inputs[name]) for piece in pieces for name in inputs)
-    together = rejoined([[piece["a"], piece["b"]] for piece in pieces])
+    together = concatenate([[piece["a"], piece["b"]] for piece in pieces])
     for want, got in zip(inputs.values(), together, strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -177,7 +177,7 @@ def test_no_larger_batch_makes_a_row_much_cheaper_and_no_smaller_one_does_as_wel
     predict = takes(run, row)
     rows = best_rows(predict, limit)
     cheapest_us = (predict(limit) or 0.0) / limit
-    enough_us = cheapest_us * (1 + WORTH)
+    enough_us = cheapest_us * (1 + MIN_GAIN)
     assert (predict(rows) or 0.0) / rows <= enough_us
     smaller = [size for size in (1, 2, 4, 8, 16, 32) if size < rows]
     assert all((predict(size) or 0.0) / size > enough_us for size in smaller)
@@ -246,11 +246,11 @@ def test_rows_are_taken_in_a_preferred_number_if_they_suffice_for_one(waiting: i
 @given(st.integers(1, 500), LIMITS, st.floats(0, 10), st.floats(0, 1e4))
 def test_parts_have_all_the_rows_and_none_has_more_than_the_cap(rows: int, cap: int, run: float, row: float) -> None:
     predict = takes(run, row)
-    split = parts(rows, cap, predict)
+    split = chunks(rows, cap, predict)
     assert sum(split) == rows
     if len(split) > 1:
         assert all(1 <= part <= cap for part in split)
-        assert (predict(rows) or 0.0) >= SPLIT_US
+        assert (predict(rows) or 0.0) >= MIN_SPLIT_US
     assert runs_us(rows, cap, predict) == pytest.approx(sum(predict(n) or 0.0 for n in _filled(rows, cap)))
 
 
@@ -261,17 +261,17 @@ def _filled(rows: int, cap: int) -> list[int]:
 @pytest.mark.parametrize(
     ("rows", "predict", "split"),
     [
-        (8, takes(0, SPLIT_US), [8]),
-        (20, takes(0, SPLIT_US / 20), [8, 8, 4]),
-        (16, takes(0, SPLIT_US), [8, 8]),
-        (20, takes(0, SPLIT_US / 21), [20]),  # over sooner than splitting it would be
+        (8, takes(0, MIN_SPLIT_US), [8]),
+        (20, takes(0, MIN_SPLIT_US / 20), [8, 8, 4]),
+        (16, takes(0, MIN_SPLIT_US), [8, 8]),
+        (20, takes(0, MIN_SPLIT_US / 21), [20]),  # over sooner than splitting it would be
         (20, never_measured, [20]),
     ],
 )
 def test_a_request_is_split_where_it_is_above_the_cap_and_long(
     rows: int, predict: Callable[[int], float | None], split: list[int]
 ) -> None:
-    assert parts(rows, 8, predict) == split
+    assert chunks(rows, 8, predict) == split
 
 
 def test_what_was_never_measured_counts_as_nothing() -> None:

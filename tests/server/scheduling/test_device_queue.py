@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turnout_server.scheduling.device_queue import LAG_S, PATIENCE_S, STARVED_S, SWEEP_S, Backlog, Prospect, due
+from turnout_server.scheduling.device_queue import DEFAULT_DUE_S, MAX_LAG_S, STARVED_S, SWEEP_S, DeviceQueue, due
 from turnout_server.scheduling.entries import Selection
 
 from tests.server.fakes import FakeRequest, FakeTenant
@@ -17,10 +17,10 @@ EPSILON_S = 1e-6  # sums of seconds aren't exact
 
 
 class Device:
-    """A backlog, the time, and what became of every request."""
+    """A device_queue, the time, and what became of every request."""
 
     def __init__(self, *tenants: FakeTenant) -> None:
-        self.backlog: Backlog[FakeRequest] = Backlog()
+        self.device_queue: DeviceQueue[FakeRequest] = DeviceQueue()
         self.tenants = tenants
         self.now_s = 1000.0
         self.waiting: list[FakeRequest] = []
@@ -28,18 +28,18 @@ class Device:
         self.left: Counter[int] = Counter()
         self._numbers = count()
 
-    def add(self, at: int = 0, *, deadline_s: float | None = None, finish_s: float | None = None, **options: Any) -> int:
+    def add(self, at: int = 0, *, start_by_s: float | None = None, deadline_s: float | None = None, **options: Any) -> int:
         """A request for a tenant, which must begin, and be over, in so many seconds; returns its number."""
         request = FakeRequest(self.tenants[at], next(self._numbers), enqueued_s=self.now_s, **options)
+        request.start_by_s = None if start_by_s is None else self.now_s + start_by_s
         request.deadline_s = None if deadline_s is None else self.now_s + deadline_s
-        request.finish_s = None if finish_s is None else self.now_s + finish_s
         self.waiting.append(request)
-        self.backlog.add(request)
+        self.device_queue.add(request)
         return request.number
 
     def take(self, *, hurry: bool = False, idle: int = 1) -> Selection[FakeRequest]:
         """The next run begins, if there is one."""
-        selection = self.backlog.take(self.now_s, hurry=hurry, idle=idle)
+        selection = self.device_queue.take(self.now_s, hurry=hurry, idle=idle)
         if selection.batch:
             self.running.append(selection.batch)
         self._leave([*selection.batch, *selection.expired, *selection.cancelled])
@@ -55,23 +55,23 @@ class Device:
     def end(self, service_s: float = 0.0) -> None:
         """The run that began first is over, after so many seconds."""
         self.now_s += service_s
-        self.backlog.ended(self.running.pop(0)[0].tenant, service_s)
+        self.device_queue.ended(self.running.pop(0)[0].tenant, service_s)
 
     def sweep(self) -> Selection[FakeRequest]:
         selection: Selection[FakeRequest] = Selection()
-        self.backlog.sweep(self.now_s, selection)
+        self.device_queue.sweep(self.now_s, selection)
         self._leave([*selection.expired, *selection.cancelled])
         return selection
 
     def clear(self) -> None:
-        self._leave(self.backlog.clear())
+        self._leave(self.device_queue.clear())
 
     def dead(self, request: FakeRequest) -> bool:
-        return request.cancelled or (request.deadline_s is not None and request.deadline_s <= self.now_s)
+        return request.cancelled or (request.start_by_s is not None and request.start_by_s <= self.now_s)
 
     def late(self, request: FakeRequest) -> bool:
         """Whether its run would be over too late; on these devices runs of all sizes take equally long."""
-        return request.finish_s is not None and request.finish_s < self.now_s + (request.tenant.run_us or 0) * 1e-6
+        return request.deadline_s is not None and request.deadline_s < self.now_s + (request.tenant.run_us or 0) * 1e-6
 
     def _leave(self, requests: list[FakeRequest]) -> None:
         for request in requests:
@@ -85,8 +85,8 @@ def numbers(requests: list[FakeRequest]) -> list[int]:
 
 def order_of(request: FakeRequest) -> tuple[int, float, int]:
     """Smaller goes first among those that may share a run."""
-    patience_s = PATIENCE_S if request.tenant.target_s is None else request.tenant.target_s
-    due_s = min(request.enqueued_s + patience_s, float("inf") if request.deadline_s is None else request.deadline_s)
+    patience_s = DEFAULT_DUE_S if request.tenant.target_s is None else request.tenant.target_s
+    due_s = min(request.enqueued_s + patience_s, float("inf") if request.start_by_s is None else request.start_by_s)
     return request.priority, due_s, request.number
 
 
@@ -97,7 +97,7 @@ TENANTS = st.builds(
     preferred_rows=st.sampled_from([(), (2,), (3, 6)]),
     max_delay_s=st.sampled_from([0.0, 0.2]),
     target_s=st.sampled_from([None, 0.05]),
-    cap=st.integers(1, 8),
+    effective_max_batch=st.integers(1, 8),
     run_us=st.sampled_from([None, 100_000]),
 )
 DEADLINES = st.one_of(st.none(), st.floats(0, 2))
@@ -108,11 +108,11 @@ STEPS = st.one_of(
         st.fixed_dictionaries(
             {
                 "at": st.integers(0, 2),
-                "kind": st.sampled_from("kl"),
+                "batch_key": st.sampled_from("kl"),
                 "rows": st.integers(0, 10),
                 "priority": st.integers(1, 3),
+                "start_by_s": DEADLINES,
                 "deadline_s": DEADLINES,
-                "finish_s": DEADLINES,
             }
         ),
     ),
@@ -159,17 +159,18 @@ def test_every_request_leaves_exactly_once_and_every_count_is_right(
 
 
 def check_counts(device: Device) -> None:
-    waiting, backlog = device.waiting, device.backlog
-    assert len(backlog) == len(waiting)
+    waiting, device_queue = device.waiting, device.device_queue
+    assert len(device_queue) == len(waiting)
     for tenant in device.tenants:
         own = [request for request in waiting if request.tenant is tenant]
         assert tenant.account.waiting == len(own)
         assert tenant.account.running == sum(batch[0].tenant is tenant for batch in device.running)
         assert not tenant.instances or tenant.account.running <= tenant.instances
         for priority in (1, 2, 3):
-            assert backlog.waiting(tenant, priority) == sum(request.priority == priority for request in own)
-        for kind in "kl":
-            assert backlog.rows_of(tenant, kind) == sum(request.rows for request in own if request.kind == kind)
+            assert device_queue.waiting(tenant, priority) == sum(request.priority == priority for request in own)
+        for batch_key in "kl":
+            group = device_queue._groups.get((tenant, batch_key))
+            assert (group.rows if group else 0) == sum(request.rows for request in own if request.batch_key == batch_key)
 
 
 def check_dropped(device: Device, selection: Selection[FakeRequest]) -> None:
@@ -185,14 +186,14 @@ def check_selection(device: Device, selection: Selection[FakeRequest]) -> None:
     batch = selection.batch
     if not batch:
         return
-    tenant, kind = batch[0].tenant, batch[0].kind
+    tenant, batch_key = batch[0].tenant, batch[0].batch_key
     assert not any(device.dead(request) for request in batch)
     assert len(batch) == 1 or not any(device.late(request) for request in batch)
     assert not device.late(batch[0]) or not device.waiting  # nobody else is kept waiting by it
-    assert all((request.tenant, request.kind) == (tenant, kind) for request in batch)
-    assert len(batch) == 1 or sum(request.rows for request in batch) <= tenant.cap
+    assert all((request.tenant, request.batch_key) == (tenant, batch_key) for request in batch)
+    assert len(batch) == 1 or sum(request.rows for request in batch) <= tenant.effective_max_batch
     assert all(order_of(a) < order_of(b) for a, b in pairwise(batch))
-    left_behind = [request for request in device.waiting if (request.tenant, request.kind) == (tenant, kind)]
+    left_behind = [request for request in device.waiting if (request.tenant, request.batch_key) == (tenant, batch_key)]
     assert all(order_of(batch[-1]) < order_of(request) for request in left_behind)
 
 
@@ -215,7 +216,7 @@ def something_left(selection: Selection[FakeRequest]) -> bool:
 
 def test_the_cancelled_and_the_expired_leave_without_a_run_and_change_nothing_for_their_mates() -> None:
     device = Device(FakeTenant())
-    cancelled, expired, alive = device.add(), device.add(deadline_s=1), device.add()
+    cancelled, expired, alive = device.add(), device.add(start_by_s=1), device.add()
     device.waiting[0].cancelled = True
     device.now_s += 1
     selection = device.take()
@@ -227,10 +228,10 @@ def test_the_cancelled_and_the_expired_leave_without_a_run_and_change_nothing_fo
 
 
 def test_those_that_nobody_wants_are_found_though_others_go_first() -> None:
-    device = Device(FakeTenant(cap=1), FakeTenant())
+    device = Device(FakeTenant(effective_max_batch=1), FakeTenant())
     device.add(0, priority=1)
     device.add(0, priority=1)
-    expired = device.add(1, deadline_s=1)
+    expired = device.add(1, start_by_s=1)
     device.run()
     device.now_s += 1 + SWEEP_S
     assert numbers(device.take().expired) == [expired]
@@ -238,13 +239,13 @@ def test_those_that_nobody_wants_are_found_though_others_go_first() -> None:
 
 def test_with_nobody_waiting_what_would_be_late_may_try_its_luck() -> None:
     device = Device(FakeTenant(run_us=500_000))
-    late = device.add(finish_s=0.25)
+    late = device.add(deadline_s=0.25)
     assert device.run() == [late]
 
 
 def test_patient_mates_do_not_make_a_request_late() -> None:
-    device = Device(FakeTenant(row_us=1000, run_us=0, cap=8))
-    urgent = device.add(finish_s=0.005, deadline_s=0.004)
+    device = Device(FakeTenant(row_us=1000, run_us=0, effective_max_batch=8))
+    urgent = device.add(deadline_s=0.005, start_by_s=0.004)
     patient = [device.add() for _ in range(7)]
     first = device.run()
     assert first[0] == urgent
@@ -253,8 +254,8 @@ def test_patient_mates_do_not_make_a_request_late() -> None:
 
 
 def test_where_more_waits_than_fits_a_run_who_would_be_late_in_a_full_one_is_dropped() -> None:
-    device = Device(FakeTenant(row_us=1000, run_us=0, cap=4))
-    late = device.add(finish_s=0.003, deadline_s=0.002)
+    device = Device(FakeTenant(row_us=1000, run_us=0, effective_max_batch=4))
+    late = device.add(deadline_s=0.003, start_by_s=0.002)
     others = [device.add() for _ in range(4)]
     selection = device.take()
     assert (numbers(selection.expired), numbers(selection.batch)) == ([late], others)
@@ -262,7 +263,7 @@ def test_where_more_waits_than_fits_a_run_who_would_be_late_in_a_full_one_is_dro
 
 def test_a_delay_ends_in_time_for_who_has_a_deadline() -> None:
     device = Device(FakeTenant(run_us=10_000, max_delay_s=0.1))
-    device.add(finish_s=0.05)
+    device.add(deadline_s=0.05)
     selection = device.take()
     assert not selection.batch
     assert selection.wake_s == pytest.approx(device.now_s + 0.04)
@@ -285,7 +286,7 @@ def test_a_newcomer_starts_level_with_those_of_its_own_priority() -> None:
 
 def test_what_would_be_over_too_late_does_not_run() -> None:
     device = Device(FakeTenant(run_us=500_000))
-    late, in_time = device.add(finish_s=0.25), device.add(finish_s=0.75)
+    late, in_time = device.add(deadline_s=0.25), device.add(deadline_s=0.75)
     selection = device.take()
     assert (numbers(selection.expired), numbers(selection.batch)) == ([late], [in_time])
 
@@ -295,20 +296,20 @@ def test_nothing_to_do_is_nothing_to_wait_for() -> None:
 
 
 def test_a_request_larger_than_the_cap_runs_alone() -> None:
-    device = Device(FakeTenant(cap=4))
+    device = Device(FakeTenant(effective_max_batch=4))
     large, small = device.add(rows=9), device.add()
     assert (device.run(), device.run()) == ([large], [small])
 
 
 def test_a_higher_priority_goes_first() -> None:
     device = Device(FakeTenant(), FakeTenant())
-    late = device.add(0, priority=2, deadline_s=0.001)
+    late = device.add(0, priority=2, start_by_s=0.001)
     urgent = device.add(1, priority=1)
     assert (device.run(), device.run()) == ([urgent], [late])
 
 
 def test_within_a_batch_a_higher_priority_goes_first_too() -> None:
-    device = Device(FakeTenant(cap=2))
+    device = Device(FakeTenant(effective_max_batch=2))
     order = [device.add(priority=priority) for priority in (3, 1, 2)]
     assert (device.run(), device.run()) == ([order[1], order[2]], [order[0]])
 
@@ -316,8 +317,8 @@ def test_within_a_batch_a_higher_priority_goes_first_too() -> None:
 @pytest.mark.parametrize(
     ("options", "sooner"),
     [
-        ({"deadline_s": 0.9 * PATIENCE_S}, True),
-        ({"deadline_s": 1.1 * PATIENCE_S}, False),  # each counts as due after a while, so none waits for ever
+        ({"start_by_s": 0.9 * DEFAULT_DUE_S}, True),
+        ({"start_by_s": 1.1 * DEFAULT_DUE_S}, False),  # each counts as due after a while, so none waits for ever
         ({}, False),
     ],
     ids=["due sooner", "due later", "came later"],
@@ -329,9 +330,9 @@ def test_the_earliest_due_goes_first_among_equals(options: dict[str, float], soo
 
 
 def test_a_models_target_makes_its_requests_due_sooner() -> None:
-    device = Device(FakeTenant(), FakeTenant(target_s=0.5 * PATIENCE_S))
+    device = Device(FakeTenant(), FakeTenant(target_s=0.5 * DEFAULT_DUE_S))
     patient = device.add(0)
-    device.now_s += 0.4 * PATIENCE_S
+    device.now_s += 0.4 * DEFAULT_DUE_S
     targeted = device.add(1)
     assert (device.run(), device.run()) == ([targeted], [patient])
 
@@ -341,14 +342,14 @@ def test_a_model_that_fell_behind_its_share_goes_before_one_that_is_due_sooner()
     device.add(0)
     device.add(1)
     device.take()
-    device.end(LAG_S * 1.5)
-    urgent = device.add(0, deadline_s=0.01)
+    device.end(MAX_LAG_S * 1.5)
+    urgent = device.add(0, start_by_s=0.01)
     assert device.run() == [1]
     assert device.run() == [urgent]
 
 
 def test_a_model_that_comes_back_after_a_pause_has_saved_up_nothing() -> None:
-    device = Device(FakeTenant(cap=1), FakeTenant(cap=1))
+    device = Device(FakeTenant(effective_max_batch=1), FakeTenant(effective_max_batch=1))
     for _ in range(20):
         device.add(0)
     for _ in range(10):
@@ -373,15 +374,15 @@ def test_models_that_always_have_work_never_differ_by_more_than_a_lag_and_their_
     data: st.DataObject, weights: list[float], workers: int
 ) -> None:
     """A worker's run is charged when it is over, so the bound has one run for each worker."""
-    device = Device(*(FakeTenant(weight=weight, cap=data.draw(st.integers(1, 3))) for weight in weights))
+    device = Device(*(FakeTenant(weight=weight, effective_max_batch=data.draw(st.integers(1, 3))) for weight in weights))
     starts = [data.draw(st.integers(0, 10)) for _ in weights]
     longest = 0.0
     for step in range(25):
         present = [at for at, start in enumerate(starts) if start <= step]
         for at in present:
-            kind = data.draw(st.sampled_from("kl"))
-            for deadline_s in (None, data.draw(DEADLINES)):
-                device.add(at, kind=kind, deadline_s=deadline_s)
+            batch_key = data.draw(st.sampled_from("kl"))
+            for start_by_s in (None, data.draw(DEADLINES)):
+                device.add(at, batch_key=batch_key, start_by_s=start_by_s)
         while len(device.running) < workers and device.take().batch:
             pass
         if device.running:
@@ -390,13 +391,13 @@ def test_models_that_always_have_work_never_differ_by_more_than_a_lag_and_their_
             device.end(service_s)
         used_s = [device.tenants[at].account.used_s for at in present]
         if used_s:
-            assert max(used_s) - min(used_s) <= LAG_S + workers * longest + EPSILON_S
+            assert max(used_s) - min(used_s) <= MAX_LAG_S + workers * longest + EPSILON_S
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(SERVICES, min_size=10, max_size=40), st.integers(1, 3))
 def test_a_lower_priority_is_not_starved(services: list[float], urgent_models: int) -> None:
-    device = Device(*(FakeTenant(cap=1) for _ in range(urgent_models + 1)))
+    device = Device(*(FakeTenant(effective_max_batch=1) for _ in range(urgent_models + 1)))
     patient = device.tenants[-1]
     device.add(urgent_models, priority=3)
     waits_since_s = device.now_s
@@ -413,7 +414,7 @@ def test_a_lower_priority_is_not_starved(services: list[float], urgent_models: i
 
 
 def test_several_that_are_starved_take_turns_with_the_more_urgent_longest_waiting_first() -> None:
-    device = Device(FakeTenant(cap=1), FakeTenant(), FakeTenant())
+    device = Device(FakeTenant(effective_max_batch=1), FakeTenant(), FakeTenant())
     for _ in range(5):
         device.add(0, priority=1)
     second = device.add(2, priority=3)
@@ -427,7 +428,7 @@ def test_several_that_are_starved_take_turns_with_the_more_urgent_longest_waitin
 @given(st.lists(SERVICES, min_size=10, max_size=40), st.integers(1, 3))
 def test_a_higher_priority_has_every_other_run_at_least(services: list[float], patient_models: int) -> None:
     """However long runs are, and however many models have waited too long meanwhile."""
-    device = Device(*(FakeTenant(cap=1) for _ in range(patient_models + 1)))
+    device = Device(*(FakeTenant(effective_max_batch=1) for _ in range(patient_models + 1)))
     urgent = []
     for service_s in services:
         for at in range(patient_models + 1):
@@ -439,13 +440,13 @@ def test_a_higher_priority_has_every_other_run_at_least(services: list[float], p
 
 def test_a_models_own_less_urgent_requests_never_overtake() -> None:
     device = Device(FakeTenant())
-    patient, urgent = device.add(kind="k", priority=3), device.add(kind="l", priority=1)
+    patient, urgent = device.add(batch_key="k", priority=3), device.add(batch_key="l", priority=1)
     device.now_s += 2 * STARVED_S  # something else ran so long
     assert (device.run(), device.run()) == ([urgent], [patient])
 
 
 def test_requests_wait_for_a_fuller_batch_no_longer_than_they_may() -> None:
-    device = Device(FakeTenant(max_delay_s=0.5, cap=4), FakeTenant(max_delay_s=0.25))
+    device = Device(FakeTenant(max_delay_s=0.5, effective_max_batch=4), FakeTenant(max_delay_s=0.25))
     device.add(0, rows=2)
     device.now_s += 0.125
     device.add(0)
@@ -460,7 +461,7 @@ def test_requests_wait_for_a_fuller_batch_no_longer_than_they_may() -> None:
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    device = Device(FakeTenant(max_delay_s=0.5, cap=4))
+    device = Device(FakeTenant(max_delay_s=0.5, effective_max_batch=4))
     device.add(rows=3)
     assert device.run() == []
     device.add(rows=2)
@@ -474,7 +475,7 @@ def test_in_a_hurry_no_batch_waits_for_more() -> None:
 
 
 def test_a_preferred_size_runs_as_soon_as_it_is_there_and_what_is_left_waits() -> None:
-    device = Device(FakeTenant(max_delay_s=0.5, preferred_rows=(4, 6), cap=8))
+    device = Device(FakeTenant(max_delay_s=0.5, preferred_rows=(4, 6), effective_max_batch=8))
     three = [device.add() for _ in range(3)]
     assert device.run() == []
     rest = [device.add() for _ in range(2)]
@@ -485,7 +486,7 @@ def test_a_preferred_size_runs_as_soon_as_it_is_there_and_what_is_left_waits() -
 
 
 def test_without_a_delay_preferred_sizes_make_nobody_wait() -> None:
-    device = Device(FakeTenant(preferred_rows=(4,), cap=8))
+    device = Device(FakeTenant(preferred_rows=(4,), effective_max_batch=8))
     device.add()
     assert device.run() == [0]
     for _ in range(7):
@@ -513,7 +514,7 @@ def test_what_waits_is_shared_out_between_idle_workers_where_that_is_sooner_done
 
 
 def test_no_more_runs_of_a_model_begin_than_it_has_instances() -> None:
-    device = Device(FakeTenant(instances=2, cap=1), FakeTenant())
+    device = Device(FakeTenant(instances=2, effective_max_batch=1), FakeTenant())
     for at in (0, 0, 0, 1):
         device.add(at)
     assert [numbers(device.take().batch) for _ in range(4)] == [[0], [1], [3], []]
@@ -522,7 +523,7 @@ def test_no_more_runs_of_a_model_begin_than_it_has_instances() -> None:
 
 
 def test_who_waits_for_an_instance_holds_nobody_up() -> None:
-    device = Device(FakeTenant(instances=1, cap=1, max_delay_s=0.5), FakeTenant())
+    device = Device(FakeTenant(instances=1, effective_max_batch=1, max_delay_s=0.5), FakeTenant())
     device.add(0, priority=1)
     device.add(0, priority=1)
     device.take()
@@ -535,45 +536,44 @@ LAST = (9, float("inf"))
 
 
 def test_what_is_ahead_is_every_run_but_those_that_would_be_shared() -> None:
-    model, other = FakeTenant(run_us=100, row_us=10), FakeTenant(run_us=1000, cap=2)
+    model, other = FakeTenant(run_us=100, row_us=10), FakeTenant(run_us=1000, effective_max_batch=2)
     device = Device(model, other)
     device.add(0, rows=3)
-    device.add(0, kind="l", rows=2)
+    device.add(0, batch_key="l", rows=2)
     device.add(1, rows=5)
-    assert device.backlog.prospect(model, "k", 1, *LAST) == Prospect(ahead_us=120 + 3 * 1000, joined_us=140, added_us=10)
-    assert device.backlog.prospect(other, "k", 1, *LAST) == Prospect(130 + 120, 3 * 1000, 0)
-    assert device.backlog.prospect(other, "l", 1, *LAST) == Prospect(130 + 120 + 3 * 1000, 1000, 1000)
-    assert (device.backlog.rows_of(model, "k"), device.backlog.rows_of(other, "l")) == (3, 0)
+    assert device.device_queue.predicted_us(model, "k", 1, *LAST) == (120 + 3 * 1000, 140, 10)
+    assert device.device_queue.predicted_us(other, "k", 1, *LAST) == (130 + 120, 3 * 1000, 0)
+    assert device.device_queue.predicted_us(other, "l", 1, *LAST) == (130 + 120 + 3 * 1000, 1000, 1000)
 
 
 def test_what_goes_after_a_request_is_not_ahead_of_it() -> None:
-    model, other = FakeTenant(run_us=100), FakeTenant(run_us=1000, cap=1)
+    model, other = FakeTenant(run_us=100), FakeTenant(run_us=1000, effective_max_batch=1)
     device = Device(model, other)
     for priority in (1, 2, 3):
         device.add(1, priority=priority)
     now_s = device.now_s
     for priority, due_s, runs in [(1, now_s, 0), (1, now_s + 2, 1), (2, now_s, 1), (2, now_s + 2, 2), (3, now_s + 2, 3)]:
-        assert device.backlog.prospect(model, "k", 1, priority, due_s).ahead_us == runs * 1000
+        assert device.device_queue.predicted_us(model, "k", 1, priority, due_s)[0] == runs * 1000
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), DEADLINES), max_size=10), st.integers(1, 3), DEADLINES)
 def test_no_more_is_ahead_of_a_request_than_runs_before_it(
-    others: list[tuple[int, float | None]], priority: int, deadline_s: float | None
+    others: list[tuple[int, float | None]], priority: int, start_by_s: float | None
 ) -> None:
     """One model's requests of another shape, one row each: whatever runs before a request was predicted to."""
-    model = FakeTenant(cap=1, run_us=1000)
+    model = FakeTenant(effective_max_batch=1, run_us=1000)
     device = Device(model)
     for other, other_deadline_s in others:
-        device.add(priority=other, deadline_s=other_deadline_s)
-    prospect = device.backlog.prospect(
-        model, "l", 1, priority, due(model, device.now_s, None if deadline_s is None else device.now_s + deadline_s)
+        device.add(priority=other, start_by_s=other_deadline_s)
+    ahead_us, _, _ = device.device_queue.predicted_us(
+        model, "l", 1, priority, due(model, device.now_s, None if start_by_s is None else device.now_s + start_by_s)
     )
-    mine = device.add(kind="l", priority=priority, deadline_s=deadline_s)
+    mine = device.add(batch_key="l", priority=priority, start_by_s=start_by_s)
     before, expired = 0, {request.number for request in device.waiting if device.dead(request)}
     while mine not in expired and (ran := device.run()) != [mine]:
         before += len(ran)
     if not expired:
-        assert prospect.ahead_us == before * 1000
+        assert ahead_us == before * 1000
 
 
 @given(st.lists(st.integers(1, 1000), max_size=50))
@@ -581,7 +581,7 @@ def test_priorities_that_nobody_waits_at_are_forgotten(priorities: list[int]) ->
     device = Device(FakeTenant())
     for priority in priorities:
         device.add(priority=priority)
-        assert device.backlog.waiting(device.tenants[0], priority + 1000) == 0
+        assert device.device_queue.waiting(device.tenants[0], priority + 1000) == 0
     while device.run():
         pass
     assert device.tenants[0].account.by_priority == {}
@@ -589,8 +589,8 @@ def test_priorities_that_nobody_waits_at_are_forgotten(priorities: list[int]) ->
 
 def test_those_who_come_are_known_by_how_long_they_can_wait() -> None:
     device = Device(FakeTenant())
-    device.add(deadline_s=0.01)
+    device.add(start_by_s=0.01)
     device.add()
 
-    kinds = {comers.can_wait_us for comers in device.backlog.comers(device.now_s, 2)}
+    kinds = {arrivals.slack_us for arrivals in device.device_queue.arrivals(device.now_s, 2)}
     assert kinds == {2**14, math.inf}

@@ -1,4 +1,4 @@
-from turnout_server.scheduling.exploration import SELDOM, SOON, Exploration
+from turnout_server.scheduling.exploration import LONG_PAUSE, SHORT_PAUSE, Exploration
 
 KNOWN_US = {1: 1000.0, 2: 2000.0, 4: 4000.0, 8: 8000.0}
 
@@ -15,25 +15,29 @@ def tried(exploration: Exploration, periods: int, known_us: dict[int, float], ga
 
 
 def test_other_sizes_take_turns_and_are_seldom_tried_while_that_brings_no_news() -> None:
-    assert [rows for _, rows in tried(Exploration(), 4 * SELDOM, KNOWN_US.copy())] == [8, 2, 8, 2]
+    assert [rows for _, rows in tried(Exploration(), 4 * LONG_PAUSE, KNOWN_US.copy())] == [8, 2, 8, 2]
 
 
 def test_the_first_trial_comes_soon_because_a_start_is_when_machines_are_disturbed() -> None:
-    assert tried(Exploration(), SELDOM, KNOWN_US.copy()) == [(SOON - 1, 8)]
+    assert tried(Exploration(), LONG_PAUSE, KNOWN_US.copy()) == [(SHORT_PAUSE - 1, 8)]
 
 
 def test_a_size_that_brings_news_is_soon_tried_again() -> None:
     exploration, known_us = Exploration(), KNOWN_US.copy()
 
-    assert tried(exploration, 3 * SOON, known_us, gains=0.8) == [(SOON - 1, 8), (2 * SOON - 1, 8), (3 * SOON - 1, 8)]
-    assert tried(exploration, SOON + SELDOM, known_us) == [(SOON - 1, 8), (SOON + SELDOM - 1, 2)]
+    assert tried(exploration, 3 * SHORT_PAUSE, known_us, gains=0.8) == [
+        (SHORT_PAUSE - 1, 8),
+        (2 * SHORT_PAUSE - 1, 8),
+        (3 * SHORT_PAUSE - 1, 8),
+    ]
+    assert tried(exploration, SHORT_PAUSE + LONG_PAUSE, known_us) == [(SHORT_PAUSE - 1, 8), (SHORT_PAUSE + LONG_PAUSE - 1, 2)]
 
 
 def test_a_size_that_has_become_slower_is_news_too() -> None:
-    assert [rows for _, rows in tried(Exploration(), 2 * SOON, KNOWN_US.copy(), gains=1.2)] == [8, 8]
+    assert [rows for _, rows in tried(Exploration(), 2 * SHORT_PAUSE, KNOWN_US.copy(), gains=1.2)] == [8, 8]
 
 
 def test_where_there_is_nothing_else_to_try_the_best_stays() -> None:
     exploration = Exploration()
 
-    assert {exploration.rows(1, [], KNOWN_US.get) for _ in range(2 * SELDOM)} == {1}
+    assert {exploration.rows(1, [], KNOWN_US.get) for _ in range(2 * LONG_PAUSE)} == {1}

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_server.scheduling.profiles import SETTLED_RUNS, WEIGHT, Profile
+from turnout_server.scheduling.profiles import SETTLED_RUNS, SMOOTHING, Profile
 
 TIMES = st.floats(1, 1e6)
 
@@ -48,7 +48,7 @@ def test_an_outlier_moves_the_estimate_only_so_far(first: float, others: list[fl
         after = made.predict_us(1)
         assert before is not None
         assert after is not None
-        assert after - before <= WEIGHT * 2 * before * (1 + 1e-9)
+        assert after - before <= SMOOTHING * 2 * before * (1 + 1e-9)
 
 
 def test_the_estimate_follows_a_lasting_change() -> None:

@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from turnout_server.core.device_names import entries_of, kind_of
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
 from turnout_server.scheduling import routing
-from turnout_server.scheduling.arrivals import Comers
+from turnout_server.scheduling.arrivals import ArrivalRate
 from turnout_server.scheduling.routing import (
     COST,
     ENERGY,
     HYSTERESIS,
     LATENCY,
-    MARGIN,
     OBJECTIVES,
-    Candidate,
+    SAFETY_MARGIN,
+    Forecast,
+    Preferences,
     Route,
-    Wish,
     resolve,
 )
 
@@ -25,15 +25,16 @@ from turnout_server.scheduling.routing import (
 REASONS = {"requested", "only-device", "earliest", "cheapest-in-time", "preference", "spill", "retried"}
 
 
-def idle(name: str, service_us: float | None = None, rate: float | None = None) -> Candidate:
+def idle(name: str, service_us: float | None = None, rate: float | None = None) -> Forecast:
     """A device with nothing to do."""
-    return Candidate(name, None, service_us, service_us, service_us, service_us, rate)
+    if service_us is None:
+        return Forecast(name, rate=rate)
+    return busy(name, 0.0, service_us, rate)
 
 
-def busy(name: str, wait_us: float, service_us: float, rate: float | None = None) -> Candidate:
+def busy(name: str, wait_us: float, service_us: float, rate: float | None = None) -> Forecast:
     """A device that is free in so many microseconds."""
-    finish_us = wait_us + service_us
-    return Candidate(name, None, finish_us, finish_us, service_us, service_us, rate)
+    return Forecast(name, None, wait_us, service_us, service_us, service_us, service_us, rate)
 
 
 CPU, SLOW_CPU = idle("cpu", 300), idle("cpu:slow", 900)
@@ -44,10 +45,10 @@ FULL = Overloaded("Exceeds maximum queue size")
 RESTARTING = Unavailable("restarting", 500)
 
 
-def choose(asked: str, host: list[Candidate], missing: dict[str, str] | None = None, **wish: Any) -> Route:
+def choose(asked: str, host: list[Forecast], missing: dict[str, str] | None = None, **preferences: Any) -> Route:
     """The route of a request that asks so, on a host with these devices."""
-    entries = resolve(asked, tuple(candidate.name for candidate in host))
-    return routing.choose(Wish(entries, **wish), {candidate.name: candidate for candidate in host}, missing or {})
+    targets = resolve(asked, tuple(forecast.device for forecast in host))
+    return routing.choose(Preferences(targets, **preferences), {forecast.device: forecast for forecast in host}, missing or {})
 
 
 NAMES = ["cpu", "cpu:slow", "cuda:0", "cuda:1"]
@@ -55,20 +56,20 @@ TIMES = st.one_of(st.none(), st.floats(1, 1e6))
 
 
 @st.composite
-def hosts(draw: st.DrawFn) -> list[Candidate]:
+def hosts(draw: st.DrawFn) -> list[Forecast]:
     """Four devices in any state; what was never measured is known of no device in part."""
     host = []
     for name in NAMES:
         problem = draw(st.sampled_from([None, FailedPrecondition("not allowed"), RESTARTING, FULL]))
         rate = draw(st.one_of(st.none(), st.floats(0, 10)))
         service_us, wait_us = draw(TIMES), draw(st.floats(0, 1e6))
-        candidate = idle(name, None, rate) if service_us is None else busy(name, wait_us, service_us, rate)
-        host.append(candidate._replace(problem=problem))
+        forecast = idle(name, None, rate) if service_us is None else busy(name, wait_us, service_us, rate)
+        host.append(forecast._replace(unavailable=problem))
     return host
 
 
 ENTRIES = st.sampled_from(["auto", "cpu", "cpu:slow", "cuda", "cuda:0", "cuda:1", "cuda:9"])
-WISHES = st.fixed_dictionaries(
+PREFERENCES = st.fixed_dictionaries(
     {},
     optional={
         "objective": st.sampled_from(OBJECTIVES),
@@ -79,46 +80,46 @@ WISHES = st.fixed_dictionaries(
 )
 
 
-@given(ENTRIES.filter(lambda entry: entry != "auto"), hosts(), WISHES)
-def test_a_named_device_is_never_moved(asked: str, host: list[Candidate], wish: dict[str, Any]) -> None:
+@given(ENTRIES.filter(lambda entry: entry != "auto"), hosts(), PREFERENCES)
+def test_a_named_device_is_never_moved(asked: str, host: list[Forecast], preferences: dict[str, Any]) -> None:
     try:
-        route = choose(asked, host, **wish)
+        route = choose(asked, host, **preferences)
     except ServingError:
         return
     assert route.device == asked if asked in NAMES else kind_of(route.device) == asked
     assert route.reason == "requested"
 
 
-@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), WISHES)
+@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), PREFERENCES)
 def test_every_reason_is_of_the_closed_set_and_comes_with_the_devices_prediction(
-    entries: list[str], host: list[Candidate], wish: dict[str, Any]
+    entries: list[str], host: list[Forecast], preferences: dict[str, Any]
 ) -> None:
     try:
-        route = choose(",".join(entries), host, **wish)
+        route = choose(",".join(entries), host, **preferences)
     except ServingError:
         return
     assert route.reason in REASONS
-    assert route.predicted_us == next(candidate.finish_us for candidate in host if candidate.name == route.device)
+    assert route.predicted_us == next(forecast.predicted_finish_us for forecast in host if forecast.device == route.device)
 
 
-@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), WISHES)
+@given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), PREFERENCES)
 def test_a_list_is_walked_in_order_to_the_first_entry_that_can_run_it(
-    entries: list[str], host: list[Candidate], wish: dict[str, Any]
+    entries: list[str], host: list[Forecast], preferences: dict[str, Any]
 ) -> None:
-    able = {candidate.name for candidate in host if _able(candidate, wish.get("deadline_us"))}
-    meant = [names for _, names in resolve(",".join(entries), tuple(NAMES))]
+    able = {forecast.device for forecast in host if _able(forecast, preferences.get("deadline_us"))}
+    meant = [names for _, names in resolve(",".join(entries), tuple(NAMES)).entries]
     first = next((able & set(names) for names in meant if able & set(names)), set())
-    unpriced = first and wish.get("objective", LATENCY) != LATENCY and any(candidate.rate is None for candidate in host)
+    unpriced = first and preferences.get("objective", LATENCY) != LATENCY and any(forecast.rate is None for forecast in host)
     try:
-        assert choose(",".join(entries), host, **wish).device in first
+        assert choose(",".join(entries), host, **preferences).device in first
     except ServingError:
         assert not first or unpriced
 
 
-def _able(candidate: Candidate, deadline_us: float | None) -> bool:
-    if candidate.problem is not None:
+def _able(forecast: Forecast, deadline_us: float | None) -> bool:
+    if forecast.unavailable is not None:
         return False
-    return deadline_us is None or candidate.soonest_us is None or candidate.soonest_us <= deadline_us
+    return deadline_us is None or forecast.earliest_finish_us is None or forecast.earliest_finish_us <= deadline_us
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_an_exact_name_wins_over_a_kind() -> None:
 
 def test_auto_with_one_device_says_so() -> None:
     assert choose("auto", [CPU], MISSING).reason == "only-device"
-    assert choose("auto", [CPU, GPU0._replace(problem=RESTARTING)]).reason == "only-device"
+    assert choose("auto", [CPU, GPU0._replace(unavailable=RESTARTING)]).reason == "only-device"
 
 
 def test_a_device_that_was_never_measured_is_tried_last() -> None:
@@ -171,8 +172,8 @@ def test_a_device_that_is_not_here_is_a_failed_precondition_with_the_reason(aske
 
 
 def test_a_list_fails_with_the_last_status_and_all_reasons() -> None:
-    restarting = Candidate("cuda:0", Unavailable("it restarts", 500))
-    forbidden = Candidate("cpu", FailedPrecondition("not allowed on cpu"))
+    restarting = Forecast("cuda:0", Unavailable("it restarts", 500))
+    forbidden = Forecast("cpu", FailedPrecondition("not allowed on cpu"))
     with pytest.raises(Unavailable, match="not allowed on cpu; it restarts") as caught:
         choose("cpu,cuda:0", [forbidden, restarting])
     assert caught.value.pushback_ms == 500
@@ -183,7 +184,7 @@ def test_a_list_fails_with_the_last_status_and_all_reasons() -> None:
 def test_a_refusal_leaves_no_frames_behind() -> None:
     problem = FailedPrecondition("not allowed")
     with pytest.raises(FailedPrecondition):
-        choose("cpu", [Candidate("cpu", problem)])
+        choose("cpu", [Forecast("cpu", problem)])
     assert problem.__traceback__ is None
 
 
@@ -209,25 +210,25 @@ def test_the_last_choice_is_kept_exactly_while_it_is_within_the_hysteresis(soone
 
 
 def test_a_last_choice_that_cannot_run_is_forgotten() -> None:
-    assert choose("auto", [CPU._replace(problem=RESTARTING), SLOW_CPU], last="cpu").device == "cpu:slow"
+    assert choose("auto", [CPU._replace(unavailable=RESTARTING), SLOW_CPU], last="cpu").device == "cpu:slow"
     assert choose("auto", [CPU, SLOW_CPU], last="cuda:7").device == "cpu"
 
 
 @pytest.mark.parametrize(
     ("asked", "gpu", "device", "reason"),
     [
-        ("auto", GPU1._replace(problem=FULL), "cpu", "spill"),
-        ("auto", GPU1._replace(problem=RESTARTING), "cpu", "only-device"),
+        ("auto", GPU1._replace(unavailable=FULL), "cpu", "spill"),
+        ("auto", GPU1._replace(unavailable=RESTARTING), "cpu", "only-device"),
         ("auto", busy("cuda:1", 1000, 100), "cpu", "spill"),
         ("auto", busy("cuda:1", 0, 295), "cuda:1", "earliest"),  # no faster than the other
-        ("cuda:1,cpu", GPU1._replace(problem=FULL), "cpu", "spill"),
-        ("cuda:1,cpu", GPU1._replace(problem=RESTARTING), "cpu", "preference"),
+        ("cuda:1,cpu", GPU1._replace(unavailable=FULL), "cpu", "spill"),
+        ("cuda:1,cpu", GPU1._replace(unavailable=RESTARTING), "cpu", "preference"),
         ("cuda:1,cpu", busy("cuda:1", 1000, 100), "cuda:1", "preference"),  # it asked for that order
-        ("cpu,cuda:1", GPU1._replace(problem=FULL), "cpu", "preference"),
+        ("cpu,cuda:1", GPU1._replace(unavailable=FULL), "cpu", "preference"),
     ],
 )
 def test_a_request_spills_where_a_faster_or_preferred_device_is_too_busy(
-    asked: str, gpu: Candidate, device: str, reason: str
+    asked: str, gpu: Forecast, device: str, reason: str
 ) -> None:
     route = choose(asked, [CPU, gpu])
     assert (route.device, route.reason) == (device, reason)
@@ -256,8 +257,8 @@ def test_a_batch_that_costs_a_device_nothing_more_is_free() -> None:
 @pytest.mark.parametrize("limit", ["deadline_us", "target_us"])
 def test_a_cheaper_device_must_finish_in_time_with_a_tenth_to_spare(limit: str) -> None:
     for limit_us, device in [(334, "cpu"), (333, "cuda:0")]:
-        wish: dict[str, Any] = {"objective": COST, limit: limit_us}
-        assert choose("auto", [DEAR, CHEAP], **wish).device == device
+        preferences: dict[str, Any] = {"objective": COST, limit: limit_us}
+        assert choose("auto", [DEAR, CHEAP], **preferences).device == device
 
 
 def test_where_none_meets_the_target_the_earliest_is_taken() -> None:
@@ -274,24 +275,28 @@ def test_an_objective_that_nobody_gave_numbers_for_says_what_to_set(objective: s
 
 @given(hosts(), st.sampled_from([COST, ENERGY]))
 def test_no_device_in_time_with_the_margin_to_spare_is_cheaper_than_the_one_chosen(
-    host: list[Candidate], objective: str
+    host: list[Forecast], objective: str
 ) -> None:
-    rated = [candidate._replace(rate=candidate.rate or 1.0) for candidate in host]
+    rated = [forecast._replace(rate=forecast.rate or 1.0) for forecast in host]
     target_us = 1e6
     try:
         route = choose("auto", rated, objective=objective, target_us=target_us)
     except ServingError:
         return
     if route.reason == "cheapest-in-time":
-        limit_us = target_us * (1 - MARGIN)
-        in_time = [c for c in rated if c.problem is None and c.finish_us is not None and c.finish_us <= limit_us]
-        costs = {candidate.name: (candidate.added_us or 0) * (candidate.rate or 0) for candidate in in_time}
+        limit_us = target_us * (1 - SAFETY_MARGIN)
+        in_time = [
+            c
+            for c in rated
+            if c.unavailable is None and c.predicted_finish_us is not None and c.predicted_finish_us <= limit_us
+        ]
+        costs = {forecast.device: (forecast.added_us or 0) * (forecast.rate or 0) for forecast in in_time}
         assert costs[route.device] == min(costs.values())
 
 
 @pytest.mark.parametrize("asked", ["cpu", "auto", "cpu,cpu"])
 def test_what_cannot_finish_in_time_is_refused_with_the_predicted_time(asked: str) -> None:
-    late = Candidate("cpu", None, finish_us=90_000, soonest_us=80_000, service_us=30_000)
+    late = Forecast("cpu", None, wait_us=60_000, service_us=30_000, alone_us=90, fastest_us=80)
     text = r"device 'cpu' would take at least 80.0 ms \(predicted 90.0 ms\), and the deadline is in 50.0 ms"
     with pytest.raises(Overloaded, match=text) as caught:
         choose(asked, [late], deadline_us=50_000)
@@ -309,8 +314,8 @@ def test_a_device_that_was_never_measured_is_given_a_try() -> None:
 
 
 @given(hosts(), st.floats(0, 2e6))
-def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Candidate], deadline_us: float) -> None:
-    able = {candidate.name for candidate in host if _able(candidate, deadline_us)}
+def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Forecast], deadline_us: float) -> None:
+    able = {forecast.device for forecast in host if _able(forecast, deadline_us)}
     try:
         assert choose("auto", host, deadline_us=deadline_us).device in able
     except ServingError:
@@ -318,78 +323,87 @@ def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Candi
 
 
 #: Six hundred a second come, and each can wait 10 ms.
-HURRIED = (Comers(600.0, 10_000.0),)
+HURRIED = (ArrivalRate(600.0, 10_000.0),)
 
 
-def with_comers(candidate: Candidate, *comers: Comers) -> Candidate:
+def with_arrivals(forecast: Forecast, *arrivals: ArrivalRate) -> Forecast:
     """A device on which a request would be in the way of others."""
-    return candidate._replace(held_us=candidate.added_us, comers=comers)
+    return forecast._replace(occupancy_us=forecast.added_us, arrivals=arrivals)
 
 
 def test_what_a_request_makes_others_wait_counts_as_much_as_its_own_time() -> None:
     gpu, cpu = busy("cuda:0", 60_000, 15_000), busy("cpu", 0, 49_000)
-    crowded = with_comers(cpu, Comers(600.0, math.inf))
+    crowded = with_arrivals(cpu, ArrivalRate(600.0, math.inf))
 
     # Some 29 come meanwhile, and wait for half of it on average.
-    assert routing.delay_us(crowded) == pytest.approx(600 * 0.049 * 49_000 / 2)
+    assert routing.imposed_delay_us(crowded) == pytest.approx(600 * 0.049 * 49_000 / 2)
     assert choose("auto", [cpu, gpu]).device == "cpu"
     assert choose("auto", [crowded, gpu]) == Route("cuda:0", "earliest", 75_000)
 
 
 def test_a_request_that_joins_a_run_delays_those_who_come_before_its_end_by_what_it_adds() -> None:
-    joins = with_comers(busy("cpu", 20_000, 9_000)._replace(added_us=1_000), Comers(100.0, math.inf))
+    joins = with_arrivals(busy("cpu", 20_000, 9_000)._replace(added_us=1_000), ArrivalRate(100.0, math.inf))
 
-    assert routing.delay_us(joins) == pytest.approx(100 * 0.028 * 1_000 + 100 * 0.001 * 500)
+    assert routing.imposed_delay_us(joins) == pytest.approx(100 * 0.028 * 1_000 + 100 * 0.001 * 500)
 
 
 def test_the_predicted_time_of_a_route_is_the_requests_own() -> None:
-    assert choose("auto", [with_comers(idle("cpu", 300), *HURRIED), SLOW_CPU]).predicted_us == 300
+    assert choose("auto", [with_arrivals(idle("cpu", 300), *HURRIED), SLOW_CPU]).predicted_us == 300
 
 
 def test_those_are_made_late_who_come_so_early_in_a_run_that_they_cannot_wait_for_its_end() -> None:
-    assert routing.made_late(with_comers(idle("cpu", 49_000), *HURRIED)) == pytest.approx(600 * 0.039)
-    assert routing.made_late(with_comers(idle("cpu", 9_000), *HURRIED)) == 0
-    assert routing.made_late(with_comers(idle("cpu", 49_000), Comers(600.0, math.inf))) == 0
+    assert routing.expected_deadline_misses(with_arrivals(idle("cpu", 49_000), *HURRIED)) == pytest.approx(600 * 0.039)
+    assert routing.expected_deadline_misses(with_arrivals(idle("cpu", 9_000), *HURRIED)) == 0
+    assert routing.expected_deadline_misses(with_arrivals(idle("cpu", 49_000), ArrivalRate(600.0, math.inf))) == 0
 
 
 def test_a_request_keeps_away_from_a_device_on_which_it_would_make_several_others_late() -> None:
     gpu, cpu = busy("cuda:0", 200_000, 15_000), idle("cpu", 49_000)
 
     assert choose("auto", [cpu, gpu]).device == "cpu"
-    assert choose("auto", [with_comers(cpu, *HURRIED), gpu]).device == "cuda:0"
-    assert choose("auto", [with_comers(cpu, Comers(20.0, 10_000.0)), gpu]).device == "cpu"  # 0.8 of them: not as many as itself
+    assert choose("auto", [with_arrivals(cpu, *HURRIED), gpu]).device == "cuda:0"
+    assert (
+        choose("auto", [with_arrivals(cpu, ArrivalRate(20.0, 10_000.0)), gpu]).device == "cpu"
+    )  # 0.8 of them: not as many as itself
 
 
 def test_it_is_refused_where_only_such_a_device_would_answer_in_time() -> None:
     with pytest.raises(Overloaded) as refused:
-        choose("auto", [busy("cuda:0", 200_000, 15_000), with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000)
+        choose("auto", [busy("cuda:0", 200_000, 15_000), with_arrivals(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000)
 
     assert "device 'cpu' would be held for 49.0 ms, which would make 23.4 others late" in str(refused.value)
     assert "device 'cuda:0' would take at least 215.0 ms" in str(refused.value)
 
 
-@pytest.mark.parametrize("gpu", [GPU0._replace(problem=RESTARTING), with_comers(busy("cuda:0", 2e5, 6e4), *HURRIED)])
-def test_it_is_not_where_no_other_device_is_there_or_others_fare_no_better(gpu: Candidate) -> None:
-    assert choose("auto", [gpu, with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
+@pytest.mark.parametrize("gpu", [GPU0._replace(unavailable=RESTARTING), with_arrivals(busy("cuda:0", 2e5, 6e4), *HURRIED)])
+def test_it_is_not_where_no_other_device_is_there_or_others_fare_no_better(gpu: Forecast) -> None:
+    assert choose("auto", [gpu, with_arrivals(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
 
 
 @pytest.mark.parametrize("asked", ["cpu", "cuda,cpu"])
 def test_who_names_a_device_keeps_it_whoever_comes_there(asked: str) -> None:
     late = busy("cuda:0", 200_000, 15_000)
 
-    assert choose(asked, [late, with_comers(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
+    assert choose(asked, [late, with_arrivals(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
 
 
-COMERS = st.lists(st.builds(Comers, st.floats(0, 1e4), st.floats(1, 1e6)), max_size=3)
+COMERS = st.lists(st.builds(ArrivalRate, st.floats(0, 1e4), st.floats(1, 1e6)), max_size=3)
 
 
 @given(hosts(), st.tuples(COMERS, COMERS, COMERS, COMERS))
-def test_some_device_that_works_takes_a_request_whoever_comes(host: list[Candidate], comers: tuple[list[Comers], ...]) -> None:
-    crowded = [with_comers(candidate, *each) for candidate, each in zip(host, comers, strict=True)]
+def test_some_device_that_works_takes_a_request_whoever_comes(
+    host: list[Forecast], arrivals: tuple[list[ArrivalRate], ...]
+) -> None:
+    crowded = [with_arrivals(forecast, *each) for forecast, each in zip(host, arrivals, strict=True)]
     refused = routing.refusals(crowded, None)
 
-    assert {candidate.name for candidate in host if candidate.problem} <= refused.keys()
-    least = min((routing.made_late(each) for each in crowded if not each.problem or each.problem is FULL), default=None)
+    assert {forecast.device for forecast in host if forecast.unavailable} <= refused.keys()
+    least = min(
+        (routing.expected_deadline_misses(each) for each in crowded if not each.unavailable or each.unavailable is FULL),
+        default=None,
+    )
     for each in crowded:
-        if not each.problem and (routing.made_late(each) <= 1 or routing.made_late(each) == least):
-            assert each.name not in refused
+        if not each.unavailable and (
+            routing.expected_deadline_misses(each) <= 1 or routing.expected_deadline_misses(each) == least
+        ):
+            assert each.device not in refused

@@ -8,9 +8,9 @@ from turnout_server.core.errors import Overloaded
 from turnout_server.devices.device import Device
 from turnout_server.models.deployments import Deployment
 from turnout_server.scheduling import routing
-from turnout_server.scheduling.arrivals import Arrivals, Comers
-from turnout_server.scheduling.device_queue import Backlog, due
-from turnout_server.scheduling.routing import COST, ENERGY, LATENCY, Candidate, Forecast, Wish
+from turnout_server.scheduling.arrivals import ArrivalRate, Arrivals
+from turnout_server.scheduling.device_queue import DeviceQueue, due
+from turnout_server.scheduling.routing import COST, ENERGY, LATENCY, Forecast, Preferences
 
 from tests.server.fakes import FakeRequest, deployment, profile
 
@@ -36,50 +36,50 @@ def scan_on(device: str) -> Deployment:
     return deployment(name="scan", device=device, profile=known, target_us=40_000.0)
 
 
-def backlog_of(device: str, scan: Deployment) -> Backlog[FakeRequest]:
+def queue_of(device: str, scan: Deployment) -> DeviceQueue[FakeRequest]:
     """What waits: on the GPU one request for another model, and three for this one."""
-    backlog: Backlog[FakeRequest] = Backlog()
+    device_queue: DeviceQueue[FakeRequest] = DeviceQueue()
     if device == "cuda:0":
         lang = deployment(name="lang", device=device, profile=profile({1: 15_000}), target_us=20_000.0)
-        backlog.add(FakeRequest(lang, priority=0, enqueued_s=NOW_S - 0.005))  # type: ignore[arg-type]
+        device_queue.add(FakeRequest(lang, priority=0, enqueued_s=NOW_S - 0.005))  # type: ignore[arg-type]
         for _ in range(3):
-            backlog.add(FakeRequest(scan, priority=0, enqueued_s=NOW_S - 0.020))  # type: ignore[arg-type]
-    return backlog
+            device_queue.add(FakeRequest(scan, priority=0, enqueued_s=NOW_S - 0.020))  # type: ignore[arg-type]
+    return device_queue
 
 
 def forecast(device: str, deadline_us: float | None) -> Forecast:
     """What the scheduler would expect of one more row."""
     scan = scan_on(device)
-    begin_s = scan.begin_by_s(1, None if deadline_us is None else NOW_S + deadline_us * 1e-6, None)
-    prospect = backlog_of(device, scan).prospect(scan, "k", 1, 0, due(scan, NOW_S, begin_s))
+    start_by_s = scan.start_by_s(1, None if deadline_us is None else NOW_S + deadline_us * 1e-6, None)
+    ahead_us, service_us, added_us = queue_of(device, scan).predicted_us(scan, "k", 1, 0, due(scan, NOW_S, start_by_s))
     alone_us, fastest_us = scan.predict_us(1), scan.profile.fastest_us(1)
     assert alone_us is not None
     assert fastest_us is not None
-    wait_us = routing.wait_us(LEFT_US[device], prospect.ahead_us, instances=1)
-    return Forecast(wait_us, prospect.joined_us, prospect.added_us, alone_us, fastest_us)
+    wait_us = routing.wait_us(LEFT_US[device], ahead_us, instances=1)
+    return Forecast(device, None, wait_us, service_us, added_us, alone_us, fastest_us)
 
 
-def comers(device: str) -> Sequence[Comers]:
+def arrivals(device: str) -> Sequence[ArrivalRate]:
     """Who comes to the CPU: 600 a second, once they have come for long enough, who can wait for 10 ms."""
-    arrivals = Arrivals()
+    counted = Arrivals()
     if device == "cpu":
         for number in range(6000):
-            arrivals.add(NOW_S - 10 + number / 600, 0, 0.010)
-    return arrivals.of_late(NOW_S, 0)
+            counted.add(NOW_S - 10 + number / 600, 0, 0.010)
+    return counted.recent(NOW_S, 0)
 
 
-def candidate(device: str, objective: str, deadline_us: float | None, *, crowded: bool = False) -> Candidate:
+def compared(device: str, objective: str, deadline_us: float | None, *, crowded: bool = False) -> Forecast:
     seen = forecast(device, deadline_us)
     rate = DEVICES[device].price_per_hour if objective == COST else DEVICES[device].extra_w
-    held_us = min(seen.added_us, scan_on(device).longest_us(1))
-    others = comers(device) if crowded else ()
-    return Candidate(device, None, seen.finish_us, seen.soonest_us, seen.alone_us, seen.added_us, rate, held_us, others)
+    occupancy_us = min(seen.added_us, scan_on(device).longest_chunk_us(1))
+    others = arrivals(device) if crowded else ()
+    return seen._replace(rate=rate, occupancy_us=occupancy_us, arrivals=others)
 
 
 def choose(objective: str, deadline_us: float | None, *, crowded: bool = False) -> routing.Route:
-    wish = Wish(routing.resolve("auto", tuple(DEVICES)), objective, deadline_us, target_us=40_000.0)
-    host = {name: candidate(name, objective, deadline_us, crowded=crowded) for name in DEVICES}
-    return routing.choose(wish, host, {})
+    preferences = Preferences(routing.resolve("auto", tuple(DEVICES)), objective, deadline_us, target_us=40_000.0)
+    host = {name: compared(name, objective, deadline_us, crowded=crowded) for name in DEVICES}
+    return routing.choose(preferences, host, {})
 
 
 def row(*cells: object) -> str:
@@ -88,7 +88,7 @@ def row(*cells: object) -> str:
 
 @pytest.mark.parametrize(("device", "cap"), [("cuda:0", 8), ("cpu", 2)])
 def test_profiles_and_caps_are_those_of_the_page(device: str, cap: int) -> None:
-    assert scan_on(device).cap == cap
+    assert scan_on(device).effective_max_batch == cap
 
     made = DEVICES[device]
     runs_ms = [f"{us / 1e3:g}" for us in RUNS_US[device].values()]
@@ -99,8 +99,10 @@ def test_profiles_and_caps_are_those_of_the_page(device: str, cap: int) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_parts_of_a_prediction_are_those_of_the_page(device: str) -> None:
     seen = forecast(device, None)
+    assert seen.wait_us is not None
+    assert seen.predicted_finish_us is not None
     ahead_us = seen.wait_us - sum(LEFT_US[device])
-    parts_us = (sum(LEFT_US[device]), ahead_us, seen.service_us, seen.finish_us, seen.added_us)
+    parts_us = (sum(LEFT_US[device]), ahead_us, seen.service_us, seen.predicted_finish_us, seen.added_us)
 
     cost = DEVICES[device].price_per_hour or 0.0
     energy_w = DEVICES[device].extra_w or 0.0
@@ -138,15 +140,21 @@ def test_a_request_that_no_device_can_answer_in_time_is_refused_in_the_words_of_
 def test_request_3_is_worth_trying_on_the_gpu_but_not_expected_in_time_there() -> None:
     seen = forecast("cuda:0", 34e3)
 
-    assert seen.soonest_us < 34e3 < seen.finish_us == 36e3
+    assert seen.earliest_finish_us is not None
+    assert seen.earliest_finish_us < 34e3
+    assert seen.predicted_finish_us == 36e3
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_a_request_does_to_others_is_what_the_page_says(device: str) -> None:
-    seen = candidate(device, LATENCY, None, crowded=True)
-    assert seen.finish_us is not None
+    seen = compared(device, LATENCY, None, crowded=True)
+    assert seen.predicted_finish_us is not None
 
-    figures = (f"{seen.finish_us / 1e3:g}", f"{routing.delay_us(seen) / 1e3:.0f}", f"{routing.made_late(seen):.1f}")
+    figures = (
+        f"{seen.predicted_finish_us / 1e3:g}",
+        f"{routing.imposed_delay_us(seen) / 1e3:.0f}",
+        f"{routing.expected_deadline_misses(seen):.1f}",
+    )
     assert row(f"`{device}`", *figures) in PAGE
 
 

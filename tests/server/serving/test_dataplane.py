@@ -25,7 +25,7 @@ from turnout_server.core.errors import (
     Unavailable,
 )
 from turnout_server.core.listeners import Listeners
-from turnout_server.core.messages import InferRequest, InferResponse, Layout, Origin
+from turnout_server.core.messages import InferRequest, InferResponse, Layout, Provenance
 from turnout_server.core.metrics import NOBODY, Metrics, Series
 from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePolicy
 from turnout_server.core.signatures import Signature
@@ -35,11 +35,14 @@ from turnout_server.models.loading import Loader, ModelVersion
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.repository import Repository
 from turnout_server.scheduling.routing import COST, ENERGY, LATENCY
+from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.dataplane import DataPlane
 from turnout_server.serving.executor import Executor
+from turnout_server.serving.plans import Planner
+from turnout_server.serving.selection import Selector
 from turnout_server.serving.tracing import Tracer
 
-from tests.server.fakes import AddingSession, Clock, FakeEngine, deployment
+from tests.server.fakes import AddingSession, Clock, FakeEngine, FakeObserver, deployment
 
 ROW = np.ones((1, 2), np.float32)
 Outcome = InferResponse | ServingError
@@ -77,22 +80,24 @@ class Served:
         self.clock = Clock()
         self.metrics = Metrics()
         self.changes = Listeners()
-        self.executor = Executor("cpu", self.metrics, limit=limit, clock=self.clock)
+        self.executor = Executor("cpu", BatchRunner("cpu", self.metrics, self.clock), limit=limit, clock=self.clock)
         self.sessions = {"cpu": self.session, **{name: AddingSession() for name in others}}
-        self.executors = {"cpu": self.executor, **{name: Executor(name, self.metrics) for name in others}}
+        self.executors = {"cpu": self.executor, **{name: Executor(name, BatchRunner(name, self.metrics)) for name in others}}
         self.engines = {name: FakeEngine(name) for name in self.sessions}
         self.deployments = {name: deployment(session, device=name) for name, session in self.sessions.items()}
-        self.repository = Repository(root, AddsOnly(self.engines, self.deployments, **settings), changed=self.changes.notify)
+        self.repository = Repository(root, AddsOnly(self.engines, self.deployments, **settings))
+        self.repository.observer = FakeObserver(self.changes.notify)
+        engines = Engines(dict(self.engines), {"cuda": "no driver"})
         self.dataplane = DataPlane(
-            self.repository,
-            Engines(dict(self.engines), {"cuda": "no driver"}),
-            self.executors,
-            self.metrics,
-            "auto",
-            default_objective,
-            ready_when,
-            self.changes,
-            Tracer(None),
+            repository=self.repository,
+            engines=engines,
+            executors=self.executors,
+            planner=Planner(tuple(self.engines), "auto", default_objective),
+            selector=Selector(engines, self.executors),
+            metrics=self.metrics,
+            ready_when=ready_when,
+            changes=self.changes,
+            tracer=Tracer(None),
         )
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
 
@@ -106,6 +111,7 @@ class Served:
         """A device is known to take so long for a row, and no longer for eight."""
         for rows in (1, 8):
             self.deployments[device].profile.measure(rows, [service_us] * 5)
+        self.deployments[device].review_batch_size()
 
     def counted(self, device: str = "cpu") -> Series:
         """What was counted, once every run is over; a device takes nothing more from then on."""
@@ -140,8 +146,8 @@ def test_a_request_is_answered_with_what_happened_on_the_way(served: Served) -> 
     served.infer(device="cpu")
     response = served.outcome()
     assert isinstance(response, InferResponse)
-    assert response.origin == Origin("adds", "1", "cpu", "cpu", "requested", "fp32")
-    assert (response.id, response.figures["batch_size"]) == ("7", 1)
+    assert response.provenance == Provenance("adds", "1", "cpu", "cpu", "requested", "fp32")
+    assert (response.id, response.timings["batch_size"]) == ("7", 1)
     np.testing.assert_array_equal(response.outputs["y"], [[2, 2]])
 
 
@@ -286,7 +292,7 @@ def test_a_request_that_lost_its_device_is_sent_to_another_once(two: Two, device
     two.infer(device=device)
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse)
-    assert (outcome.origin.device, outcome.origin.route_reason) == ("cpu:other", "retried")
+    assert (outcome.provenance.device, outcome.provenance.route_reason) == ("cpu:other", "retried")
 
 
 def test_a_request_that_loses_two_devices_fails(two: Two) -> None:
@@ -307,7 +313,7 @@ def test_a_device_that_restarts_is_passed_over_by_auto_and_fails_who_names_it(tw
     two.infer(device="auto")
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse)
-    assert outcome.origin.device == "cpu"
+    assert outcome.provenance.device == "cpu"
     two.infer(device="cpu:other")
     assert isinstance(two.outcome(), Unavailable)
 
@@ -337,14 +343,14 @@ def test_an_answer_tells_what_was_predicted_and_the_precision_it_was_computed_in
     served.infer()
     outcome = served.outcome()
     assert isinstance(outcome, InferResponse)
-    assert (outcome.figures["predicted_us"], outcome.origin.precision) == (5000, "fp32")
+    assert (outcome.timings["predicted_us"], outcome.provenance.precision) == (5000, "fp32")
 
 
 def test_without_a_measurement_nothing_is_predicted(served: Served) -> None:
     served.infer()
     outcome = served.outcome()
     assert isinstance(outcome, InferResponse)
-    assert "predicted_us" not in outcome.figures
+    assert "predicted_us" not in outcome.timings
     counted = served.counted()
     assert (sum(counted.prediction.counts), counted.answered) == (0, 1)
 
@@ -457,7 +463,7 @@ def test_a_precision_chooses_among_the_devices_of_auto_and_never_moves_a_named_o
     two.infer(precision="fp16")
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse)
-    assert (outcome.origin.device, outcome.origin.precision) == ("cpu:other", "fp16")
+    assert (outcome.provenance.device, outcome.provenance.precision) == ("cpu:other", "fp16")
     two.infer(device="cpu", precision="fp16")
     assert isinstance(two.outcome(), FailedPrecondition)
 
@@ -467,7 +473,7 @@ def routed(two: Two, **options: Any) -> tuple[str, str]:
     two.infer(**options)
     outcome = two.outcome()
     assert isinstance(outcome, InferResponse), outcome
-    return outcome.origin.device, outcome.origin.route_reason
+    return outcome.provenance.device, outcome.provenance.route_reason
 
 
 def test_auto_takes_the_device_that_is_expected_to_finish_first(two: Two) -> None:

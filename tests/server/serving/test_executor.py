@@ -18,8 +18,9 @@ from turnout_server.core.errors import (
 from turnout_server.core.metrics import Metrics, Series
 from turnout_server.models.deployments import Deployment
 from turnout_server.scheduling.routing import Forecast
+from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.executor import Executor
-from turnout_server.serving.job import Execution, Work
+from turnout_server.serving.job import Execution, Job
 
 from tests.server.fakes import AddingSession, Clock, deployment, profile
 
@@ -32,19 +33,20 @@ class Desk:
         self.model = deployment(self.session)
         self.clock = Clock()
         self.metrics = Metrics()
-        self.executor = Executor("cpu", self.metrics, instances, limit, self.clock, cpus)
+        runner = BatchRunner("cpu", self.metrics, self.clock)
+        self.executor = Executor("cpu", runner, instances, limit, self.clock, cpus)
         self.outcomes: SimpleQueue[tuple[int, Execution | ServingError]] = SimpleQueue()
 
-    def submit(self, value: int, rows: int = 1, model: Deployment | None = None, width: int = 2, **options: Any) -> Work:
+    def submit(self, value: int, rows: int = 1, model: Deployment | None = None, width: int = 2, **options: Any) -> Job:
         """Sends in `rows` rows that all add up to `2 * value`."""
         array = np.full((rows, width), value, np.float32)
 
         def done(outcome: Execution | ServingError) -> None:
             self.outcomes.put((value, outcome))
 
-        work = Work(model or self.model, {"a": array, "b": array}, ("y",), rows, width, done, **options)
-        self.executor.submit(work)
-        return work
+        job = Job(model or self.model, {"a": array, "b": array}, ("y",), rows, width, done, **options)
+        self.executor.submit(job)
+        return job
 
     def series(self, model: Deployment | None = None) -> Series:
         """What was counted of the model, once every run is over; takes nothing more from then on."""
@@ -160,8 +162,8 @@ def test_cancelled_request_leaves_batch_mates_unharmed(desk: Desk) -> None:
 
 def test_expired_request_never_runs(desk: Desk) -> None:
     desk.hold()
-    desk.submit(1, deadline_s=desk.clock.now_s + 1)
-    desk.submit(2, deadline_s=desk.clock.now_s + 3)
+    desk.submit(1, start_by_s=desk.clock.now_s + 1)
+    desk.submit(2, start_by_s=desk.clock.now_s + 3)
     desk.clock.now_s += 2
     desk.release()
     outcomes = desk.take(3)
@@ -212,7 +214,7 @@ def test_an_answer_that_cannot_be_delivered_leaves_the_worker_alive(desk: Desk) 
         raise RuntimeError("the wire is gone")
 
     array = np.zeros((1, 2), np.float32)
-    desk.executor.submit(Work(desk.model, {"a": array, "b": array}, ("y",), 1, 2, broken))
+    desk.executor.submit(Job(desk.model, {"a": array, "b": array}, ("y",), 1, 2, broken))
     desk.submit(1)
     assert_answered(desk.take(1)[1], 1)
     assert [type(call) for call in calls] == [Execution, InternalError]
@@ -233,7 +235,7 @@ def test_a_full_queue_makes_room_of_those_that_nobody_wants_any_more(make: Calla
     desk = make(limit=2)
     desk.hold()
     desk.submit(1).cancel()
-    desk.submit(2, deadline_s=desk.clock.now_s + 1)
+    desk.submit(2, start_by_s=desk.clock.now_s + 1)
     desk.clock.now_s += 2
     desk.submit(3)
     desk.submit(4)
@@ -267,13 +269,13 @@ def test_a_models_limit_counts_each_priority_by_itself(desk: Desk) -> None:
 
 def test_a_request_ends_exactly_once() -> None:
     outcomes: SimpleQueue[Execution | ServingError] = SimpleQueue()
-    work = Work(deployment(), {"a": np.zeros((1, 2))}, ("y",), 1, 2, outcomes.put)
+    job = Job(deployment(), {"a": np.zeros((1, 2))}, ("y",), 1, 2, outcomes.put)
     barrier = threading.Barrier(8)
     won: SimpleQueue[bool] = SimpleQueue()
 
     def finish() -> None:
         barrier.wait(timeout=10)
-        won.put(work.finish(Cancelled("raced")))
+        won.put(job.complete(Cancelled("raced")))
 
     threads = [threading.Thread(target=finish) for _ in range(8)]
     for thread in threads:
@@ -286,9 +288,9 @@ def test_a_request_ends_exactly_once() -> None:
 
 def test_an_outcome_that_comes_when_its_request_has_ended_is_dropped_and_counted(desk: Desk) -> None:
     desk.session.gate.clear()
-    work = desk.submit(1)
+    job = desk.submit(1)
     assert desk.session.started.acquire(timeout=10)
-    assert work.finish(Cancelled("its caller went away"))
+    assert job.complete(Cancelled("its caller went away"))
     desk.release()
     assert desk.series().late == 1
     assert isinstance(desk.take(1)[1], Cancelled)
@@ -320,7 +322,7 @@ def test_each_instance_runs_beside_the_others(make: Callable[..., Desk]) -> None
     desk.hold()
     desk.submit(1)
     assert desk.session.started.acquire(timeout=10)  # while the first still runs
-    assert desk.executor.in_flight() == 2
+    assert desk.executor.running == 2
     desk.release()
     desk.take(2)
 
@@ -335,7 +337,7 @@ def test_stop_drains_what_waits_and_takes_nothing_more(desk: Desk) -> None:
     assert_answered(desk.take(2)[1], 1)
     with pytest.raises(Unavailable):
         desk.submit(2)
-    assert desk.executor.in_flight() == 0
+    assert desk.executor.idle
 
 
 def test_stop_fails_what_it_has_no_time_for(desk: Desk) -> None:
@@ -406,10 +408,10 @@ class Large:
         self.outcomes: SimpleQueue[Execution | ServingError] = SimpleQueue()
         self._desk = desk
 
-    def submit(self, **options: Any) -> Work:
-        work = Work(self._desk.model, {"a": self.a, "b": self.a}, ("y",), 10, 2, self.outcomes.put, **options)
-        self._desk.executor.submit(work)
-        return work
+    def submit(self, **options: Any) -> Job:
+        job = Job(self._desk.model, {"a": self.a, "b": self.a}, ("y",), 10, 2, self.outcomes.put, **options)
+        self._desk.executor.submit(job)
+        return job
 
     def outcome(self) -> Execution | ServingError:
         return self.outcomes.get(timeout=10)
@@ -490,7 +492,7 @@ def test_a_cancelled_request_runs_none_of_the_parts_that_wait(desk: Desk, large:
 
 def test_a_request_that_was_cancelled_before_it_was_split_runs_not_at_all(desk: Desk, large: Large) -> None:
     desk.hold()
-    work = Work(desk.model, {"a": large.a, "b": large.a}, ("y",), 10, 2, large.outcomes.put)
+    work = Job(desk.model, {"a": large.a, "b": large.a}, ("y",), 10, 2, large.outcomes.put)
     work.cancel()
     desk.executor.submit(work)
     desk.release()
@@ -503,7 +505,7 @@ def test_a_request_whose_deadline_passes_between_its_parts_ends_once(desk: Desk,
         desk.clock.now_s += 1
 
     desk.session.trouble = take_a_second
-    large.submit(deadline_s=desk.clock.now_s + 1)
+    large.submit(start_by_s=desk.clock.now_s + 1)
     assert isinstance(large.outcome(), DeadlineExceeded)
     assert desk.series().executions == 1
     assert large.outcomes.empty()
@@ -516,6 +518,10 @@ def test_stop_fails_a_request_whose_parts_still_wait(desk: Desk, large: Large) -
     assert isinstance(large.outcome(), Unavailable)
     desk.release()
     assert large.outcomes.empty()
+
+
+def forecast(wait_us: int, service_us: int, added_us: int, alone_us: int, fastest_us: int) -> Forecast:
+    return Forecast("cpu", None, wait_us, service_us, added_us, alone_us, fastest_us)
 
 
 class Forecasts:
@@ -531,24 +537,24 @@ class Forecasts:
         return deployment(session, name, profile=profile({1: 1000, 8: 1700}))
 
     def of(self, rows: int, **options: Any) -> Forecast:
-        forecast = self.desk.executor.forecast(self.desk.model, 2, rows, **options)
-        assert forecast is not None
-        return Forecast(*(round(us) for us in forecast))
+        found = self.desk.executor.forecast(self.desk.model, 2, rows, **options)
+        assert found.wait_us is not None
+        return forecast(*map(round, (found.wait_us, found.service_us, found.added_us, found.alone_us, found.fastest_us)))
 
 
 def test_an_idle_device_is_expected_to_take_what_a_run_takes(make: Callable[..., Desk]) -> None:
     on_idle = Forecasts(make)
-    assert on_idle.of(2) == Forecast(wait_us=0, service_us=1100, added_us=1100, alone_us=1100, fastest_us=1100)
+    assert on_idle.of(2) == forecast(wait_us=0, service_us=1100, added_us=1100, alone_us=1100, fastest_us=1100)
 
 
 def test_a_model_that_was_never_measured_has_no_forecast(desk: Desk) -> None:
-    assert desk.executor.forecast(desk.model, 2, 1) is None
+    assert not desk.executor.forecast(desk.model, 2, 1).measured
 
 
 def test_what_runs_is_waited_for_until_it_should_be_over(make: Callable[..., Desk]) -> None:
     on_busy = Forecasts(make)
     on_busy.desk.hold()
-    assert on_busy.of(2) == Forecast(1000, 1100, 1100, 1100, 1100)
+    assert on_busy.of(2) == forecast(1000, 1100, 1100, 1100, 1100)
     on_busy.desk.clock.now_s += 400e-6
     assert on_busy.of(2).wait_us == 600
     on_busy.desk.clock.now_s += 1  # it takes longer than it should
@@ -559,8 +565,8 @@ def test_a_run_that_can_be_shared_is_only_made_longer(make: Callable[..., Desk])
     on_busy = Forecasts(make)
     on_busy.desk.hold()
     on_busy.desk.submit(1, rows=3)
-    assert on_busy.of(2) == Forecast(wait_us=1000, service_us=1400, added_us=200, alone_us=1100, fastest_us=1100)
-    assert on_busy.of(8) == Forecast(1000, 1700 + 1200, 1700, 1700, 1700)  # eleven rows in two runs
+    assert on_busy.of(2) == forecast(wait_us=1000, service_us=1400, added_us=200, alone_us=1100, fastest_us=1100)
+    assert on_busy.of(8) == forecast(1000, 1700 + 1200, 1700, 1700, 1700)  # eleven rows in two runs
 
 
 def test_what_waits_and_cannot_be_shared_is_ahead(make: Callable[..., Desk]) -> None:
@@ -568,7 +574,7 @@ def test_what_waits_and_cannot_be_shared_is_ahead(make: Callable[..., Desk]) -> 
     on_busy.desk.hold()
     on_busy.desk.submit(1, rows=3, model=on_busy.other)
     on_busy.desk.submit(1, rows=3, width=3)
-    assert on_busy.of(2) == Forecast(1000 + 1200 + 1200, 1100, 1100, 1100, 1100)
+    assert on_busy.of(2) == forecast(1000 + 1200 + 1200, 1100, 1100, 1100, 1100)
 
 
 def test_what_is_less_urgent_or_due_later_is_not_waited_for(make: Callable[..., Desk]) -> None:
@@ -577,7 +583,7 @@ def test_what_is_less_urgent_or_due_later_is_not_waited_for(make: Callable[..., 
     on_busy.desk.submit(1, rows=3, model=on_busy.other, priority=2)
     assert on_busy.of(2, priority=1).wait_us == 1000
     assert on_busy.of(2, priority=2).wait_us == 1000 + 1200
-    assert on_busy.of(2, priority=2, deadline_s=on_busy.desk.clock.now_s + 0.01).wait_us == 1000
+    assert on_busy.of(2, priority=2, start_by_s=on_busy.desk.clock.now_s + 0.01).wait_us == 1000
 
 
 def test_instances_share_what_is_ahead(make: Callable[..., Desk]) -> None:
@@ -598,6 +604,6 @@ def test_who_comes_to_a_device_does_not_count_while_one_more_run_leaves_an_insta
     on_two.submit(1)
     assert on_two.session.started.acquire(timeout=10)
 
-    assert [round(comers.per_s, 3) for comers in on_one.executor.comers(2)] == [1]
-    assert [round(comers.per_s, 3) for comers in on_two.executor.comers(2)] == [1]  # two for two instances
-    assert make(instances=2).executor.comers(2) == ()
+    assert [round(arrivals.per_s, 3) for arrivals in on_one.executor.arrivals(2)] == [1]
+    assert [round(arrivals.per_s, 3) for arrivals in on_two.executor.arrivals(2)] == [1]  # two for two instances
+    assert make(instances=2).executor.arrivals(2) == ()

@@ -11,7 +11,7 @@ from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePol
 from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import ModelVersion
-from turnout_server.serving.plans import Plan, plan_for
+from turnout_server.serving.plans import Plan, Planner
 
 from tests.server.fakes import AddingSession
 
@@ -31,13 +31,13 @@ def ask(rows: int = 2, **said: object) -> InferRequest:
 
 
 def plan(request: InferRequest, model: ModelVersion) -> Plan:
-    return plan_for(request, model, DEVICES, "auto", "latency")
+    return Planner(DEVICES, "auto", "latency").plan(request, model)
 
 
 def test_a_request_that_says_nothing_gets_all_outputs_anywhere() -> None:
     made = plan(ask(rows=3), version())
-    assert (made.rows, made.outputs, made.requested, made.goal) == (3, ("y", "z"), "auto", "latency")
-    assert (made.entries, made.only) == ((("auto", DEVICES),), "")
+    assert (made.rows, made.outputs, made.requested, made.effective_objective) == (3, ("y", "z"), "auto", "latency")
+    assert (made.targets.entries, made.targets.only) == ((("auto", DEVICES),), "")
 
 
 def test_outputs_come_in_the_order_of_the_model() -> None:
@@ -56,13 +56,13 @@ def test_outputs_come_in_the_order_of_the_model() -> None:
     ],
 )
 def test_who_may_run_on_one_device_only(device: str, configured: str, only: str) -> None:
-    assert plan(ask(device=device), version(default_device=configured)).only == only
+    assert plan(ask(device=device), version(default_device=configured)).targets.only == only
 
 
-def test_the_only_device_of_a_server_is_no_wish() -> None:
-    made = plan_for(ask(), version(), ("cpu",), "auto", "latency")
-    assert (made.only, made.only_reason) == ("cpu", "only-device")
-    assert plan(ask(device="cpu"), version()).only_reason == "requested"
+def test_the_only_device_of_a_server_is_no_preference() -> None:
+    made = Planner(("cpu",), "auto", "latency").plan(ask(), version())
+    assert (made.targets.only, made.targets.only_reason) == ("cpu", "only-device")
+    assert plan(ask(device="cpu"), version()).targets.only_reason == "requested"
 
 
 def test_what_does_not_fit_the_model_gets_no_plan() -> None:
@@ -82,30 +82,51 @@ def test_a_plan_holds_for_the_same_words_and_the_same_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "finish_us", "begin_us"),
+    ("policy", "timeout_us", "queue_timeout_us"),
     [
         (QueuePolicy(), 5000, 5000),
         (QueuePolicy(timeout_us=3000), 5000, 3000),
         (QueuePolicy(timeout_us=3000, timeout_override=False), None, 3000),
     ],
 )
-def test_a_timeout_counts_as_the_model_lets_it(policy: QueuePolicy, finish_us: int | None, begin_us: int | None) -> None:
+def test_a_timeout_counts_as_the_model_lets_it(
+    policy: QueuePolicy, timeout_us: int | None, queue_timeout_us: int | None
+) -> None:
     made = plan(ask(timeout_us=5000), version(queue=Queue(policy=policy)))
-    assert (made.policy, made.finish_us, made.begin_us) == (policy, finish_us, begin_us)
+    assert (made.policy, made.timeout_us, made.queue_timeout_us) == (policy, timeout_us, queue_timeout_us)
 
 
 def test_an_answer_says_where_it_comes_from() -> None:
     model = version()
     made = plan(ask(device="cpu"), model)
-    origin = made.origin(model.deployments["cpu:other"], "retried")
-    assert origin == ("m", "3", "cpu:other", "cpu", "retried", "fp16")
-    assert made.origin(model.deployments["cpu:other"], "retried") is origin
+    provenance = made.provenance(model.deployments["cpu:other"], "retried")
+    assert provenance == ("m", "3", "cpu:other", "cpu", "retried", "fp16")
+    assert made.provenance(model.deployments["cpu:other"], "retried") is provenance
 
 
 def test_a_plan_keeps_no_model_loaded() -> None:
-    model = version()
+    model, planner = version(), Planner(DEVICES, "auto", "latency")
     request, unloaded = ask(), ref(model)
-    request.layout.plan = plan(request, model)
+    made = planner.plan(request, model)
     del model
     assert unloaded() is None
-    assert not request.layout.plan.fits(request, version())
+    assert not made.fits(request, version())
+
+
+def test_requests_of_one_layout_share_a_plan_until_another_version_answers() -> None:
+    model, planner = version(), Planner(DEVICES, "auto", "latency")
+    first = ask(device="cpu")
+    like_it = ask(device="cpu", layout=first.layout)
+    made = planner.plan(first, model)
+    assert planner.plan(like_it, model) is made
+    assert planner.plan(ask(device="cpu"), model) is not made
+    assert planner.plan(like_it, version()) is not made
+
+
+def test_a_layout_that_is_gone_takes_its_plan_along() -> None:
+    model, planner = version(), Planner(DEVICES, "auto", "latency")
+    request = ask()
+    planner.plan(request, model)
+    assert len(planner._plans) == 1
+    del request
+    assert len(planner._plans) == 0

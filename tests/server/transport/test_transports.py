@@ -132,6 +132,13 @@ def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> t
     return error.code().name, error.details()
 
 
+class Inline:
+    """Inline work that is a function."""
+
+    def __init__(self, run: Callable[[], bool]) -> None:
+        self.run = run
+
+
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
 @pytest.mark.parametrize("handler", [echo, answer_from_a_thread])
 def test_a_message_comes_back(make: Make, size: int, handler: Callable[[Call, bytes], None]) -> None:
@@ -378,7 +385,7 @@ def test_what_came_together_is_run_together_by_the_polling_thread() -> None:
             echo(*pending.pop())
         return bool(pending)
 
-    handlers = Handlers({"/t/wait": wait}, {}, drained=run)
+    handlers = Handlers({"/t/wait": wait}, {}, inline=Inline(run))
     with serving(CompletionQueueTransport, handlers) as (_, channel):
         futures = [channel.unary_unary("/t/wait").future(str(n).encode(), timeout=TIMEOUT_S) for n in range(200)]
         assert [future.result() for future in futures] == [str(n).encode() for n in range(200)]
@@ -404,7 +411,7 @@ def test_the_polling_thread_hands_over_all_that_came_before_it_runs_any() -> Non
             echo(came.pop(), b"x")
         return False
 
-    with serving(CompletionQueueTransport, Handlers({"/t/take": take}, {}, drained=run)) as (_, channel):
+    with serving(CompletionQueueTransport, Handlers({"/t/take": take}, {}, inline=Inline(run))) as (_, channel):
         first = channel.unary_unary("/t/take").future(b"hold", timeout=TIMEOUT_S)
         assert held.wait(TIMEOUT_S)  # the thread is busy, and what comes meanwhile waits in gRPC
         others = [channel.unary_unary("/t/take").future(b"", timeout=TIMEOUT_S) for _ in range(8)]
@@ -442,11 +449,11 @@ def test_a_call_that_has_ended_leaves_nothing_to_the_garbage_collector(answered_
             gc.enable()
 
 
-def test_a_drain_that_raises_leaves_the_server_alive() -> None:
+def test_inline_work_that_raises_leaves_the_server_alive() -> None:
     def fails() -> bool:
         raise ZeroDivisionError
 
-    with serving(CompletionQueueTransport, Handlers({"/t/echo": echo}, {}, drained=fails)) as (_, channel):
+    with serving(CompletionQueueTransport, Handlers({"/t/echo": echo}, {}, inline=Inline(fails))) as (_, channel):
         assert [ask(channel, "echo") for _ in range(3)] == [b"x"] * 3
 
 

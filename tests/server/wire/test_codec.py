@@ -1,5 +1,7 @@
 """What a request's own parameters become."""
 
+from collections.abc import Mapping
+
 import pytest
 from turnout_proto import inference_pb2 as pb
 from turnout_server.core.errors import InvalidRequest
@@ -10,8 +12,12 @@ from turnout_server.wire.codec import Codec
 from tests.wire import Parameter, request
 
 
+def decode(codec: Codec, message: pb.ModelInferRequest, metadata: Mapping[str, str] | None = None) -> InferRequest:
+    return codec.decode(message.SerializeToString(), metadata or {}, None, 0.0)[0]
+
+
 def decoded(**parameters: Parameter) -> InferRequest:
-    return Codec(None).decode(request("m", {}, parameters=parameters).SerializeToString())[0]
+    return decode(Codec(None), request("m", {}, parameters=parameters))
 
 
 def test_a_request_without_parameters_leaves_everything_open() -> None:
@@ -20,16 +26,16 @@ def test_a_request_without_parameters_leaves_everything_open() -> None:
 
 
 def test_parameters_are_read() -> None:
-    wish = decoded(device="cuda,cpu", objective="energy", precision="fp16", priority=3, timeout=20_000)
-    assert (wish.device, wish.objective, wish.precision) == ("cuda,cpu", "energy", "fp16")
-    assert (wish.priority, wish.timeout_us) == (3, 20_000)
+    preferences = decoded(device="cuda,cpu", objective="energy", precision="fp16", priority=3, timeout=20_000)
+    assert (preferences.device, preferences.objective, preferences.precision) == ("cuda,cpu", "energy", "fp16")
+    assert (preferences.priority, preferences.timeout_us) == (3, 20_000)
 
 
 @pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
 def test_a_priority_comes_in_either_kind_of_whole_number(kind: str) -> None:
     message = request("m", {})
     setattr(message.parameters["priority"], kind, 1)
-    assert Codec(None).decode(message.SerializeToString())[0].priority == 1
+    assert decode(Codec(None), message).priority == 1
 
 
 @pytest.mark.parametrize(
@@ -55,7 +61,7 @@ def test_a_refused_parameter_is_refused_again() -> None:
     one = Codec(None)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="unknown objective"):
-            one.decode(request("m", {}, parameters={"objective": "speed"}).SerializeToString())
+            decode(one, request("m", {}, parameters={"objective": "speed"}))
 
 
 @pytest.mark.parametrize(
@@ -63,4 +69,21 @@ def test_a_refused_parameter_is_refused_again() -> None:
     [(request("", {}, id="7").SerializeToString(), "7"), (b"\xff", ""), (pb.ModelInferRequest().SerializeToString(), "")],
 )
 def test_the_id_of_a_broken_request_is_found_where_it_has_one(message: bytes, request_id: str) -> None:
-    assert codec.id_of(message) == request_id
+    assert codec.identify(message).id == request_id
+
+
+def test_a_request_says_what_its_model_is_even_if_it_cannot_be_decoded() -> None:
+    message = request("m", {}, id="7", version="3", parameters={"objective": "speed"}).SerializeToString()
+    assert codec.identify(message) == ("7", "m", "3")
+
+
+def test_metadata_counts_where_the_message_says_nothing() -> None:
+    metadata = {"device": "cpu", "objective": "energy"}
+    for parameters, said in (({}, ("cpu", "energy")), ({"device": "cuda", "objective": "cost"}, ("cuda", "cost"))):
+        found = decode(Codec(None), request("m", {}, parameters=parameters), metadata)
+        assert (found.device, found.objective) == said
+
+
+def test_a_wrong_objective_in_the_metadata_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="unknown objective 'speed'"):
+        decode(Codec(None), request("m", {}), {"objective": "speed"})

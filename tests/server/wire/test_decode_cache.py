@@ -1,4 +1,4 @@
-"""A request that is read through a template is what parsing would have made of it, or it isn't read through one."""
+"""A request that is read from the cache is what parsing would have made of it; otherwise it isn't read from there."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,8 +13,8 @@ from turnout_proto import inference_pb2 as pb
 from turnout_server.core.datatypes import DATATYPES
 from turnout_server.core.errors import InvalidRequest, NotFound, ServingError
 from turnout_server.core.messages import InferRequest
-from turnout_server.wire.codec import Codec, Forms
-from turnout_server.wire.decode_cache import LIMIT, LIMIT_ALIKE, LONGEST_HEADER_BYTES, Templates
+from turnout_server.wire.codec import Codec, OutputFormats
+from turnout_server.wire.decode_cache import LIMIT, LIMIT_ALIKE, LONGEST_HEADER_BYTES, DecodeCache
 from turnout_server.wire.shared_memory import DIRECTORY, SharedMemory
 
 from tests.wire import assert_same, request
@@ -26,17 +26,24 @@ LONGEST_ID = 127
 Inputs = dict[str, np.ndarray]
 
 
-def decoded(message: bytes) -> tuple[InferRequest, Forms]:
+#: When the client of every request here stops waiting, and when its message was received.
+DEADLINE_S, ARRIVED_S = 7e9, 1.0
+
+
+def read(codec: Codec, message: bytes) -> tuple[InferRequest, OutputFormats]:
+    return codec.decode(message, {}, DEADLINE_S, ARRIVED_S)
+
+
+def decoded(message: bytes) -> tuple[InferRequest, OutputFormats]:
     """What a message says, parsed."""
-    return Codec(None).decode(message)
+    return read(Codec(None), message)
 
 
-def through_template(model: bytes, message: bytes) -> InferRequest | None:
-    """A message as read through a template that was made of `model`."""
-    templates: Templates[None] = Templates()
-    templates.keep(model, decoded(model)[0], None)
-    read = templates.read(message)
-    return read and read[0]
+def from_cache(model: bytes, message: bytes) -> InferRequest | None:
+    """A message as read by a cache that has seen `model`; None if it doesn't know it."""
+    codec = Codec(None)
+    read(codec, model)
+    return read(codec, message)[0] if codec._cache.find(message) is not None else None
 
 
 def assert_equal(got: InferRequest, want: InferRequest) -> None:
@@ -46,8 +53,9 @@ def assert_equal(got: InferRequest, want: InferRequest) -> None:
         assert_same(got.inputs[name], array)
     for field in ("model", "version", "id", "outputs", "device", "timeout_us", "objective", "precision", "priority"):
         assert getattr(got, field) == getattr(want, field), field
-    assert (got.deadline_s, got.arrived_s, got.decode_us) == (None, 0.0, 0)
-    assert got.layout.kind == want.layout.kind
+    assert (got.deadline_s, got.arrived_s) == (DEADLINE_S, ARRIVED_S)
+    assert got.decode_us > 0
+    assert got.layout.batch_key == want.layout.batch_key
 
 
 # Drawn requests
@@ -104,9 +112,9 @@ def alike(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 
 @given(alike())
-def test_a_template_reads_what_parsing_would(messages: tuple[bytes, bytes]) -> None:
+def test_the_cache_reads_what_parsing_would(messages: tuple[bytes, bytes]) -> None:
     first, second = messages
-    got = through_template(first, second)
+    got = from_cache(first, second)
     want, _ = decoded(second)
     if got is None:
         assert not want.inputs  # a name and nothing else, where there is nothing to gain
@@ -115,11 +123,11 @@ def test_a_template_reads_what_parsing_would(messages: tuple[bytes, bytes]) -> N
 
 
 @given(alike(), st.data())
-def test_whatever_a_message_is_changed_to_it_is_read_as_if_there_were_no_templates(
+def test_whatever_a_message_is_changed_to_it_is_read_as_if_there_were_no_cache(
     messages: tuple[bytes, bytes], data: st.DataObject
 ) -> None:
     codec = Codec(None)
-    codec.decode(messages[0])
+    read(codec, messages[0])
     changed = bytearray(messages[1])
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
@@ -135,9 +143,9 @@ def assert_like_a_fresh_codec(codec: Codec, message: bytes) -> None:
         assert got[1] == want[1]
 
 
-def outcome(codec: Codec, message: bytes) -> tuple[InferRequest, Forms] | ServingError:
+def outcome(codec: Codec, message: bytes) -> tuple[InferRequest, OutputFormats] | ServingError:
     try:
-        return codec.decode(message)
+        return read(codec, message)
     except ServingError as error:
         return error
 
@@ -155,20 +163,20 @@ NUMBERS_AT = {at for data in PLAIN.raw_input_contents for at in range(MESSAGE.in
 
 
 @pytest.mark.parametrize("at", range(len(MESSAGE)))
-def test_every_byte_outside_the_holes_counts(at: int) -> None:
+def test_every_byte_outside_the_placeholders_counts(at: int) -> None:
     for other in set(range(256)) - {MESSAGE[at]}:
         changed = MESSAGE[:at] + bytes([other]) + MESSAGE[at + 1 :]
-        got = through_template(MESSAGE, changed)
-        is_in_hole = at in NUMBERS_AT or (at == ID_AT and other < 0x80)  # a lone byte above isn't UTF-8
-        assert (got is not None) == is_in_hole
+        got = from_cache(MESSAGE, changed)
+        in_placeholder = at in NUMBERS_AT or (at == ID_AT and other < 0x80)  # a lone byte above isn't UTF-8
+        assert (got is not None) == in_placeholder
         if got is not None:
             assert_equal(got, decoded(changed)[0])
 
 
 @pytest.mark.parametrize("at", range(len(MESSAGE)))
-def test_a_message_cut_off_is_refused_with_and_without_templates(at: int) -> None:
+def test_a_message_cut_off_is_refused_with_and_without_a_cache(at: int) -> None:
     codec = Codec(None)
-    codec.decode(MESSAGE)
+    read(codec, MESSAGE)
     assert_like_a_fresh_codec(codec, MESSAGE[:at])
     assert_like_a_fresh_codec(codec, MESSAGE + MESSAGE[:at])
 
@@ -180,7 +188,7 @@ def test_an_id_may_be_of_another_length_or_missing(size: int) -> None:
     other.id = "x" * size
     longer, shorter = other.SerializeToString(), MESSAGE
     for model, message in [(shorter, longer), (longer, shorter)]:
-        got = through_template(model, message)
+        got = from_cache(model, message)
         assert got is not None
         assert_equal(got, decoded(message)[0])
 
@@ -190,8 +198,8 @@ def test_a_longer_id_is_left_to_parsing(size: int) -> None:
     longer = pb.ModelInferRequest()
     longer.CopyFrom(PLAIN)
     longer.id = "x" * size
-    assert through_template(MESSAGE, longer.SerializeToString()) is None
-    assert through_template(longer.SerializeToString(), longer.SerializeToString()) is None
+    assert from_cache(MESSAGE, longer.SerializeToString()) is None
+    assert from_cache(longer.SerializeToString(), longer.SerializeToString()) is None
 
 
 #: Outputs whose description, entered in its middle, is another message: `z` is the tag of a field that nobody knows.
@@ -211,30 +219,30 @@ def test_what_lies_within_another_field_is_not_taken_for_an_id(model: str, outpu
     honest = request(model, {}, outputs=[output]).SerializeToString()
     message = honest[:at] + forged + honest[at:]
     assert decoded(message)[0].outputs == () != decoded(honest)[0].outputs
-    assert through_template(honest, message) is None
+    assert from_cache(honest, message) is None
 
 
 def test_an_id_that_is_no_text_is_left_to_parsing_which_refuses_it() -> None:
     changed = MESSAGE.replace(b"\x1a\x017", b"\x1a\x01\xff")
     assert changed != MESSAGE
-    assert through_template(MESSAGE, changed) is None
+    assert from_cache(MESSAGE, changed) is None
     codec = Codec(None)
-    codec.decode(MESSAGE)
+    read(codec, MESSAGE)
     with pytest.raises(InvalidRequest):
-        codec.decode(changed)
+        read(codec, changed)
 
 
 @pytest.mark.parametrize("size", range(1, 17))
 def test_arrays_are_views_of_the_message_wherever_they_lie_in_it(size: int) -> None:
     message = request("m", PAIR, id="x" * size).SerializeToString()
-    got = through_template(message, message)
+    got = from_cache(message, message)
     assert got is not None
     for name, array in got.inputs.items():
         assert_same(array, PAIR[name])
         assert np.shares_memory(array, np.frombuffer(message, np.uint8))
 
 
-# Messages that no template is made of, or that are laid out unusually
+# Messages that aren't cached, or that are laid out unusually
 
 
 NAME, TAIL = MESSAGE[: ID_AT - 2], MESSAGE[ID_AT + 1 :]
@@ -255,9 +263,9 @@ def test_a_message_whose_fields_are_not_where_they_usually_are_is_left_to_parsin
     message = UNUSUAL[change]
     want, _ = decoded(message)
     assert want.model == "m"
-    assert through_template(message, message) is None
+    assert from_cache(message, message) is None
     codec = Codec(None)
-    codec.decode(MESSAGE)
+    read(codec, MESSAGE)
     assert_like_a_fresh_codec(codec, message)
 
 
@@ -265,7 +273,7 @@ def test_a_message_whose_fields_are_not_where_they_usually_are_is_left_to_parsin
 def test_nothing_is_read_wrongly_after_an_unusual_message(change: str, data: st.DataObject) -> None:
     codec = Codec(None)
     message = bytearray(UNUSUAL[change])
-    codec.decode(bytes(message))
+    read(codec, bytes(message))
     message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
     assert_like_a_fresh_codec(codec, bytes(message))
 
@@ -284,9 +292,9 @@ TEXT = np.array([b"one", b"two"], np.object_)
     ],
     ids=["BYTES", "BYTES beside numbers", "typed", "described at length", "nothing but a name"],
 )
-def test_a_request_of_another_kind_is_never_templated(message: pb.ModelInferRequest) -> None:
+def test_a_request_of_another_kind_is_never_cached(message: pb.ModelInferRequest) -> None:
     data = message.SerializeToString()
-    assert through_template(data, data) is None
+    assert from_cache(data, data) is None
     codec = Codec(None)
     for _ in range(2):
         assert_like_a_fresh_codec(codec, data)
@@ -295,7 +303,7 @@ def test_a_request_of_another_kind_is_never_templated(message: pb.ModelInferRequ
 def test_a_request_of_more_fields_than_are_looked_through_is_left_to_parsing() -> None:
     data = request("m", PAIR).SerializeToString() + b"\x40\x01" * 5000
     assert len(decoded(data)[0].inputs) == 2
-    assert through_template(data, data) is None
+    assert from_cache(data, data) is None
 
 
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
@@ -308,10 +316,10 @@ def test_a_region_of_shared_memory_is_looked_up_for_each_request(side: str) -> N
     tensor.parameters["shared_memory_byte_size"].int64_param = 16
     with shared_memory_of(16) as memory:
         codec = Codec(memory)
-        codec.decode(message.SerializeToString())
+        read(codec, message.SerializeToString())
         memory.unregister("r")
         with pytest.raises(NotFound):
-            codec.decode(message.SerializeToString())
+            read(codec, message.SerializeToString())
 
 
 @contextmanager
@@ -330,38 +338,37 @@ def shared_memory_of(size: int) -> Iterator[SharedMemory]:
 # Many of them
 
 
-def kept(messages: Iterable[bytes]) -> Templates[int]:
-    """Templates of these messages, each with its number."""
-    templates: Templates[int] = Templates()
-    for number, message in enumerate(messages):
-        templates.keep(message, decoded(message)[0], number)
-    return templates
+def cached(messages: Iterable[bytes]) -> DecodeCache[OutputFormats]:
+    """The cache of a codec that has read these messages."""
+    codec = Codec(None)
+    for message in messages:
+        read(codec, message)
+    return codec._cache
 
 
-def test_the_oldest_template_leaves_first() -> None:
+def test_the_oldest_message_leaves_first() -> None:
     messages = [request(f"m{number:04}", PAIR).SerializeToString() for number in range(LIMIT + 2)]
-    templates = kept(messages)
-    read = [templates.read(message) for message in messages]
-    assert [found[1] for found in read if found] == list(range(2, LIMIT + 2))
+    cache = cached(messages)
+    assert [number for number, message in enumerate(messages) if cache.find(message)] == list(range(2, LIMIT + 2))
 
 
-def test_requests_of_equal_length_have_a_template_each_up_to_a_limit() -> None:
+def test_requests_of_equal_length_are_kept_up_to_a_limit() -> None:
     messages = [request("m", PAIR, parameters={"device": f"cuda:{number}"}).SerializeToString() for number in range(6)]
-    templates = kept(messages)
-    read = [templates.read(message) for message in messages]
-    assert [found[0].device for found in read if found] == [f"cuda:{number}" for number in range(6)][-LIMIT_ALIKE:]
+    cache = cached(messages)
+    devices = [found[0].device for message in messages if (found := cache.find(message))]
+    assert devices == [f"cuda:{number}" for number in range(6)][-LIMIT_ALIKE:]
 
 
 def test_requests_that_are_alike_share_a_layout() -> None:
     codec = Codec(None)
-    first, second = (codec.decode(request("m", PAIR, id=text).SerializeToString())[0] for text in ("1", "22"))
+    first, second = (read(codec, request("m", PAIR, id=text).SerializeToString())[0] for text in ("1", "22"))
     assert first.layout is second.layout
     assert first.inputs is not second.inputs
 
 
 def test_what_is_done_to_a_request_does_not_reach_the_next() -> None:
     codec = Codec(None)
-    first, _ = codec.decode(MESSAGE)
+    first, _ = read(codec, MESSAGE)
     first.device, first.objective, first.deadline_s = "cuda", "cost", 1.0
     first.inputs.clear()
     assert_like_a_fresh_codec(codec, MESSAGE)

@@ -5,29 +5,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout_proto import inference_pb2 as pb
-from turnout_server.core.messages import Origin
-from turnout_server.wire import responses as answers
+from turnout_server.core.messages import Provenance
+from turnout_server.wire import responses
 from turnout_server.wire.tensors import to_raw
 
 from tests.wire import DTYPES
 
-FIGURES = st.dictionaries(st.text(max_size=20), st.integers(-(2**63), 2**63 - 1), max_size=5)
+TIMINGS = st.dictionaries(st.text(max_size=20), st.integers(-(2**63), 2**63 - 1), max_size=5)
 TEXT = st.text(max_size=40)
 
 
-@given(st.builds(Origin, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT), TEXT, FIGURES)
-def test_parts_joined_parse_as_one_message(origin: Origin, request_id: str, figures: dict[str, int]) -> None:
+@given(st.builds(Provenance, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT), TEXT, TIMINGS)
+def test_parts_joined_parse_as_one_message(provenance: Provenance, request_id: str, timings: dict[str, int]) -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    said = {key: getattr(origin, key) for key in ("device", "device_requested", "route_reason", "precision")}
-    figures = {key: value for key, value in figures.items() if key not in said}
-    parts = [answers.head(origin), answers.request_id(request_id)]
-    parts += [answers.figure(key, value) for key, value in figures.items()]
-    message = pb.ModelInferResponse.FromString(answers.join([*parts, answers.tensor("y", "FP32", (2, 3), array.nbytes), array]))
-    assert (message.model_name, message.model_version, message.id) == (origin.model, origin.version, request_id)
+    said = {key: getattr(provenance, key) for key in ("device", "device_requested", "route_reason", "precision")}
+    timings = {key: value for key, value in timings.items() if key not in said}
+    parts = [responses.head(provenance), responses.request_id(request_id)]
+    parts += [responses.timing(key, value) for key, value in timings.items()]
+    message = pb.ModelInferResponse.FromString(
+        responses.join([*parts, responses.tensor("y", "FP32", (2, 3), array.nbytes), array])
+    )
+    assert (message.model_name, message.model_version, message.id) == (provenance.model, provenance.version, request_id)
     kinds = {key: value.WhichOneof("parameter_choice") for key, value in message.parameters.items()}
-    assert kinds == dict.fromkeys(said, "string_param") | dict.fromkeys(figures, "int64_param")
+    assert kinds == dict.fromkeys(said, "string_param") | dict.fromkeys(timings, "int64_param")
     assert {key: message.parameters[key].string_param for key in said} == said
-    assert {key: message.parameters[key].int64_param for key in figures} == figures
+    assert {key: message.parameters[key].int64_param for key in timings} == timings
     assert [(output.name, output.datatype, list(output.shape)) for output in message.outputs] == [("y", "FP32", [2, 3])]
     assert list(message.raw_output_contents) == [array.tobytes()]
 
@@ -35,7 +37,7 @@ def test_parts_joined_parse_as_one_message(origin: Origin, request_id: str, figu
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 16_383, 16_384, 3_000_000])
 def test_contents_of_every_length_are_found_again(size: int) -> None:
     data = bytes(size)
-    message = pb.ModelInferResponse.FromString(answers.join([answers.contents(size), data, answers.contents(1), b"x"]))
+    message = pb.ModelInferResponse.FromString(responses.join([responses.contents(size), data, responses.contents(1), b"x"]))
     assert list(message.raw_output_contents) == [data, b"x"]
 
 
@@ -43,12 +45,12 @@ def test_contents_of_every_length_are_found_again(size: int) -> None:
 @pytest.mark.parametrize("step", [1, 2], ids=["in one piece", "with gaps"])
 def test_numbers_are_joined_as_their_bytes(datatype: str, step: int) -> None:
     array = np.arange(8).reshape(4, 2).astype(DTYPES[datatype])[::step]
-    assert answers.join([to_raw(array)]) == array.tobytes()
+    assert responses.join([to_raw(array)]) == array.tobytes()
 
 
 def test_an_answer_in_a_stream_is_the_answer_and_says_that_it_is_the_last() -> None:
     answer = pb.ModelInferResponse(id="7", raw_output_contents=[bytes(1000)])
-    message = pb.ModelStreamInferResponse.FromString(answers.in_stream(answer.SerializeToString()))
+    message = pb.ModelStreamInferResponse.FromString(responses.in_stream(answer.SerializeToString()))
     answer.parameters["triton_final_response"].bool_param = True
     assert message.infer_response == answer
     assert message.error_message == ""

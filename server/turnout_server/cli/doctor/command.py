@@ -5,15 +5,16 @@ import logging
 from collections.abc import Sequence
 from typing import NoReturn
 
-from turnout_server import settings
+from turnout_server import settings_sources
 from turnout_server.cli.doctor import facts, findings, page
 from turnout_server.cli.doctor.checkup import Checkup
 from turnout_server.cli.doctor.facts import Facts, Machine
 from turnout_server.cli.textpage import output_aside
 from turnout_server.core.errors import ServingError
-from turnout_server.devices import device as devices
-from turnout_server.devices.device import Device
-from turnout_server.settings import DoctorSettings, UsageError
+from turnout_server.devices.device import Device, cpu, cuda
+from turnout_server.devices.discovery import missing_for_cuda
+from turnout_server.settings import DoctorSettings
+from turnout_server.settings_sources import UsageError
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         SystemExit: `--help`.
     """
     flags, as_json = _read(arguments)
-    chosen = settings.read_for_doctor(flags)
+    chosen = settings_sources.read_for_doctor(flags)
     logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page says it all
     with output_aside():
         checkup = examine(chosen, Machine(_providers))
@@ -49,12 +50,11 @@ def examine(chosen: DoctorSettings, machine: Machine) -> Checkup:
         return Checkup(read, cuda_wanted=wanted)
     from turnout_server.cli.doctor.trial import Trial  # noqa: PLC0415, needs an ONNX Runtime that can be imported
 
-    if devices.missing_for_cuda(read.runtime.providers, machine.root) is not None:
+    if missing_for_cuda(read.runtime.providers, machine.root) is not None:
         disabled = disabled | {"cuda"}
     trial = Trial(_candidates(declared, disabled, read))
     try:
-        repository = chosen.model_repository
-        models = trial.models(repository, chosen.model_name) if repository else ()
+        models = trial.models(chosen) if chosen.model_repository else ()
     except ServingError as error:
         raise UsageError(str(error)) from None
     finally:
@@ -64,9 +64,9 @@ def examine(chosen: DoctorSettings, machine: Machine) -> Checkup:
 
 def _candidates(declared: list[Device], disabled: set[str], read: Facts) -> list[tuple[Device, bool]]:
     """The devices to try: those that are declared, and those that a server would find besides."""
-    gpus = [] if "cuda" in disabled else [devices.cuda(number) for number in range(read.nvidia.count)]
+    gpus = [] if "cuda" in disabled else [cuda(number) for number in range(read.nvidia.count)]
     known = {device.name for device in declared} | disabled
-    found = [device for device in (devices.cpu(), *gpus) if device.name not in known]
+    found = [device for device in (cpu(), *gpus) if device.name not in known]
     return [(device, True) for device in declared] + [(device, False) for device in found]
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 from turnout_server.cli.doctor import nvidia
 from turnout_server.cli.doctor.nvidia import Access, Nvidia
-from turnout_server.devices import device as devices
-from turnout_server.devices import host as cgroups
-from turnout_server.devices import installation as wheels
+from turnout_server.devices import host, installation
 
 
 @dataclass(frozen=True)
@@ -106,12 +104,12 @@ def read(machine: Machine) -> Facts:
 
 def _host(machine: Machine) -> Host:
     return Host(
-        cpu=devices.cpu_model(machine.root),
+        cpu=host.cpu_model(machine.root),
         cores=machine.cores,
         affinity=tuple(sorted(machine.affinity)),
-        quota_cores=cgroups.quota_cores(machine.root),
+        quota_cores=host.quota_cores(machine.root),
         memory_bytes=_memory_bytes(machine.root / "proc/meminfo"),
-        memory_limit_bytes=cgroups.memory_limit_bytes(machine.root),
+        memory_limit_bytes=host.memory_limit_bytes(machine.root),
     )
 
 
@@ -121,7 +119,7 @@ def _memory_bytes(meminfo: Path) -> int:
 
 
 def _runtime(machine: Machine) -> Runtime:
-    found = wheels.installed(machine.distribution)
+    found = installation.installed(machine.distribution)
     cuda = next((_built_for(wheel) for wheel in reversed(found.values())), "")
     providers: tuple[str, ...] = ()
     problem = ""

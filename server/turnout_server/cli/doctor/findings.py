@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from turnout_server.cli.doctor.checkup import Checkup, Finding, ModelOnDevice, Tried
 from turnout_server.cli.doctor.facts import Facts
 from turnout_server.cli.doctor.gpufindings import ASK_KERNEL, of_missing_gpus, of_working_gpus
-from turnout_server.devices import device as devices
+from turnout_server.devices.device import shared_cores
 
 
 def judge(checkup: Checkup) -> list[Finding]:
@@ -73,7 +73,7 @@ def _of_cores(checkup: Checkup) -> Iterator[Finding]:
 
 
 def _of_shared_cores(checkup: Checkup) -> Iterator[Finding]:
-    for one, other, cores in devices.shared_cores([tried.device for tried in checkup.devices if not tried.problem]):
+    for one, other, cores in shared_cores([tried.device for tried in checkup.devices if not tried.problem]):
         what = f"devices '{one.name}' and '{other.name}' share the cores {list(cores)}"
         why = "the profile of each is wrong while the other works"
         fix = "keep them apart with cpus in their tables, or add disabled = true to one"

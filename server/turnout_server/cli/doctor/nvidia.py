@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from turnout_server.devices import installation as wheels
-from turnout_server.devices.device import MAX_GPUS, visible_gpus
+from turnout_server.devices import installation
+from turnout_server.devices.discovery import MAX_GPUS, visible_gpus
 
 #: What the CUDA provider loads by CUDA's major version; the names' last part is each library's own major version.
 _LIBRARIES = {
@@ -121,7 +121,7 @@ def _linker_cache() -> str:
 
 def _beside_onnxruntime() -> Path:
     """Where ONNX Runtime looks for the wheels of CUDA's libraries: in the directory that it was itself installed into."""
-    homes = [wheels.home_of(wheel) for wheel in wheels.installed().values()]
+    homes = [installation.home_of(wheel) for wheel in installation.installed().values()]
     return homes[0] if homes else Path(sysconfig.get_path("platlib"))
 
 

@@ -2,16 +2,15 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
+from turnout_server.app import build
 from turnout_server.cli.doctor.checkup import ModelOnDevice, Tried
 from turnout_server.core.errors import ServingError
 from turnout_server.devices import engines
 from turnout_server.devices.device import Device
-from turnout_server.devices.engines import Engine
-from turnout_server.models.loading import Loader, ModelVersion
-from turnout_server.models.profile_store import ProfileStore
-from turnout_server.models.repository import Repository
+from turnout_server.devices.engines import Engine, Engines
+from turnout_server.models.loading import ModelVersion
+from turnout_server.settings import Settings
 
 
 class Trial:
@@ -28,17 +27,21 @@ class Trial:
         self._working: dict[str, Engine] = {}
         self.tried = tuple(self._try(device, declared) for device, declared in candidates)
 
-    def models(self, root: Path, model_name: str) -> tuple[ModelOnDevice, ...]:
+    def models(self, settings: Settings) -> tuple[ModelOnDevice, ...]:
         """Every model of a repository on every device that works.
 
         Raises:
             FailedPrecondition: the directory isn't a repository.
         """
-        repository = Repository(root, Loader(self._working, ProfileStore(None)), model_name)
-        repository.start()
-        rows = [row for version in repository.ready() for row in _rows(version, self._working)]
-        failed = [entry for entry in repository.index() if entry.state == "UNAVAILABLE"]
-        rows += [ModelOnDevice(entry.name, entry.version, "", entry.reason) for entry in failed]
+        quiet = settings.model_copy(update={"ready_when": "any", "default_device": "auto", "profile_budget_s": 0.0})
+        core = build(quiet, Engines(self._working, {}))
+        try:
+            core.repository.start()
+            rows = [row for version in core.repository.ready() for row in _rows(version, self._working)]
+            failed = [entry for entry in core.repository.index() if entry.state == "UNAVAILABLE"]
+            rows += [ModelOnDevice(entry.name, entry.version, "", entry.reason) for entry in failed]
+        finally:
+            core.stop(timeout_s=0)
         return tuple(sorted(rows, key=lambda row: (row.model, row.version)))
 
     def stop(self) -> None:
@@ -71,4 +74,4 @@ def _rows(version: ModelVersion, working: Mapping[str, Engine]) -> Iterator[Mode
             )
         else:
             allowed = version.configuration.allows(name, engine.device.kind)
-            yield ModelOnDevice(version.name, str(version.version), name, str(version.problems[name]), allowed)
+            yield ModelOnDevice(version.name, str(version.version), name, str(version.unavailable[name]), allowed)

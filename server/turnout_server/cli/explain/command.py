@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from turnout_server import settings
+from turnout_server import settings_sources
 from turnout_server.cli.explain import page
 from turnout_server.cli.textpage import output_aside
 from turnout_server.core.errors import InvalidRequest, NotFound, ServingError
-from turnout_server.explain import http as queries
+from turnout_server.explain import http as explain_http
 from turnout_server.explain.answer import Explanation, Question
 from turnout_server.scheduling.routing import OBJECTIVES
-from turnout_server.settings import UsageError
+from turnout_server.settings_sources import UsageError
 
 _UNITS_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
 #: How long a running server may take to answer.
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         return _complain(f"{error}; 'turnout-server doctor' has the fix")
     except ServingError as error:
         return _complain(str(error))
-    print(queries.as_json(explanation) if chosen.json else page.as_text(explanation, live=bool(chosen.at)))
+    print(explain_http.as_json(explanation) if chosen.json else page.as_text(explanation, live=bool(chosen.at)))
     return 0 if explanation.device else 1
 
 
@@ -81,7 +81,7 @@ def rate_per_s(text: str) -> float:
         ValueError: it is something else.
     """
     try:
-        return queries.positive(text.removesuffix("/s"))
+        return explain_http.positive(text.removesuffix("/s"))
     except ValueError:
         raise ValueError("a rate such as 100/s") from None
 
@@ -107,13 +107,13 @@ def _parser() -> _Parser:
     )
     parser.add_argument("model", metavar="MODEL", help="the model's name")
     parser.add_argument("--model-version", metavar="N", default="", help="its version; else the highest")
-    parser.add_argument("--rows", metavar="N", type=_typed(queries.count), default=1, help="rows of the request (1)")
+    parser.add_argument("--rows", metavar="N", type=_typed(explain_http.count), default=1, help="rows of the request (1)")
     parser.add_argument("--deadline", metavar="50ms", type=_typed(duration_us), help="how long the answer may take")
     parser.add_argument("--load", metavar="100/s", type=_typed(rate_per_s), help="also say what so many requests would mean")
     parser.add_argument("--device", default="", help="as a request says it: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
     parser.add_argument("--objective", choices=OBJECTIVES, default="", help="what decides between several devices")
     parser.add_argument("--precision", default="", help="only devices whose file has it: fp32, fp16, int8, ...")
-    parser.add_argument("--priority", metavar="N", type=_typed(queries.whole), default=0, help="1 is the most urgent")
+    parser.add_argument("--priority", metavar="N", type=_typed(explain_http.whole), default=0, help="1 is the most urgent")
     parser.add_argument("--at", metavar="HOST:PORT", help="ask the server whose metrics port this is (8002)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     return parser
@@ -132,12 +132,12 @@ def _typed(read: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def _try(flags: list[str], question: Question) -> Explanation:
-    chosen = settings.read(flags)
+    chosen = settings_sources.read(flags)
     logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page says it all
     with output_aside():
-        from turnout_server.cli.explain import offline as trial  # noqa: PLC0415, fails where ONNX Runtime is broken
+        from turnout_server.cli.explain import offline  # noqa: PLC0415, fails where ONNX Runtime is broken
 
-        return trial.explain(chosen, question)
+        return offline.explain(chosen, question)
 
 
 def _ask(address: str, question: Question) -> Explanation:
@@ -151,7 +151,7 @@ def _ask(address: str, question: Question) -> Explanation:
         raise UsageError(f"--at: '{address}' is not HOST:PORT, such as 127.0.0.1:8002")
     try:
         connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
-        connection.request("GET", f"{queries.PATH}?{queries.query_of(question)}")
+        connection.request("GET", f"{explain_http.PATH}?{explain_http.query_of(question)}")
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
@@ -159,7 +159,7 @@ def _ask(address: str, question: Question) -> Explanation:
     if answer.status == 503:
         raise ServingError(text.strip())
     try:
-        return queries.explanation_of(text) if answer.status == 200 else _refused(text)
+        return explain_http.explanation_of(text) if answer.status == 200 else _refused(text)
     except ValueError as error:
         raise UsageError(f"--at {address}: {error}") from None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from turnout_server import settings
+from turnout_server import settings_sources
 from turnout_server.cli.doctor import command
 from turnout_server.cli.doctor.facts import Machine
 from turnout_server.cli.doctor.findings import exit_code, judge
@@ -84,7 +84,7 @@ def test_models_are_loaded_on_every_device(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_bare_model_without_a_name_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(settings.UsageError, match="--model-name"):
+    with pytest.raises(settings_sources.UsageError, match="--model-name"):
         command.main([f"--model-repository={tmp_path}"])
 
 
@@ -97,7 +97,7 @@ def failing(error: Exception) -> Callable[[], tuple[str, ...]]:
 
 @pytest.mark.parametrize("error", [ImportError("No module named 'onnxruntime'"), AttributeError("no attribute 'capi'")])
 def test_a_broken_runtime_is_told_and_nothing_is_tried(error: Exception) -> None:
-    checkup = command.examine(settings.read_for_doctor([]), Machine(failing(error)))
+    checkup = command.examine(settings_sources.read_for_doctor([]), Machine(failing(error)))
     findings = judge(checkup)
     assert (findings[0].code, exit_code(findings)) == ("broken-runtime", 1)
     assert str(error) in findings[0].what

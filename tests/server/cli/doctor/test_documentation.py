@@ -4,7 +4,7 @@ import inspect
 import re
 from pathlib import Path
 
-from turnout_server import settings
+from turnout_server import settings_sources
 from turnout_server.cli.doctor import findings, gpufindings
 from turnout_server.core import metrics
 from turnout_server.observability import model_metrics as modelmetrics
@@ -24,7 +24,7 @@ def test_the_example_declares_devices(tmp_path: Path) -> None:
     assert example
     file = tmp_path / "turnout.toml"
     file.write_text(example[1].replace('"models"', f'"{tmp_path}"').replace('cpus = "0"\n', ""))  # core 0 may not be ours
-    names = [device.name for device in settings.read_for_doctor([f"--config={file}"]).declared_devices()]
+    names = [device.name for device in settings_sources.read_for_doctor([f"--config={file}"]).declared_devices()]
     assert names == ["cpu", "cpu:slow", "cuda:0", "tensorrt:0", "npu:0"]
 
 

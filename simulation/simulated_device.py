@@ -1,4 +1,4 @@
-"""A device in virtual time: the server's backlog and batching, with drawn service times instead of runs."""
+"""A device in virtual time: the server's queue and batching, with drawn service times instead of runs."""
 
 import math
 import random
@@ -10,12 +10,12 @@ import numpy as np
 from turnout_server.core.signatures import TensorSpec
 from turnout_server.models.deployments import Deployment
 from turnout_server.scheduling import batching, routing
-from turnout_server.scheduling.device_queue import Backlog, due
+from turnout_server.scheduling.device_queue import DeviceQueue, due
 from turnout_server.scheduling.entries import Account, Selection, Tenant
 from turnout_server.scheduling.profiles import Profile
 from turnout_server.scheduling.routing import Forecast
 
-from benchmarks.routing.service import MAX_ROWS, Saved
+from simulation.service import MAX_ROWS, Saved
 
 #: The server's default.
 MOST_WAITING = 1000
@@ -56,15 +56,15 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """What waits of a request: all of it, or one of the runs it is split into. A `waiting.Waiting`."""
+    """What waits of a request: all of it, or one of the runs it is split into. An `entries.Entry`."""
 
     request: Request
     tenant: Tenant
     rows: int
     enqueued_s: float
-    deadline_s: float
-    finish_s: float | None
-    kind: Hashable = ()
+    start_by_s: float
+    deadline_s: float | None
+    batch_key: Hashable = ()
     priority: int = 1
 
     @property
@@ -120,7 +120,7 @@ class Run:
 
 @dataclass(eq=False)
 class SharedTenant:
-    """A model whose requests several devices take from one queue, each in batches of its own size. A `waiting.Tenant`.
+    """A model whose requests several devices take from one queue, each in batches of its own size. An `entries.Tenant`.
 
     Attributes:
         drops_late: whoever takes a request drops it if it would be late there; otherwise only what has expired is dropped.
@@ -138,8 +138,8 @@ class SharedTenant:
     target_s: float | None = None
 
     @property
-    def cap(self) -> int:
-        return self.by_device[self.taker].cap
+    def effective_max_batch(self) -> int:
+        return self.by_device[self.taker].effective_max_batch
 
     def predict_us(self, rows: int) -> float | None:
         return self.by_device[self.taker].predict_us(rows)
@@ -149,14 +149,14 @@ class SharedTenant:
 
 
 @dataclass(eq=False)
-class Station:
+class SimulatedDevice:
     """One device.
 
     Attributes:
         deployments: the models on it.
         truths: how long their runs really take.
-        backlog: what waits for it; devices may share one.
-        shared: the tenants of a backlog that is shared.
+        device_queue: what waits for it; devices may share one.
+        shared: the tenants of a queue that is shared.
         running: requests, and when they should be done, by run.
         busy_s: seconds of runs so far.
     """
@@ -166,7 +166,7 @@ class Station:
     truths: dict[str, Truth]
     random_: random.Random
     instances: int = 1
-    backlog: Backlog[Part] = field(default_factory=Backlog)
+    device_queue: DeviceQueue[Part] = field(default_factory=DeviceQueue)
     shared: "Mapping[str, SharedTenant]" = field(default_factory=dict)
     running: dict[int, tuple[int, float]] = field(default_factory=dict)
     busy_s: float = 0.0
@@ -176,42 +176,43 @@ class Station:
         """As Executor.submit: in parts, if it is larger than what is worth running at once."""
         if self.shared:  # by devices with different caps; whoever takes it runs it whole
             shared = self.shared[request.model]
-            finish_s = request.deadline_s if shared.drops_late else None
-            self.backlog.add(Part(request, shared, request.rows, now_s, request.deadline_s, finish_s))
+            deadline_s = request.deadline_s if shared.drops_late else None
+            self.device_queue.add(Part(request, shared, request.rows, now_s, request.deadline_s, deadline_s))
             return
-        tenant, begin_s = self.deployments[request.model], self._begin_by_s(request)
-        parts = tenant.parts(request.rows)
-        request.parts_left = len(parts)
-        for rows in parts:
-            self.backlog.add(Part(request, tenant, rows, now_s, begin_s, request.deadline_s))
+        tenant, start_by_s = self.deployments[request.model], self._start_by_s(request)
+        chunks = tenant.chunks(request.rows)
+        request.parts_left = len(chunks)
+        for rows in chunks:
+            self.device_queue.add(Part(request, tenant, rows, now_s, start_by_s, request.deadline_s))
 
     @property
     def full(self) -> bool:
-        return len(self.backlog) >= MOST_WAITING
+        return len(self.device_queue) >= MOST_WAITING
 
     @property
     def in_flight(self) -> int:
         """Requests waiting or running."""
-        return len(self.backlog) + sum(requests for requests, _ in self.running.values())
+        return len(self.device_queue) + sum(requests for requests, _ in self.running.values())
 
     def forecast(self, request: Request, now_s: float) -> Forecast:
         """As Executor.forecast."""
         tenant, rows = self.deployments[request.model], request.rows
         alone_us, fastest_us = tenant.predict_us(rows) or 0.0, tenant.profile.fastest_us(rows) or 0.0
-        if not self.running and not len(self.backlog):
-            return Forecast(0.0, alone_us, alone_us, alone_us, fastest_us)
+        if not self.running and not len(self.device_queue):
+            return Forecast(self.name, None, 0.0, alone_us, alone_us, alone_us, fastest_us)
         left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in self.running.values()]
-        prospect = self.backlog.prospect(tenant, (), rows, 1, due(tenant, now_s, self._begin_by_s(request)))
-        wait_us = routing.wait_us(left_us, prospect.ahead_us, self.instances)
-        return Forecast(wait_us, prospect.joined_us, prospect.added_us, alone_us, fastest_us)
+        due_s = due(tenant, now_s, self._start_by_s(request))
+        ahead_us, service_us, added_us = self.device_queue.predicted_us(tenant, (), rows, 1, due_s)
+        wait_us = routing.wait_us(left_us, ahead_us, self.instances)
+        return Forecast(self.name, None, wait_us, service_us, added_us, alone_us, fastest_us)
 
     def start(self, now_s: float) -> list[tuple[int, Run]]:
         """Begins every run that may begin; drops what nobody waits for any more."""
         begun = []
-        while self.backlog and len(self.running) < self.instances:
+        while self.device_queue and len(self.running) < self.instances:
             for tenant in self.shared.values():
                 tenant.taker = self.name
-            selection = self.backlog.take(now_s)
+            selection = self.device_queue.take(now_s)
             _drop(selection, now_s)
             if selection.batch:
                 begun.append(self._begin(selection.batch, now_s))
@@ -222,8 +223,8 @@ class Station:
     def ended(self, number: int, run: Run, now_s: float) -> None:
         """A run is over: its requests are answered, and the profile learns."""
         self.running.pop(number)
-        self.backlog.ended(run.tenant, run.service_s)
-        self.deployments[run.batch[0].request.model].profile.observe(run.rows, run.service_s * 1e6)
+        self.device_queue.ended(run.tenant, run.service_s)
+        self.deployments[run.batch[0].request.model].observe(run.rows, run.service_s * 1e6)
         self.busy_s += run.service_s
         for part in run.batch:
             request = part.request
@@ -231,9 +232,9 @@ class Station:
             if not request.parts_left:
                 request.end(ANSWERED, now_s)
 
-    def _begin_by_s(self, request: Request) -> float:
+    def _start_by_s(self, request: Request) -> float:
         """As DataPlane: with the deadline of a request whose run may wait for as long as it likes."""
-        latest_s = self.deployments[request.model].begin_by_s(request.rows, request.deadline_s, None)
+        latest_s = self.deployments[request.model].start_by_s(request.rows, request.deadline_s, None)
         return request.deadline_s if latest_s is None else latest_s
 
     def _begin(self, batch: list[Part], now_s: float) -> tuple[int, Run]:
@@ -252,7 +253,7 @@ def deployment(model: str, device: str, saved: Saved) -> Deployment:
 
 
 def most_rows_per_s(saved: Saved) -> float:
-    """The rows a second that a device could carry at the server's own batch cap."""
+    """The rows per second that a device could carry with the server's own batch size."""
     profile = Profile.restored(saved)
     cap = batching.best_rows(profile.settled_us, MAX_ROWS)
     return cap / (profile.predict_us(cap) or math.inf) * 1e6

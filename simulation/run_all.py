@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from turnout_server.scheduling import routing
 
-from benchmarks.routing.figures import Figures, figures
-from benchmarks.routing.policies import FirstIdle, Only, Policy, Random, ShortestQueue, Threshold, Turnout
-from benchmarks.routing.scenarios import Scenario
-from benchmarks.routing.service import CPU, GPU, Saved
-from benchmarks.routing.simulation import Machine, play
+from simulation.figures import Figures, figures
+from simulation.policies import FirstIdle, Only, Policy, Random, ShortestQueue, Threshold, Turnout
+from simulation.scenarios import Scenario
+from simulation.service import CPU, GPU, Saved
+from simulation.simulation import Machine, play
 
 #: What the target is about, and what it is compared with.
 OURS, FIRST_IDLE, PLAIN, THRESHOLD = "Turnout", "first idle", "first idle, plain queue", "size threshold"
@@ -31,7 +31,7 @@ POLICIES: dict[str, Callable[[str], Policy]] = {
 RIVALS = ("CPU only", "GPU only", "random", "shortest queue", FIRST_IDLE, PLAIN, THRESHOLD)
 
 
-def contest(scenario: Scenario, cpu: Mapping[str, Saved], number: int, seed: str) -> Iterator[Figures]:
+def run_all(scenario: Scenario, cpu: Mapping[str, Saved], number: int, seed: str) -> Iterator[Figures]:
     """Every policy against the same requests, about so many."""
     machine = Machine(cpu, scenario.gpu, scenario.cpu_factor)
     for name in (*POLICIES, THRESHOLD):
@@ -47,9 +47,9 @@ def played(scenario: Scenario, machine: Machine, name: str, number: int, seed: s
 
 def _played(scenario: Scenario, machine: Machine, policy: Policy, name: str, number: int, seed: str) -> Figures:
     requests = scenario.requests(machine, number, seed)
-    stations = machine.stations(f"{seed}/{scenario.name}", policy.sharing)
-    play(requests, stations, policy)
-    return figures(scenario.name, name, requests, stations)
+    devices = machine.devices(f"{seed}/{scenario.name}", policy.sharing)
+    play(requests, devices, policy)
+    return figures(scenario.name, name, requests, devices)
 
 
 def _best_threshold(scenario: Scenario, machine: Machine, number: int, seed: str) -> Figures:

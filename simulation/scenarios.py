@@ -4,9 +4,9 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from benchmarks.routing.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
-from benchmarks.routing.simulation import Machine
-from benchmarks.routing.station import Request, most_rows_per_s
+from simulation.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
+from simulation.simulated_device import Request, most_rows_per_s
+from simulation.simulation import Machine
 
 MLP, RESNET, ENCODER = "mlp", "resnet50", "encoder"
 ONE: Mapping[int, float] = {1: 1.0}

@@ -25,7 +25,7 @@ SIZES = tuple(1 << bit for bit in range(MAX_ROWS.bit_length()))
 #: Rounds over all sizes, so that what disturbs the machine for a while disturbs none of them alone; short runs get more each.
 ROUNDS, ROUND_US = 5, 2e4
 #: Nothing is measured while others use more of the machine than this percentage; after so many seconds it is, anyway.
-QUIET_PERCENT, PATIENCE_S = 10.0, 10.0
+QUIET_PERCENT, DEFAULT_DUE_S = 10.0, 10.0
 
 CPU, GPU = "cpu", "cuda:0"
 Saved = dict[str, dict[str, float]]
@@ -86,21 +86,21 @@ def measure(models: Collection[str]) -> None:
             for _ in range(ROUNDS):
                 for rows, times_us in took_us.items():
                     _await_quiet()
-                    times_us.append(timed_us(session, rows, joins=True))
+                    times_us.append(timed_us(session, rows, batched=True))
                     runs = min(100, int(ROUND_US / times_us[-1]))
-                    times_us += [timed_us(session, rows, joins=True) for _ in range(runs)]
+                    times_us += [timed_us(session, rows, batched=True) for _ in range(runs)]
             profile = Profile()
             for rows, times_us in took_us.items():
                 profile.measure(rows, times_us)
             service_us[case.name] = profile.saved()
             dates[case.name] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    about = results.machine() | {"command": "python -m benchmarks.routing --measure"}
+    about = results.machine() | {"command": "python -m simulation --measure"}
     content = {"schema_version": 1, "about": about, "dates": dates, "service_us": service_us}
     MEASURED.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _await_quiet() -> None:
-    until_s = time.monotonic() + PATIENCE_S
+    until_s = time.monotonic() + DEFAULT_DUE_S
     while psutil.cpu_percent(0.2) > QUIET_PERCENT and time.monotonic() < until_s:
         pass
 

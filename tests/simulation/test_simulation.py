@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.routing.__main__ import main
-from benchmarks.routing.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
-from benchmarks.routing.contest import FIRST_IDLE, OURS, POLICIES, THRESHOLD, contest
-from benchmarks.routing.policies import FirstIdle, Only, ShortestQueue, Turnout
-from benchmarks.routing.scenarios import SCENARIOS, Scenario, Stream
-from benchmarks.routing.service import CPU, GPU, GPUS, MODELS, SIZES, assumed, measured
-from benchmarks.routing.simulation import Machine, play
-from benchmarks.routing.station import ANSWERED, Request
-from benchmarks.routing.sweep import ENOUGH, LOADS, SWEPT, Point, carried, most, sweep
+from simulation.__main__ import main
+from simulation.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
+from simulation.policies import FirstIdle, Only, ShortestQueue, Turnout
+from simulation.run_all import FIRST_IDLE, OURS, POLICIES, THRESHOLD, run_all
+from simulation.scenarios import SCENARIOS, Scenario, Stream
+from simulation.service import CPU, GPU, GPUS, MODELS, SIZES, assumed, measured
+from simulation.simulated_device import ANSWERED, Request
+from simulation.simulation import Machine, play
+from simulation.sweep import ENOUGH, LOADS, SWEPT, Point, carried, most, sweep
 
 MACHINE = Machine(measured(), "large")
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -46,19 +46,19 @@ def test_every_request_ends_once_and_is_counted(name: str) -> None:
     scenario = BY_NAME["everything"]
     machine = Machine(measured(), scenario.gpu)
     policy = POLICIES[name]("1")
-    stations = machine.stations("1", policy.sharing)
+    devices = machine.devices("1", policy.sharing)
     requests = scenario.requests(machine, 300, "1")
 
-    play(requests, stations, policy)
+    play(requests, devices, policy)
 
     assert all(request.outcome for request in requests)
     assert all(request.ended_s >= request.arrived_s for request in requests)
     assert all(request.parts_left == 0 for request in requests if request.outcome == ANSWERED)
-    assert not any(station.running or station.backlog for station in stations.values())
+    assert not any(device.running or device.device_queue for device in devices.values())
 
 
 def test_runs_take_what_the_profile_says_give_or_take_the_spread() -> None:
-    truth = MACHINE.stations("1")[CPU].truths["resnet50"]
+    truth = MACHINE.devices("1")[CPU].truths["resnet50"]
     took_us = sorted(truth.draw_s(1, random.Random(str(number))) * 1e6 for number in range(999))
 
     assert took_us[499] == pytest.approx(truth.profile.predict_us(1), rel=0.02)
@@ -76,7 +76,7 @@ def test_a_larger_gpu_takes_less_but_never_less_than_it_takes_to_launch() -> Non
 def one_by_one(policy: Only | ShortestQueue | FirstIdle | Turnout, *, apart_s: float) -> set[str]:
     """The devices on which requests of one row end, so far apart."""
     requests = [Request("resnet50", 1, number * apart_s, number * apart_s + 10.0) for number in range(20)]
-    play(requests, MACHINE.stations("1", policy.sharing), policy)
+    play(requests, MACHINE.devices("1", policy.sharing), policy)
     return {request.device for request in requests}
 
 
@@ -96,7 +96,7 @@ def test_only_one_device_means_that() -> None:
 
 def test_turnout_is_beside_the_best_where_the_load_is_light() -> None:
     light = Scenario("light", "", (Stream("resnet50", 0.2, 300),))
-    in_time = {row.policy: row.in_time for row in contest(light, measured(), 400, "1")}
+    in_time = {row.policy: row.in_time for row in run_all(light, measured(), 400, "1")}
 
     assert in_time[OURS] >= 0.99 * max(in_time.values())
     assert in_time.keys() == POLICIES.keys() | {THRESHOLD}
@@ -134,7 +134,7 @@ def test_nobody_carries_more_than_anybody_can(name: str) -> None:
 
     assert 0.9 < limit < 1.1
     beyond = scenario.at(1.1 * limit)
-    assert max(row.in_time for row in contest(beyond, measured(), 2000, "1")) < ENOUGH
+    assert max(row.in_time for row in run_all(beyond, measured(), 2000, "1")) < ENOUGH
     assert most(BY_NAME["sizes"], measured()) == math.inf
 
 
@@ -157,7 +157,7 @@ def test_long_requests_stay_off_the_cpu_while_many_short_ones_in_a_hurry_come_th
     long = [Request("resnet50", 1, 1.0 + 0.012 * number, 1.1 + 0.012 * number) for number in range(80)]
     requests = sorted([*short, *long], key=lambda request: request.arrived_s)
 
-    play(requests, Machine(measured(), "small").stations("1"), Turnout(considerate=considerate))
+    play(requests, Machine(measured(), "small").devices("1"), Turnout(considerate=considerate))
 
     kept = all(request.in_time for request in short)
     assert kept is considerate
@@ -180,6 +180,6 @@ def test_a_quick_run_writes_the_whole_report(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
-    first, second = (list(contest(BY_NAME["deadlines"], measured(), 150, "7")) for _ in range(2))
+    first, second = (list(run_all(BY_NAME["deadlines"], measured(), 150, "7")) for _ in range(2))
 
     assert first == second

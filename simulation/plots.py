@@ -8,10 +8,10 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from benchmarks.routing.contest import FIRST_IDLE, OURS, PLAIN, THRESHOLD
-from benchmarks.routing.figures import Figures
-from benchmarks.routing.scenarios import Scenario
-from benchmarks.routing.sweep import ENOUGH, Point
+from simulation.figures import Figures
+from simulation.run_all import FIRST_IDLE, OURS, PLAIN, THRESHOLD
+from simulation.scenarios import Scenario
+from simulation.sweep import ENOUGH, Point
 
 mpl.use("Agg")
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.routing.service import BUSY_W, IDLE_W, PRICE_PER_HOUR
-from benchmarks.routing.station import ANSWERED, EXPIRED, REFUSED, Request, Station
+from simulation.service import BUSY_W, IDLE_W, PRICE_PER_HOUR
+from simulation.simulated_device import ANSWERED, EXPIRED, REFUSED, Request, SimulatedDevice
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Figures:
     busy: Mapping[str, float]
 
 
-def figures(scenario: str, policy: str, requests: Sequence[Request], stations: Mapping[str, Station]) -> Figures:
+def figures(scenario: str, policy: str, requests: Sequence[Request], devices: Mapping[str, SimulatedDevice]) -> Figures:
     """Counts."""
     number = len(requests)
     outcomes = {name: sum(request.outcome == name for request in requests) for name in (ANSWERED, EXPIRED, REFUSED)}
@@ -50,8 +50,8 @@ def figures(scenario: str, policy: str, requests: Sequence[Request], stations: M
     answered = [request for request in requests if request.outcome == ANSWERED]
     took_ms = [(request.ended_s - request.arrived_s) * 1e3 for request in answered] or [0.0]
     duration_s = requests[-1].arrived_s
-    price = sum(station.busy_s / 3600 * PRICE_PER_HOUR[name] for name, station in stations.items())
-    energy_j = sum(station.busy_s * (BUSY_W[name] - IDLE_W[name]) for name, station in stations.items())
+    price = sum(device.busy_s / 3600 * PRICE_PER_HOUR[name] for name, device in devices.items())
+    energy_j = sum(device.busy_s * (BUSY_W[name] - IDLE_W[name]) for name, device in devices.items())
     streams = {request.stream for request in requests}
     return Figures(
         scenario,
@@ -67,8 +67,8 @@ def figures(scenario: str, policy: str, requests: Sequence[Request], stations: M
         float(np.percentile(took_ms, 99)),
         price / max(1, in_time) * 1e6,
         energy_j / max(1, in_time),
-        {name: sum(request.device == name for request in answered) / max(1, len(answered)) for name in stations},
-        {name: station.busy_s / duration_s for name, station in stations.items()},
+        {name: sum(request.device == name for request in answered) / max(1, len(answered)) for name in devices},
+        {name: device.busy_s / duration_s for name, device in devices.items()},
     )
 
 

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from turnout_server.core.errors import Overloaded, ServingError
 from turnout_server.scheduling import routing
-from turnout_server.scheduling.routing import Candidate, Wish
+from turnout_server.scheduling.routing import Forecast, Preferences
 
-from benchmarks.routing.service import BUSY_W, CPU, GPU, IDLE_W, PRICE_PER_HOUR
-from benchmarks.routing.station import Request, Station
+from simulation.service import BUSY_W, CPU, GPU, IDLE_W, PRICE_PER_HOUR
+from simulation.simulated_device import Request, SimulatedDevice
 
 #: What an hour of each device costs, by objective; nothing where only time counts.
 RATES: dict[str, dict[str, float]] = {
@@ -20,7 +20,7 @@ RATES: dict[str, dict[str, float]] = {
     routing.ENERGY: {name: BUSY_W[name] - IDLE_W[name] for name in BUSY_W},
 }
 
-Stations = Mapping[str, Station]
+Devices = Mapping[str, SimulatedDevice]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Sharing:
     """All devices take from one queue, and it doesn't matter which is chosen.
 
     Attributes:
-        drops_late: see station.SharedTenant.
+        drops_late: see SharedTenant.
     """
 
     drops_late: bool
@@ -44,7 +44,7 @@ class Policy(Protocol):
     @property
     def sharing(self) -> Sharing | None: ...
 
-    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+    def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
         """The device for a request; None to refuse it."""
         ...
 
@@ -57,7 +57,7 @@ class Only:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+    def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
         return self._device
 
 
@@ -69,8 +69,8 @@ class Random:
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
 
-    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
-        return self._random.choice(list(stations))
+    def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
+        return self._random.choice(list(devices))
 
 
 class ShortestQueue:
@@ -78,8 +78,8 @@ class ShortestQueue:
 
     sharing = None
 
-    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
-        return min(stations, key=lambda name: (stations[name].in_flight, name != GPU))
+    def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
+        return min(devices, key=lambda name: (devices[name].in_flight, name != GPU))
 
 
 class FirstIdle:
@@ -88,7 +88,7 @@ class FirstIdle:
     def __init__(self, *, drops_late: bool) -> None:
         self.sharing = Sharing(drops_late)
 
-    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+    def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
         return GPU
 
 
@@ -100,7 +100,7 @@ class Threshold:
     def __init__(self, rows: Mapping[str, float]) -> None:
         self._rows = rows
 
-    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
+    def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
         return GPU if request.rows >= self._rows[request.model] else CPU
 
 
@@ -120,29 +120,24 @@ class Turnout:
         self._considerate = considerate
         self._last: dict[str, str] = {}
 
-    def choose(self, request: Request, stations: Stations, now_s: float) -> str | None:
-        candidates = {name: self._candidate(request, station, now_s) for name, station in stations.items()}
+    def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
+        forecasts = {name: self._forecast(request, device, now_s) for name, device in devices.items()}
         deadline_us = math.inf if self._admits_all else (request.deadline_s - now_s) * 1e6
         last = self._last.get(request.model, "")
-        wish = Wish(routing.resolve("auto", tuple(stations)), self._objective, deadline_us, None, last)
+        preferences = Preferences(routing.resolve("auto", tuple(devices)), self._objective, deadline_us, None, last)
         try:
-            device = routing.choose(wish, candidates, {}).device
+            chosen = routing.choose(preferences, forecasts, {}).device
         except ServingError:
             return None
-        self._last[request.model] = device
-        return device
+        self._last[request.model] = chosen
+        return chosen
 
-    def _candidate(self, request: Request, station: Station, now_s: float) -> Candidate:
-        """As DataPlane._candidate."""
-        forecast = station.forecast(request, now_s)
-        return Candidate(
-            station.name,
-            Overloaded("full") if station.full else None,
-            forecast.finish_us,
-            forecast.soonest_us,
-            forecast.alone_us,
-            forecast.added_us,
-            RATES[self._objective].get(station.name),
-            min(forecast.added_us, station.deployments[request.model].longest_us(request.rows)),
-            station.backlog.comers(now_s, 1) if self._considerate else (),
+    def _forecast(self, request: Request, device: SimulatedDevice, now_s: float) -> Forecast:
+        """As Selector.forecast."""
+        forecast = device.forecast(request, now_s)
+        return forecast._replace(
+            unavailable=Overloaded("full") if device.full else None,
+            rate=RATES[self._objective].get(device.name),
+            occupancy_us=min(forecast.added_us, device.deployments[request.model].longest_chunk_us(request.rows)),
+            arrivals=device.device_queue.arrivals(now_s, 1) if self._considerate else (),
         )

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from benchmarks.routing.contest import FIRST_IDLE, OURS, PLAIN, THRESHOLD, played
-from benchmarks.routing.scenarios import Scenario
-from benchmarks.routing.service import SIZES, Saved
-from benchmarks.routing.simulation import Machine
+from simulation.run_all import FIRST_IDLE, OURS, PLAIN, THRESHOLD, played
+from simulation.scenarios import Scenario
+from simulation.service import SIZES, Saved
+from simulation.simulation import Machine
 
 #: Who is swept, and the loads at which everybody is; in between they are where somebody ceases to carry it.
 SWEPT = ("GPU only", "shortest queue", FIRST_IDLE, PLAIN, THRESHOLD, OURS)
@@ -66,7 +66,7 @@ def most(scenario: Scenario, cpu: Mapping[str, Saved]) -> float:
     if len({(stream.model, rows) for stream in scenario.streams for rows in stream.sizes}) > 1:
         return math.inf
     machine, model = Machine(cpu, scenario.gpu, scenario.cpu_factor), scenario.streams[0].model
-    truths = [station.truths[model] for station in machine.stations("").values()]
+    truths = [device.truths[model] for device in machine.devices("").values()]
     fastest_per_s = sum(max(rows / truth.median_us(rows) * 1e6 for rows in SIZES) for truth in truths)
     return fastest_per_s / scenario.at(1.0).rows_per_s(machine) / ENOUGH
 

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.results import table
-from benchmarks.routing import plots
-from benchmarks.routing.contest import FIRST_IDLE, OURS, PLAIN, RIVALS
-from benchmarks.routing.figures import Figures
-from benchmarks.routing.scenarios import SCENARIOS, Scenario
-from benchmarks.routing.service import BUSY_W, CPU, CPU_SPREAD, GPU, GPUS, IDLE_W, PRICE_PER_HOUR, SIZES, Saved, assumed
-from benchmarks.routing.sweep import ENOUGH, LOADS, SWEPT, Point, carried, most
+from simulation import plots
+from simulation.figures import Figures
+from simulation.run_all import FIRST_IDLE, OURS, PLAIN, RIVALS
+from simulation.scenarios import SCENARIOS, Scenario
+from simulation.service import BUSY_W, CPU, CPU_SPREAD, GPU, GPUS, IDLE_W, PRICE_PER_HOUR, SIZES, Saved, assumed
+from simulation.sweep import ENOUGH, LOADS, SWEPT, Point, carried, most
 
 #: The target: never so far below the best of the others, and so far above first idle where both devices are worth using.
 WORST, ABOVE_FIRST_IDLE = 0.98, 1.2

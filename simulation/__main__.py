@@ -1,4 +1,4 @@
-"""`python -m benchmarks.routing`: ways to choose a device, simulated; the server's own decisions among them."""
+"""`python -m simulation`: ways to choose a device, simulated; the server's own decisions among them."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.contestants import ROOT
-from benchmarks.routing import report, service
-from benchmarks.routing.contest import OURS, RIVALS, against, contest
-from benchmarks.routing.figures import Figures
-from benchmarks.routing.scenarios import SCENARIOS
-from benchmarks.routing.sweep import Point, sweep
+from simulation import report, service
+from simulation.figures import Figures
+from simulation.run_all import OURS, RIVALS, against, run_all
+from simulation.scenarios import SCENARIOS
+from simulation.sweep import Point, sweep
 
 #: Requests in a scenario.
 REQUESTS, QUICK_REQUESTS = 20_000, 600
@@ -21,7 +21,7 @@ SWEEP_SHARE = 5
 
 def main(arguments: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.routing", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--requests", type=int, default=REQUESTS, help=f"in each scenario, about ({REQUESTS})")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_REQUESTS} requests in each scenario")
     parser.add_argument("--seed", default="1", help="of everything random (1)")
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     points: list[Point] = []
     for scenario in SCENARIOS:
         began_s = time.monotonic()
-        group = list(contest(scenario, cpu, number, chosen.seed))
+        group = list(run_all(scenario, cpu, number, chosen.seed))
         rows += group
         points += sweep(scenario, cpu, number // SWEEP_SHARE, chosen.seed)
         in_time = next(row.in_time for row in group if row.policy == OURS)
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{scenario.name}: {compared} ({time.monotonic() - began_s:.0f} s)", file=sys.stderr)
     options = [f"--requests {number}", f"--seed {chosen.seed}"]
     about = {
-        "command": f"python -m benchmarks.routing {' '.join(options)}",
+        "command": f"python -m simulation {' '.join(options)}",
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "requests in each scenario": f"about {number}, and {number // SWEEP_SHARE} at each load; the same for every policy",
         "CPU profiles": "; ".join(f"{key}: {value}" for key, value in where.items()),

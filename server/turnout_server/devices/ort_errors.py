@@ -1,0 +1,53 @@
+"""What the errors of ONNX Runtime mean to the caller of a run or a load."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from turnout_server.core.errors import InvalidRequest, Overloaded, ServingError, internal_error
+
+if TYPE_CHECKING:
+    from turnout_server.devices.device import Device
+
+logger = logging.getLogger(__name__)
+
+#: Lower-case parts of the texts with which ONNX Runtime, CUDA and its libraries report a lack of memory.
+_NO_MEMORY = (
+    "bad_alloc",
+    "failed to allocate memory",
+    "smaller than requested bytes",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "allocation_failed",
+)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of ONNX Runtime's own text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an error says that there isn't enough memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def memory_of(device: "Device") -> str:
+    """Words for a device's memory, with its limit."""
+    limit = f", which may take {device.memory_limit_mb} MiB" if device.memory_limit_mb else ""
+    return f"into the memory of device '{device.name}'{limit}"
+
+
+def run_error(error: Exception, device: "Device") -> ServingError:
+    """The error that the caller of a failed run gets."""
+    text = first_line(error)
+    if isinstance(error, native.InvalidArgument):
+        return InvalidRequest(f"the model refused these inputs: {text}")
+    if lacks_memory(error):
+        return Overloaded(f"this request does not fit {memory_of(device)}: {text}")
+    internal = internal_error()
+    logger.error("a run failed: %s (%s)", error, internal)
+    return internal

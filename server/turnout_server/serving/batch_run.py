@@ -1,0 +1,73 @@
+"""Runs a batch on a device's session and completes every job in it."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from turnout_server.core.errors import Cancelled, DeadlineExceeded, ServingError, internal_error
+from turnout_server.core.metrics import Metrics
+from turnout_server.scheduling import batching
+from turnout_server.scheduling.entries import Selection
+from turnout_server.serving.job import Execution, Job
+
+logger = logging.getLogger(__name__)
+
+
+class BatchRunner:
+    """Runs batches for one device, in the thread of whoever calls.
+
+    Args:
+        metrics: records every run.
+    """
+
+    def __init__(self, device: str, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._device = device
+        self._metrics = metrics
+        self._clock = clock
+
+    def run(self, batch: Sequence[Job]) -> float:
+        """Runs a batch. Whatever happens, every job in it completes and nothing is raised. Returns the seconds it took."""
+        started_s = self._clock()
+        tenant = batch[0].tenant
+        try:
+            inputs = batching.collate([job.inputs for job in batch])
+            collated_s = self._clock()
+            outputs = tenant.session.run(inputs, batch[0].outputs)
+            ran_s = self._clock()
+            per_job = batching.scatter(outputs, [job.rows for job in batch])
+        except ServingError as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+            else:  # one bad request fails the run of all, and running each alone shows whose it was
+                for job in batch:
+                    self.run([job])
+        except BaseException:
+            hidden = internal_error()
+            logger.exception("a batch of %d failed on %s: %s", len(batch), self._device, hidden)
+            _fail(batch, hidden)
+        else:
+            ended_s = self._clock()
+            input_s, compute_s, output_s = collated_s - started_s, ran_s - collated_s, ended_s - ran_s
+            rows = batch[0].rows if len(batch) == 1 else sum(job.rows for job in batch)
+            if rows:  # an empty request says nothing about service time
+                tenant.observe(rows, (ended_s - started_s) * 1e6)
+            series = self._metrics.series(tenant.key)
+            series.batch_rows.observe(rows)
+            series.batches[rows].observe(input_s, compute_s, output_s)
+            for job, own in zip(batch, per_job, strict=True):
+                queue_s = started_s - job.enqueued_s
+                series.late += not job.complete(Execution(own, queue_s, compute_s, rows, input_s, output_s))
+        return self._clock() - started_s
+
+
+def drop(selection: Selection[Job]) -> None:
+    """Answers the jobs of a selection that won't run."""
+    for job in selection.cancelled:
+        job.complete(Cancelled("the caller cancelled the request while it waited"))
+    for job in selection.expired:
+        job.complete(DeadlineExceeded(f"Request timeout expired while waiting for device '{job.tenant.device}'"))
+
+
+def _fail(batch: Sequence[Job], error: ServingError) -> None:
+    for job in batch:
+        job.complete(error)
