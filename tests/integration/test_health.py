@@ -126,6 +126,24 @@ def test_metrics_count_what_was_sent(server: RunningServer) -> None:
     assert grown("turnout_batch_rows", "turnout_batch_rows_sum") == 15
 
 
+def test_requests_that_cannot_be_decoded_are_counted_for_their_model(server: RunningServer) -> None:
+    short = request("fp32_batch", ROW)
+    short.raw_input_contents[0] = short.raw_input_contents[0][:-1]
+    of_nobody = request("no such model", ROW, parameters={"objective": "cheap"})
+    before = metrics(server)
+    for message in (short, request("fp32_batch", ROW, parameters={"objective": "cheap"}), of_nobody):
+        with refused("INVALID_ARGUMENT"):
+            server.stub.ModelInfer(message)
+    after = metrics(server)
+    failures = "turnout_request_failures"
+    for model, count in (("fp32_batch", 2), ("unknown", 1)):
+        labels = {"model": model, "code": "INVALID_ARGUMENT"}
+        assert (
+            total(after, failures, f"{failures}_total", **labels) - total(before, failures, f"{failures}_total", **labels)
+            == count
+        )
+
+
 def test_names_that_clients_make_up_do_not_grow_the_metrics(server: RunningServer) -> None:
     def refuse(names: Iterable[str]) -> None:
         calls = [server.stub.ModelInfer.future(pb.ModelInferRequest(model_name=name)) for name in names]

@@ -198,3 +198,13 @@ def test_a_bare_model_without_a_name_is_refused_with_the_flag(tmp_path: Path) ->
     (tmp_path / "model.onnx").write_bytes(models.add_constant(1).SerializeToString())
     with pytest.raises(AssertionError, match="say what it is called with --model-name"), running(tmp_path):
         pass
+
+
+def test_a_model_that_was_evicted_comes_back_while_the_disk_is_polled(repository: Path) -> None:
+    flags = ["--model-control-mode=poll", "--repository-poll-s=1", "--max-loaded-models=1"]
+    with running(repository, *flags) as server:
+        ready = {entry.name for entry in server.stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True)).models}
+        (evicted,) = {"adds", "slow"} - ready
+        with refused("UNAVAILABLE"):
+            server.stub.ModelMetadata(pb.ModelMetadataRequest(name=evicted))
+        eventually(lambda: bool(server.stub.ModelReady(pb.ModelReadyRequest(name=evicted)).ready))

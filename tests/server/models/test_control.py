@@ -1,6 +1,7 @@
 """Loads and unloads: one at a time, on a thread of their own, and only where the mode allows them."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -43,6 +44,9 @@ class Recorder(Repository):
 
     def unload(self, name: str) -> None:
         self._note(f"unload {name}")
+
+    def reopen(self) -> None:
+        self._note("reopen")
 
     def poll(self) -> None:
         self.polled.release()
@@ -127,6 +131,20 @@ def test_polling_goes_on_after_a_failure_and_ends_with_the_server(repository: Re
     polls = repository.asked.count("poll")
     assert polls >= 3
     assert repository.asked.count("poll") == polls
+
+
+def test_polling_leaves_the_thread_free_for_other_changes(repository: Recorder) -> None:
+    control = controlled(repository, "poll", poll_s=0.01)
+    control.start()
+    assert repository.polled.acquire(timeout=5)
+    control.wanted("evicted")
+    control.reopen()
+    deadline_s = time.monotonic() + 5
+    while not {"load evicted", "reopen"} <= set(repository.asked):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    assert repository.polled.acquire(timeout=5)
+    control.stop()
 
 
 def test_after_the_end_a_load_is_refused(control: Control) -> None:

@@ -35,6 +35,12 @@ def test_the_cap_is_worked_out_anew_after_so_many_runs() -> None:
     assert model.effective_max_batch == 8
 
 
+def test_looking_at_the_batch_size_changes_nothing() -> None:
+    model = deployment(profile=profile({rows: 1000 for rows in (1, 2, 4, 8, 16)}), max_rows=16)
+    assert {model.effective_max_batch for _ in range(20 * SHORT_PAUSE * REVIEW_RUNS)} == {16}
+    assert model.profile.total_runs == 25
+
+
 def saturated(model: Deployment, takes_us: Mapping[int, float], periods: int) -> Counter[int]:
     """How many runs of each size are made while there is always enough to fill one."""
     made: Counter[int] = Counter()

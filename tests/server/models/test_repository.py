@@ -1,6 +1,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -259,3 +260,77 @@ def test_a_configuration_may_name_kinds_that_this_server_declares(tmp_path: Path
     assert repository.find("m").configuration.devices == ("npu",)
     with pytest.raises(FailedPrecondition, match="unknown device 'npu:0'"):
         started(tmp_path).find("m")
+
+
+class Locked:
+    """Directories that the server may not list; tests may run as root, whom no mode keeps out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.paths: set[Path] = set()
+        listed = os.listdir
+
+        def listdir(path: Any = ".") -> list[str]:
+            if Path(path) in self.paths:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listed(path)
+
+        monkeypatch.setattr(os, "listdir", listdir)
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> Locked:
+    return Locked(monkeypatch)
+
+
+DENIED = "its directory cannot be listed: Permission denied"
+
+
+def test_a_model_that_cannot_be_listed_fails_by_name_and_reason(tmp_path: Path, locked: Locked) -> None:
+    add(tmp_path, "good")
+    for name in ("bad", "lost+found"):
+        (tmp_path / name).mkdir()
+        locked.paths.add(tmp_path / name)
+    repository = started(tmp_path)
+    assert repository.find("good").name == "good"
+    reasons = {entry.name: entry.reason for entry in repository.index() if entry.state == "UNAVAILABLE"}
+    assert reasons == {"bad": DENIED, "lost+found": DENIED}
+    with pytest.raises(FailedPrecondition, match=DENIED):
+        repository.find("bad")
+
+
+def test_a_model_that_cannot_be_listed_stops_no_start_in_explicit_mode(tmp_path: Path, locked: Locked) -> None:
+    add(tmp_path, "good")
+    (tmp_path / "bad").mkdir()
+    locked.paths.add(tmp_path / "bad")
+    repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)))
+    repository.start({"good"})
+    assert states(repository) == {("good", "1"): "READY", ("bad", ""): ""}
+    with pytest.raises(InvalidRequest, match=DENIED):
+        repository.load("bad")
+
+
+def test_a_version_that_cannot_be_listed_harms_no_other(tmp_path: Path, locked: Locked) -> None:
+    add(tmp_path, "m", "1", configuration="version_policy { all {} }")
+    add(tmp_path, "m", "2")
+    locked.paths.add(tmp_path / "m" / "2")
+    repository = started(tmp_path)
+    assert repository.find("m", "1").version == 1
+
+
+def test_polling_goes_on_when_a_model_becomes_unreadable_and_when_it_is_readable_again(tmp_path: Path, locked: Locked) -> None:
+    add(tmp_path, "m")
+    repository = started(tmp_path)
+    locked.paths.add(tmp_path / "m")
+    add(tmp_path, "new")
+    repository.poll()
+    assert repository.find("new").name == "new"
+    assert repository.find("m").name == "m"  # what answered goes on answering
+    locked.paths.clear()
+    repository.poll()
+    assert states(repository)["m", "1"] == "READY"
+
+
+def test_a_repository_that_cannot_be_listed_is_not_said_to_be_missing(tmp_path: Path, locked: Locked) -> None:
+    locked.paths.add(tmp_path)
+    with pytest.raises(FailedPrecondition, match=r"the model repository .* cannot be listed: Permission denied"):
+        started(tmp_path)

@@ -55,3 +55,19 @@ def test_an_objective_that_does_not_exist_is_refused_in_metadata_too() -> None:
     (status,) = call.ended
     assert status.code is grpc.StatusCode.INVALID_ARGUMENT
     assert status.details == "[request id: 7] unknown objective 'speed'; there are: latency, cost, energy"
+
+
+def test_what_cannot_be_decoded_is_passed_on_to_be_counted() -> None:
+    dataplane = RecordingDataPlane()
+    service = InferenceService(cast(DataPlane, dataplane), Codec(None), InlineRunner({}))
+    for message in (request("m", {}, parameters={"objective": "speed"}).SerializeToString(), b"\xff"):
+        service.model_infer(FakeCall(), message)
+    assert [model for model, _ in dataplane.rejections] == ["m", ""]
+
+
+@pytest.mark.parametrize("runs_inline", [True, False])
+def test_only_a_thread_that_runs_inline_work_is_given_any(runs_inline: bool) -> None:
+    dataplane, inline, call = RecordingDataPlane(), InlineRunner({}), FakeCall()
+    call.runs_inline = runs_inline
+    InferenceService(cast(DataPlane, dataplane), Codec(None), inline).model_infer(call, request("m", {}).SerializeToString())
+    assert dataplane.inline == [inline if runs_inline else None]

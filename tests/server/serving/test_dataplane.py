@@ -569,3 +569,24 @@ def test_the_requests_objective_goes_before_the_models_and_that_before_the_serve
         assert isinstance(outcome, FailedPrecondition)
         assert f"the objective '{in_force}' needs" in str(outcome)  # because nobody gave prices or watts
     two.stop()
+
+
+def test_an_answer_that_cannot_be_delivered_counts_as_a_failure_and_not_as_an_answer(served: Served) -> None:
+    told: SimpleQueue[Outcome] = SimpleQueue()
+
+    def done(outcome: Outcome) -> ServingError | None:
+        told.put(outcome)
+        return InvalidRequest("the region is too small")
+
+    served.dataplane.infer(InferRequest("adds", "", "7", {"a": ROW, "b": ROW}), done)
+    assert isinstance(told.get(timeout=10), InferResponse)
+    counted = served.counted()
+    assert (counted.failures, counted.answered) == ({"INVALID_ARGUMENT": 1}, 0)
+
+
+@pytest.mark.parametrize(("model", "key"), [("adds", ("adds", "1", "")), ("other", NOBODY)])
+def test_a_request_that_was_rejected_before_counts_for_its_model_if_there_is_one(
+    served: Served, model: str, key: tuple[str, str, str]
+) -> None:
+    served.dataplane.rejected(model, "", InvalidRequest("unknown objective"), time.monotonic())
+    assert served.metrics.totals()[key].failures == {"INVALID_ARGUMENT": 1}
