@@ -1,1 +1,1 @@
-"""Turnout beside other servers of the same models, in one interleaved run: `make bench`."""
+"""Measures Turnout: against other servers (`make bench`), on two devices (`make bench-devices`), over time (`make soak`)."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every server under the same loads, in rounds that take turns, and a report of the medians."""
+"""`python -m benchmarks`: measures every server under the same loads in interleaved rounds, and reports the medians."""
 
 import argparse
 import contextlib
@@ -9,33 +9,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from benchmarks import load, results
 from benchmarks.cases import CASES, Case
-from benchmarks.contestants import ROOT, Contestant, Running, await_ready, contestants, message, running
-from benchmarks.reference import session_of
+from benchmarks.contestants import ROOT, Contestant, Running, await_ready, contestants, running
+from benchmarks.reference import expected_outputs
 from benchmarks.results import OURS, Row
 
-#: How long a server is left alone before its idle CPU is read.
+#: Seconds without requests before a server's idle CPU is measured, and for which it is measured.
 IDLE_S = 10.0
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each server under each load (5)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each (4)")
-    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], help="these models only")
-    parser.add_argument("--servers", nargs="+", help="servers whose name contains one of these only")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="where the report goes (docs/results)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement (4)")
+    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], help="measure only these models")
+    parser.add_argument("--servers", nargs="+", help="measure only servers whose name contains one of these")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="the report's folder (docs/results)")
     chosen = parser.parse_args()
     load.h2load()
     if load.perf_analyzer() is None:
-        print("no streams are measured: perf_analyzer is not there; run `make .venv-perf/.installed`", file=sys.stderr)
-    about = results.machine() | {"command": " ".join(["python -m benchmarks", *sys.argv[1:]])}
-    about["date"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        print("streams are not measured: perf_analyzer is missing; run `make .venv-perf/.installed`", file=sys.stderr)
+    about = results.about("benchmarks")
     notes, present = [], []
     for contestant in contestants():
         if chosen.servers and not any(part in contestant.name for part in chosen.servers):
@@ -56,13 +54,9 @@ def main() -> None:
 
 
 def _case(case: Case, present: list[Contestant], root: Path, rounds: int, seconds: float, notes: list[str]) -> Iterator[Row]:
-    """Starts every server over a model, then measures them in turns."""
+    """Starts every server with one model, then measures them in turns."""
     model = case.publish(root)
-    session = session_of(str(model))
-    names = [output.name for output in session.get_outputs()]
-    expected = dict(zip(names, session.run(names, case.request()), strict=True))
-    del session
-    request = message(case).SerializeToString()
+    expected, request = expected_outputs(model, case), case.request().SerializeToString()
     with contextlib.ExitStack() as stack:
         servers: list[Running] = []
         for contestant in present:
@@ -75,7 +69,7 @@ def _case(case: Case, present: list[Contestant], root: Path, rounds: int, second
                 print(error, file=sys.stderr)
         for number in range(rounds):
             yield from _limit(case, model, seconds)
-            # Every other round runs backwards, so that nobody is always behind the same one.
+            # Every second round runs in reverse, so that no server always follows the same one.
             for server in servers if number % 2 == 0 else servers[::-1]:
                 for clients in case.clients:
                     row = _measured(server, case, request, clients, seconds)
@@ -103,22 +97,19 @@ def _measured(server: Running, case: Case, request: bytes, clients: int, seconds
 
 
 def _limit(case: Case, model: Path, seconds: float) -> Iterator[Row]:
-    """What no server can exceed, however many clients it has."""
+    """The rate of `session.run` without a server: an upper limit for any number of clients."""
     command = [sys.executable, "-m", "benchmarks.reference", "limit", str(model), str(seconds)]
-    figures = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    rate, p50_ms, p99_ms, cpu_us = map(float, figures)
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rate, p50_ms, p99_ms, cpu_us = map(float, printed.split())
     for clients in case.clients:
         yield Row(case.name, clients, "limit: session.run alone", rate, p50_ms, p99_ms, cpu_us, 0.0)
 
 
 def _idle(cases: list[Case], root: Path) -> dict[str, float]:
-    """What Turnout costs with every model loaded and nobody asking."""
+    """What Turnout uses with every model loaded and no requests."""
     models = [case.publish(root) for case in cases]
     (ours,) = [contestant for contestant in contestants() if contestant.name == OURS]
-    session = session_of(str(models[0]))
-    names = [output.name for output in session.get_outputs()]
-    expected: dict[str, np.ndarray] = dict(zip(names, session.run(names, cases[0].request()), strict=True))
-    with running(ours, cases[0], models[0], expected) as server:
+    with running(ours, cases[0], models[0], expected_outputs(models[0], cases[0])) as server:
         await_ready(server.port)
         time.sleep(IDLE_S)
         before_s = server.cpu_s()

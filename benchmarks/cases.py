@@ -1,4 +1,4 @@
-"""What is served: each case is a model, one request for it, and the numbers of clients that send it."""
+"""The models of the benchmarks, with one request for each and the numbers of clients that send it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from turnout_loadtests.payloads import infer_request
+from turnout_proto import inference_pb2 as pb
 
 Array = np.ndarray
 
@@ -17,10 +19,10 @@ class Case:
     """One model under load.
 
     Attributes:
-        build: makes the model; the same one every time.
-        inputs: of one request, as (name, shape without the batch axis).
-        clients: how many requests are kept in flight, one measurement each.
-        streamed: the same over one stream, where the server has streams.
+        build: makes the model, the same every time.
+        inputs: the inputs of one request, as (name, shape without the batch axis).
+        clients: the numbers of requests in flight; each is one measurement.
+        streamed: the same for requests over one stream, where the server has streams.
     """
 
     name: str
@@ -29,10 +31,14 @@ class Case:
     clients: tuple[int, ...]
     streamed: tuple[int, ...] = ()
 
-    def request(self) -> dict[str, Array]:
-        """The inputs of one request: one row, float32."""
+    def tensors(self) -> dict[str, Array]:
+        """The inputs of one request by name, each (1, ...) float32."""
         generator = np.random.default_rng(1)
         return {name: generator.standard_normal((1, *shape)).astype(np.float32) for name, shape in self.inputs}
+
+    def request(self) -> pb.ModelInferRequest:
+        """The same as a message."""
+        return infer_request(self.name, self.tensors())
 
     def publish(self, root: Path) -> Path:
         """Writes the model into a repository under `root`; returns the ONNX file."""
@@ -44,7 +50,7 @@ class Case:
 
 
 class _Graph:
-    """Collects nodes and seeded random weights; every method returns the name of what it made."""
+    """Collects nodes and seeded random weights; methods return the name of what they added."""
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(0)
@@ -66,7 +72,7 @@ class _Graph:
         return name
 
     def model(self, inputs: dict[str, Sequence[int]], outputs: dict[str, tuple[str, Sequence[int]]]) -> onnx.ModelProto:
-        """A model; `outputs` names what to give out, and its shape without the batch axis."""
+        """The model; `outputs` has, by output name, the node that it comes from and its shape without the batch axis."""
         nodes = [*self.nodes, *(helper.make_node("Identity", [made], [name]) for name, (made, _) in outputs.items())]
         graph = helper.make_graph(
             nodes,
@@ -79,7 +85,7 @@ class _Graph:
 
 
 def add_sub() -> onnx.ModelProto:
-    """Two inputs, their sum and their difference: as good as nothing to compute."""
+    """Two inputs, their sum and their difference: almost no computation."""
     graph = _Graph()
     total, difference = graph.node("Add", "INPUT0", "INPUT1"), graph.node("Sub", "INPUT0", "INPUT1")
     return graph.model({"INPUT0": [16], "INPUT1": [16]}, {"OUTPUT0": (total, [16]), "OUTPUT1": (difference, [16])})
@@ -94,12 +100,12 @@ def mlp() -> onnx.ModelProto:
 
 
 def identity() -> onnx.ModelProto:
-    """602 KB in, 602 KB out: nothing but transport."""
+    """602 KB in, the same 602 KB out: transport alone."""
     return _Graph().model({"x": [3, 224, 224]}, {"y": ("x", [3, 224, 224])})
 
 
 def resnet50() -> onnx.ModelProto:
-    """ResNet-50's convolutions, normalisation folded away as an exporter would."""
+    """ResNet-50, its normalisation folded into the convolutions as exporters do."""
     graph = _Graph()
 
     def convolution(x: str, channels_in: int, channels: int, kernel: int, stride: int = 1) -> str:
@@ -128,9 +134,9 @@ def resnet50() -> onnx.ModelProto:
 
 
 def encoder(layers: int = 6, width: int = 384, heads: int = 12, length: int = 128) -> onnx.ModelProto:
-    """A BERT-shaped encoder of MiniLM's size, from embeddings on; no tokens, so that every model here takes float32."""
+    """A BERT-shaped encoder of MiniLM's size. Its inputs are embeddings, not tokens: every model here takes float32."""
     graph, at = _Graph(), "x"
-    split, joined = (graph.constant(np.array(shape)) for shape in ([0, length, heads, width // heads], [0, length, width]))
+    split, merged = (graph.constant(np.array(shape)) for shape in ([0, length, heads, width // heads], [0, length, width]))
     scale = graph.constant(np.float32(1 / (width // heads) ** 0.5))
 
     def normalized(x: str) -> str:
@@ -147,9 +153,9 @@ def encoder(layers: int = 6, width: int = 384, heads: int = 12, length: int = 12
         query, key, value = headed(at, [0, 2, 1, 3]), headed(at, [0, 2, 3, 1]), headed(at, [0, 2, 1, 3])
         attention = graph.node("Softmax", graph.node("Mul", graph.node("MatMul", query, key), scale))
         mixed = graph.node("Transpose", graph.node("MatMul", attention, value), perm=[0, 2, 1, 3])
-        at = normalized(graph.node("Add", at, dense(graph.node("Reshape", mixed, joined), width, width)))
+        at = normalized(graph.node("Add", at, dense(graph.node("Reshape", mixed, merged), width, width)))
         inner = dense(at, width, 4 * width)
-        gate = graph.node("Sigmoid", graph.node("Mul", inner, graph.constant(np.float32(1.702))))  # GELU, nearly
+        gate = graph.node("Sigmoid", graph.node("Mul", inner, graph.constant(np.float32(1.702))))  # approximates GELU
         at = normalized(graph.node("Add", at, dense(graph.node("Mul", inner, gate), 4 * width, width)))
     return graph.model({"x": [length, width]}, {"y": (at, [length, width])})
 

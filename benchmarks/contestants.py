@@ -1,4 +1,4 @@
-"""The servers: how each is started over one model, and what its processes cost."""
+"""The servers that are compared: how each is started with one model, and what its processes use."""
 
 import contextlib
 import json
@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
+from typing import IO
 
 import grpc
 import numpy as np
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from turnout_loadtests.client import UNLIMITED
+from turnout_loadtests.payloads import outputs_of
 from turnout_proto import inference_pb2 as pb
-from turnout_proto.methods import METHODS
+from turnout_proto.methods import Stub
 
 from benchmarks.cases import Case
 
@@ -27,14 +29,13 @@ ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 120.0
 #: Loading and measuring every model takes less than this.
 READY_TIMEOUT_S = 120.0
-#: What the server sets before it imports gRPC; the reference servers import gRPC first.
+#: Turnout sets this before it imports gRPC; the reference servers import gRPC first.
 OUR_GRPC = {"GRPC_EXPERIMENTS": "-event_engine_listener"}
-CHANNEL = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
-#: The models that a run of one row can keep more than one core busy with.
+#: Models of which a run of one row can use more than one core.
 LARGE = ("resnet50", "encoder")
 
-#: (command, additions to the environment) for a case, its model file, and a port; `scratch` may be written to.
+#: Returns (command, additions to the environment) for a case, its model file, a port and a directory for temporary files.
 Start = Callable[[Case, Path, int, Path], tuple[list[str], dict[str, str]]]
 
 
@@ -43,9 +44,9 @@ class Contestant:
     """A server that can be started.
 
     Attributes:
-        python: the interpreter of its environment, which `make bench-peers` makes where it isn't our own.
-        only: the cases that it has something to say about; none of them means all.
-        watched: whether it measures its model once it answers, and says by its health when it has.
+        python: the interpreter of its environment; `make bench-peers` makes those that aren't our own.
+        only: the cases that it is measured with; all if empty.
+        watched: whether it measures its model after it starts to answer, and reports by its health when it is done.
     """
 
     name: str
@@ -55,12 +56,12 @@ class Contestant:
     watched: bool = False
 
     def missing(self) -> str | None:
-        """Why it can't take part; None if it can."""
+        """Why it can't be started; None if it can."""
         return None if self.python.exists() else f"{self.python.relative_to(ROOT)} is not there; run `make bench-peers`"
 
 
 def contestants() -> list[Contestant]:
-    """Every server there is to compare, ours among them."""
+    """All servers that are compared, including Turnout."""
     run_per_core = f"--device=cpu={{threads=1,instances={len(os.sched_getaffinity(0))}}}"
     mlserver, kserve = (ROOT / f".venv-peer-{name}" / "bin" / "python" for name in ("mlserver", "kserve"))
     return [
@@ -110,7 +111,7 @@ def _mlserver(python: Path, case: Case, model: Path, port: int, scratch: Path) -
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -118,7 +119,7 @@ def free_port() -> int:
 
 
 class Running:
-    """A server that answers `case` rightly, and its processes."""
+    """A server that answers correctly, and its processes."""
 
     def __init__(self, contestant: Contestant, case: Case, port: int, process: "subprocess.Popen[bytes]") -> None:
         self.name = contestant.name
@@ -129,7 +130,7 @@ class Running:
         return [self._process, *self._process.children(recursive=True)]
 
     def cpu_s(self) -> float:
-        """CPU seconds used so far."""
+        """The CPU seconds that it has used so far."""
         return sum(sum(process.cpu_times()[:2]) for process in self.processes())
 
     def rss_mb(self) -> float:
@@ -138,17 +139,21 @@ class Running:
 
 @contextlib.contextmanager
 def running(contestant: Contestant, case: Case, model: Path, expected: dict[str, np.ndarray]) -> Iterator[Running]:
-    """Starts a server, and makes sure that it gives the right answer.
+    """Starts a server, checks its answer, and stops it at the end.
+
+    Args:
+        expected: the outputs for the request of the case, by name.
 
     Raises:
-        RuntimeError: it doesn't.
+        RuntimeError: the server doesn't answer.
+        AssertionError: the answer is wrong.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile() as log:
         command, environment = contestant.start(case, model, port, Path(scratch))
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
         try:
-            _await_right_answer(process, port, case, expected, log)
+            check_answer(_first_answer(process, port, case, log), expected)
             if contestant.watched:
                 await_ready(port)
             yield Running(contestant, case, port, process)
@@ -161,40 +166,36 @@ def running(contestant: Contestant, case: Case, model: Path, expected: dict[str,
                 process.wait()
 
 
-def message(case: Case) -> pb.ModelInferRequest:
-    """The request of a case, as it goes over the wire."""
-    request = pb.ModelInferRequest(model_name=case.name)
-    for name, array in case.request().items():
-        request.inputs.add(name=name, datatype="FP32", shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    return request
-
-
 def await_ready(port: int) -> None:
-    """Returns once every model of our server there is loaded and measured."""
+    """Returns once Turnout on this port has loaded and measured every model."""
     watched = health_pb2.HealthCheckRequest()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         changes = health_pb2_grpc.HealthStub(channel).Watch(watched, timeout=READY_TIMEOUT_S)
         next(change for change in changes if change.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def _await_right_answer(
-    process: "subprocess.Popen[bytes]", port: int, case: Case, expected: dict[str, np.ndarray], log: IO[bytes]
-) -> None:
-    path, request, until_s = METHODS["ModelInfer"].path, message(case).SerializeToString(), time.monotonic() + START_TIMEOUT_S
+def _first_answer(process: "subprocess.Popen[bytes]", port: int, case: Case, log: IO[bytes]) -> pb.ModelInferResponse:
+    request, until_s = case.request(), time.monotonic() + START_TIMEOUT_S
     last: object = None
     while time.monotonic() < until_s and process.poll() is None:
-        channel: Any
-        with grpc.insecure_channel(f"127.0.0.1:{port}", CHANNEL) as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", UNLIMITED) as channel:
             try:
-                answer = pb.ModelInferResponse.FromString(channel.unary_unary(path)(request, timeout=10))
+                answer: pb.ModelInferResponse = Stub(channel).ModelInfer(request, timeout=10)
+                return answer
             except grpc.RpcError as error:
                 last = error
                 time.sleep(0.2)
-                continue
-        for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=False):
-            array = np.frombuffer(raw, np.float32).reshape(tensor.shape)
-            np.testing.assert_allclose(array, expected[tensor.name], rtol=1e-3, atol=1e-3)
-        return
     log.seek(0)
     raise RuntimeError(f"it did not answer {case.name}: {last}\n{log.read().decode(errors='replace')[-2000:]}")
+
+
+def check_answer(answer: pb.ModelInferResponse, expected: dict[str, np.ndarray]) -> None:
+    """Checks every output of an answer.
+
+    Raises:
+        AssertionError: an output is missing, wrong, or not sent as raw bytes.
+    """
+    found = outputs_of(answer) if answer.raw_output_contents else {}
+    assert found.keys() == expected.keys(), f"it answered with the raw outputs {sorted(found)}, not {sorted(expected)}"
+    for name, array in found.items():
+        np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-3)

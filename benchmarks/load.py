@@ -1,7 +1,7 @@
-"""Keeps requests in flight with h2load (Debian: nghttp2-client), which speaks HTTP/2 and so gRPC, at the speed of C.
+"""Keeps requests in flight with h2load (Debian: nghttp2-client), an HTTP/2 load generator written in C.
 
-A client in Python costs more CPU than the servers measured here, and perf_analyzer refuses servers without Triton's ModelConfig
-and ModelStatistics, which the peers don't have. h2load doesn't read gRPC statuses: that answers are right is checked before.
+A client in Python uses more CPU than the servers measured here. perf_analyzer needs Triton's ModelConfig and ModelStatistics,
+which the other servers don't have. h2load doesn't read gRPC statuses, so answers are checked before the load.
 """
 
 import csv
@@ -13,20 +13,25 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
+from turnout_loadtests.statistics import nearest_rank
 from turnout_proto import inference_pb2 as pb
-from turnout_proto.methods import METHODS
+from turnout_proto.methods import METHODS, Stub
 
-#: Requests in flight on one connection; more clients get more connections.
+#: Most requests in flight on one connection; more clients get more connections.
 STREAMS = 4
 PERF = Path(__file__).parent.parent / ".venv-perf"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What clients saw in one measurement."""
+    """One measurement, as the clients saw it.
+
+    Attributes:
+        requests: all that were answered; the other fields leave out the warm-up.
+        rate: answers per second.
+    """
 
     requests: int
     rate: float
@@ -35,7 +40,7 @@ class Reading:
 
 
 def h2load() -> str:
-    """The program; `H2LOAD` may name it.
+    """The path of h2load, or of the program that the environment variable `H2LOAD` names.
 
     Raises:
         SystemExit: it isn't installed.
@@ -47,7 +52,7 @@ def h2load() -> str:
 
 
 def measure(port: int, request: bytes, clients: int, seconds: float) -> Reading:
-    """Keeps `clients` requests in flight for `seconds`, the first tenth of which doesn't count."""
+    """Keeps `clients` requests in flight for `seconds`; the first tenth is warm-up."""
     streams = min(STREAMS, clients)
     with tempfile.TemporaryDirectory() as scratch:
         body, log = Path(scratch) / "body", Path(scratch) / "log"
@@ -66,27 +71,34 @@ def measure(port: int, request: bytes, clients: int, seconds: float) -> Reading:
 
 
 def reading(answers: Sequence[tuple[float, float]], seconds: float) -> Reading:
-    """What was seen of answers that came at (s, after ms), under a load that was kept up from 0 on for `seconds`.
+    """The measurement of a load that lasted from 0 to `seconds`.
 
-    What ends in the first tenth doesn't count, nor what ends when the load has ended. What was under way at either moment
-    counts where it ends: a span that began and ended with whole requests would lack a part of one at each client.
+    Answers that came in the first tenth or after the load aren't counted. A request in flight at either limit counts by when it
+    ends: if only requests that lie within the window counted, a part of one would be missing for each client.
+
+    Args:
+        answers: (when it came in s, latency in ms) of each answer.
+
+    Raises:
+        RuntimeError: fewer than two answers count.
     """
     from_s = seconds / 10
     took_ms = [ms for ended_s, ms in answers if from_s < ended_s <= seconds]
     if len(took_ms) < 2:
         raise RuntimeError(f"{len(took_ms)} answers in {seconds:g} s are too few to say anything; measure for longer")
-    return Reading(len(answers), len(took_ms) / (seconds - from_s), statistics.median(took_ms), _p99(took_ms))
+    p50_ms, p99_ms = statistics.median(took_ms), nearest_rank(took_ms, 0.99)
+    return Reading(len(answers), len(took_ms) / (seconds - from_s), p50_ms, p99_ms)
 
 
 def perf_analyzer() -> tuple[Path, dict[str, str]] | None:
-    """Triton's load generator and the environment it needs; None where `make .venv-perf/.installed` hasn't put it."""
+    """The path of Triton's load generator and the environment that it needs; None if it isn't installed."""
     program = PERF / "bin" / "perf_analyzer"
     libraries = [*PERF.glob("lib/python3*/site-packages/nvidia/cuda_runtime/lib"), *PERF.glob("usr/lib/*-linux-gnu")]
     return (program, {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}) if program.exists() else None
 
 
 def measure_stream(port: int, model: str, clients: int, seconds: float) -> Reading:
-    """The same over one ModelStreamInfer on which `clients` messages are kept in flight. The server must have statistics.
+    """Keeps `clients` messages in flight on one ModelStreamInfer. The server must have statistics.
 
     Raises:
         RuntimeError: perf_analyzer isn't there, or failed.
@@ -111,13 +123,7 @@ def measure_stream(port: int, model: str, clients: int, seconds: float) -> Readi
 
 
 def _answered(port: int, model: str) -> int:
-    """How many requests a server says that it has answered."""
-    question = pb.ModelStatisticsRequest(name=model).SerializeToString()
-    channel: Any
+    """The number of requests that a server has answered, by its own statistics."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        answer = channel.unary_unary(METHODS["ModelStatistics"].path)(question, timeout=10)
-    return sum(row.inference_stats.success.count for row in pb.ModelStatisticsResponse.FromString(answer).model_stats)
-
-
-def _p99(values: list[float]) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[98]
+        answer: pb.ModelStatisticsResponse = Stub(channel).ModelStatistics(pb.ModelStatisticsRequest(name=model), timeout=10)
+    return sum(row.inference_stats.success.count for row in answer.model_stats)

@@ -1,4 +1,4 @@
-"""What the servers are measured against. Run as `python -m benchmarks.reference limit|floor|plain MODEL.onnx ...`."""
+"""Reference points for the servers. Run as `python -m benchmarks.reference limit|floor|plain MODEL.onnx ...`."""
 
 import asyncio
 import os
@@ -13,36 +13,43 @@ import grpc
 import grpc.aio
 import numpy as np
 import onnxruntime
+from turnout_loadtests.statistics import nearest_rank
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 from turnout_server.transport.base import Call, Handlers
 from turnout_server.transport.selection import choose
 
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, Array, Case
 
 OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 def session_of(path: str, threads: int = 0) -> Any:
-    """The session that every contestant runs, without spinning: on all cores, or with so many threads."""
+    """A session as every server runs it, without spinning; with `threads` threads, or one per core if 0."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def expected_outputs(model: Path, case: Case) -> dict[str, Array]:
+    """The outputs for the request of a case, by name, computed in this process."""
+    session = session_of(str(model))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, case.tensors()), strict=True))
+
+
 def limit(path: str, seconds: float) -> None:
-    """Prints what `session.run` does in loops, no server around it: one on all cores, or one a core, whichever does more."""
+    """Prints how fast `session.run` is without a server: in one loop on all cores or one loop per core, whichever is faster."""
     cores = len(os.sched_getaffinity(0))
     settings = dict.fromkeys([(1, cores), (cores, 1)])
     print(*max((loops(path, count, threads, seconds / len(settings)) for count, threads in settings), key=lambda r: r[0]))
 
 
 def loops(path: str, count: int, threads: int, seconds: float) -> tuple[float, float, float, float]:
-    """Runs a second, median and 99th percentile in ms, and CPU microseconds a run, of so many loops with so many threads."""
+    """Runs per second, p50 and p99 in ms, and CPU microseconds per run, of `count` loops with `threads` threads each."""
     session = session_of(path, threads)
-    case = next(case for case in CASES if case.name == Path(path).parent.parent.name)
-    inputs = case.request()
+    inputs = _case_of(path).tensors()
     session.run(None, inputs)
     took_s: list[float] = []
     rates: list[float] = []
@@ -63,12 +70,11 @@ def loops(path: str, count: int, threads: int, seconds: float) -> tuple[float, f
     for worker in workers:
         worker.join()
     cpu_us = (time.process_time() - cpu_s) / len(took_s) * 1e6
-    p99_s = statistics.quantiles(took_s, n=100)[98] if len(took_s) > 1 else took_s[0]
-    return sum(rates), statistics.median(took_s) * 1e3, p99_s * 1e3, cpu_us
+    return sum(rates), statistics.median(took_s) * 1e3, nearest_rank(took_s, 0.99) * 1e3, cpu_us
 
 
 def answered(session: Any, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-    """What the simplest servicer there is would answer."""
+    """The answer of the simplest servicer: decode, run, encode."""
     inputs = {
         tensor.name: np.frombuffer(raw, np.float32).reshape(tensor.shape)
         for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
@@ -82,14 +88,9 @@ def answered(session: Any, request: pb.ModelInferRequest) -> pb.ModelInferRespon
 
 
 def floor(path: str, port: str) -> None:
-    """Answers each ModelInfer with the same bytes: what gRPC in Python costs with nothing behind it."""
-    case = next(case for case in CASES if case.name == Path(path).parent.parent.name)
+    """Answers each ModelInfer with the same bytes: the cost of gRPC in Python alone."""
     session = session_of(path)
-    request = pb.ModelInferRequest(model_name=case.name)
-    for name, array in case.request().items():
-        request.inputs.add(name=name, datatype="FP32", shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    answer = answered(session, request).SerializeToString()
+    answer = answered(session, _case_of(path).request()).SerializeToString()
 
     def reply(call: Call, _: bytes) -> None:
         call.send(answer)
@@ -101,7 +102,7 @@ def floor(path: str, port: str) -> None:
 
 
 async def plain(path: str, port: str) -> None:
-    """A servicer on grpc.aio as a tutorial writes it: decode, run, encode."""
+    """Serves with a servicer on grpc.aio, as a tutorial would write it."""
     session = session_of(path)
 
     async def infer(request: pb.ModelInferRequest, _: Any) -> pb.ModelInferResponse:
@@ -118,6 +119,10 @@ async def plain(path: str, port: str) -> None:
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()
+
+
+def _case_of(path: str) -> Case:
+    return next(case for case in CASES if case.name == Path(path).parent.parent.name)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,32 @@
-"""Medians of the rounds, and the report: ratios first."""
+"""The medians of the rounds, and the report."""
 
 import json
-import platform
+import os
 import statistics
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
-import psutil
+from turnout_loadtests import environment
+from turnout_loadtests.formatting import markdown_table
 
-#: What every ratio is relative to.
+#: The server whose rate is the numerator of every ratio.
 OURS = "turnout, completion queue"
+#: The packages whose versions a report has.
+PACKAGES = ("turnout", "grpcio", "onnxruntime", "numpy", "protobuf")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant under one load: one measurement, or the medians of several.
+    """One server under one load: one measurement, or the medians of several.
 
     Attributes:
-        cpu_us: CPU of the server's processes for each request.
-        rss_mb: memory of the server's processes after the load.
+        contestant: the server's name.
+        rate: answers per second.
+        cpu_us: the CPU time of the server's processes per request.
+        rss_mb: the memory of the server's processes after the load.
     """
 
     case: str
@@ -34,36 +40,33 @@ class Row:
 
 
 def medians(rows: Sequence[Row]) -> list[Row]:
-    """One row for each contestant and load, in the order of the first round."""
+    """One row for each server and load, in the order of the first round."""
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.case, row.clients, row.contestant), []).append(row)
-    figures = ("rate", "p50_ms", "p99_ms", "cpu_us", "rss_mb")
+    measured = ("rate", "p50_ms", "p99_ms", "cpu_us", "rss_mb")
     return [
-        Row(*key, *(statistics.median(getattr(row, figure) for row in group) for figure in figures))
+        Row(*key, *(statistics.median(getattr(row, name) for row in group) for name in measured))
         for key, group in groups.items()
     ]
 
 
-def machine() -> dict[str, str]:
-    """Where this was measured."""
-    packages = ("turnout", "grpcio", "onnxruntime", "numpy", "protobuf")
-    processor = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            processor = line.split(":", 1)[1].strip()
-            break
+def about(module: str) -> dict[str, str]:
+    """The head of a report: the machine, its load before the measurement, the command that runs this module, and the date."""
+    machine = environment.describe(PACKAGES)
     return {
-        "processor": f"{processor}, {psutil.cpu_count()} logical cores",
-        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {metadata.version(name)}" for name in packages),
-        "load average before": "{:.1f} {:.1f} {:.1f}".format(*psutil.getloadavg()),
+        "processor": machine.processor,
+        "memory": machine.memory,
+        "system": machine.system,
+        "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
+        "load average before": "{:.1f} {:.1f} {:.1f}".format(*os.getloadavg()),
+        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
 
 
 def write(directory: Path, about: dict[str, str], rows: Sequence[Row], idle: dict[str, float], notes: Sequence[str]) -> None:
-    """Writes benchmarks.json (every round) and benchmarks.md (medians)."""
+    """Writes benchmarks.json, with every round, and benchmarks.md, with the medians."""
     directory.mkdir(parents=True, exist_ok=True)
     data = {"about": about, "rows": [asdict(row) for row in rows], "idle": idle, "notes": list(notes)}
     (directory / "benchmarks.json").write_text(json.dumps(data, indent=1) + "\n")
@@ -76,7 +79,7 @@ def _markdown(about: dict[str, str], rows: Sequence[Row], idle: dict[str, float]
     loads = list(dict.fromkeys((row.case, row.clients) for row in rows))
     names = [name for name in dict.fromkeys(row.contestant for row in rows) if name != OURS]
     by_key = {(row.case, row.clients, row.contestant): row for row in rows}
-    lines += table(
+    lines += markdown_table(
         ["model, clients", *names],
         [[f"{case}, {clients}", *(_ratio(by_key, case, clients, name) for name in names)] for case, clients in loads],
     )
@@ -84,7 +87,7 @@ def _markdown(about: dict[str, str], rows: Sequence[Row], idle: dict[str, float]
     for case, clients in loads:
         lines += ["", f"## {case}, {clients} client{'s' if clients > 1 else ''}", ""]
         chosen = [row for row in rows if (row.case, row.clients) == (case, clients)]
-        lines += table(
+        lines += markdown_table(
             headings,
             [
                 [r.contestant, f"{r.rate:.0f}", f"{r.p50_ms:.2f}", f"{r.p99_ms:.2f}", f"{r.cpu_us:.0f}", f"{r.rss_mb:.0f}"]
@@ -98,12 +101,3 @@ def _markdown(about: dict[str, str], rows: Sequence[Row], idle: dict[str, float]
 def _ratio(by_key: dict[tuple[str, int, str], Row], case: str, clients: int, name: str) -> str:
     ours, other = by_key.get((case, clients, OURS)), by_key.get((case, clients, name))
     return f"{ours.rate / other.rate:.2f}" if ours and other else ""
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return [
-        "| " + " | ".join(headings) + " |",
-        "|" + "---|" * len(headings),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]

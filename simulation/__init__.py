@@ -1,1 +1,1 @@
-"""A simulation of routing in virtual time, by the server's own pure functions."""
+"""Simulates routing in virtual time with the server's own scheduling functions: `make simulate`. It measures nothing."""

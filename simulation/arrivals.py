@@ -1,4 +1,4 @@
-"""When requests come: rates that change over time, and the moments at which a Poisson process of such a rate has events."""
+"""Arrivals: rates that change over time, and the events of a Poisson process with such a rate."""
 
 import math
 import random
@@ -6,26 +6,26 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: The rate at a moment, as a multiple of its mean.
+#: Returns the rate at a moment, as a multiple of its mean.
 Shape = Callable[[float], float]
 
 
 @dataclass(frozen=True)
 class Poisson:
-    """The same rate always."""
+    """A constant rate."""
 
     def shape(self, duration_s: float, random_: random.Random) -> tuple[Shape, float]:
-        """The rate over so many seconds, and the most it gets to; both as multiples of the mean."""
+        """The rate over `duration_s`, and its maximum, both as multiples of the mean."""
         return lambda at_s: 1.0, 1.0
 
 
 @dataclass(frozen=True)
 class Bursty:
-    """Two rates that take turns, each for a random while (a Markov-modulated Poisson process).
+    """A Markov-modulated Poisson process: a high and a low rate in turn, each for a random time.
 
     Attributes:
-        peak: the higher rate, as a multiple of the mean.
-        busy_s, calm_s: how long each lasts on average.
+        peak: the high rate, as a multiple of the mean.
+        busy_s, calm_s: the mean time of the high and of the low rate.
     """
 
     peak: float
@@ -33,7 +33,11 @@ class Bursty:
     calm_s: float
 
     def shape(self, duration_s: float, random_: random.Random) -> tuple[Shape, float]:
-        """See Poisson.shape. What the peaks take is missing between them, so that the mean is what it should be."""
+        """See Poisson.shape. The low rate follows from the others, so that the mean is 1.
+
+        Raises:
+            ValueError: the peaks alone exceed the mean.
+        """
         low = (self.busy_s + self.calm_s - self.peak * self.busy_s) / self.calm_s
         if low < 0:
             raise ValueError(f"peaks of {self.peak} for {self.busy_s} of {self.busy_s + self.calm_s} s exceed the mean")
@@ -47,7 +51,7 @@ class Bursty:
 
 @dataclass(frozen=True)
 class Diurnal:
-    """A sine: so many days, whose rate swings by `swing` of the mean around it."""
+    """A rate that follows a sine over `days` periods; `swing` is its amplitude, as a share of the mean."""
 
     days: float
     swing: float
@@ -62,7 +66,7 @@ Arrivals = Poisson | Bursty | Diurnal
 
 
 def moments_s(arrivals: Arrivals, rate_per_s: float, duration_s: float, random_: random.Random) -> Iterator[float]:
-    """When requests come, `rate_per_s` of them a second on average: by thinning the arrivals of the highest rate there is."""
+    """Yields the moments of arrivals with a mean rate of `rate_per_s`, by thinning a Poisson process of the highest rate."""
     shape, most = arrivals.shape(duration_s, random_)
     at_s = random_.expovariate(rate_per_s * most)
     while at_s < duration_s:

@@ -1,4 +1,4 @@
-"""The results as charts: goodput by scenario and policy, and by load."""
+"""Charts of the results: goodput by scenario and policy, and by load."""
 
 import io
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from simulation.figures import Figures
+from simulation.results import Result
 from simulation.run_all import FIRST_IDLE, OURS, PLAIN, THRESHOLD
 from simulation.scenarios import Scenario
-from simulation.sweep import ENOUGH, Point
+from simulation.sweep import CARRIED_SHARE, Point
 
 mpl.use("Agg")
 
-#: What is drawn, and how; the others are in the tables.
+#: The policies in the charts and their colours; the tables have all policies.
 COLOURS = {
     "CPU only": "#d4d4d8",
     "GPU only": "#a1a1aa",
@@ -26,14 +26,15 @@ COLOURS = {
     OURS: "#3b82f6",
 }
 INK, PAPER = "#1f2328", "#ffffff"
-INCHES_EACH, BAR = 1.15, 0.12
+#: The width of a group of bars in inches, and of a bar as a share of it.
+GROUP_INCHES, BAR = 1.15, 0.12
 
 
-def goodput(rows: Sequence[Figures]) -> str:
-    """An SVG: for each scenario a group of bars, the share of requests that was answered in time."""
+def goodput(rows: Sequence[Result]) -> str:
+    """An SVG with a group of bars for each scenario: the share of requests that each policy answered in time."""
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
     with _style():
-        figure = Figure(figsize=(1.2 + INCHES_EACH * len(scenarios), 3.4), layout="constrained", facecolor=PAPER)
+        figure = Figure(figsize=(1.2 + GROUP_INCHES * len(scenarios), 3.4), layout="constrained", facecolor=PAPER)
         axes = figure.subplots()
         for place, (policy, colour) in enumerate(COLOURS.items()):
             heights = {row.scenario: 100 * row.in_time for row in rows if row.policy == policy}
@@ -49,7 +50,7 @@ def goodput(rows: Sequence[Figures]) -> str:
 
 
 def loads(scenarios: Sequence[Scenario], points: Sequence[Point]) -> str:
-    """An SVG: for each scenario a panel with a line for each policy, the share in time over the load."""
+    """An SVG with a panel for each scenario: the share of requests in time over the load, a line for each policy."""
     with _style():
         figure = Figure(figsize=(10.5, 5.6), layout="constrained", facecolor=PAPER)
         panels = figure.subplots(2, -(-len(scenarios) // 2), sharex=True, sharey=True)
@@ -60,7 +61,7 @@ def loads(scenarios: Sequence[Scenario], points: Sequence[Point]) -> str:
                 if line:
                     xs, ys = [point.load for point in line], [100 * point.in_time for point in line]
                     (drawn[policy],) = axes.plot(xs, ys, color=colour, lw=2.2 if policy == OURS else 1.4)
-            axes.axhline(100 * ENOUGH, color=INK, lw=0.7, ls=":")
+            axes.axhline(100 * CARRIED_SHARE, color=INK, lw=0.7, ls=":")
             axes.axvline(scenario.load, color=INK, lw=0.7, ls=":")
             axes.set_title(scenario.name, loc="left", fontsize=10, color=INK)
             axes.set_ylim(0, 102)

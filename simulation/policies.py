@@ -1,4 +1,4 @@
-"""Ways to choose a device for a request. What they choose between is the same for all: queues, batches, what expires."""
+"""Policies that choose a device for a request. Queues, batching and expiry are the same for all of them."""
 
 import math
 import random
@@ -13,7 +13,7 @@ from turnout_server.scheduling.routing import Forecast, Preferences
 from simulation.service import BUSY_W, CPU, GPU, IDLE_W, PRICE_PER_HOUR
 from simulation.simulated_device import Request, SimulatedDevice
 
-#: What an hour of each device costs, by objective; nothing where only time counts.
+#: By objective, what an hour of each device costs; empty if only time counts.
 RATES: dict[str, dict[str, float]] = {
     routing.LATENCY: {},
     routing.COST: PRICE_PER_HOUR,
@@ -25,7 +25,7 @@ Devices = Mapping[str, SimulatedDevice]
 
 @dataclass(frozen=True)
 class Sharing:
-    """All devices take from one queue, and it doesn't matter which is chosen.
+    """All devices take from one queue, whichever device the policy chooses.
 
     Attributes:
         drops_late: see SharedTenant.
@@ -35,7 +35,7 @@ class Sharing:
 
 
 class Policy(Protocol):
-    """Chooses.
+    """Chooses a device for each request.
 
     Attributes:
         sharing: how devices share a queue; None if each has its own.
@@ -50,7 +50,7 @@ class Policy(Protocol):
 
 
 class Only:
-    """Everything on one device."""
+    """Sends all requests to one device."""
 
     sharing = None
 
@@ -62,7 +62,7 @@ class Only:
 
 
 class Random:
-    """Either device, with equal chances."""
+    """Chooses either device with equal probability."""
 
     sharing = None
 
@@ -74,7 +74,7 @@ class Random:
 
 
 class ShortestQueue:
-    """The device with the fewest requests waiting and running; of equals, the GPU."""
+    """Chooses the device with the fewest requests queued and running; of equals, the GPU."""
 
     sharing = None
 
@@ -83,7 +83,7 @@ class ShortestQueue:
 
 
 class FirstIdle:
-    """One queue for each model; whichever device is idle first takes the next batch, the GPU if both are."""
+    """One queue for both devices, from which an idle device takes the next batch; the GPU if both are idle."""
 
     def __init__(self, *, drops_late: bool) -> None:
         self.sharing = Sharing(drops_late)
@@ -93,7 +93,11 @@ class FirstIdle:
 
 
 class Threshold:
-    """Requests of so many rows or more on the GPU, smaller ones on the CPU; a number for each model."""
+    """Sends requests with at least a number of rows to the GPU, others to the CPU.
+
+    Args:
+        rows: the threshold of each model.
+    """
 
     sharing = None
 
@@ -105,19 +109,19 @@ class Threshold:
 
 
 class Turnout:
-    """What the server does with `auto`.
+    """Decides as the server does for `auto`.
 
     Args:
-        admits_all: nothing is refused for its deadline; to tell what routing does from what admission does.
-        considerate: what a request makes others wait counts, as it does in the server.
+        admits_all: no request is refused for its deadline, which separates the effect of routing from that of admission.
+        weighs_others: the deadline misses that a request would cause for others count, as in the server.
     """
 
     sharing = None
 
-    def __init__(self, objective: str = routing.LATENCY, *, admits_all: bool = False, considerate: bool = True) -> None:
+    def __init__(self, objective: str = routing.LATENCY, *, admits_all: bool = False, weighs_others: bool = True) -> None:
         self._objective = objective
         self._admits_all = admits_all
-        self._considerate = considerate
+        self._weighs_others = weighs_others
         self._last: dict[str, str] = {}
 
     def choose(self, request: Request, devices: Devices, now_s: float) -> str | None:
@@ -133,11 +137,11 @@ class Turnout:
         return chosen
 
     def _forecast(self, request: Request, device: SimulatedDevice, now_s: float) -> Forecast:
-        """As Selector.forecast."""
+        """The same as the server's Selector.forecast."""
         forecast = device.forecast(request, now_s)
         return forecast._replace(
             unavailable=Overloaded("full") if device.full else None,
             rate=RATES[self._objective].get(device.name),
             occupancy_us=min(forecast.added_us, device.deployments[request.model].longest_chunk_us(request.rows)),
-            arrivals=device.device_queue.arrivals(now_s, 1) if self._considerate else (),
+            arrivals=device.device_queue.arrivals(now_s, 1) if self._weighs_others else (),
         )

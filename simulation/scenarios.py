@@ -1,29 +1,30 @@
-"""What is asked of the devices: models, sizes, deadlines, and how requests come."""
+"""Scenarios: models, request sizes, deadlines and arrivals."""
 
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from simulation.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
-from simulation.simulated_device import Request, most_rows_per_s
+from simulation.simulated_device import Request, capacity_rows_per_s
 from simulation.simulation import Machine
 
 MLP, RESNET, ENCODER = "mlp", "resnet50", "encoder"
 ONE: Mapping[int, float] = {1: 1.0}
-#: Of the small model. They wait in the queue, as all do on a device in a process of its own; in the server's, tiny ones don't.
+#: Sizes for the small model. Its requests are queued, as on a device in a device process; in the server's process small runs
+#: would be inline.
 SEVERAL: Mapping[int, float] = {16: 1.0, 32: 1.0}
-#: Few large requests among many small ones.
+#: A few large requests among many small ones.
 SPREAD_OUT: Mapping[int, float] = {1: 50.0, 2: 20.0, 4: 15.0, 8: 10.0, 16: 5.0}
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Requests of one kind.
+    """Requests for one model with the same deadline and arrivals.
 
     Attributes:
-        load: the rows that come, as a share of what both devices together could carry of this model alone.
-        deadline_ms: from a request's arrival.
-        sizes: how often each number of rows is asked for.
+        load: rows per second, as a share of the capacity of both devices together for this model alone.
+        deadline_ms: counted from the arrival of a request.
+        sizes: by number of rows, the relative frequency of such requests.
     """
 
     model: str
@@ -33,21 +34,22 @@ class Stream:
     sizes: Mapping[int, float] = field(default_factory=lambda: ONE)
 
     def rate_per_s(self, machine: Machine) -> float:
-        """Requests a second."""
+        """Requests per second."""
         mean_rows = sum(rows * share for rows, share in self.sizes.items()) / sum(self.sizes.values())
         return self.rows_per_s(machine) / mean_rows
 
     def rows_per_s(self, machine: Machine) -> float:
-        """Rows a second."""
-        return self.load * sum(most_rows_per_s(profiles[self.model]) for profiles in machine.profiles.values())
+        """Rows per second."""
+        return self.load * sum(capacity_rows_per_s(profiles[self.model]) for profiles in machine.profiles.values())
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A machine and the load on it.
+    """A machine and its load.
 
     Attributes:
-        mixed: the load is made so that both devices are worth using.
+        about: a description for the report.
+        mixed: whether the load is such that both devices are worth using.
         gpu, cpu_factor: see simulation.Machine.
     """
 
@@ -60,19 +62,19 @@ class Scenario:
 
     @property
     def load(self) -> float:
-        """The rows that come, of all streams, as a share of what both devices together could carry."""
+        """The load of all streams together."""
         return sum(stream.load for stream in self.streams)
 
     def rows_per_s(self, machine: Machine) -> float:
-        """Rows a second, of all streams."""
+        """Rows per second of all streams."""
         return sum(stream.rows_per_s(machine) for stream in self.streams)
 
     def at(self, load: float) -> "Scenario":
-        """The same with more or fewer requests, of each stream in proportion."""
+        """The same scenario at another load, with every stream scaled in proportion."""
         return replace(self, streams=tuple(replace(stream, load=stream.load * load / self.load) for stream in self.streams))
 
     def requests(self, machine: Machine, number: int, seed: str) -> list[Request]:
-        """About so many requests, in the order of their arrival."""
+        """About `number` requests in the order of arrival."""
         rates_per_s = [stream.rate_per_s(machine) for stream in self.streams]
         duration_s = number / sum(rates_per_s)
         requests = []
@@ -86,21 +88,21 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("light", "one model, a fifth of what the machine could do", (Stream(RESNET, 0.2, 150),)),
-    Scenario("overload", "half more than the machine could do", (Stream(RESNET, 1.5, 150),)),
+    Scenario("light", "one model at a fifth of the machine's capacity", (Stream(RESNET, 0.2, 150),)),
+    Scenario("overload", "one and a half times the machine's capacity", (Stream(RESNET, 1.5, 150),)),
     Scenario(
         "bursts",
-        "half of what the machine could do on average, in peaks of three times that",
+        "half of the machine's capacity on average, in peaks of three times that",
         (Stream(ENCODER, 0.5, 80, Bursty(peak=3.0, busy_s=0.5, calm_s=1.5)),),
     ),
     Scenario(
         "days",
-        "from a tenth to five quarters of what the machine could do",
+        "a load that rises and falls between 0.1 and 1.24 of the machine's capacity",
         (Stream(RESNET, 0.67, 200, Diurnal(days=3, swing=0.85)),),
     ),
     Scenario(
         "both needed",
-        "a small GPU, and more than either device could do alone",
+        "a small GPU, and a load beyond the capacity of either device alone",
         (Stream(RESNET, 0.9, 250),),
         mixed=True,
         gpu="small",
@@ -113,7 +115,7 @@ SCENARIOS = (
     ),
     Scenario(
         "deadlines",
-        "half must be answered sooner than the CPU can, half have time",
+        "half of the requests have deadlines that the CPU can't meet, the others loose ones",
         (Stream(RESNET, 0.45, 30), Stream(RESNET, 0.45, 500)),
         mixed=True,
     ),
@@ -137,7 +139,7 @@ SCENARIOS = (
     ),
     Scenario(
         "slow CPU",
-        "as `both needed`, and the CPU takes 1.6 times what it took when it was measured",
+        "as `both needed`, but the CPU's runs take 1.6 times as long as its profiles say",
         (Stream(RESNET, 0.8, 250),),
         mixed=True,
         gpu="small",

@@ -1,13 +1,12 @@
-"""A device in virtual time: the server's queue and batching, with drawn service times instead of runs."""
+"""A device in virtual time: the server's own queue and batching, with random service times instead of runs."""
 
 import math
 import random
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
-from turnout_server.core.signatures import TensorSpec
+from turnout_server.devices.sessions import Session
 from turnout_server.models.deployments import Deployment
 from turnout_server.scheduling import batching, routing
 from turnout_server.scheduling.device_queue import DeviceQueue, due
@@ -18,7 +17,8 @@ from turnout_server.scheduling.routing import Forecast
 from simulation.service import MAX_ROWS, Saved
 
 #: The server's default.
-MOST_WAITING = 1000
+MAX_QUEUE_SIZE = 1000
+#: The outcomes of a request.
 ANSWERED, EXPIRED, REFUSED = "answered", "expired", "refused"
 
 
@@ -27,11 +27,11 @@ class Request:
     """One request.
 
     Attributes:
-        deadline_s: when its answer is worth nothing any more.
-        ended_s, outcome: when and how it ended; empty while it hasn't.
-        device: where it ran, or its last part.
-        parts_left: how many of its runs are still to end.
-        stream: which of its scenario's streams it belongs to.
+        deadline_s: the time after which its answer is useless.
+        ended_s, outcome: when and how it ended; 0 and empty while it hasn't.
+        device: the device that ran it, or its last chunk.
+        chunks_left: the number of its chunks that haven't run yet.
+        stream: the index of its stream in the scenario.
     """
 
     model: str
@@ -41,11 +41,11 @@ class Request:
     ended_s: float = 0.0
     outcome: str = ""
     device: str = ""
-    parts_left: int = 1
+    chunks_left: int = 1
     stream: int = 0
 
     def end(self, outcome: str, now_s: float) -> None:
-        """Ends it, if it hasn't."""
+        """Sets the outcome, unless the request has one."""
         if not self.outcome:
             self.outcome, self.ended_s = outcome, now_s
 
@@ -55,8 +55,8 @@ class Request:
 
 
 @dataclass(slots=True, eq=False)
-class Part:
-    """What waits of a request: all of it, or one of the runs it is split into. An `entries.Entry`."""
+class Chunk:
+    """What is queued of a request: all of it, or one of the chunks that it is split into. An `entries.Entry`."""
 
     request: Request
     tenant: Tenant
@@ -69,50 +69,44 @@ class Part:
 
     @property
     def cancelled(self) -> bool:
-        """Another part has failed."""
+        """Whether another chunk of the request has expired."""
         return bool(self.request.outcome)
 
 
-class _Nothing:
-    """A session for a deployment of which nothing is ever run."""
+class _NoSession:
+    """Stands in for the session of a deployment, of which nothing is run."""
 
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-
-    def __init__(self) -> None:
-        self.placement: dict[str, int] = {}
-        self.graphs: dict[int, str] = {}
-
-    def trim(self) -> None:
-        """There is nothing to give back."""
-
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        raise NotImplementedError
+    buckets: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
-class Truth:
-    """How long runs really take: around the profile, which the server knows, times a factor, which it doesn't."""
+class ServiceTime:
+    """The true service times of a model on a device, log-normal around its profile.
+
+    Attributes:
+        spread: the standard deviation of the logarithm.
+        factor: multiplies the profile's times; unknown to the server.
+    """
 
     profile: Profile
     spread: float
     factor: float = 1.0
 
     def draw_s(self, rows: int, random_: random.Random) -> float:
-        """The seconds of one run."""
+        """A random service time of one run, in seconds."""
         return self.median_us(rows) * math.exp(random_.gauss(0.0, self.spread)) * 1e-6
 
     def median_us(self, rows: int) -> float:
-        """The microseconds that half of all runs take at most."""
+        """The median service time, in microseconds."""
         return (self.profile.predict_us(rows) or 0.0) * self.factor
 
 
 @dataclass(frozen=True)
 class Run:
-    """A batch on its way, and when it will have ended."""
+    """A run in progress."""
 
     tenant: Tenant
-    batch: list[Part]
+    batch: list[Chunk]
     rows: int
     ends_s: float
     service_s: float
@@ -120,11 +114,12 @@ class Run:
 
 @dataclass(eq=False)
 class SharedTenant:
-    """A model whose requests several devices take from one queue, each in batches of its own size. An `entries.Tenant`.
+    """A model in a queue that devices share; each takes batches of its own size. An `entries.Tenant`.
 
     Attributes:
-        drops_late: whoever takes a request drops it if it would be late there; otherwise only what has expired is dropped.
-        taker: the device that looks for a batch now.
+        by_device: the model's deployment on each device.
+        drops_late: a device drops a request that it would answer late; otherwise only expired requests are dropped.
+        taker: the device that takes a batch now.
     """
 
     by_device: Mapping[str, Deployment]
@@ -153,49 +148,50 @@ class SimulatedDevice:
     """One device.
 
     Attributes:
-        deployments: the models on it.
-        truths: how long their runs really take.
-        device_queue: what waits for it; devices may share one.
-        shared: the tenants of a queue that is shared.
-        running: requests, and when they should be done, by run.
+        deployments: the models on it, by name.
+        service_times: the true service times, by model.
+        instances: how many runs may be in progress at once.
+        device_queue: its queue, which devices may share.
+        shared: the tenants of a shared queue, by model.
+        running: by run, the number of requests in it and when it is predicted to end.
         busy_s: seconds of runs so far.
     """
 
     name: str
     deployments: dict[str, Deployment]
-    truths: dict[str, Truth]
+    service_times: dict[str, ServiceTime]
     random_: random.Random
     instances: int = 1
-    device_queue: DeviceQueue[Part] = field(default_factory=DeviceQueue)
+    device_queue: DeviceQueue[Chunk] = field(default_factory=DeviceQueue)
     shared: "Mapping[str, SharedTenant]" = field(default_factory=dict)
     running: dict[int, tuple[int, float]] = field(default_factory=dict)
     busy_s: float = 0.0
     _runs: int = 0
 
     def enqueue(self, request: Request, now_s: float) -> None:
-        """As Executor.submit: in parts, if it is larger than what is worth running at once."""
-        if self.shared:  # by devices with different caps; whoever takes it runs it whole
+        """Queues a request as the server's executor does, split into chunks if it exceeds the effective maximum batch."""
+        if self.shared:  # the devices have different maximum batches, so the request is run whole
             shared = self.shared[request.model]
             deadline_s = request.deadline_s if shared.drops_late else None
-            self.device_queue.add(Part(request, shared, request.rows, now_s, request.deadline_s, deadline_s))
+            self.device_queue.add(Chunk(request, shared, request.rows, now_s, request.deadline_s, deadline_s))
             return
         tenant, start_by_s = self.deployments[request.model], self._start_by_s(request)
         chunks = tenant.chunks(request.rows)
-        request.parts_left = len(chunks)
+        request.chunks_left = len(chunks)
         for rows in chunks:
-            self.device_queue.add(Part(request, tenant, rows, now_s, start_by_s, request.deadline_s))
+            self.device_queue.add(Chunk(request, tenant, rows, now_s, start_by_s, request.deadline_s))
 
     @property
     def full(self) -> bool:
-        return len(self.device_queue) >= MOST_WAITING
+        return len(self.device_queue) >= MAX_QUEUE_SIZE
 
     @property
     def in_flight(self) -> int:
-        """Requests waiting or running."""
+        """The number of requests that are queued or running."""
         return len(self.device_queue) + sum(requests for requests, _ in self.running.values())
 
     def forecast(self, request: Request, now_s: float) -> Forecast:
-        """As Executor.forecast."""
+        """The same as the server's Executor.forecast."""
         tenant, rows = self.deployments[request.model], request.rows
         alone_us, fastest_us = tenant.predict_us(rows) or 0.0, tenant.profile.fastest_us(rows) or 0.0
         if not self.running and not len(self.device_queue):
@@ -207,7 +203,7 @@ class SimulatedDevice:
         return Forecast(self.name, None, wait_us, service_us, added_us, alone_us, fastest_us)
 
     def start(self, now_s: float) -> list[tuple[int, Run]]:
-        """Begins every run that may begin; drops what nobody waits for any more."""
+        """Begins runs while an instance is free and requests are queued; drops expired requests."""
         begun = []
         while self.device_queue and len(self.running) < self.instances:
             for tenant in self.shared.values():
@@ -221,44 +217,44 @@ class SimulatedDevice:
         return begun
 
     def ended(self, number: int, run: Run, now_s: float) -> None:
-        """A run is over: its requests are answered, and the profile learns."""
+        """Ends a run: answers its requests and updates the profile."""
         self.running.pop(number)
         self.device_queue.ended(run.tenant, run.service_s)
         self.deployments[run.batch[0].request.model].observe(run.rows, run.service_s * 1e6)
         self.busy_s += run.service_s
-        for part in run.batch:
-            request = part.request
-            request.parts_left -= 1
-            if not request.parts_left:
+        for chunk in run.batch:
+            request = chunk.request
+            request.chunks_left -= 1
+            if not request.chunks_left:
                 request.end(ANSWERED, now_s)
 
     def _start_by_s(self, request: Request) -> float:
-        """As DataPlane: with the deadline of a request whose run may wait for as long as it likes."""
+        """The latest start of a request as the server's data plane computes it; its deadline if it has none."""
         latest_s = self.deployments[request.model].start_by_s(request.rows, request.deadline_s, None)
         return request.deadline_s if latest_s is None else latest_s
 
-    def _begin(self, batch: list[Part], now_s: float) -> tuple[int, Run]:
-        model, rows = batch[0].request.model, sum(part.rows for part in batch)
+    def _begin(self, batch: list[Chunk], now_s: float) -> tuple[int, Run]:
+        model, rows = batch[0].request.model, sum(chunk.rows for chunk in batch)
         self._runs += 1
         self.running[self._runs] = len(batch), now_s + (self.deployments[model].predict_us(rows) or 0.0) * 1e-6
-        for part in batch:
-            part.request.device = self.name
-        service_s = self.truths[model].draw_s(rows, self.random_)
+        for chunk in batch:
+            chunk.request.device = self.name
+        service_s = self.service_times[model].draw_s(rows, self.random_)
         return self._runs, Run(batch[0].tenant, batch, rows, now_s + service_s, service_s)
 
 
 def deployment(model: str, device: str, saved: Saved) -> Deployment:
-    """A model on a device as it is after loading: measured, and nothing learnt yet."""
-    return Deployment((model, "1", device), _Nothing(), Profile.restored(saved), max_rows=MAX_ROWS)
+    """A model on a device as it is after loading: with its measured profile, before any request."""
+    return Deployment((model, "1", device), cast("Session", _NoSession()), Profile.restored(saved), max_rows=MAX_ROWS)
 
 
-def most_rows_per_s(saved: Saved) -> float:
-    """The rows per second that a device could carry with the server's own batch size."""
+def capacity_rows_per_s(saved: Saved) -> float:
+    """The rows per second that a device can run with the batch size that the server chooses."""
     profile = Profile.restored(saved)
-    cap = batching.best_rows(profile.settled_us, MAX_ROWS)
-    return cap / (profile.predict_us(cap) or math.inf) * 1e6
+    effective_max_batch = batching.best_rows(profile.settled_us, MAX_ROWS)
+    return effective_max_batch / (profile.predict_us(effective_max_batch) or math.inf) * 1e6
 
 
 def _drop(selection: Selection[Any], now_s: float) -> None:
-    for part in selection.expired:
-        part.request.end(EXPIRED, now_s)
+    for chunk in selection.expired:
+        chunk.request.end(EXPIRED, now_s)

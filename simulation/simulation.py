@@ -1,4 +1,4 @@
-"""Plays requests against devices in virtual time."""
+"""Simulates devices and a policy in virtual time, event by event."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from turnout_server.scheduling.profiles import Profile
 
 from simulation.policies import Policy, Sharing
 from simulation.service import CPU, CPU_SPREAD, GPU, GPUS, Saved, assumed
-from simulation.simulated_device import REFUSED, Part, Request, Run, SharedTenant, SimulatedDevice, Truth, deployment
+from simulation.simulated_device import REFUSED, Chunk, Request, Run, ServiceTime, SharedTenant, SimulatedDevice, deployment
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Machine:
     """A CPU and a GPU.
 
     Attributes:
-        gpu: which assumed one.
-        cpu_factor: how much longer the CPU's runs really take than they did when they were measured.
+        cpu: the CPU's profiles, by model.
+        gpu: the name of an assumed GPU.
+        cpu_factor: the true times of the CPU's runs, as a multiple of its profiles.
     """
 
     cpu: Mapping[str, Saved]
@@ -29,23 +30,23 @@ class Machine:
 
     @property
     def profiles(self) -> dict[str, Mapping[str, Saved]]:
-        """By device, the preferred one for whoever doesn't care first, and model."""
+        """The profiles by device and model; the device that is preferred among equals comes first."""
         return {GPU: assumed(GPUS[self.gpu], self.cpu), CPU: self.cpu}
 
     def devices(self, seed: str, sharing: Sharing | None = None) -> dict[str, SimulatedDevice]:
-        """Its devices, idle, each with all the models; with a queue each, or one for all."""
+        """Idle devices with all models; each has its own queue, or all share one."""
         spreads, factors = {GPU: GPUS[self.gpu].spread, CPU: CPU_SPREAD}, {GPU: 1.0, CPU: self.cpu_factor}
         devices = {
             name: SimulatedDevice(
                 name,
                 {model: deployment(model, name, saved) for model, saved in profiles.items()},
-                {m: Truth(Profile.restored(saved), spreads[name], factors[name]) for m, saved in profiles.items()},
+                {m: ServiceTime(Profile.restored(saved), spreads[name], factors[name]) for m, saved in profiles.items()},
                 random.Random(f"{seed}/{name}"),
             )
             for name, profiles in self.profiles.items()
         }
         if sharing is not None:
-            device_queue: DeviceQueue[Part] = DeviceQueue()
+            device_queue: DeviceQueue[Chunk] = DeviceQueue()
             shared = {
                 model: SharedTenant({name: device.deployments[model] for name, device in devices.items()}, sharing.drops_late)
                 for model in self.cpu
@@ -55,8 +56,12 @@ class Machine:
         return devices
 
 
-def play(requests: Iterable[Request], devices: Mapping[str, SimulatedDevice], policy: Policy) -> None:
-    """Has every request chosen a device for, queued, batched and run; afterwards all of them have ended."""
+def simulate(requests: Iterable[Request], devices: Mapping[str, SimulatedDevice], policy: Policy) -> None:
+    """Routes, queues, batches and runs all requests; afterwards each has an outcome.
+
+    Args:
+        requests: in the order of arrival.
+    """
     ends: list[tuple[float, int, str, int, Run]] = []
     numbers = count()
 

@@ -1,1 +1,1 @@
-"""What `auto` gains from two devices, on a real server, and what a killed device costs: `python -m benchmarks.devices`."""
+"""Measures what `auto` gains from two devices of a real server, and the effect of a killed device: `make bench-devices`."""

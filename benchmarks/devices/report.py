@@ -1,4 +1,4 @@
-"""Writes devices.md, devices.json and a chart of each kill over time."""
+"""Writes devices.md, devices.json, and devices.png with a chart of each kill over time."""
 
 import json
 import statistics
@@ -11,15 +11,16 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from turnout_loadtests.formatting import markdown_table
+from turnout_loadtests.open_loop import Outcome
 
-from benchmarks.devices.client import Answer
-from benchmarks.devices.figures import Figures, median
-from benchmarks.results import table
+from benchmarks.devices.summary import Summary, median
 
 mpl.use("Agg")
 
 #: Blue and orange differ for every kind of colour vision; failures are dark.
 COLOURS = ("#3b82f6", "#f97316", "#1f2328")
+#: The width of the chart's bars in seconds.
 BIN_S = 0.5
 HEADINGS = [
     "device",
@@ -41,18 +42,18 @@ HEADINGS = [
 
 @dataclass(frozen=True)
 class Kill:
-    """A load during which a device's process was killed.
+    """A load during which a device process was killed.
 
     Attributes:
-        rate, named_rate: requests a second for `auto`, and for the device that was killed.
-        at_s, seconds: when that was, and how long the load went on altogether.
+        rate, named_rate: requests per second for `auto`, and for the device that was killed.
+        at_s, seconds: when it was killed, and the length of the load.
     """
 
     rate: float
     named_rate: float
     at_s: float
     seconds: float
-    answers: Sequence[Answer]
+    outcomes: Sequence[Outcome]
 
 
 @dataclass
@@ -60,9 +61,11 @@ class Report:
     """Everything that was measured.
 
     Attributes:
-        capacities: answers a second of the first device alone, the second alone, and both at once, in each round.
-        target_runs: by when an answer is wanted, in runs of the better device.
-        rounds: by the device asked for and the requests a second.
+        about: the machine, the command and the date.
+        first, second: the names of the devices.
+        capacities: answers per second of the first device alone, the second alone, and both at once, in each round.
+        target_runs: the latency target, as a multiple of the better device's service time.
+        rounds: by the device that requests name and the requests per second.
     """
 
     about: dict[str, str]
@@ -71,18 +74,18 @@ class Report:
     capacities: list[list[float]]
     model: str
     target_runs: float
-    rounds: dict[tuple[str, float], list[Figures]] = field(default_factory=dict)
+    rounds: dict[tuple[str, float], list[Summary]] = field(default_factory=dict)
     kills: list[Kill] = field(default_factory=list)
 
     @property
     def alone(self) -> dict[str, float]:
-        """What each device carries by itself, in answers a second."""
+        """The capacity of each device alone, in answers per second."""
         first, second, _ = map(statistics.median, zip(*self.capacities, strict=True))
         return {self.first: first, self.second: second}
 
     @property
     def together(self) -> float:
-        """What both carry at once."""
+        """The capacity of both devices at once, in answers per second."""
         return statistics.median(both for _, _, both in self.capacities)
 
     @property
@@ -90,7 +93,7 @@ class Report:
         return self.target_runs / max(self.alone.values())
 
     def gains(self) -> list[float]:
-        """In each round, the goodput of `auto` as a multiple of the better device's under the same load."""
+        """The goodput of `auto` in each round, as a multiple of the better device's under the same load."""
         rate = next(rate for device, rate in self.rounds if device == self.first)
         columns = [self.rounds[device, rate] for device in (self.first, self.second, "auto")]
         return [auto.goodput / max(a.goodput, b.goodput) for a, b, auto in zip(*columns, strict=True)]
@@ -111,19 +114,24 @@ def _data(report: Report) -> dict[str, object]:
         "target_s": report.target_s,
         "gains": report.gains(),
         "loads": [
-            {"device": device, "rate": rate, "rounds": [_finite(asdict(figures)) for figures in rounds]}
+            {"device": device, "rate": rate, "rounds": [_finite(asdict(each)) for each in rounds]}
             for (device, rate), rounds in report.rounds.items()
         ],
         "kills": [
-            {"rate": kill.rate, "named_rate": kill.named_rate, "at_s": kill.at_s, "answers": [list(a) for a in kill.answers]}
+            {
+                "rate": kill.rate,
+                "named_rate": kill.named_rate,
+                "at_s": kill.at_s,
+                "answers": [list(each) for each in kill.outcomes],
+            }
             for kill in report.kills
         ],
     }
 
 
-def _finite(figures: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity."""
-    return {name: None if value == inf else round(value, 4) for name, value in figures.items()}
+def _finite(summary: dict[str, float]) -> dict[str, float | None]:
+    """The same values, None for infinite ones, which JSON doesn't have."""
+    return {name: None if value == inf else round(value, 4) for name, value in summary.items()}
 
 
 def _markdown(report: Report) -> str:
@@ -131,86 +139,88 @@ def _markdown(report: Report) -> str:
     lines = ["# Two devices, one load", "", *(f"- {key}: {value}" for key, value in report.about.items()), ""]
     lines += [
         f"One server, the model `{report.model}`, and two CPU devices on a core each: `{report.first}` in the server's "
-        f"process, `{report.second}` in a process of its own. An answer counts if it comes within "
-        f"{report.target_s * 1e3:.0f} ms of when its request was due, {report.target_runs:g} times what a run takes; that is "
-        "also each request's gRPC deadline. "
-        "Requests come at random moments (Poisson), however late the answers are. The client runs on the same machine.",
+        f"process, `{report.second}` in a device process. An answer is in time if it comes within "
+        f"{report.target_s * 1e3:.0f} ms of when its request was due, {report.target_runs:g} times the service time of a run; "
+        "this is also the gRPC deadline of each request. "
+        "Requests arrive as a Poisson process, however late the answers are. The client runs on the same machine.",
         "",
-        "## What the devices can carry",
+        "## Capacity of the devices",
         "",
-        *table(["device", "answers/s"], [[name, f"{rate:.1f}"] for name, rate in report.alone.items()]),
+        *markdown_table(["device", "answers/s"], [[name, f"{rate:.1f}"] for name, rate in report.alone.items()]),
         f"| both at once | {report.together:.1f} |",
         "",
-        f"Both at once carry {report.together / max(report.alone.values()):.2f} times what the better one does alone: more "
-        "than that no routing can gain.",
+        f"Both at once have {report.together / max(report.alone.values()):.2f} times the capacity of the better one alone. "
+        "Routing can gain no more than that.",
         "",
         "## Goodput",
         "",
-        f"`auto` answers in time **{statistics.median(gains):.2f} times** what the better device does under the same load "
+        f"The goodput of `auto` is **{statistics.median(gains):.2f} times** that of the better device under the same load "
         f"(median of {len(gains)} rounds, {min(gains):.2f} to {max(gains):.2f}).",
         "",
-        *table([heading.format(report.second) for heading in HEADINGS], [_row(*load) for load in report.rounds.items()]),
+        *markdown_table(
+            [heading.format(report.second) for heading in HEADINGS], [_row(*load) for load in report.rounds.items()]
+        ),
         "",
-        "Medians of the rounds; `in time/s` leaves out the first moments, in which queues fill, and what comes after the load. "
-        "p50 and p99 are of the answered; in `p99 of all sent` a request that failed took for ever. `others` is what the "
-        "machine's other processes took of its cores meanwhile; a measurement that they disturbed was made again, and of "
-        "several the least disturbed counts.",
+        "Medians of the rounds. `in time/s` leaves out the first moments, in which queues fill, and answers after the load. "
+        "p50 and p99 are of answered requests; in `p99 of all sent` the latency of a failed request is infinite. `others` is "
+        "the number of cores that other processes used; a measurement that they disturbed was repeated, and the least "
+        "disturbed one is shown.",
     ]
     for kill in report.kills:
         lines += ["", *_kill_lines(report, kill)]
-    lines += ["", "![Answers a second by device, and failures, around each kill](devices.png)", ""]
+    lines += ["", "![Answers per second by device, and failures, around each kill](devices.png)", ""]
     return "\n".join(lines)
 
 
-def _row(load: tuple[str, float], rounds: Sequence[Figures]) -> list[str]:
-    f = median(rounds)
-    p99 = "never" if f.sent_p99_ms == inf else f"{f.sent_p99_ms:.0f}"
-    shares = [f"{share * 100:.1f} %" for share in (f.share_b, f.refused, f.expired, f.failed, f.error)]
-    cores = [f"{cores:.2f}" for cores in (f.server_cores, f.client_cores, f.other_cores)]
-    return [load[0], f"{f.load:.1f}", f"{f.goodput:.1f}", f"{f.p50_ms:.0f}", f"{f.p99_ms:.0f}", p99, *shares, *cores]
+def _row(load: tuple[str, float], rounds: Sequence[Summary]) -> list[str]:
+    s = median(rounds)
+    p99 = "never" if s.sent_p99_ms == inf else f"{s.sent_p99_ms:.0f}"
+    shares = [f"{share * 100:.1f} %" for share in (s.share_b, s.refused, s.expired, s.failed, s.error)]
+    cores = [f"{cores:.2f}" for cores in (s.server_cores, s.client_cores, s.other_cores)]
+    return [load[0], f"{s.load:.1f}", f"{s.goodput:.1f}", f"{s.p50_ms:.0f}", f"{s.p99_ms:.0f}", p99, *shares, *cores]
 
 
 def _kill_lines(report: Report, kill: Kill) -> list[str]:
-    """What a kill cost whom."""
+    """The section on a kill: how requests ended before, at and after it."""
     fits = kill.rate < min(report.alone.values())
     rows = []
-    for asked in dict.fromkeys(answer.asked for answer in kill.answers):
-        for when, chosen in _phases(report, kill, asked).items():
-            statuses = Counter(answer.status for answer in chosen)
-            failures = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()) if status != "OK")
-            retried = sum(answer.reason == "retried" for answer in chosen)
-            rows.append([asked, when, str(len(chosen)), str(statuses["OK"]), str(retried), failures or "none"])
+    for source in dict.fromkeys(outcome.source for outcome in kill.outcomes):
+        for phase, chosen in _phases(report, kill, source).items():
+            codes = Counter(outcome.code for outcome in chosen)
+            failures = ", ".join(f"{count} {code}" for code, count in sorted(codes.items()) if code != "OK")
+            retried = sum(outcome.route_reason == "retried" for outcome in chosen)
+            rows.append([source, phase, str(len(chosen)), str(codes["OK"]), str(retried), failures or "none"])
     return [
         f"## `{report.second}` is killed at {kill.rate:.1f} requests/s"
         + (", which the other device carries alone" if fits else ", more than the other device carries alone"),
         "",
         f"SIGKILL after {kill.at_s:.1f} s; {kill.named_rate:g} requests/s name `{report.second}`. It answered again "
-        f"{_back_s(report, kill) - kill.at_s:.1f} s later.",
+        f"{_restarted_s(report, kill) - kill.at_s:.1f} s later.",
         "",
-        *table(["asked for", "due", "sent", "answered", "of them retried elsewhere", "failures"], rows),
+        *markdown_table(["asked for", "due", "sent", "answered", "of them retried elsewhere", "failures"], rows),
     ]
 
 
-def _phases(report: Report, kill: Kill, asked: str) -> dict[str, list[Answer]]:
-    """The answers to those who asked so, by when they were in flight: over before the kill, hit by it, and so on."""
-    phases: dict[str, list[Answer]] = {"over before": [], "in flight at the kill": [], "while it restarts": [], "after": []}
-    back_s = _back_s(report, kill)
-    for answer in kill.answers:
-        if answer.asked != asked:
+def _phases(report: Report, kill: Kill, source: str) -> dict[str, list[Outcome]]:
+    """The outcomes of a source by phase: ended before the kill, in flight at it, and so on."""
+    phases: dict[str, list[Outcome]] = {"over before": [], "in flight at the kill": [], "while it restarts": [], "after": []}
+    restarted_s = _restarted_s(report, kill)
+    for outcome in kill.outcomes:
+        if outcome.source != source:
             continue
-        if answer.due_s + answer.latency_s < kill.at_s:
-            phases["over before"].append(answer)
-        elif answer.due_s < kill.at_s:
-            phases["in flight at the kill"].append(answer)
+        if outcome.due_s + outcome.latency_s < kill.at_s:
+            phases["over before"].append(outcome)
+        elif outcome.due_s < kill.at_s:
+            phases["in flight at the kill"].append(outcome)
         else:
-            phases["while it restarts" if answer.due_s < back_s else "after"].append(answer)
+            phases["while it restarts" if outcome.due_s < restarted_s else "after"].append(outcome)
     return phases
 
 
-def _back_s(report: Report, kill: Kill) -> float:
-    """When the first request was sent that the killed device answered again; the end if none was."""
-    back = [answer.due_s for answer in kill.answers if answer.device == report.second and answer.due_s > kill.at_s]
-    return min(back, default=kill.seconds)
+def _restarted_s(report: Report, kill: Kill) -> float:
+    """When the first request was due that the killed device answered after the kill; the end of the load if there is none."""
+    answered = [each.due_s for each in kill.outcomes if each.device == report.second and each.due_s > kill.at_s]
+    return min(answered, default=kill.seconds)
 
 
 def _chart(report: Report) -> Figure:
@@ -221,9 +231,9 @@ def _chart(report: Report) -> Figure:
 
 
 def _draw(axes: Axes, report: Report, kill: Kill) -> None:
-    """What came to an end in each half second."""
-    ends = {name: [a.due_s + a.latency_s for a in kill.answers if a.device == name] for name in (report.first, report.second)}
-    ends["failures"] = [a.due_s + a.latency_s for a in kill.answers if a.status != "OK"]
+    """Draws the number of requests that ended in each bin, by device, and the failures."""
+    ends = {name: [o.due_s + o.latency_s for o in kill.outcomes if o.device == name] for name in (report.first, report.second)}
+    ends["failures"] = [o.due_s + o.latency_s for o in kill.outcomes if o.code != "OK"]
     starts = [number * BIN_S for number in range(round(kill.seconds / BIN_S))]
     below = [0.0] * len(starts)
     for (name, ends_s), colour in zip(ends.items(), COLOURS, strict=True):

@@ -1,4 +1,4 @@
-"""KServe's Python server around one ONNX Runtime session. Runs in an environment of its own: MODEL.onnx NAME PORT."""
+"""KServe's Python server with one ONNX Runtime session. Runs in its own environment; arguments: MODEL.onnx NAME PORT."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer 
 
 
 class Onnx(Model):  # type: ignore[misc]
-    """Decode, run, encode: what KServe's guide for custom models shows."""
+    """A model as KServe's guide for custom models shows it: decode, run, encode."""
 
     def __init__(self, name: str, path: str) -> None:
         super().__init__(name)

@@ -1,4 +1,4 @@
-"""An MLServer runtime around one ONNX Runtime session. Runs in an environment of its own."""
+"""An MLServer runtime with one ONNX Runtime session. Runs in its own environment."""
 
 import onnxruntime
 from mlserver import MLModel  # type: ignore[import-not-found]
@@ -7,7 +7,7 @@ from mlserver.types import InferenceRequest, InferenceResponse  # type: ignore[i
 
 
 class Onnx(MLModel):  # type: ignore[misc]
-    """Decode, run, encode: what MLServer's guide for custom runtimes shows."""
+    """A runtime as MLServer's guide for custom runtimes shows it: decode, run, encode."""
 
     async def load(self) -> bool:
         options = onnxruntime.SessionOptions()

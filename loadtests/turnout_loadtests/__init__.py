@@ -1,1 +1,1 @@
-"""Load tests for servers of the Open Inference Protocol: what a model does on each device, measured with Locust."""
+"""Load tests for servers of the Open Inference Protocol: how fast a model is on each device, measured with Locust."""

@@ -1,4 +1,4 @@
-"""`turnout-loadtest`: compare a model's devices, or render a report again."""
+"""`turnout-loadtest`: compares a model's devices, or renders a report again."""
 
 import sys
 from datetime import datetime
@@ -28,9 +28,9 @@ def cli() -> None:
 @click.option("--batch", "batches", multiple=True, default=(1, 8), type=click.IntRange(1), help="Repeat for several.")
 @click.option("--users", default=4, type=click.IntRange(1), help="Requests in flight at all times.")
 @click.option("--duration", default=10, type=click.IntRange(1), help="Seconds measured for each row of the table.")
-@click.option("--warm-up", default=2, type=click.IntRange(0), help="Seconds before that, which don't count.")
-@click.option("--shape", "shapes", multiple=True, help="Sizes of an input's free dimensions, as in tokens:128.")
-@click.option("--inputs", default="", help="An .npz with rows for each input, rather than random ones.")
+@click.option("--warm-up", default=2, type=click.IntRange(0), help="Seconds of load before that, not measured.")
+@click.option("--shape", "shapes", multiple=True, help="Sizes of an input's free dimensions, such as tokens:128.")
+@click.option("--inputs", default="", help="An .npz with rows for each input, instead of random ones.")
 @click.option("--output", type=click.Path(path_type=Path), help="[default: reports/<time>]")
 def compare_command(
     models: tuple[str, ...],
@@ -71,7 +71,7 @@ def _render(results: files.Results, folder: Path, console: Console) -> None:
 
 
 def main() -> None:
-    """The command: exits 1 with one line when it can't measure, 2 on wrong usage."""
+    """Runs the command; exits 1 with one line of text if it can't measure, 2 on wrong usage."""
     try:
         cli()
     except LoadTestError as error:

@@ -1,6 +1,6 @@
-"""The histogram that Locust's own tables and web page are made from."""
+"""The buckets of the histogram behind Locust's own tables and web page."""
 
 
 def three_significant_digits(response_time_ms: float) -> float:
-    """Replaces Locust's bucket of a whole millisecond, in which an inference of 0.3 ms can't be seen."""
+    """The bucket of a response time. Locust's own are whole milliseconds, too wide for an inference of 0.3 ms."""
     return float(f"{response_time_ms:.3g}")

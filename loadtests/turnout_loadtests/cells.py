@@ -1,4 +1,4 @@
-"""A cell: one model on one device under one load. From its raw samples to its row in the report."""
+"""A cell is one model on one device under one load. This module turns its raw samples into its row of the report."""
 
 import math
 from collections import Counter
@@ -18,7 +18,7 @@ NOISY = "noisy"
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of the server in one cell. The load is closed: each user waits for its answer."""
+    """The load of one cell. It is closed: each user waits for its answer before it sends again."""
 
     host: str
     model: str
@@ -33,11 +33,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Cell:
-    """What was measured. A percentile is None where there were too few samples for it, never a guess.
+    """What was measured in one cell. A percentile is None if there were too few samples for it.
 
-    `service_*` is the time from sending a request to having its answer, of answered requests only. `queue_*` and
-    `compute_*` are what the server states in its answers. `client_cpu` is the sender's share of a core,
-    `idle_pressure_percent` how long other work kept tasks waiting for a processor just before.
+    `service_*` is the time from sending a request to receiving its answer, of answered requests only. `queue_*` and
+    `compute_*` are what the server states in its answers. `client_cpu` is the sender's use of one core, from 0 to 1;
+    `idle_pressure_percent` is the share of time in which other work kept tasks waiting for a processor, just before the load.
     """
 
     model: str
@@ -107,7 +107,7 @@ def summarise(load: Load, samples: Samples, command: str, idle_pressure_percent:
 
 
 def flags(failures: int, answers: int, client_cpu: float, pressure_percent: float) -> list[str]:
-    """What a reader must know before trusting the cell."""
+    """The reasons for not taking the cell's numbers at face value."""
     stated = {
         "no answers": not answers,
         "failures": failures > 0,

@@ -1,4 +1,4 @@
-"""Questions to a server outside the measurement: what it has, and whether a device answers."""
+"""Requests to a server outside the measurement: is it ready, what does a model take, does a device answer."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,20 +11,22 @@ from turnout_loadtests.errors import LoadTestError
 
 QUESTION_TIMEOUT_S = 10.0
 FIRST_INFERENCE_TIMEOUT_S = 60.0  # it may create a session
-PASSING = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+TEMPORARY = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+#: Channel options without a limit on message sizes.
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
 def connect(host: str) -> Stub:
     """A stub over a channel of its own, with no limit on message sizes."""
-    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    return Stub(grpc.insecure_channel(host, [*unlimited, ("grpc.use_local_subchannel_pool", 1)]))
+    return Stub(grpc.insecure_channel(host, [*UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]))
 
 
 def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:
-    """Return once ServerReady says so; `tick` is called about five times a second meanwhile.
+    """Returns once the server is ready; `tick` is called about five times a second meanwhile.
 
     Raises:
-        LoadTestError: it didn't within `timeout_s`.
+        LoadTestError: the server isn't ready after `timeout_s`.
     """
     until_s = time.monotonic() + timeout_s
     while time.monotonic() < until_s:
@@ -49,7 +51,7 @@ def server_name(stub: Stub) -> str:
 
 
 def model_metadata(stub: Stub, model: str) -> pb.ModelMetadataResponse:
-    """What the model takes and gives; with an empty name, the first ready model the server lists."""
+    """The inputs and outputs of a model; of the first ready model that the server lists if the name is empty."""
     try:
         name = model or _first_ready_model(stub)
         answer: pb.ModelMetadataResponse = stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=QUESTION_TIMEOUT_S)
@@ -59,15 +61,17 @@ def model_metadata(stub: Stub, model: str) -> pb.ModelMetadataResponse:
 
 
 def why_unavailable(stub: Stub, request: pb.ModelInferRequest) -> str | None:
-    """Send one inference: the server's reason if the model can't run on that device, else None.
+    """Sends one inference; returns the server's reason if the model can't run on the device, None if it can.
+
+    A device that is busy or slow counts as available: its failures are part of the measurement.
 
     Raises:
-        LoadTestError: the request itself is wrong. A device that is busy or slow is there: its failures get measured.
+        LoadTestError: the request itself is wrong.
     """
     try:
         stub.ModelInfer(request, timeout=FIRST_INFERENCE_TIMEOUT_S)
     except grpc.RpcError as error:
-        if error.code() in PASSING:
+        if error.code() in TEMPORARY:
             return None
         if error.code() != grpc.StatusCode.FAILED_PRECONDITION:
             raise refused(error) from error
@@ -77,22 +81,22 @@ def why_unavailable(stub: Stub, request: pb.ModelInferRequest) -> str | None:
 
 
 def text(parameters: Mapping[str, pb.InferParameter], key: str) -> str:
-    """A parameter of an answer; empty where the server doesn't send it."""
-    return parameters[key].string_param if key in parameters else ""  # looked up, a protobuf map invents an entry
+    """A string parameter of an answer; empty if the server doesn't send it."""
+    return parameters[key].string_param if key in parameters else ""  # reading a missing key of a protobuf map would add it
 
 
 def number(parameters: Mapping[str, pb.InferParameter], key: str) -> int:
-    """A parameter of an answer; 0 where the server doesn't send it."""
+    """An integer parameter of an answer; 0 if the server doesn't send it."""
     return parameters[key].int64_param if key in parameters else 0
 
 
 def refused(error: grpc.RpcError) -> LoadTestError:
-    """The failure of a question, for the user."""
+    """The error that the user sees when a request outside the measurement fails."""
     return LoadTestError(f"asking the server failed with {reason(error)}")
 
 
 def reason(error: grpc.RpcError) -> str:
-    """The status as one line, the same for the same cause."""
+    """The status and its details as one line."""
     return f"{error.code().name}: {error.details()}"
 
 

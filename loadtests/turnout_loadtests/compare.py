@@ -1,4 +1,4 @@
-"""Models against devices: who can be measured, one cell after another, and the results."""
+"""Compares devices: finds which of them each model can use, measures one cell after another, and collects the results."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,17 @@ from turnout_loadtests.verdict import verdicts
 
 @dataclass(frozen=True)
 class Comparison:
-    """What to measure: every model on every device at every batch, each under `load`'s users and times."""
+    """What to measure: every model on every device at every batch, with the users and durations of `load`."""
 
     models: Sequence[str]
     devices: Sequence[str]
     batches: Sequence[int]
-    load: Load  # its model, device and batch are replaced
+    load: Load  # model, device and batch are replaced in each cell
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Whom to tell what happens; each is called from the thread that compares."""
+    """Callbacks for progress, called from the thread that runs the comparison."""
 
     skipped: Callable[[Skipped], None] = lambda skipped: None
     begun: Callable[[Load, int, int], None] = lambda load, number, total: None
@@ -38,22 +38,22 @@ class Progress:
 
 
 def compare(plan: Comparison, folder: Path, command: Sequence[str], progress: Progress) -> Results:
-    """Measure all that can be measured; the raw samples go to `folder/samples`.
+    """Measures each model on the devices that it can use; the raw samples go to `folder/samples`.
 
     Raises:
-        LoadTestError: the server can't be reached, a model isn't there, or Locust couldn't run.
+        LoadTestError: the server can't be reached, it doesn't have a model, or Locust couldn't run.
     """
     stub, started = connect(plan.load.host), datetime.now(UTC)
-    server, surroundings = server_name(stub), environment.describe()
-    able, skipped = _devices_of(stub, plan, progress)
-    cells = _measure(in_turn(plan, able), folder / "samples", progress)
+    server, machine = server_name(stub), environment.describe()
+    usable, skipped = _usable_devices(stub, plan, progress)
+    cells = _measure(in_turn(plan, usable), folder / "samples", progress)
     return Results(
         schema_version=SCHEMA_VERSION,
-        turnout_version=surroundings.versions.get("turnout", "unknown"),
+        turnout_version=machine.versions.get("turnout", "unknown"),
         command=shlex.join(command),
         started=started.isoformat(timespec="seconds"),
         server=server,
-        environment=surroundings,
+        environment=machine,
         models=list(plan.models),
         devices=list(plan.devices),
         skipped=skipped,
@@ -62,13 +62,13 @@ def compare(plan: Comparison, folder: Path, command: Sequence[str], progress: Pr
     )
 
 
-def in_turn(plan: Comparison, able: Mapping[str, Sequence[str]]) -> list[Load]:
-    """The cells in order: the devices that a model can use alternate, so that a drift of the machine meets all of them."""
+def in_turn(plan: Comparison, usable: Mapping[str, Sequence[str]]) -> list[Load]:
+    """The loads of the cells in order. A model's devices alternate, so that a drift of the machine affects all of them."""
     return [
         replace(plan.load, model=model, device=device, batch=batch)
         for model in plan.models
         for batch in plan.batches
-        for device in able[model]
+        for device in usable[model]
     ]
 
 
@@ -80,19 +80,19 @@ def _measure(loads: Sequence[Load], samples: Path, progress: Progress) -> list[C
     return cells
 
 
-def _devices_of(stub: Stub, plan: Comparison, progress: Progress) -> tuple[dict[str, list[str]], list[Skipped]]:
-    able: dict[str, list[str]] = {model: [] for model in plan.models}
+def _usable_devices(stub: Stub, plan: Comparison, progress: Progress) -> tuple[dict[str, list[str]], list[Skipped]]:
+    usable: dict[str, list[str]] = {model: [] for model in plan.models}
     skipped = []
     for model, device in product(plan.models, plan.devices):
-        if reason := _why_not(stub, replace(plan.load, model=model, device=device, batch=1)):
+        if reason := _why_unavailable(stub, replace(plan.load, model=model, device=device, batch=1)):
             skipped.append(Skipped(model, device, reason))
             progress.skipped(skipped[-1])
         else:
-            able[model].append(device)
-    return able, skipped
+            usable[model].append(device)
+    return usable, skipped
 
 
-def _why_not(stub: Stub, load: Load) -> str | None:
+def _why_unavailable(stub: Stub, load: Load) -> str | None:
     pool = request_pool(
         model_metadata(stub, load.model),
         device=load.device,

@@ -1,9 +1,10 @@
-"""The machine that a load test ran on, as far as it changes the numbers."""
+"""The machine that a measurement ran on, as far as it affects the numbers."""
 
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,12 @@ PACKAGES = ("turnout", "onnxruntime", "onnxruntime-gpu", "grpcio", "locust", "ge
 
 @dataclass(frozen=True)
 class Environment:
-    """Of the machine that sent the load; the server's too where it ran there. None where it couldn't be read."""
+    """The machine that sent the load, and its installed packages; None for what couldn't be read.
+
+    Attributes:
+        cores: those that this process may use.
+        cpu_limit: the cgroup's quota in cores; None without one.
+    """
 
     cpu: str
     cores: int
@@ -23,9 +29,20 @@ class Environment:
     system: str
     versions: dict[str, str]
 
+    @property
+    def processor(self) -> str:
+        """The processor's name and the cores, as text."""
+        limit = "" if self.cpu_limit is None else f", limited to {self.cpu_limit:g}"
+        return f"{self.cpu}, {self.cores} cores{limit}"
 
-def describe() -> Environment:
-    """Look around."""
+    @property
+    def memory(self) -> str:
+        """The size of the memory, as text."""
+        return "unknown" if self.memory_gib is None else f"{self.memory_gib:g} GiB"
+
+
+def describe(packages: Sequence[str] = PACKAGES) -> Environment:
+    """The environment of this process, with the versions of those packages that are installed."""
     return Environment(
         cpu=_cpu_name(_text("/proc/cpuinfo")),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -33,12 +50,15 @@ def describe() -> Environment:
         memory_gib=_memory_gib(_text("/proc/meminfo")),
         gpus=_gpus(),
         system=f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
-        versions=_versions(),
+        versions=_versions(packages),
     )
 
 
 def idle_pressure_percent(window_s: float = 0.5) -> float | None:
-    """How much of this time some task waited for a processor; None where the system doesn't say. Call it while idle."""
+    """The share of this time in which some task waited for a processor; None if the system doesn't say.
+
+    It tells of other work only while this process is idle.
+    """
     before_us = parse_stalled_us(_text("/proc/pressure/cpu"))
     if before_us is None:
         return None
@@ -48,13 +68,13 @@ def idle_pressure_percent(window_s: float = 0.5) -> float | None:
 
 
 def parse_cpu_limit(text: str) -> float | None:
-    """Cores allowed by a cgroup's `cpu.max`; None without a limit."""
+    """The cores allowed by a cgroup's `cpu.max`; None without a limit."""
     quota, _, period = text.strip().partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
 
 
 def parse_stalled_us(text: str) -> int | None:
-    """Microseconds in which some task waited for a processor, from `/proc/pressure/cpu`."""
+    """The microseconds in which some task waited for a processor, from `/proc/pressure/cpu`; None if it doesn't say."""
     line = text.partition("\n")[0]
     total = line.rpartition("total=")[2]
     return int(total) if line.startswith("some") and total.isdigit() else None
@@ -86,9 +106,9 @@ def _gpus() -> list[str]:
     return [line.replace(",", ", driver", 1) for line in listed.splitlines()]
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,5 +1,5 @@
-"""The one exception that a user of the load tests may see, as a line of text."""
+"""The exception whose text the user of a load test sees, as one line."""
 
 
 class LoadTestError(Exception):
-    """Something the user can act on: the message names the value and what to do."""
+    """A failure that the user can act on; the message names the value that was wrong and what to do."""

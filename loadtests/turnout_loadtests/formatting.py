@@ -1,10 +1,12 @@
-"""How numbers are written for people: three significant digits, and words where there is no number."""
+"""Numbers and tables as text: three significant digits, and words where there is no number."""
+
+from collections.abc import Sequence
 
 TOO_FEW = "n too small"
 
 
 def three_digits(value: float) -> str:
-    """`0.347`, `12.5`, `1 230`: rounded to three significant digits, thousands set apart so that no line breaks there."""
+    """A number rounded to three significant digits, thousands separated by a no-break space: `0.347`, `12.5`, `1 230`."""
     rounded = float(f"{value:.3g}")
     if rounded == 0 or abs(rounded) >= 100:
         return f"{rounded:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
@@ -12,15 +14,24 @@ def three_digits(value: float) -> str:
 
 
 def ms(value: float | None) -> str:
-    """A latency without its unit, for a table; a percentile that had too few samples says so."""
+    """A latency without its unit, for a table; `TOO_FEW` for a percentile that had too few samples."""
     return TOO_FEW if value is None else three_digits(value)
 
 
 def with_unit(value: float | None) -> str:
-    """A latency for a sentence."""
+    """A latency with its unit, for a sentence."""
     return TOO_FEW if value is None else f"{three_digits(value)} ms"
 
 
 def or_dash(value: float | None) -> str:
-    """A number that may not have been stated."""
+    """A number, or a dash if there is none."""
     return "–" if value is None else three_digits(value)  # noqa: RUF001 (a dash)
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [
+        "| " + " | ".join(headings) + " |",
+        "|" + "---|" * len(headings),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]

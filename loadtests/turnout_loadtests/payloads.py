@@ -1,4 +1,4 @@
-"""Requests built from what a model says it takes, and answers read back as arrays."""
+"""Builds requests from a model's metadata, and reads answers as arrays."""
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -41,21 +41,21 @@ def request_pool(
     count: int = 16,
     seed: int = 0,
 ) -> list[pb.ModelInferRequest]:
-    """Requests of `batch` rows each, different from one another, so that no cache on the way can answer them.
+    """Requests of `batch` rows each, all different, so that no cache on the way can answer them.
 
     Args:
-        shapes: sizes, without the batch axis, of the inputs that have further free dimensions.
-        inputs: rows to take in turn, by input name, rather than random ones.
+        shapes: sizes, without the batch axis, of inputs that have other free dimensions.
+        inputs: rows to take in turn, by input name, instead of random ones.
     """
     draws = random_draws(metadata, batch, shapes, seed) if inputs is None else row_groups(metadata, inputs, batch)
     return [infer_request(metadata.name, tensors, device) for tensors in islice(draws, count)]
 
 
-def infer_request(model: str, inputs: Arrays, device: str) -> pb.ModelInferRequest:
-    """One request, its tensors as raw bytes."""
+def infer_request(model: str, inputs: Arrays, device: str | None = None) -> pb.ModelInferRequest:
+    """One request, its tensors as raw bytes; without a `device` parameter if `device` is None."""
     return pb.ModelInferRequest(
         model_name=model,
-        parameters={"device": pb.InferParameter(string_param=device)},
+        parameters={} if device is None else {"device": pb.InferParameter(string_param=device)},
         inputs=[
             pb.ModelInferRequest.InferInputTensor(name=name, datatype=NAMES[array.dtype], shape=array.shape)
             for name, array in inputs.items()
@@ -65,7 +65,7 @@ def infer_request(model: str, inputs: Arrays, device: str) -> pb.ModelInferReque
 
 
 def outputs_of(response: pb.ModelInferResponse) -> dict[str, Array]:
-    """The answer's tensors by name; only those sent as raw bytes of a fixed-size datatype."""
+    """The answer's tensors by name. They must have been sent as raw bytes, and be of a datatype of fixed size."""
     return {
         tensor.name: np.frombuffer(raw, DTYPES[tensor.datatype]).reshape(tensor.shape)
         for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -73,7 +73,7 @@ def outputs_of(response: pb.ModelInferResponse) -> dict[str, Array]:
 
 
 def random_draws(metadata: pb.ModelMetadataResponse, batch: int, shapes: Shapes, seed: int) -> Iterator[dict[str, Array]]:
-    """Endless random inputs, the same for the same seed: floats in 0..1, integers 0 or 1, short texts."""
+    """Yields random inputs without end, the same for the same seed: floats in 0..1, integers 0 or 1, short texts."""
     generator = np.random.default_rng(seed)
     sizes = {tensor.name: full_shape(tensor, batch, shapes) for tensor in metadata.inputs}
     while True:
@@ -81,10 +81,10 @@ def random_draws(metadata: pb.ModelMetadataResponse, batch: int, shapes: Shapes,
 
 
 def full_shape(tensor: TensorMetadata, batch: int, shapes: Shapes) -> tuple[int, ...]:
-    """The input's shape with `batch` rows and no free dimension left.
+    """The input's shape with `batch` rows and a size for every free dimension.
 
     Raises:
-        LoadTestError: a dimension has no size, or the sizes given contradict the model's.
+        LoadTestError: a dimension has no size, or the given sizes contradict the model's.
     """
     declared = tuple(tensor.shape)
     rows, rest = ((batch,), declared[1:]) if declared[:1] == (-1,) else ((), declared)
@@ -104,7 +104,7 @@ def full_shape(tensor: TensorMetadata, batch: int, shapes: Shapes) -> tuple[int,
 
 
 def row_groups(metadata: pb.ModelMetadataResponse, inputs: Arrays, batch: int) -> Iterator[dict[str, Array]]:
-    """Endless groups of `batch` consecutive rows, starting over at the end; as the model's datatypes."""
+    """Yields groups of `batch` consecutive rows without end, as the model's datatypes; starts over after the last row."""
     names = {tensor.name: DTYPES[tensor.datatype] for tensor in metadata.inputs}
     if names.keys() != inputs.keys():
         raise LoadTestError(f"the arrays are {sorted(inputs)}, but model '{metadata.name}' takes {sorted(names)}")
@@ -116,7 +116,7 @@ def row_groups(metadata: pb.ModelMetadataResponse, inputs: Arrays, batch: int) -
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """`tokens:128` or `image:3,224,224` as name and sizes."""
+    """The name and sizes in a text such as `tokens:128` or `image:3,224,224`."""
     name, _, sizes = text.rpartition(":")
     if not name or not all(size.isdigit() and int(size) for size in sizes.split(",")):
         raise LoadTestError(f"--shape {text!r} isn't NAME:SIZE,SIZE,... such as image:3,224,224")
@@ -124,7 +124,7 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def read_inputs(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz file by input name, one row per example."""
+    """The arrays of an .npz file by input name, each (rows, ...)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)

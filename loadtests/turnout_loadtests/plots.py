@@ -1,4 +1,4 @@
-"""Charts as SVG text: bars with their numbers on them, one panel per model."""
+"""Charts as SVG text: bars labelled with their numbers, one panel per model."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ mpl.use("Agg")
 
 #: One colour per device; blue and orange differ for every kind of colour vision, on white and on black.
 COLOURS = ("#3b82f6", "#f97316", "#14b8a6", "#a855f7")
-INK = "#1f2328"  # a report in HTML makes it follow the page's text colour
+INK = "#1f2328"  # in the HTML report it is replaced by the page's text colour
 WIDTH_INCHES, BAR_INCHES = 4.9, 0.28
 
 
 def charts(cells: Sequence[Cell]) -> dict[str, str]:
-    """Throughput and median latency by file name without its ending; none for which nothing was answered."""
+    """The charts of throughput and median latency, by file name without its ending; a chart without data is left out."""
     answered = [cell for cell in cells if cell.rows_per_s]
     timed = [cell for cell in cells if cell.service_p50_ms is not None]
     drawn = {}

@@ -15,13 +15,13 @@ from turnout_loadtests.results import Results
 FLAGS = {
     "no answers": "no request was answered in the measured time",
     "failures": "some requests failed; they are counted, and left out of every latency and throughput",
-    CLIENT_LIMITED: f"the sending process used over {CLIENT_LIMIT_CPU:.0%} of its core: the server may be able to do more",
-    NOISY: f"other work kept tasks waiting for a processor over {NOISY_PRESSURE_PERCENT:.0f} % of the time just before",
+    CLIENT_LIMITED: f"the sending process used over {CLIENT_LIMIT_CPU:.0%} of its core, so the server may be faster",
+    NOISY: f"before the load, other work kept tasks waiting for a processor over {NOISY_PRESSURE_PERCENT:.0f} % of the time",
 }
 
 
 def render(results: Results, folder: Path) -> list[Path]:
-    """Write the report into `folder`: report.html, report.md and the charts that the latter shows."""
+    """Writes the report into `folder`: report.html, report.md and the charts that the latter shows."""
     folder.mkdir(parents=True, exist_ok=True)
     charts = plots.charts(results.cells)
     texts = {f"{name}.svg": on_white(svg) for name, svg in charts.items()}
@@ -35,17 +35,16 @@ def render(results: Results, folder: Path) -> list[Path]:
 
 
 def notes(cells: Sequence[Cell]) -> dict[str, str]:
-    """The flags that these cells carry, explained."""
+    """The meanings of the flags that these cells have."""
     return {flag: meaning for flag, meaning in FLAGS.items() if any(flag in cell.flags for cell in cells)}
 
 
 def surroundings(results: Results) -> dict[str, str]:
-    """The environment as rows of text; what couldn't be read says so."""
+    """The rows of the report's table about the environment; `unknown` for what couldn't be read."""
     machine = results.environment
-    limit = "" if machine.cpu_limit is None else f", limited to {machine.cpu_limit:g}"
     return {
-        "CPU": f"{machine.cpu}, {machine.cores} cores{limit}",
-        "Memory": "unknown" if machine.memory_gib is None else f"{machine.memory_gib:g} GiB",
+        "CPU": machine.processor,
+        "Memory": machine.memory,
         "GPU": "; ".join(machine.gpus) or "none visible",
         "System": machine.system,
         "Server": results.server,
@@ -55,18 +54,18 @@ def surroundings(results: Results) -> dict[str, str]:
 
 
 def noise(cells: Sequence[Cell]) -> str:
-    """What other work did to the processors between the cells, at worst."""
+    """The highest CPU pressure from other work that was seen before a cell."""
     known = [cell.idle_pressure_percent for cell in cells if cell.idle_pressure_percent is not None]
     return f"CPU pressure up to {max(known):.1f} % while idle before each row" if known else "unknown"
 
 
 def in_page(svg: str) -> str:
-    """The chart for use within HTML: no XML header, its text in the page's colour."""
+    """The chart for use within HTML: without an XML header, its text in the page's colour."""
     return svg[svg.index("<svg") :].replace(plots.INK, "currentColor")
 
 
 def on_white(svg: str) -> str:
-    """The chart as a file of its own, which a viewer may show on any colour."""
+    """The chart as a file of its own, with a background because a viewer may show it on any colour."""
     return svg.replace("<svg ", '<svg style="background: white" ', 1)
 
 

@@ -1,4 +1,4 @@
-"""A comparison's results and their files: results.json, from which every report is rendered, and cells.csv."""
+"""The results of a comparison and their files: results.json, from which every report is rendered, and cells.csv."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence about one model."""
+    """The verdict on one model, in a sentence or two."""
 
     model: str
     sentence: str
@@ -34,7 +34,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a report says; a reader ignores fields it doesn't know."""
+    """The contents of results.json; a reader ignores fields that it doesn't know."""
 
     schema_version: int
     turnout_version: str
@@ -49,7 +49,7 @@ class Results:
     verdicts: list[Verdict]
 
     def gaps(self) -> dict[tuple[str, str], list[str]]:
-        """The models that weren't measured, by device and reason."""
+        """The models that weren't measured, grouped by device and reason."""
         found: dict[tuple[str, str], list[str]] = {}
         for gap in self.skipped:
             found.setdefault((gap.device, gap.reason), []).append(gap.model)
@@ -57,7 +57,7 @@ class Results:
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write results.json and cells.csv."""
+    """Writes results.json and cells.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(asdict(results), indent=2) + "\n", encoding="utf-8")
     with (folder / "cells.csv").open("w", encoding="utf-8", newline="") as file:
@@ -67,10 +67,10 @@ def write(results: Results, folder: Path) -> None:
 
 
 def read(path: Path) -> Results:
-    """Read a results.json.
+    """The results in a results.json.
 
     Raises:
-        LoadTestError: it isn't one, or a newer Turnout's.
+        LoadTestError: the file isn't one, or a newer Turnout wrote it.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def _value(hint: Any, value: Any) -> Any:
 
 
 def _as_text(value: Any) -> Any:
-    """A cell's lists and counts as one word for a spreadsheet."""
+    """A cell's lists and counts as text for one field of a spreadsheet."""
     if isinstance(value, dict):
         return " ".join(f"{key}={count}" for key, count in value.items())
     return "; ".join(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""One cell run: Locust as a child process, headless, its samples read back from a file."""
+"""Runs one cell: starts Locust without its web page, and reads the samples that it wrote to a file."""
 
 import os
 import shlex
@@ -16,30 +16,30 @@ from turnout_loadtests.samples import Samples
 
 REQUEST_TIMEOUT_S = 30
 START_AND_STOP_S = 60  # more than Locust needs to import, connect and write its samples
-SOME_REQUESTS_FAILED = 1  # Locust's exit code for it
+SOME_REQUESTS_FAILED = 1  # an exit code of Locust
 
 Tick = Callable[[float], None]
 
 
 def run_cell(load: Load, samples: Path, tick: Tick = lambda share: None) -> Cell:
-    """Apply the load for its warm-up and its duration, and summarise it.
+    """Applies the load for its warm-up and its duration, and summarises its samples.
 
     Args:
-        samples: where the raw samples stay.
-        tick: called several times a second with the share of the cell that is over, 0 to 1.
+        samples: the file for the raw samples.
+        tick: called several times a second with the share of the time that is over, 0 to 1.
 
     Raises:
-        LoadTestError: Locust couldn't measure; requests that merely fail are part of the cell.
+        LoadTestError: Locust couldn't measure. Failed requests raise nothing: they are part of the cell.
     """
     samples.parent.mkdir(parents=True, exist_ok=True)
     given, pressure_percent = arguments(load, samples), idle_pressure_percent()
     with tempfile.TemporaryFile("w+") as log:
-        child = subprocess.Popen([sys.executable, *given], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *given], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            code = _wait(child, load.warm_up_s + load.duration_s, tick)
+            code = _wait(process, load.warm_up_s + load.duration_s, tick)
         finally:
-            child.kill()
-            child.wait()
+            process.kill()
+            process.wait()
         if code not in {0, SOME_REQUESTS_FAILED} or not samples.exists():
             log.seek(0)
             raise LoadTestError(f"Locust stopped with exit code {code}: {first_error(log.read())}")
@@ -47,7 +47,7 @@ def run_cell(load: Load, samples: Path, tick: Tick = lambda share: None) -> Cell
 
 
 def arguments(load: Load, samples: Path) -> list[str]:
-    """Locust's, for this load."""
+    """The arguments of Python that run Locust with this load."""
     options = {
         "--host": load.host,
         "--model": load.model,
@@ -68,25 +68,25 @@ def arguments(load: Load, samples: Path) -> list[str]:
 
 
 def locustfile() -> Path:
-    """`locustfile.py`: inside the package when installed from a wheel, beside it in a checkout."""
+    """The path of `locustfile.py`: inside the package if it was installed from a wheel, beside it in a checkout."""
     package = Path(__file__).parent
     inside = package / "locustfile.py"
     return inside if inside.exists() else package.parent / "locustfile.py"
 
 
 def first_error(log: str) -> str:
-    """What Locust logged as an error first; its last line where it logged none."""
+    """The first error in Locust's log; the log's last line if there is none."""
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line.partition(": ")[2] for line in lines if "/ERROR/" in line]
     return (errors or lines[-1:] or ["it printed nothing"])[0]
 
 
-def _wait(child: "subprocess.Popen[bytes]", expected_s: float, tick: Tick) -> int:
+def _wait(process: "subprocess.Popen[bytes]", expected_s: float, tick: Tick) -> int:
     began_s = time.monotonic()
     while (waited_s := time.monotonic() - began_s) < expected_s + REQUEST_TIMEOUT_S + START_AND_STOP_S:
         tick(min(1.0, waited_s / (expected_s + 1)))
         try:
-            return child.wait(timeout=0.2)
+            return process.wait(timeout=0.2)
         except subprocess.TimeoutExpired:
             continue
     raise LoadTestError(f"Locust was still running after {waited_s:.0f} s and was stopped")

@@ -1,4 +1,4 @@
-"""What a load test records: one sample per request, kept raw so that percentiles can be exact."""
+"""The records of a load test: one sample per request, kept raw so that percentiles are exact."""
 
 import time
 from dataclasses import dataclass, fields
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 
 class Sample(NamedTuple):
-    """One finished request, by the clock of the process that sent it."""
+    """One finished request; times are of `time.perf_counter` in the process that sent it."""
 
     began_s: float
     ended_s: float
-    code: str  # the status, "OK" for an answer
-    device: str  # the device that answered, "" when none did
-    batch_size: int  # rows that the server ran together; 0 where it doesn't say
+    code: str  # the gRPC status, "OK" for an answer
+    device: str  # the device that answered; empty for a failure
+    batch_size: int  # rows in the run that the request was part of; 0 if the server doesn't say
     queue_us: int
     compute_us: int
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of one process as columns, with the window that counts."""
+    """The samples of one process as columns (samples,), and the window that is measured."""
 
     began_s: NDArray[np.float64]
     ended_s: NDArray[np.float64]
@@ -46,7 +46,7 @@ class Samples:
 
 
 class Recorder:
-    """Collects the samples of this process. Nothing before `start` (the warm-up) or begun after `stop` counts."""
+    """Collects the samples of this process. The measured window lasts from `start`, after the warm-up, to `stop`."""
 
     def __init__(self) -> None:
         self._samples: list[Sample] = []
@@ -58,12 +58,12 @@ class Recorder:
         self._cpu_s = (time.process_time(), float("inf"))
 
     def stop(self) -> None:
-        """End the window; requests begun within it may still finish and be added."""
+        """Ends the window; requests that began within it may still finish and be added."""
         self._window_s = (self._window_s[0], time.perf_counter())
         self._cpu_s = (self._cpu_s[0], time.process_time())
 
     def counts(self, began_s: float) -> bool:
-        """Does a request begun then belong to the measurement?"""
+        """Whether a request that began at this time is within the window."""
         begin_s, end_s = self._window_s
         return begin_s <= began_s < end_s
 
@@ -71,7 +71,7 @@ class Recorder:
         self._samples.append(sample)
 
     def samples(self) -> Samples:
-        """All samples so far, the warm-up's included: throughput counts what ended in the window."""
+        """All samples so far, including the warm-up's: a request that began in the warm-up may end in the window."""
         columns: list[Any] = list(zip(*self._samples, strict=True)) or [()] * len(Sample._fields)
         began_s, ended_s, code, device, batch_size, queue_us, compute_us = columns
         return Samples(

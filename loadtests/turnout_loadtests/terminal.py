@@ -1,4 +1,4 @@
-"""What a comparison shows on a terminal, or in a log where there is none."""
+"""The output of a comparison on a terminal, or in a log."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from turnout_loadtests.cells import Cell, Load
-from turnout_loadtests.compare import Progress as Told
+from turnout_loadtests.compare import Progress as Callbacks
 from turnout_loadtests.formatting import or_dash, three_digits
 from turnout_loadtests.results import Results, Skipped
 
 
 def cells_table(cells: Sequence[Cell]) -> Table:
-    """One line per cell; a dash where there were too few samples for a percentile."""
+    """One line per cell; a dash for a percentile that had too few samples."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("model", "device"):
         table.add_column(column, no_wrap=True)
@@ -29,7 +29,7 @@ def cells_table(cells: Sequence[Cell]) -> Table:
 
 
 def show(console: Console, results: Results) -> None:
-    """The table and the verdicts."""
+    """Prints the table and the verdicts."""
     console.print()
     console.print(cells_table(results.cells))
     console.print()
@@ -38,8 +38,8 @@ def show(console: Console, results: Results) -> None:
 
 
 @contextmanager
-def progress_on(console: Console) -> Iterator[Told]:
-    """A bar for the cells; where nothing can be redrawn, a line for each."""
+def progress_on(console: Console) -> Iterator[Callbacks]:
+    """Callbacks that show a progress bar; a line for each cell if the console isn't a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("asking the server", total=None)
@@ -57,4 +57,4 @@ def progress_on(console: Console) -> Iterator[Told]:
             if not console.is_terminal:
                 console.print(text, highlight=False, soft_wrap=True)
 
-        yield Told(skipped, begun, lambda share: bars.update(bar, completed=share))
+        yield Callbacks(skipped, begun, lambda share: bars.update(bar, completed=share))

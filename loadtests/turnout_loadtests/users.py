@@ -1,7 +1,7 @@
-"""Locust users that send inferences. Importing this module readies gRPC for gevent, before any channel exists.
+"""Locust users that send inferences. Importing this module prepares gRPC for gevent, so import it before a channel exists.
 
-All users of a process share one channel and wait on `.future(...)`: a blocking call would hold a thread of gevent's pool
-of ten for as long as it lasts, and slow calls would then add their time to that of fast ones.
+All users of a process share one channel and wait on `.future(...)`. A blocking call would hold one of the ten threads of
+gevent's pool until it ends, so that fast calls would wait for slow ones.
 """
 
 import random
@@ -30,18 +30,18 @@ from turnout_loadtests.samples import Recorder, Sample
 
 init_gevent()
 gevent.get_hub().threadpool.maxsize = 64
-gevent.get_hub().NOT_ERROR += (StopTest,)  # Locust logs its text; the hub would add a traceback
+gevent.get_hub().NOT_ERROR += (StopTest,)  # Locust logs the text; the hub would add a traceback
 locust.stats.bucket_response_time = three_significant_digits  # type: ignore[assignment]
 
 shared_stub = cache(connect)  # first called when a test starts: a channel doesn't survive the fork of `--processes`
 
 
 class InferenceFailed(Exception):
-    """An RPC that got no answer; its text is the same for the same cause, so that Locust can count causes."""
+    """An RPC that got no answer. Its text is the same for the same cause, so that Locust can count causes."""
 
 
 class InferenceUser(User):
-    """Sends inferences one after another. What the class holds is shared by all users of the process."""
+    """Sends inferences one after another. All users of the process share the attributes of the class."""
 
     abstract = True
     host = "127.0.0.1:8001"
@@ -56,7 +56,7 @@ class InferenceUser(User):
         self._next_request = cycle(random.sample(self.requests, len(self.requests)))
 
     def infer(self) -> None:
-        """Send one request and record how it ended; killed along with its user, it is cancelled and leaves no sample."""
+        """Sends one request and records how it ended; if the user is killed meanwhile, it is cancelled and leaves no sample."""
         began_s = time.perf_counter()
         call = self.stub.ModelInfer.future(next(self._next_request), timeout=self.timeout_s)
         try:
@@ -73,7 +73,7 @@ class InferenceUser(User):
         if not self.recorder.counts(sample.began_s):
             return
         if isinstance(outcome, grpc.RpcError):
-            # Locust leaves a time of None out of its histogram: refusals are quick, and would pass for speed.
+            # Locust leaves a time of None out of its histogram. Refusals are quick and would make the server look fast.
             ending: dict[str, Any] = {
                 "response_time": None,
                 "response_length": 0,
@@ -86,7 +86,7 @@ class InferenceUser(User):
 
 
 def sample_of(outcome: pb.ModelInferResponse | grpc.RpcError, began_s: float, ended_s: float) -> Sample:
-    """The sample of a finished request, with what the server says of it."""
+    """The sample of a finished request, with what the server states in its answer."""
     if isinstance(outcome, grpc.RpcError):
         return Sample(began_s, ended_s, outcome.code().name, device="", batch_size=0, queue_us=0, compute_us=0)
     stated = outcome.parameters
@@ -102,7 +102,7 @@ def sample_of(outcome: pb.ModelInferResponse | grpc.RpcError, began_s: float, en
 
 
 def prepare(environment: Environment, **_: Any) -> None:
-    """Connect, read what the model takes, build the requests, and let the clock of warm-up and duration run."""
+    """Connects, reads the model's metadata, builds the requests, and starts the timers of warm-up and duration."""
     runner: Any = environment.runner
     options: Any = environment.parsed_options
     InferenceUser.recorder = Recorder()
@@ -132,12 +132,12 @@ def _prepare(host: str, options: Any) -> None:
 
 
 def end_window(**_: Any) -> None:
-    """From here on requests only finish."""
+    """Ends the measured window once the users are told to stop; requests in flight still finish."""
     InferenceUser.recorder.stop()
 
 
 def save(environment: Environment, **_: Any) -> None:
-    """Write this process's samples where `--samples` says; a worker adds its number to the name."""
+    """Writes this process's samples to the file that `--samples` names; a worker adds its number to the name."""
     options: Any = environment.parsed_options
     if options.samples and not isinstance(environment.runner, MasterRunner):
         path = Path(options.samples)

@@ -1,4 +1,4 @@
-"""Does a model need a GPU? One sentence or two per model, from measured cells alone."""
+"""Whether a model needs a GPU, in a sentence or two, from measured cells alone."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,23 +7,23 @@ from turnout_loadtests.cells import CLIENT_LIMITED, Cell
 from turnout_loadtests.formatting import three_digits, with_unit
 from turnout_loadtests.results import Skipped, Verdict
 
-SAME_WITHIN = 0.05  # a difference this small, in one round, is no difference
+SAME_WITHIN = 0.05  # one round can't tell a smaller difference from noise
 
 
 class Pair(NamedTuple):
-    """The two sides of one batch size under the same number of users."""
+    """The cells of CPU and GPU with the same batch size and number of users."""
 
     cpu: Cell
     gpu: Cell
 
     @property
     def speedup(self) -> float:
-        """How many times the CPU's rows per second the GPU serves."""
+        """The GPU's rows per second, as a multiple of the CPU's."""
         return self.gpu.rows_per_s / self.cpu.rows_per_s
 
 
 def verdicts(models: Sequence[str], cells: Sequence[Cell], skipped: Sequence[Skipped]) -> list[Verdict]:
-    """A verdict for each model, in the order given."""
+    """The verdict on each model, in the given order."""
     return [
         Verdict(
             model,
@@ -40,8 +40,8 @@ def verdict(cells: Sequence[Cell], unavailable: Sequence[str]) -> str:
     """The verdict on one model.
 
     Args:
-        cells: all of the model's.
-        unavailable: the devices that it couldn't be measured on; the report gives their reasons.
+        cells: all cells of the model.
+        unavailable: the devices that it couldn't be measured on; the report gives the reasons.
     """
     answered = [cell for cell in cells if cell.rows_per_s > 0]
     cpu = [cell for cell in answered if _is(cell.device, "cpu")]
@@ -80,7 +80,7 @@ def _does(cell: Cell) -> str:
 
 
 def _at_least(cell: Cell) -> str:
-    """The sender was at its limit, so the server may have had some way to go."""
+    """`at least ` for a cell in which the sender was the limit, so that the server may be faster."""
     return "at least " if CLIENT_LIMITED in cell.flags else ""
 
 

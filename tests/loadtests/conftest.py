@@ -1,4 +1,4 @@
-"""A small real gRPC server in the place of Turnout: each `device` is one way to behave."""
+"""A small gRPC server that stands in for Turnout; the `device` of a request chooses how it behaves."""
 
 import socket
 import time
@@ -20,7 +20,7 @@ NO_CUDA = "device 'cuda' is not available: no NVIDIA driver on this machine"
 
 @pytest.fixture(scope="session")
 def fake() -> Iterator[str]:
-    """Its address."""
+    """The address of the server."""
     server = grpc.server(futures.ThreadPoolExecutor(64))
     behaviour: dict[str, Callable[[Any, grpc.ServicerContext], Any]] = {
         "ServerReady": lambda _, context: pb.ServerReadyResponse(ready=True),
@@ -78,6 +78,6 @@ def _infer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.M
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

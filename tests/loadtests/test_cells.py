@@ -9,7 +9,7 @@ LOAD = Load(host="127.0.0.1:1", model="m", device="cpu", batch=4, users=2)
 
 
 def samples(*rows: tuple[float, float, str], window_s: tuple[float, float] = (1.0, 11.0), cpu_s: float = 1.0) -> Samples:
-    """Of (began_s, ended_s, code) each."""
+    """Samples of requests given as (began_s, ended_s, code)."""
     count, good = len(rows), [code == "OK" for _, _, code in rows]
     return Samples(
         began_s=np.array([row[0] for row in rows]),
@@ -39,7 +39,7 @@ def test_failures_never_enter_latency_or_throughput() -> None:
     assert cell.flags == ["failures"]
 
 
-def test_the_warm_up_leaves_no_trace() -> None:
+def test_requests_of_the_warm_up_are_not_measured() -> None:
     warm_up = [(0.1, 0.9, "OK")] * 10 + [(0.2, 0.3, "UNAVAILABLE")]
     cell = summary(samples(*warm_up, *[(2.0, 2.5, "OK")] * 10))
     assert (cell.requests, cell.failures, cell.requests_per_s) == (10, 0, 1.0)
@@ -54,7 +54,7 @@ def test_throughput_counts_what_ended_in_the_window_and_latency_what_began() -> 
     assert cell.requests_per_s == pytest.approx(0.1)
 
 
-def test_rows_are_counted_beside_requests_and_servers_words_are_kept() -> None:
+def test_a_cell_has_rates_of_rows_and_requests_and_the_servers_own_times() -> None:
     cell = summary(samples(*[(2.0, 2.1, "OK")] * 20))
     assert (cell.requests_per_s, cell.rows_per_s) == (2.0, 8.0)
     assert (cell.queue_p50_us, cell.compute_p50_us, cell.rows_run_together) == (10, 500, 8)
@@ -71,14 +71,14 @@ def test_other_work_on_the_machine_is_flagged(pressure_percent: float | None, fl
 
 
 @pytest.mark.parametrize("window_s", [(1.0, 11.0), (np.inf, np.inf), (np.inf, 3.0), (3.0, 3.0)])
-def test_nothing_measured_is_no_answers(window_s: tuple[float, float]) -> None:
+def test_an_empty_measurement_is_flagged(window_s: tuple[float, float]) -> None:
     cell = summary(samples(window_s=window_s, cpu_s=0.0))
     assert cell.flags == ["no answers"]
     assert (cell.requests, cell.requests_per_s, cell.service_p50_ms, cell.queue_p50_us) == (0, 0.0, None, None)
 
 
 @given(st.lists(st.tuples(st.floats(0, 12), st.floats(0, 3), st.sampled_from(["OK", "CANCELLED"])), max_size=60))
-def test_every_request_of_the_window_is_answered_or_failed(rows: list[tuple[float, float, str]]) -> None:
+def test_every_request_in_the_window_counts_as_answered_or_failed(rows: list[tuple[float, float, str]]) -> None:
     cell = summary(samples(*[(began, began + took, code) for began, took, code in rows]))
     begun = [code for began, _, code in rows if 1 <= began < 11]
     assert cell.requests == len(begun)

@@ -13,31 +13,31 @@ def test_a_device_that_answers_is_available(stub: Stub) -> None:
     assert why_unavailable(stub, infer_request("add", ROW, "cpu")) is None
 
 
-def test_a_device_that_is_not_there_has_the_servers_reason(stub: Stub) -> None:
+def test_a_missing_device_is_unavailable_for_the_servers_reason(stub: Stub) -> None:
     assert why_unavailable(stub, infer_request("add", ROW, "cuda")) == "no NVIDIA driver on this machine"
 
 
-def test_a_device_that_is_busy_is_there(stub: Stub) -> None:
+def test_a_busy_device_is_available(stub: Stub) -> None:
     assert why_unavailable(stub, infer_request("add", ROW, "failing")) is None
 
 
-def test_without_a_name_the_first_ready_model_is_meant(stub: Stub) -> None:
+def test_without_a_name_the_first_ready_model_is_used(stub: Stub) -> None:
     assert model_metadata(stub, "").name == "add"
 
 
-def test_an_unknown_model_is_one_line(stub: Stub) -> None:
+def test_an_unknown_model_is_an_error_of_one_line(stub: Stub) -> None:
     with pytest.raises(LoadTestError, match="NOT_FOUND: unknown model 'nope'"):
         model_metadata(stub, "nope")
 
 
-def test_a_server_that_is_ready_is_waited_for_no_longer(stub: Stub) -> None:
+def test_waiting_ends_once_the_server_is_ready(stub: Stub) -> None:
     wait_until_ready(stub, 5.0)
     assert server_name(stub) == "fake 1"
 
 
-def test_no_server_is_waited_for_only_so_long(closed_port: int) -> None:
-    nobody = connect(f"127.0.0.1:{closed_port}")
+def test_waiting_for_a_missing_server_ends_at_the_timeout(closed_port: int) -> None:
+    missing = connect(f"127.0.0.1:{closed_port}")
     with pytest.raises(LoadTestError, match="wasn't ready within 0 s"):
-        wait_until_ready(nobody, 0.3)
+        wait_until_ready(missing, 0.3)
     with pytest.raises(LoadTestError, match=grpc.StatusCode.UNAVAILABLE.name):
-        server_name(nobody)
+        server_name(missing)

@@ -3,7 +3,7 @@ from turnout_loadtests.environment import describe, parse_cpu_limit, parse_stall
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("", None)])
-def test_a_cgroups_quota_is_a_number_of_cores(text: str, cores: float | None) -> None:
+def test_a_cgroup_quota_is_read_as_a_number_of_cores(text: str, cores: float | None) -> None:
     assert parse_cpu_limit(text) == cores
 
 
@@ -20,3 +20,7 @@ def test_this_machine_can_be_described() -> None:
     assert found.cores >= 1
     assert found.cpu
     assert found.versions["grpcio"]
+
+
+def test_only_the_packages_asked_for_and_installed_have_a_version() -> None:
+    assert describe(["numpy", "no-such-package"]).versions.keys() == {"numpy"}

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout_loadtests.buckets import three_significant_digits
-from turnout_loadtests.formatting import TOO_FEW, ms, or_dash, three_digits
+from turnout_loadtests.formatting import TOO_FEW, markdown_table, ms, or_dash, three_digits
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,7 @@ def test_a_missing_percentile_says_why() -> None:
 @given(st.floats(1e-6, 1e9))
 def test_a_histogram_bucket_is_within_half_a_percent(response_time_ms: float) -> None:
     assert three_significant_digits(response_time_ms) == pytest.approx(response_time_ms, rel=0.005)
+
+
+def test_a_markdown_table_has_a_line_for_its_headings_and_one_for_each_row() -> None:
+    assert markdown_table(["a", "b"], [["1", "2"]]) == ["| a | b |", "|---|---|", "| 1 | 2 |"]

@@ -1,4 +1,4 @@
-"""Real Locust, headless, against a real server."""
+"""Runs real Locust, headless, against a real server."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def locust(*options: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
 
 
-def test_a_cell_has_exact_latencies_and_the_servers_words(load: Load, tmp_path: Path) -> None:
+def test_a_cell_has_exact_latencies_and_the_servers_own_times(load: Load, tmp_path: Path) -> None:
     shares: list[float] = []
     cell = run_cell(load, tmp_path / "samples.npz", shares.append)
     assert cell.service_p50_ms is not None
@@ -36,11 +36,11 @@ def test_a_cell_has_exact_latencies_and_the_servers_words(load: Load, tmp_path: 
     assert cell.duration_s == pytest.approx(load.duration_s, abs=0.5)
     assert shares == sorted(shares)
     samples = Samples.load(tmp_path / "samples.npz")
-    assert samples.began_s.min() < samples.window_s[0]  # the warm-up is on record, and not in the figures
+    assert samples.began_s.min() < samples.window_s[0]  # recorded, but not measured
     assert cell.requests < len(samples.began_s)
 
 
-def test_failures_never_enter_latency_figures(load: Load, tmp_path: Path) -> None:
+def test_failures_never_enter_latencies(load: Load, tmp_path: Path) -> None:
     options = {"--host": load.host, "--device": "failing", "--warm-up": "0.2", "--duration": "2", "--json-file": "stats"}
     done = locust(*[text for pair in options.items() for text in pair], cwd=tmp_path)
     stats: list[dict[str, Any]] = json.loads((tmp_path / "stats.json").read_text())
@@ -73,7 +73,7 @@ class Slow(Inference):
 
 
 def test_a_fast_call_is_not_held_up_by_slow_ones_in_the_same_process(fake: str, tmp_path: Path) -> None:
-    """With blocking calls, more than nine slow ones in flight made a fast one wait for them."""
+    """With blocking calls, ten slow ones in flight would hold all threads of the pool, and fast ones would wait."""
     (tmp_path / "mixed.py").write_text(MIXED)
     options = ["--host", fake, "-u", "21", "-r", "21", "--duration", "3", "--device", "cpu", "--samples", "mixed.npz"]
     command = [sys.executable, "-m", "locust", "-f", "mixed.py", "--headless", "--only-summary", *options]
@@ -85,7 +85,7 @@ def test_a_fast_call_is_not_held_up_by_slow_ones_in_the_same_process(fake: str, 
     assert sorted(took_s[samples.device == "cpu"])[(samples.device == "cpu").sum() // 2] < 0.1
 
 
-def test_a_device_that_is_not_there_is_counted_by_code(load: Load, tmp_path: Path) -> None:
+def test_failures_on_a_missing_device_are_counted_by_code(load: Load, tmp_path: Path) -> None:
     cell: Cell = run_cell(replace(load, device="cuda", users=1), tmp_path / "samples.npz")
     assert cell.failures_by_code == {"FAILED_PRECONDITION": cell.requests}
     assert "no answers" in cell.flags
@@ -108,7 +108,7 @@ def test_workers_each_write_their_samples(load: Load, tmp_path: Path) -> None:
     assert sum(len(Samples.load(tmp_path / f"s-{worker}.npz").began_s) > 0 for worker in (0, 1)) == 2
 
 
-def test_the_first_error_of_a_log_is_the_one_told() -> None:
+def test_the_first_error_of_a_log_is_reported() -> None:
     log = "[2026] host/INFO/locust: a\n[2026] host/ERROR/locust.runners: no: it broke\n[2026] host/ERROR/x: later\n"
     assert first_error(log) == "no: it broke"
     assert first_error("a\nb\n") == "b"

@@ -1,4 +1,4 @@
-"""The command, as a user runs it."""
+"""Runs the command as a user does."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ def turnout_loadtest(*options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
-def test_a_comparison_says_what_is_missing_and_writes_its_report(fake: str, tmp_path: Path) -> None:
+def test_a_comparison_names_missing_devices_and_writes_its_report(fake: str, tmp_path: Path) -> None:
     done = turnout_loadtest(
         "compare", "add", "--host", fake, "--batch", "1", "--duration", "1", "--warm-up", "1", "--output", str(tmp_path)
     )
@@ -42,14 +42,14 @@ def test_a_report_can_be_rendered_again(tmp_path: Path) -> None:
         (("compare", "m", "--batch", "0"), 2, "Invalid value for '--batch'"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_a_code(options: tuple[str, ...], code: int, complaint: str) -> None:
+def test_a_failure_is_one_line_and_an_exit_code(options: tuple[str, ...], code: int, complaint: str) -> None:
     done = turnout_loadtest(*options)
     assert done.returncode == code
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_no_server_is_one_line(closed_port: int) -> None:
+def test_a_missing_server_is_one_line(closed_port: int) -> None:
     done = turnout_loadtest("compare", "m", "--host", f"127.0.0.1:{closed_port}")
     assert done.returncode == 1
     assert done.stderr.startswith("turnout-loadtest: asking the server failed with UNAVAILABLE")

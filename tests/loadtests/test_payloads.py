@@ -52,7 +52,7 @@ def test_random_inputs_exist_for_every_datatype(datatype: str) -> None:
         assert ((values >= 0) & (values <= 1)).all()
 
 
-def test_a_free_dimension_asks_for_its_size() -> None:
+def test_a_free_dimension_needs_a_size() -> None:
     tensor = Tensor(name="tokens", datatype="INT64", shape=[-1, -1])
     with pytest.raises(LoadTestError, match=r"--shape tokens:1"):
         full_shape(tensor, 2, {})
@@ -107,8 +107,12 @@ def test_only_plain_arrays_are_read_as_inputs(tmp_path: Path) -> None:
             read_inputs(tmp_path / name)
 
 
-def test_an_answer_reads_back_as_arrays() -> None:
+def test_an_answer_is_read_as_arrays() -> None:
     sent = infer_request("m", {"x": np.array([[1, 2]], np.int64)}, "cpu")
     answer = pb.ModelInferResponse(raw_output_contents=sent.raw_input_contents)
     answer.outputs.add(name="y", datatype="INT64", shape=[1, 2])
     assert outputs_of(answer)["y"].tolist() == [[1, 2]]
+
+
+def test_a_request_without_a_device_has_no_parameters() -> None:
+    assert not infer_request("m", {"x": np.zeros((1, 2), np.float32)}).parameters

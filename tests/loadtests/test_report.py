@@ -17,18 +17,18 @@ def rendered(made: Results, folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in render(made, folder)}
 
 
-def test_a_report_is_a_page_a_markdown_file_and_its_charts(tmp_path: Path) -> None:
+def test_a_report_is_an_html_page_a_markdown_file_and_its_charts(tmp_path: Path) -> None:
     assert set(rendered(BOTH, tmp_path)) == {"report.html", "report.md", "throughput.svg", "latency.svg"}
 
 
-def test_both_forms_say_the_verdict_the_numbers_and_the_commands(tmp_path: Path) -> None:
+def test_both_formats_have_the_verdict_the_numbers_and_the_commands(tmp_path: Path) -> None:
     texts = rendered(BOTH, tmp_path)
     for name in ("report.html", "report.md"):
         for said in ("6.20 times as fast", "n too small", "800 of 800", "Test CPU", "turnout-loadtest compare", "-m locust"):
             assert said in texts[name]
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+def test_the_page_has_no_scripts_and_loads_nothing(tmp_path: Path) -> None:
     page = rendered(BOTH, tmp_path)["report.html"]
     assert "<script" not in page
     assert not re.search(r'(src|href)="(?!#)', page.replace('xlink:href="#', ""))
@@ -36,7 +36,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert "<?xml" not in page
 
 
-def test_the_page_closes_what_it_opens(tmp_path: Path) -> None:
+def test_the_page_closes_every_element_that_it_opens(tmp_path: Path) -> None:
     class Balance(HTMLParser):
         def __init__(self) -> None:
             super().__init__()
@@ -54,7 +54,7 @@ def test_the_page_closes_what_it_opens(tmp_path: Path) -> None:
     assert reader.open == []
 
 
-def test_a_reason_is_shown_as_text(tmp_path: Path) -> None:
+def test_a_reason_is_escaped(tmp_path: Path) -> None:
     texts = rendered(results(cell(), skipped=(GAP,)), tmp_path)
     assert "no &lt;NVIDIA&gt; driver; install turnout[gpu]" in texts["report.html"]
     assert "cuda: not available: no <NVIDIA> driver; install turnout[gpu]" in texts["report.md"]
@@ -69,7 +69,7 @@ def test_charts_are_drawings_with_their_numbers_as_text(tmp_path: Path) -> None:
     assert "620" in texts["throughput.svg"]
 
 
-def test_the_same_results_render_the_same(tmp_path: Path) -> None:
+def test_equal_results_give_equal_reports(tmp_path: Path) -> None:
     assert rendered(BOTH, tmp_path / "one") == rendered(BOTH, tmp_path / "two")
 
 

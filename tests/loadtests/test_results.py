@@ -13,12 +13,12 @@ from tests.loadtests.made import cell, failed_cell, results
 MADE = results(cell(), failed_cell(model="other", device="cuda"), skipped=(Skipped("resnet50", "cuda", "no driver"),))
 
 
-def test_results_survive_their_file(tmp_path: Path) -> None:
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
     files.write(MADE, tmp_path / "new")
     assert files.read(tmp_path / "new" / "results.json") == MADE
 
 
-def test_a_later_turnouts_further_fields_are_passed_over(tmp_path: Path) -> None:
+def test_fields_of_a_newer_turnout_are_ignored(tmp_path: Path) -> None:
     files.write(MADE, tmp_path)
     path = tmp_path / "results.json"
     values = json.loads(path.read_text())
@@ -38,7 +38,7 @@ def test_a_later_turnouts_further_fields_are_passed_over(tmp_path: Path) -> None
         ('{"schema_version": 1}', "missing or malformed"),
     ],
 )
-def test_anything_else_is_refused_by_name(tmp_path: Path, content: str, complaint: str) -> None:
+def test_other_files_are_refused_with_a_reason(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(content)
     with pytest.raises(LoadTestError, match=complaint):
@@ -55,6 +55,6 @@ def test_a_spreadsheet_gets_a_row_per_cell(tmp_path: Path) -> None:
     assert rows[1]["flags"] == "no answers; failures"
 
 
-def test_models_skipped_for_the_same_reason_are_told_together() -> None:
+def test_models_skipped_for_the_same_reason_are_grouped() -> None:
     gaps = (Skipped("a", "cuda", "x"), Skipped("b", "cuda", "x"), Skipped("b", "cpu", "y"))
     assert results(cell(), skipped=gaps).gaps() == {("cuda", "x"): ["a", "b"], ("cpu", "y"): ["b"]}

@@ -32,7 +32,7 @@ def test_only_what_begins_within_the_window_counts(clock: Clock) -> None:
     assert recorder.samples().client_cpu_s == 1.0
 
 
-def test_samples_survive_their_file(tmp_path: Path, clock: Clock) -> None:
+def test_samples_are_read_as_they_were_written(tmp_path: Path, clock: Clock) -> None:
     recorder = Recorder()
     recorder.start()
     recorder.add(Sample(0.5, 0.75, "OK", "cuda:0", 8, 10, 200))
@@ -47,6 +47,6 @@ def test_samples_survive_their_file(tmp_path: Path, clock: Clock) -> None:
     assert float(read.client_cpu_s) == 1.0
 
 
-def test_no_samples_are_saved_too(tmp_path: Path) -> None:
+def test_an_empty_recording_can_be_saved(tmp_path: Path) -> None:
     Recorder().samples().save(tmp_path / "none.npz")
     assert len(Samples.load(tmp_path / "none.npz").began_s) == 0

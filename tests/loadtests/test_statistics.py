@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_loadtests.statistics import median, minimum_samples, per_second, percentile
+from turnout_loadtests.statistics import median, minimum_samples, nearest_rank, per_second, percentile
 
 TIMES = st.lists(st.floats(0, 1e6), min_size=1, max_size=700)
 
@@ -37,8 +37,20 @@ def test_percentiles_rise_with_the_quantile(values: list[float]) -> None:
     assert known == sorted(known)
 
 
-def test_nothing_has_no_median_and_no_time_has_no_rate() -> None:
+def test_there_is_no_median_of_no_values_and_the_rate_of_no_time_is_zero() -> None:
     assert median(np.array([])) is None
     assert median(np.array([3, 1])) == 2
     assert per_second(5, 0.0) == 0
     assert per_second(5, 2.0) == 2.5
+
+
+@given(TIMES, st.sampled_from([0.5, 0.99]))
+def test_the_nearest_rank_is_a_measured_value_and_equals_the_percentile(values: list[float], quantile: float) -> None:
+    found = nearest_rank(values, quantile)
+    assert found in values
+    assert percentile(np.array(values), quantile) in {found, None}
+
+
+def test_infinite_latencies_count_in_the_nearest_rank() -> None:
+    assert nearest_rank([2.0, np.inf, 1.0, 3.0], 0.5) == 2.0
+    assert nearest_rank([2.0, np.inf, 1.0, 3.0], 0.99) == np.inf

@@ -7,7 +7,7 @@ from turnout_loadtests.verdict import verdict, verdicts
 from tests.loadtests.made import cell, failed_cell
 
 
-def test_without_cuda_only_the_cpu_half_is_claimed() -> None:
+def test_without_cuda_the_verdict_is_on_the_cpu_alone() -> None:
     text = verdict([cell(), cell(batch=8, rows_per_s=120.0)], ["cuda"])
     assert text == (
         "CUDA not available: CPU half only — 100 rows/s at batch 1 (p50 40.0 ms, 4 users), "
@@ -25,7 +25,7 @@ def test_a_faster_gpu_is_stated_with_both_sides_numbers() -> None:
     assert text == "The GPU is 6.20 times as fast at batch 1: 620 rows/s against 100, p50 6.40 ms against 40.0 ms."
 
 
-def test_a_gpu_that_is_faster_only_in_batches_is_said_to_be() -> None:
+def test_a_gpu_that_is_faster_only_in_batches_has_both_in_its_verdict() -> None:
     slow, fast = cell(device="cuda:0", rows_per_s=50.0), cell(device="cuda:0", batch=8, rows_per_s=300.0)
     text = verdict([cell(), slow, cell(batch=8), fast], [])
     assert text.startswith("The GPU is 3.00 times as fast at batch 8: ")
@@ -48,7 +48,7 @@ def test_a_device_that_answered_nothing_is_not_compared() -> None:
     assert text.startswith("cuda answered nothing (RESOURCE_EXHAUSTED): CPU half only — 100 rows/s")
 
 
-def test_no_answers_at_all_decide_nothing() -> None:
+def test_without_any_answers_the_verdict_is_undecided() -> None:
     assert verdict([failed_cell()], ["cuda"]).startswith("Undecided: no request was answered (CUDA not available; cpu")
     assert verdict([], []) == "Undecided: no request was answered."
 
@@ -58,7 +58,7 @@ def test_different_loads_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize(("device", "half"), [("cuda", "GPU half only"), ("auto", "only auto was measured")])
-def test_one_device_alone_is_named(device: str, half: str) -> None:
+def test_a_single_measured_device_is_named(device: str, half: str) -> None:
     assert verdict([cell(device=device)], []).startswith(half)
 
 

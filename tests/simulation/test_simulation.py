@@ -1,4 +1,4 @@
-"""The simulator of routing: what it plays is fair and repeatable, and a short run of all of it works."""
+"""The simulation of routing is fair and repeatable, and a short run of all scenarios writes its report."""
 
 import json
 import math
@@ -12,17 +12,18 @@ from simulation.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
 from simulation.policies import FirstIdle, Only, ShortestQueue, Turnout
 from simulation.run_all import FIRST_IDLE, OURS, POLICIES, THRESHOLD, run_all
 from simulation.scenarios import SCENARIOS, Scenario, Stream
-from simulation.service import CPU, GPU, GPUS, MODELS, SIZES, assumed, measured
+from simulation.service import CPU, GPU, GPUS, MODELS, SIZES, assumed, cpu_profiles
 from simulation.simulated_device import ANSWERED, Request
-from simulation.simulation import Machine, play
-from simulation.sweep import ENOUGH, LOADS, SWEPT, Point, carried, most, sweep
+from simulation.simulation import Machine, simulate
+from simulation.sweep import CARRIED_SHARE, LOADS, SWEPT, Point, carried_load, sweep, upper_bound
 
-MACHINE = Machine(measured(), "large")
+CPU_PROFILES = cpu_profiles()
+MACHINE = Machine(CPU_PROFILES, "large")
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
 
 @pytest.mark.parametrize("arrivals", [Poisson(), Bursty(peak=3.0, busy_s=0.5, calm_s=1.5), Diurnal(days=3, swing=0.8)])
-def test_arrivals_have_the_rate_that_was_asked_for(arrivals: Arrivals) -> None:
+def test_arrivals_have_the_given_mean_rate(arrivals: Arrivals) -> None:
     moments = list(moments_s(arrivals, 50.0, 400.0, random.Random("1")))
 
     assert len(moments) == pytest.approx(50 * 400, rel=0.05)
@@ -35,7 +36,7 @@ def test_bursts_that_exceed_the_mean_are_refused() -> None:
         list(moments_s(Bursty(peak=5.0, busy_s=1.0, calm_s=1.0), 1.0, 10.0, random.Random("1")))
 
 
-def test_every_policy_is_played_the_same_requests() -> None:
+def test_every_policy_gets_the_same_requests() -> None:
     first, second = (BY_NAME["sizes"].requests(MACHINE, 200, "1") for _ in range(2))
 
     assert [(request.arrived_s, request.rows) for request in first] == [(request.arrived_s, request.rows) for request in second]
@@ -44,29 +45,29 @@ def test_every_policy_is_played_the_same_requests() -> None:
 @pytest.mark.parametrize("name", POLICIES)
 def test_every_request_ends_once_and_is_counted(name: str) -> None:
     scenario = BY_NAME["everything"]
-    machine = Machine(measured(), scenario.gpu)
+    machine = Machine(CPU_PROFILES, scenario.gpu)
     policy = POLICIES[name]("1")
     devices = machine.devices("1", policy.sharing)
     requests = scenario.requests(machine, 300, "1")
 
-    play(requests, devices, policy)
+    simulate(requests, devices, policy)
 
     assert all(request.outcome for request in requests)
     assert all(request.ended_s >= request.arrived_s for request in requests)
-    assert all(request.parts_left == 0 for request in requests if request.outcome == ANSWERED)
+    assert all(request.chunks_left == 0 for request in requests if request.outcome == ANSWERED)
     assert not any(device.running or device.device_queue for device in devices.values())
 
 
-def test_runs_take_what_the_profile_says_give_or_take_the_spread() -> None:
-    truth = MACHINE.devices("1")[CPU].truths["resnet50"]
-    took_us = sorted(truth.draw_s(1, random.Random(str(number))) * 1e6 for number in range(999))
+def test_service_times_vary_around_the_profile() -> None:
+    service_time = MACHINE.devices("1")[CPU].service_times["resnet50"]
+    took_us = sorted(service_time.draw_s(1, random.Random(str(number))) * 1e6 for number in range(999))
 
-    assert took_us[499] == pytest.approx(truth.profile.predict_us(1), rel=0.02)
+    assert took_us[499] == pytest.approx(service_time.profile.predict_us(1), rel=0.02)
     assert took_us[0] < 0.9 * took_us[499] < 1.1 * took_us[499] < took_us[-1]
 
 
-def test_a_larger_gpu_takes_less_but_never_less_than_it_takes_to_launch() -> None:
-    small, large = (assumed(GPUS[name], measured()) for name in ("small", "large"))
+def test_a_larger_gpu_is_faster_but_never_faster_than_its_fixed_time() -> None:
+    small, large = (assumed(GPUS[name], CPU_PROFILES) for name in ("small", "large"))
 
     for model in MODELS:
         for rows in map(str, SIZES):
@@ -74,29 +75,29 @@ def test_a_larger_gpu_takes_less_but_never_less_than_it_takes_to_launch() -> Non
 
 
 def one_by_one(policy: Only | ShortestQueue | FirstIdle | Turnout, *, apart_s: float) -> set[str]:
-    """The devices on which requests of one row end, so far apart."""
+    """The devices that run requests of one row that arrive `apart_s` after each other."""
     requests = [Request("resnet50", 1, number * apart_s, number * apart_s + 10.0) for number in range(20)]
-    play(requests, MACHINE.devices("1", policy.sharing), policy)
+    simulate(requests, MACHINE.devices("1", policy.sharing), policy)
     return {request.device for request in requests}
 
 
 @pytest.mark.parametrize("policy", [ShortestQueue(), FirstIdle(drops_late=True), Turnout()])
-def test_with_nothing_else_to_do_requests_go_to_the_gpu(policy: ShortestQueue | FirstIdle | Turnout) -> None:
+def test_on_an_idle_machine_requests_go_to_the_gpu(policy: ShortestQueue | FirstIdle | Turnout) -> None:
     assert one_by_one(policy, apart_s=1.0) == {GPU}
 
 
 @pytest.mark.parametrize("policy", [ShortestQueue(), FirstIdle(drops_late=True), Turnout()])
-def test_with_too_much_to_do_both_devices_work(policy: ShortestQueue | FirstIdle | Turnout) -> None:
+def test_on_an_overloaded_machine_both_devices_are_used(policy: ShortestQueue | FirstIdle | Turnout) -> None:
     assert one_by_one(policy, apart_s=0.0) == {CPU, GPU}
 
 
-def test_only_one_device_means_that() -> None:
+def test_the_policy_of_one_device_uses_no_other() -> None:
     assert one_by_one(Only(CPU), apart_s=1.0) == {CPU}
 
 
-def test_turnout_is_beside_the_best_where_the_load_is_light() -> None:
+def test_under_a_light_load_turnout_is_as_good_as_the_best_policy() -> None:
     light = Scenario("light", "", (Stream("resnet50", 0.2, 300),))
-    in_time = {row.policy: row.in_time for row in run_all(light, measured(), 400, "1")}
+    in_time = {row.policy: row.in_time for row in run_all(light, CPU_PROFILES, 400, "1")}
 
     assert in_time[OURS] >= 0.99 * max(in_time.values())
     assert in_time.keys() == POLICIES.keys() | {THRESHOLD}
@@ -118,50 +119,50 @@ def points(*in_time: float) -> list[Point]:
     ("in_time", "load"),
     [
         ((1.0, 1.0, 0.90), 0.5),
-        ((1.0, 0.95, 0.90, 0.99), 0.4),  # where it first has too few
+        ((1.0, 0.95, 0.90, 0.99), 0.4),  # the first load that isn't carried counts
         ((0.9, 1.0), 0.2),  # a bound
         ((1.0, 1.0, 0.96), 0.6),  # a bound
     ],
 )
-def test_the_load_carried_is_that_up_to_which_enough_is_in_time(in_time: tuple[float, ...], load: float) -> None:
-    assert carried(points(*in_time)) == pytest.approx(load)
+def test_the_carried_load_is_interpolated_at_the_required_share_in_time(in_time: tuple[float, ...], load: float) -> None:
+    assert carried_load(points(*in_time)) == pytest.approx(load)
 
 
 @pytest.mark.parametrize("name", ["both needed", "slow CPU"])
-def test_nobody_carries_more_than_anybody_can(name: str) -> None:
+def test_no_policy_carries_more_than_the_upper_bound(name: str) -> None:
     scenario = BY_NAME[name]
-    limit = most(scenario, measured())
+    limit = upper_bound(scenario, CPU_PROFILES)
 
     assert 0.9 < limit < 1.1
     beyond = scenario.at(1.1 * limit)
-    assert max(row.in_time for row in run_all(beyond, measured(), 2000, "1")) < ENOUGH
-    assert most(BY_NAME["sizes"], measured()) == math.inf
+    assert max(row.in_time for row in run_all(beyond, CPU_PROFILES, 2000, "1")) < CARRIED_SHARE
+    assert upper_bound(BY_NAME["sizes"], CPU_PROFILES) == math.inf
 
 
-def test_a_sweep_is_closer_where_a_policy_ceases_to_carry_the_load() -> None:
-    found = list(sweep(Scenario("light", "", (Stream("resnet50", 0.2, 150),)), measured(), 100, "1"))
+def test_a_sweep_has_more_points_near_the_carried_load() -> None:
+    found = list(sweep(Scenario("light", "", (Stream("resnet50", 0.2, 150),)), CPU_PROFILES, 100, "1"))
 
     assert {point.policy for point in found} == set(SWEPT)
     for policy in SWEPT:
         line = [point for point in found if point.policy == policy]
         assert {point.load for point in line} >= set(LOADS)
         assert line == sorted(line, key=lambda point: point.load)
-        if min(point.in_time for point in line) < ENOUGH <= line[0].in_time:
-            nearest = min(abs(point.load - carried(line)) for point in line)
+        if min(point.in_time for point in line) < CARRIED_SHARE <= line[0].in_time:
+            nearest = min(abs(point.load - carried_load(line)) for point in line)
             assert nearest <= (LOADS[1] - LOADS[0]) / 8 + 1e-9
 
 
-@pytest.mark.parametrize("considerate", [True, False])
-def test_long_requests_stay_off_the_cpu_while_many_short_ones_in_a_hurry_come_there(considerate: bool) -> None:
+@pytest.mark.parametrize("weighs_others", [True, False])
+def test_long_requests_stay_off_the_cpu_while_many_short_urgent_ones_arrive_there(weighs_others: bool) -> None:
     short = [Request("mlp", 16, 0.0025 * number, 0.0025 * number + 0.01) for number in range(800)]
     long = [Request("resnet50", 1, 1.0 + 0.012 * number, 1.1 + 0.012 * number) for number in range(80)]
     requests = sorted([*short, *long], key=lambda request: request.arrived_s)
 
-    play(requests, Machine(measured(), "small").devices("1"), Turnout(considerate=considerate))
+    simulate(requests, Machine(CPU_PROFILES, "small").devices("1"), Turnout(weighs_others=weighs_others))
 
-    kept = all(request.in_time for request in short)
-    assert kept is considerate
-    assert {request.device for request in long if request.in_time} == ({GPU} if considerate else {CPU, GPU})
+    all_in_time = all(request.in_time for request in short)
+    assert all_in_time is weighs_others
+    assert {request.device for request in long if request.in_time} == ({GPU} if weighs_others else {CPU, GPU})
 
 
 def test_a_quick_run_writes_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +170,7 @@ def test_a_quick_run_writes_the_whole_report(tmp_path: Path, capsys: pytest.Capt
 
     page = (tmp_path / "routing.md").read_text()
     assert capsys.readouterr().out == page + "\n"
+    assert "- command: python -m simulation --requests 150 --seed 1\n" in page
     assert "The GPU is an assumption" in page
     assert all(f"## {scenario.name}\n" in page for scenario in SCENARIOS)
     rows = json.loads((tmp_path / "routing.json").read_text())["rows"]
@@ -179,7 +181,7 @@ def test_a_quick_run_writes_the_whole_report(tmp_path: Path, capsys: pytest.Capt
     assert "## Load carried with 95 % in time" in page
 
 
-def test_the_same_seed_gives_the_same_figures() -> None:
-    first, second = (list(run_all(BY_NAME["deadlines"], measured(), 150, "7")) for _ in range(2))
+def test_equal_seeds_give_equal_results() -> None:
+    first, second = (list(run_all(BY_NAME["deadlines"], CPU_PROFILES, 150, "7")) for _ in range(2))
 
     assert first == second

@@ -1,4 +1,4 @@
-"""What became of the requests of a scenario under a policy."""
+"""The results of a policy in a scenario."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from simulation.simulated_device import ANSWERED, EXPIRED, REFUSED, Request, Sim
 
 
 @dataclass(frozen=True)
-class Figures:
-    """A policy in a scenario. Shares are of all requests.
+class Result:
+    """One policy in one scenario. Shares are of all requests unless stated otherwise.
 
     Attributes:
         in_time: the share that was answered by its deadline.
-        goodput_per_s: the same in requests a second.
-        late, refused, expired: the other shares.
-        worst_stream: `in_time` of the stream for which that is lowest.
-        p50_ms, p99_ms: of those answered.
-        cost_per_million: of a million in time, by the time that devices were busy.
-        energy_j: of one in time, beyond what the devices draw idle.
-        shares: of those answered, by device.
-        busy: the share of the time that each device was.
+        goodput_per_s: the same in requests per second.
+        late, refused, expired: the shares that were answered after their deadline, refused on arrival, or expired in the queue.
+        worst_stream: the lowest `in_time` of a stream.
+        p50_ms, p99_ms: latencies of answered requests.
+        cost_per_million: the price of the devices' busy time per million requests in time.
+        energy_j: the energy per request in time, without what the devices draw when idle.
+        shares: by device, the share of the answered requests.
+        busy: by device, the share of the time.
     """
 
     scenario: str
@@ -42,8 +42,8 @@ class Figures:
     busy: Mapping[str, float]
 
 
-def figures(scenario: str, policy: str, requests: Sequence[Request], devices: Mapping[str, SimulatedDevice]) -> Figures:
-    """Counts."""
+def result_of(scenario: str, policy: str, requests: Sequence[Request], devices: Mapping[str, SimulatedDevice]) -> Result:
+    """The result of a simulation that has ended."""
     number = len(requests)
     outcomes = {name: sum(request.outcome == name for request in requests) for name in (ANSWERED, EXPIRED, REFUSED)}
     in_time = sum(request.in_time for request in requests)
@@ -53,7 +53,7 @@ def figures(scenario: str, policy: str, requests: Sequence[Request], devices: Ma
     price = sum(device.busy_s / 3600 * PRICE_PER_HOUR[name] for name, device in devices.items())
     energy_j = sum(device.busy_s * (BUSY_W[name] - IDLE_W[name]) for name, device in devices.items())
     streams = {request.stream for request in requests}
-    return Figures(
+    return Result(
         scenario,
         policy,
         number,
