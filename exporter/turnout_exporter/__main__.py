@@ -3,16 +3,16 @@
 import sys
 from importlib.util import find_spec
 
-# What an export needs, with the extra that brings it; onnxruntime comes from `cpu` or `gpu`, which exclude each other.
+# What an export needs, and the extra that contains it; onnxruntime comes from `cpu` or `gpu`, which exclude each other.
 _NEEDED = {"click": "export", "rich": "export", "torch": "export", "onnxscript": "export", "onnxruntime": "cpu"}
 
 
 def main() -> None:
-    """Run the command line, or say what to install first."""
+    """Runs the command line, or exits with what to install first."""
     for package, extra in _NEEDED.items():
         if find_spec(package) is None:
             sys.exit(f"error: {package} is not installed: pip install 'turnout[{extra}]'")
-    from turnout_exporter.cli import export_command  # noqa: PLC0415 (imports what was just looked for)
+    from turnout_exporter.cli import export_command  # noqa: PLC0415 (imports the packages that were just looked for)
 
     export_command(prog_name="turnout-export")
 

@@ -1,8 +1,8 @@
-"""Work done in a fresh process of its own: why, how it is started and how it answers.
+"""Runs work in a new child process.
 
-torch keeps state between exports (a second LSTM in one process fails) and both torch and ONNX Runtime can take their process
-down with them. A child reads its job from a file and answers on its standard output, one JSON object a line: any number of
-`step`s, then one `result` or `error`. What it or the user's code prints goes to a log.
+torch keeps state between exports (a second LSTM in one process fails), and both torch and ONNX Runtime can crash their process.
+A child reads its job from a file and answers on its standard output, one JSON object per line: any number of `step`s, then one
+`result` or `error`. What it or the user's code prints goes to a log.
 """
 
 import json
@@ -18,35 +18,35 @@ from typing import Any
 from turnout_exporter.errors import KINDS, ChildDied, ExportError
 
 Json = dict[str, Any]
-Step = Callable[[str], None]  #: told what is being done now
+Step = Callable[[str], None]  #: called with the title of the step that begins
 
-THREADS = min(2, os.cpu_count() or 1)  #: for each library in a child; a check needs no more
+THREADS = min(2, os.cpu_count() or 1)  #: for each library in a child; more don't speed up a check
 _LOG_TAIL_CHARACTERS = 4000
 _ENVIRONMENT = {
-    # Since 1.29 ONNX Runtime reports home unless told not to before it is imported.
+    # Since 1.29 ONNX Runtime sends telemetry, unless it is switched off before the import.
     "ORT_DISABLE_TELEMETRY": "1",
     "ORT_TELEMETRY_DISABLED": "1",
-    # Threads of torch that spin while they wait made small work five times slower on two busy cores.
+    # With torch's spinning threads, small models ran five times slower on two busy cores.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
 def run(module: str, title: str, job: Json, directory: Path, step: Step) -> Json:
-    """Run `python -m <module>` on a job and give back its result.
+    """Runs `python -m <module>` on a job and returns its result.
 
     Args:
-        module: one that calls `answer`.
-        title: of its first step.
-        job: what `answer` passes on.
-        directory: where the job and the log are left.
-        step: told of every step.
+        module: a module that calls `answer`.
+        title: the title of its first step.
+        job: what `answer` passes to the function that does the work.
+        directory: where the files of the job and the log are written.
+        step: called with the title of every step.
 
     Raises:
-        ExportError: the one that the child raised, or ChildDied.
+        ExportError: the error that the child raised, or ChildDied.
     """
     job_file, log_file = directory / f"{module}.job.json", directory / f"{module}.log"
     job_file.write_text(json.dumps(job))
-    # -P: a file of the user's that is called like a library must not replace it.
+    # -P: a file of the user's with the name of a library must not replace the library.
     command = [sys.executable, "-P", "-m", module, str(job_file)]
     answer: Json = {}
     step(title)
@@ -57,7 +57,7 @@ def run(module: str, title: str, job: Json, directory: Path, step: Step) -> Json
                 if "step" in answer:
                     title = answer["step"]
                     step(title)
-        except BaseException:  # an interrupt, for one: nobody is left to hear the child
+        except BaseException:  # an interrupt, for example: the child's answer isn't needed any more
             process.kill()
             raise
     return _result(answer, process.returncode, title, log_file.read_text(errors="replace"))
@@ -94,7 +94,7 @@ def _cause_of_death(returncode: int, log: str) -> str:
 
 
 def answer(work: Callable[[Json, Step], Json]) -> None:
-    """The child's side of `run`: do the work on the job named on the command line and answer."""
+    """The child's side of `run`: reads the job named on the command line, does the work and answers."""
     with os.fdopen(os.dup(1), "w", buffering=1) as channel:
         os.dup2(2, 1)
 
@@ -106,7 +106,7 @@ def answer(work: Callable[[Json, Step], Json]) -> None:
             send({"result": work(job, lambda title: send({"step": title}))})
         except ExportError as error:
             send({"error": _describe(error, type(error).__name__, str(error))})
-        except Exception as error:  # the process's edge: the parent can't see anything else
+        except Exception as error:  # the boundary of the process: the parent can't see an exception
             send({"error": _describe(error, ExportError.__name__, f"{type(error).__name__}: {error}")})
 
 

@@ -22,7 +22,7 @@ _EXAMPLE = """\b
 Example:
   turnout-export model.py:build --weights model.safetensors --name faces --repository models \\
       --input 'image=float32[batch,3,224,224]@0:1'
-"""  # \b keeps the lines as they are
+"""  # click rewraps paragraphs, except after \b
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLE)
@@ -32,7 +32,7 @@ Example:
     "--repository",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="The model repository; it is made where there is none.",
+    help="The model repository; created if it doesn't exist.",
 )
 @click.option(
     "--input",
@@ -40,8 +40,8 @@ Example:
     required=True,
     multiple=True,
     metavar="NAME=DTYPE[DIMS]@LOW:HIGH",
-    help="An input: numbers are fixed dimensions, names are free ones, `batch` is the one that rows are joined along. "
-    "Values are drawn from LOW up to but without HIGH, which integers need; floats are standard normal otherwise. Repeatable.",
+    help="An input: numbers are fixed dimensions, names are free ones, `batch` is the batch axis. Values are drawn from LOW up "
+    "to but without HIGH. Integers need this range; floats are standard normal without it. Repeatable.",
 )
 @click.option("--weights", type=_FILE, help="A state dict, .safetensors or written by torch.save; it must fit exactly.")
 @click.option("--kwarg", "kwargs", multiple=True, metavar="NAME=VALUE", help="An argument of the factory. Repeatable.")
@@ -50,21 +50,21 @@ Example:
     "ranges",
     multiple=True,
     metavar="DIM=LOW..HIGH",
-    help="The sizes that a free dimension may have, both included; both are verified. Repeatable.",
+    help="The sizes that a free dimension may have, both ends included and verified. Repeatable.",
 )
 @click.option("--output-names", metavar="A,B", help="Names for the outputs, in order, instead of those from forward.")
-@click.option("--labels", type=_FILE, help="The names of the classes, one a line.")
+@click.option("--labels", type=_FILE, help="A file with the names of the classes, one per line.")
 @click.option(
     "--max-batch-size",
     type=click.IntRange(min=0),
-    help=f"The most rows that may run together; so many are verified. 0: never join rows.  [default: the end of "
+    help=f"The most rows of a batch; a batch of this size is verified. 0: never batch requests.  [default: the end of "
     f"--range batch, else {DEFAULT_MAX_BATCH_SIZE}]",
 )
 @click.option("--version", default=1, show_default=True, type=click.IntRange(min=1), help="The version to publish as.")
 @click.option("--force", is_flag=True, help="Replace this version, and a config.pbtxt that it doesn't fit.")
 @click.option("--verbose", is_flag=True, help="On an error, also show where in the code it happened.")
 def export_command(verbose: bool, **arguments: Any) -> None:
-    """Export a PyTorch model to ONNX, prove that it gives the same answers, and publish it.
+    """Exports a PyTorch model to ONNX, verifies that it gives the same outputs, and publishes it.
 
     SOURCE names a function that returns the model, or its class: module:attr or file.py:attr. Importing it runs its code.
     """
@@ -73,7 +73,7 @@ def export_command(verbose: bool, **arguments: Any) -> None:
         with Terminal(Console()) as terminal:
             result = export(request, terminal)
         terminal.published(result)
-    except Exception as error:  # the process's edge: a person gets a message, never a traceback unasked
+    except Exception as error:  # the boundary of the process: users get a message, and a traceback only with --verbose
         show_error(Console(stderr=True), error, verbose)
         sys.exit(error.exit_code if isinstance(error, ExportError) else 1)
 
@@ -93,7 +93,7 @@ def _request(
     version: int,
     force: bool,
 ) -> Request:
-    """What the arguments ask for.
+    """The request that the arguments describe.
 
     Raises:
         SpecError: one of them can't be read, or two contradict each other.

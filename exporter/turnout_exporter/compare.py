@@ -1,23 +1,23 @@
-"""How far ONNX Runtime's answer is from PyTorch's, and whether that is near enough."""
+"""The difference between ONNX Runtime's outputs and PyTorch's, and whether it is small enough."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# Of the largest value in the output. float32 kernels differ in the order of their sums: 5e-7 is usual, 1e-5 has been seen.
+# As a share of the largest value in the output. float32 kernels sum in different orders: 5e-7 is usual, 1e-5 was seen.
 RELATIVE_TOLERANCES = {"float16": 5e-3, "float32": 1e-4, "float64": 1e-4}
 ABSOLUTE_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One output at one point.
+    """The comparison of one output at one point.
 
     Attributes:
         max_abs_error: the largest difference between two elements.
         max_rel_error: the same as a share of the output's largest absolute value.
         allowed: the largest `max_abs_error` that passes.
-        problem: why it doesn't pass; empty where it does.
+        problem: why it doesn't pass; empty if it does.
     """
 
     point: str
@@ -29,12 +29,12 @@ class Comparison:
 
 
 def failed(point: str, output: str, problem: str) -> Comparison:
-    """A comparison that couldn't be made: infinitely far."""
+    """A comparison that couldn't be made; its errors are infinite."""
     return Comparison(point, output, float("inf"), float("inf"), 0.0, problem)
 
 
 def compare(point: str, output: str, expected: np.ndarray, actual: np.ndarray) -> Comparison:
-    """Compare PyTorch's array with ONNX Runtime's; equal infinities and NaNs in the same places agree."""
+    """Compares PyTorch's array with ONNX Runtime's; equal infinities and NaNs in the same places count as equal."""
     if (expected.shape, expected.dtype) != (actual.shape, actual.dtype):
         return failed(point, output, f"is {_kind(actual)}, PyTorch's is {_kind(expected)}")
     finite = expected[np.isfinite(expected)].astype(np.float64)
@@ -47,7 +47,7 @@ def compare(point: str, output: str, expected: np.ndarray, actual: np.ndarray) -
 
 
 def _differences(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """The absolute difference of each element; infinite where only one is finite."""
+    """The absolute difference of each element; infinite where only one of the two is finite."""
     same = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
     with np.errstate(invalid="ignore"):
         differences = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
@@ -56,7 +56,7 @@ def _differences(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
 
 def _allowed(dtype: np.dtype, scale: float) -> float:
     if dtype.name not in RELATIVE_TOLERANCES:
-        return 0.0  # integers and booleans are right or wrong
+        return 0.0  # integers and booleans must be equal
     return RELATIVE_TOLERANCES[dtype.name] * scale + ABSOLUTE_TOLERANCE
 
 

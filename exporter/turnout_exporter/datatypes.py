@@ -1,6 +1,6 @@
-"""The element types that a published model may take and give, by their name in each vocabulary.
+"""The element types of inputs and outputs that a published model may have, with their names in each library.
 
-bfloat16 is missing: numpy has none, so that `golden.npz` couldn't hold it, and ONNX Runtime's CPU kernels refuse it.
+bfloat16 is missing: numpy doesn't have it, so `golden.npz` couldn't contain it, and ONNX Runtime's CPU kernels refuse it.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Datatype:
     """One element type.
 
     Attributes:
-        name: the inference protocol's, `FP32`.
-        dtype: numpy's and, by its name, PyTorch's.
-        onnx: how ONNX Runtime calls a tensor of it, `tensor(float)`.
+        name: the inference protocol's name, such as `FP32`.
+        dtype: numpy's dtype; PyTorch's has the same name.
+        onnx: ONNX Runtime's name of a tensor of it, such as `tensor(float)`.
     """
 
     name: str
@@ -47,7 +47,7 @@ def of_array(array: np.ndarray) -> Datatype:
     """The datatype of an array's elements.
 
     Raises:
-        ConversionError: no client could receive them (complex numbers, for one).
+        ConversionError: the protocol has no such type (complex numbers, for example).
     """
     if array.dtype.name not in BY_DTYPE_NAME:
         raise ConversionError(f"a tensor of {array.dtype.name} can't be served; use one of {', '.join(BY_DTYPE_NAME)}")

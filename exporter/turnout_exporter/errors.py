@@ -1,11 +1,11 @@
-"""What can go wrong, by what the caller can do about it."""
+"""The errors of an export. The class says what the user can do about it."""
 
 
 class ExportError(Exception):
-    """Nothing was published. The text names the value at fault and the fix.
+    """Nothing was published. The text names the wrong value and the fix.
 
     Attributes:
-        detail: what is too long for one message, such as the traceback in a child process; may be empty.
+        detail: what is too long for a message, such as a child process's traceback; may be empty.
     """
 
     exit_code = 1
@@ -16,7 +16,7 @@ class ExportError(Exception):
 
 
 class SpecError(ExportError):
-    """An argument doesn't say what it should: write it otherwise."""
+    """An argument is wrong: correct it."""
 
     exit_code = 2
 
@@ -30,15 +30,15 @@ class ConversionError(ExportError):
 
 
 class Refused(ExportError):
-    """The exported model isn't the one that PyTorch runs: change the model; publishing it would serve wrong answers."""
+    """The exported model doesn't compute what PyTorch computes: change the model. Published, it would give wrong outputs."""
 
 
 class PublishError(ExportError):
-    """The repository holds something that would be broken: another version or name, or --force."""
+    """Publishing would break something in the repository: choose another version or name, or use --force."""
 
 
 class ChildDied(ExportError):
-    """A child process ended without an answer: the text says how."""
+    """A child process ended without an answer; the text says how."""
 
 
 KINDS: dict[str, type[ExportError]] = {

@@ -1,4 +1,4 @@
-"""What is corrected in a graph that torch exported, before it is saved."""
+"""Corrections of a graph that torch exported, before it is saved."""
 
 import onnx_ir
 import onnx_ir.passes.common as onnx_passes
@@ -8,7 +8,7 @@ from turnout_exporter.signature import TensorSpec
 
 
 def strip_metadata(model: onnx_ir.Model) -> None:
-    """Remove what torch notes beside every node: stack traces with the paths and lines of this machine's files."""
+    """Removes torch's notes on every node: stack traces with the paths and lines of this machine's files."""
     onnx_passes.ClearMetadataAndDocStringPass()(model)
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     values += [value for node in RecursiveGraphIterator(model.graph) for value in node.outputs]
@@ -17,9 +17,9 @@ def strip_metadata(model: onnx_ir.Model) -> None:
 
 
 def correct_shapes(model: onnx_ir.Model, outputs: list[TensorSpec]) -> None:
-    """Declare each output with the shape that was measured, and leave those within to ONNX Runtime to find.
+    """Declares each output with its measured shape, and removes the shapes of inner values, which ONNX Runtime infers.
 
-    torch 2.13 declares a free sequence length behind an LSTM as the number that its example had.
+    torch 2.13 declares a free sequence length behind an LSTM with the number that the example had.
     """
     for node in RecursiveGraphIterator(model.graph):
         for value in node.outputs:

@@ -1,4 +1,4 @@
-"""What one `--input` says: `name=dtype[dims]@low:high`, as in `image=float32[batch,3,224,224]@0:1`."""
+"""Parses `--input`: `name=dtype[dims]@low:high`, such as `image=float32[batch,3,224,224]@0:1`."""
 
 import math
 import re
@@ -10,11 +10,11 @@ import numpy as np
 from turnout_exporter.datatypes import BY_DTYPE_NAME, Datatype
 from turnout_exporter.errors import SpecError
 
-Bounds = tuple[float, float]  #: the first value and the one after the last; of an integer input both are int
+Bounds = tuple[float, float]  #: the lowest value and the excluded upper bound; both are int for an integer input
 
 _PATTERN = re.compile(
     r"(?P<name>[^=/\s]+)=(?P<dtype>\w+)\[(?P<dims>[^\[\]]*)\](@(?P<low>[^:@]+):(?P<high>[^:@]+))?"
-)  # no slash in a name: golden.npz separates with it
+)  # no slash in a name: it is the separator in golden.npz
 _EXAMPLE = "write name=dtype[dims]@low:high, for example image=float32[batch,3,224,224]@0:1 or ids=int64[batch,seq]@0:1000"
 
 
@@ -24,7 +24,7 @@ class InputSpec:
 
     Attributes:
         dims: an int for a fixed dimension, a name for a free one.
-        bounds: the values that it takes, from the first up to but without the second; None: standard normal.
+        bounds: the range of its values, upper bound excluded; None for standard normal.
     """
 
     name: str
@@ -34,10 +34,10 @@ class InputSpec:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read one `--input`; `str()` of the result reads the same again.
+        """Parses one `--input`; `str()` of the result parses to the same again.
 
         Raises:
-            SpecError: naming the part that can't be read.
+            SpecError: it can't be parsed; the text names the wrong part.
         """
         found = _PATTERN.fullmatch(text.strip())
         if not found:
@@ -51,11 +51,11 @@ class InputSpec:
         return f"{self.name}={self.datatype.dtype.name}[{','.join(map(str, self.dims))}]{bounds}"
 
     def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-        """The shape once the free dimensions have these sizes."""
+        """The shape when the free dimensions have these sizes."""
         return tuple(sizes[dim] if isinstance(dim, str) else dim for dim in self.dims)
 
     def draw(self, sizes: dict[str, int], random: np.random.Generator) -> np.ndarray:
-        """An array of random values that this input may take."""
+        """An array of random values within the bounds; its shape is `shape(sizes)`."""
         shape, dtype = self.shape(sizes), self.datatype.dtype
         if dtype.kind == "b":
             return random.integers(0, 2, shape).astype(dtype)
@@ -68,10 +68,10 @@ class InputSpec:
 
 
 def parse_inputs(texts: list[str]) -> list[InputSpec]:
-    """Read every `--input`, in the order given.
+    """Parses every `--input`, in the given order.
 
     Raises:
-        SpecError: one can't be read, or two have the same name.
+        SpecError: one can't be parsed, or two have the same name.
     """
     specs = [InputSpec.parse(text) for text in texts]
     names = [spec.name for spec in specs]

@@ -1,4 +1,4 @@
-"""What the child processes are told and what they answer, in types that JSON has."""
+"""The jobs of the child processes and their results, in types that JSON has."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ OPSET = 20
 
 @dataclass(frozen=True)
 class ExportJob:
-    """For `torch_export`: it writes the files `model` and `reference`."""
+    """The job of `torch_export`, which writes the files `model` and `reference`."""
 
     source: str
     kwargs: dict[str, Any]
@@ -25,12 +25,12 @@ class ExportJob:
 
 @dataclass(frozen=True)
 class Built:
-    """From `torch_export`.
+    """The result of `torch_export`.
 
     Attributes:
-        source_file: the one that defines the factory, where there is one.
-        precision: of the weights, `fp32`.
-        versions: of torch and what it exports with.
+        source_file: the file that defines the factory; None if there is none.
+        precision: the precision of the weights, such as `fp32`.
+        versions: the versions of torch and of the packages that it exports with.
     """
 
     source_file: str | None
@@ -40,7 +40,7 @@ class Built:
 
 @dataclass(frozen=True)
 class VerifyJob:
-    """For `verify`: it reads the files `model` and `reference`."""
+    """The job of `verify`, which reads the files `model` and `reference`."""
 
     inputs: list[str]
     opset: int
@@ -50,7 +50,7 @@ class VerifyJob:
 
 @dataclass(frozen=True)
 class Verified:
-    """From `verify`: every output at every point, and ONNX Runtime's version."""
+    """The result of `verify`: the comparison of every output at every point, and ONNX Runtime's version."""
 
     comparisons: list[Comparison]
     onnxruntime: str

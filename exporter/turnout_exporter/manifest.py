@@ -1,6 +1,6 @@
-"""`model.json`: where a published version comes from, what it takes and gives, and how it was proven.
+"""`model.json`: where a published version comes from, its inputs and outputs, and how it was verified.
 
-`model.schema.json` beside this file is its definition.
+`model.schema.json` beside this file is its JSON Schema.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def describe(
     precision: str,
     comparisons: list[Comparison],
 ) -> dict[str, Any]:
-    """The content of `model.json`; every file of the model is there already."""
+    """The content of `model.json`. The files of the model must exist, because they are hashed."""
     errors = _worst(comparisons)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -58,7 +58,7 @@ def describe(
 
 
 def source(reference: Source, file: str | None, weights: Path | None) -> dict[str, str | None]:
-    """Where a model comes from: the factory, the commit of the file that defines it, and the weights."""
+    """The origin of a model: the factory, the commit of the file that defines it, and the hash of the weights."""
     return {
         "reference": reference.public,
         "git_commit": git_commit(Path(file)) if file else None,
@@ -83,23 +83,23 @@ def _worst(comparisons: list[Comparison]) -> dict[str, float]:
 
 
 def _created() -> str:
-    """Now, or SOURCE_DATE_EPOCH where builds must be reproducible, as ISO 8601 in UTC."""
+    """The current time, or SOURCE_DATE_EPOCH if it is set, as ISO 8601 in UTC."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch else datetime.now(UTC)
     return moment.isoformat(timespec="seconds")
 
 
 def sha256(file: Path) -> str:
-    """A file's hash in hexadecimal digits."""
+    """The SHA-256 of a file in hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def git_commit(file: Path) -> str | None:
-    """The commit that a source file is at, with `-dirty` where something is uncommitted; None outside of a repository."""
+    """The commit of the repository of a source file, with `-dirty` for uncommitted changes; None outside of a repository."""
     command = ["git", "-C", str(file.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git here
+    except FileNotFoundError:  # git isn't installed
         return None
     return found.stdout.strip() or None

@@ -1,7 +1,7 @@
-"""The model's `config.pbtxt`: what the exporter writes into it, and what it leaves alone.
+"""The model's `config.pbtxt`: what the exporter writes into it, and what it doesn't touch.
 
-The file lies beside the versions and speaks for all of them, and its owner may have added to it by hand. So a later version
-keeps it as it is when it fits, and is refused when it doesn't.
+The file is beside the versions and applies to all of them, and its owner may have edited it. So a later version that fits
+leaves it as it is, and one that doesn't fit is refused.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ LABELS_FILE = "labels.txt"
 
 
 def describe(name: str, signature: Signature, max_batch_size: int) -> ModelConfig:
-    """The configuration of a new model; where rows are batched, `dims` leave out axis 0."""
+    """The configuration of a new model; with a `max_batch_size` above 0, `dims` leave out axis 0."""
     config = ModelConfig(name=name, platform="onnxruntime_onnx", backend="onnxruntime", max_batch_size=max_batch_size)
     for spec in signature.inputs:
         config.input.add(**_tensor(spec, max_batch_size))
@@ -33,15 +33,15 @@ def _tensor(spec: TensorSpec, max_batch_size: int) -> dict[str, Any]:
 
 
 def to_text(config: ModelConfig) -> str:
-    """The protobuf text form."""
+    """The configuration in protobuf's text format."""
     return text_format.MessageToString(config, use_short_repeated_primitives=True)
 
 
 def from_text(text: str) -> ModelConfig:
-    """Read the protobuf text form.
+    """Parses protobuf's text format.
 
     Raises:
-        PublishError: it isn't one; the text says on which line.
+        PublishError: it isn't a configuration; the text names the line.
     """
     try:
         return text_format.Parse(text, ModelConfig())
@@ -50,11 +50,11 @@ def from_text(text: str) -> ModelConfig:
 
 
 def conflicts(current: ModelConfig, new: ModelConfig) -> list[str]:
-    """Where a model that is as `new` says wouldn't do what `current` promises."""
+    """The differences by which a version that fits `new` wouldn't do what `current` promises."""
     found = [
         f"{side}s are {_signature(new, side)} instead of {_signature(current, side)}"
         for side in ("input", "output")
-        # A configuration without this section leaves it to each version's file.
+        # Without this section, each version's file decides.
         if getattr(current, side) and _signature(new, side) != _signature(current, side)
     ]
     if current.max_batch_size > new.max_batch_size:
@@ -63,18 +63,18 @@ def conflicts(current: ModelConfig, new: ModelConfig) -> list[str]:
 
 
 def merge(current: ModelConfig, new: ModelConfig) -> ModelConfig:
-    """`new`, with everything that only the owner of `current` can have written."""
+    """`current` with the signature of `new`; keeps what the owner of `current` added."""
     merged = ModelConfig()
     merged.CopyFrom(current)
     for field in ("input", "output"):
         merged.ClearField(field)
     merged.MergeFrom(new)
-    merged.max_batch_size = new.max_batch_size  # merging leaves a 0 out
+    merged.max_batch_size = new.max_batch_size  # MergeFrom ignores a 0
     return merged
 
 
 def _signature(config: ModelConfig, side: str) -> str:
-    """All inputs or outputs, with their batch dimension, in an order of its own."""
+    """All inputs or outputs as text, with their batch dimension, sorted."""
     batch = [-1] if config.max_batch_size else []
     type_name = model_config_pb2.DataType.Name
     tensors: list[Any] = list(getattr(config, side))

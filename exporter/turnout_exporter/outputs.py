@@ -1,9 +1,9 @@
-"""What a model's outputs are called: after the structure that `forward` returns, which ONNX itself would forget."""
+"""Names for a model's outputs, from the structure that `forward` returns; ONNX doesn't keep that structure."""
 
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree  # the flattening that torch.export itself uses, so that the orders agree
+from torch.utils import _pytree as pytree  # torch.export flattens with it, so the order is the same
 
 from turnout_exporter.errors import ConversionError, SpecError
 
@@ -11,12 +11,12 @@ from turnout_exporter.errors import ConversionError, SpecError
 def named_outputs(answer: object, names: list[str] | None) -> dict[str, Tensor]:
     """The tensors that `forward` returned, in order, by name.
 
-    A dict's keys are the names, nested ones joined by `_`; the items of a tuple are `output_0`, `output_1`, ...; a lone tensor
-    is `output`. Names that the caller gives replace all of these.
+    The names are the keys of a dict, nested ones joined by `_`; `output_0`, `output_1`, ... for the items of a tuple; `output`
+    for a single tensor. `names` replaces all of these.
 
     Raises:
-        ConversionError: something that was returned is no tensor, or two names are the same.
-        SpecError: the caller gives another number of names than there are outputs.
+        ConversionError: a returned value isn't a tensor, or two names are the same.
+        SpecError: the number of `names` isn't that of the outputs.
     """
     leaves, _ = pytree.tree_flatten_with_path(answer)
     derived = [_name(path) for path, _ in leaves]
@@ -32,7 +32,7 @@ def named_outputs(answer: object, names: list[str] | None) -> dict[str, Tensor]:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """A name for the place of one tensor: `{"boxes": (xy, wh)}` has boxes_0 and boxes_1."""
+    """The name for the path to a tensor: `{"boxes": (xy, wh)}` gives boxes_0 and boxes_1."""
     parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", None)))) for key in path]
     if not parts or parts[0].isdecimal():
         parts.insert(0, "output")

@@ -1,4 +1,4 @@
-"""An export from beginning to end: build and export, verify, publish."""
+"""The whole export: build and export, verify, publish."""
 
 import json
 import tempfile
@@ -24,13 +24,13 @@ _SHOWN_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Request:
-    """What to export and where to.
+    """What to export, and where to.
 
     Attributes:
-        points: the sizes to verify, the first of them to export at.
-        output_names: None: named after what `forward` returns.
-        labels: of the classes, in order; empty: none.
-        max_batch_size: the most rows that may be joined, where axis 0 turns out to be a batch.
+        points: the sizes to verify; the model is exported at the first.
+        output_names: None to name them after what `forward` returns.
+        labels: the names of the classes, in order; may be empty.
+        max_batch_size: the most rows of a batch, if axis 0 turns out to be a batch axis.
     """
 
     source: Source
@@ -49,7 +49,7 @@ class Published:
     """What was written.
 
     Attributes:
-        max_batch_size: 0 where rows can't be joined.
+        max_batch_size: 0 if requests can't be batched.
     """
 
     directory: Path
@@ -58,17 +58,17 @@ class Published:
 
 
 class Progress(Protocol):
-    """Who is told how far it is."""
+    """Receives the progress of an export."""
 
     def step(self, title: str) -> None:
-        """Something new has begun."""
+        """A step has begun."""
 
     def compared(self, comparisons: list[Comparison]) -> None:
-        """Every output at every point has been judged."""
+        """Every output at every point has been compared."""
 
 
 class _Work:
-    """The files of one export before they are published; `files` is what will be."""
+    """The files of one export before they are published; those in `files` will be."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -79,10 +79,10 @@ class _Work:
 
 
 def export(request: Request, progress: Progress) -> Published:
-    """Export, verify and publish; either all of it happens or nothing is published.
+    """Exports, verifies and publishes a model; if any step fails, nothing is published.
 
     Raises:
-        ExportError: why not.
+        ExportError: a step failed; the text has the reason and the fix.
     """
     request.destination.check_free()
     with tempfile.TemporaryDirectory(prefix="turnout-export-") as directory:

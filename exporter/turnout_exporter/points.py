@@ -1,7 +1,7 @@
-"""The sizes at which a model is proven: which points of the space of its free dimensions are tried.
+"""The points at which a model is verified: combinations of sizes of its free dimensions.
 
-An exporter that bakes an example's size in goes unnoticed at that size, so no two dimensions share a size, each one is tried
-alone at 1 and larger, and wherever a range was promised its ends are tried.
+If an exporter fixes a size that only the example had, that can't be seen at this size. So no two dimensions have the same size,
+each one is also tried alone at 1 and at a larger size, and the ends of every stated range are tried.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 
 from turnout_exporter.errors import SpecError
 
-BATCH = "batch"  #: the dimension that rows are joined along, when it is axis 0 of every input
+BATCH = "batch"  #: the batch axis, if it is axis 0 of every input
 DEFAULT_MAX_BATCH_SIZE = 32
 FIXED = "fixed"  #: the label of the only point of a model without free dimensions
 
@@ -24,7 +24,7 @@ class Point:
     """One size for each free dimension.
 
     Attributes:
-        draw: tells apart points of the same sizes, which differ in their values only.
+        draw: distinguishes points of the same sizes, which differ in their values only.
     """
 
     sizes: dict[str, int]
@@ -32,25 +32,25 @@ class Point:
 
     @property
     def label(self) -> str:
-        """Its name in `golden.npz` and in messages: `batch=2,seq=3`."""
+        """The name in `golden.npz` and in messages, such as `batch=2,seq=3`."""
         sizes = ",".join(f"{dim}={size}" for dim, size in self.sizes.items()) or FIXED
         return sizes if self.draw == 1 else f"{sizes}#{self.draw}"
 
     @classmethod
     def parse(cls, label: str) -> Self:
-        """The point of a label."""
+        """The point with this label."""
         sizes, _, draw = label.partition("#")
         pairs = (pair.split("=") for pair in sizes.split(",") if sizes != FIXED)
         return cls({dim: int(size) for dim, size in pairs}, int(draw or 1))
 
     def random(self) -> np.random.Generator:
-        """A source of values that is the same whenever this point is tried."""
+        """A generator that gives the same values whenever this point is tried."""
         return np.random.default_rng(zlib.crc32(self.label.encode()))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The sizes that a dimension may have, both ends included; no `high`: no end."""
+    """The sizes that a dimension may have, both ends included; `high` None for no upper limit."""
 
     low: int = 1
     high: int | None = None
@@ -61,10 +61,10 @@ class Limits:
 
 
 def parse_range(text: str) -> tuple[str, Limits]:
-    """Read one `--range`, as in `seq=1..512`.
+    """Parses one `--range`, such as `seq=1..512`.
 
     Raises:
-        SpecError: it has another form, or no size lies in it.
+        SpecError: it has another form, or contains no size.
     """
     found = re.fullmatch(r"(?P<dim>\w+)=(?P<low>\d+)\.\.(?P<high>\d+)", text.strip())
     if not found:
@@ -76,10 +76,10 @@ def parse_range(text: str) -> tuple[str, Limits]:
 
 
 def limit_all(dims: list[str], ranges: dict[str, Limits], max_batch_size: int | None) -> tuple[dict[str, Limits], int]:
-    """The limits of each dimension that has any, and the most rows that may be joined: so many are also tried.
+    """The limits of each dimension that has any, and the largest batch size, which is also tried.
 
     Raises:
-        SpecError: a range is that of no dimension, or it leaves out a number of rows that may be joined.
+        SpecError: a range names an unknown dimension, or excludes a possible batch size.
     """
     for dim in ranges.keys() - set(dims):
         raise SpecError(f"no input has a dimension {dim!r} for --range; there are {', '.join(dims) or 'none'}")
@@ -94,11 +94,11 @@ def limit_all(dims: list[str], ranges: dict[str, Limits], max_batch_size: int | 
             f"a batch of 1 to {rows} rows isn't within --range batch={given.low}..{given.high}; "
             f"start it at 1 and give a --max-batch-size within it, or 0 for no batching"
         )
-    return ranges | {BATCH: given or Limits(1, max(2, rows))}, rows  # with one size only nothing would be proven
+    return ranges | {BATCH: given or Limits(1, max(2, rows))}, rows  # a single size would verify nothing
 
 
 def plan(dims: list[str], limits: dict[str, Limits]) -> list[Point]:
-    """The points to try, the base point first: it is the one that the model is exported at."""
+    """The points to try. The first is the base point, at which the model is exported."""
     if not dims:
         return [Point({}), Point({}, draw=2)]
     allowed = {dim: limits.get(dim, Limits()) for dim in dims}
@@ -112,7 +112,7 @@ def plan(dims: list[str], limits: dict[str, Limits]) -> list[Point]:
 
 
 def _base(allowed: dict[str, Limits]) -> dict[str, int]:
-    """The smallest sizes from 2 up that are all different, as far as the limits let them be."""
+    """The smallest sizes from 2 up that are all different, as far as the limits allow."""
     base: dict[str, int] = {}
     for dim, limit in allowed.items():
         free = next(size for size in count(limit.clamp(2)) if size not in base.values())

@@ -1,4 +1,4 @@
-"""Into the repository in one step: a version is there whole and on disk, or not at all."""
+"""Writes a version into the repository atomically: it is there completely and on disk, or not at all."""
 
 import os
 import re
@@ -18,10 +18,10 @@ from turnout_exporter.modelconfig import CONFIG_FILE, LABELS_FILE
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a version goes.
+    """Where a version is published.
 
     Attributes:
-        force: whether what is in the way may be replaced.
+        force: whether existing files may be replaced.
     """
 
     repository: Path
@@ -42,7 +42,7 @@ class Destination:
         return self.model / str(self.version)
 
     def check_free(self) -> None:
-        """Refuse early what `publish` would refuse at the end.
+        """Checks before the export what `publish` checks after it.
 
         Raises:
             PublishError: the version exists and may not be replaced.
@@ -57,10 +57,10 @@ class Destination:
 
 
 def publish(files: Path, config: ModelConfig, labels: Sequence[str], destination: Destination) -> None:
-    """Copy a folder of files into the repository as the version, with the files that all versions share.
+    """Copies a folder of files into the repository as the version, with the files that all versions share.
 
     Raises:
-        PublishError: the version exists, or the shared files say something else, or the disk is full; nothing was published.
+        PublishError: the version exists, the shared files don't fit it, or the disk is full; nothing was published.
     """
     destination.check_free()
     shared = _shared_files(config, labels, destination)
@@ -74,7 +74,7 @@ def publish(files: Path, config: ModelConfig, labels: Sequence[str], destination
 
 
 def _shared_files(config: ModelConfig, labels: Sequence[str], destination: Destination) -> dict[str, str]:
-    """The files beside the versions that have to be written: none where those that are there fit."""
+    """The files beside the versions that must be written; empty if the existing ones fit."""
     labels_text = "".join(f"{label}\n" for label in labels)
     wanted = {CONFIG_FILE: modelconfig.to_text(config)} | ({LABELS_FILE: labels_text} if labels else {})
     there = {name: path.read_text() for name in wanted if (path := destination.model / name).exists()}
@@ -96,13 +96,13 @@ def _shared_files(config: ModelConfig, labels: Sequence[str], destination: Desti
 
 @contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    """A folder on the repository's own file system, that no server takes for a model, gone afterwards."""
+    """A temporary folder on the repository's file system; its leading dot keeps servers from treating it as a model."""
     with tempfile.TemporaryDirectory(prefix=".turnout-export-", dir=repository) as directory:
         yield Path(directory)
 
 
 def _stage(files: Path, shared: dict[str, str], staging: Path, destination: Destination) -> None:
-    """Lay out the model's folder in `staging` and wait until it is on disk."""
+    """Writes the model's folder to `staging` and waits until it is on disk."""
     model = staging / destination.name
     shutil.copytree(files, model / str(destination.version))
     for name, text in shared.items():
@@ -124,7 +124,7 @@ def _move_in(shared: dict[str, str], staging: Path, destination: Destination) ->
 
 
 def _replace_version(new: Path, old: Path, target: Path) -> None:
-    """Rename `new` to `target`; what was there goes to `old`, and back if that fails."""
+    """Renames `new` to `target`; an existing `target` is moved to `old`, and back if the renaming fails."""
     if not target.exists():
         os.rename(new, target)
         return

@@ -1,4 +1,4 @@
-"""What PyTorch answered, kept as arrays: `<point>/in/<name>` and `<point>/out/<name>` in an .npz file without pickles."""
+"""PyTorch's outputs and their inputs as an .npz file without pickles: `<point>/in/<name>` and `<point>/out/<name>`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Sample:
-    """The inputs of one point and the outputs that belong to them."""
+    """The inputs at one point, and PyTorch's outputs for them."""
 
     point: Point
     inputs: Arrays = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Sample:
 
 
 def write(path: Path, samples: Iterable[Sample]) -> None:
-    """Write the samples to a compressed file."""
+    """Writes the samples to a compressed file."""
     arrays = {
         f"{sample.point.label}/{side}/{name}": array
         for sample in samples
@@ -36,7 +36,7 @@ def write(path: Path, samples: Iterable[Sample]) -> None:
 
 
 def read(path: Path) -> list[Sample]:
-    """The samples of a file, in the order they were written."""
+    """The samples of a file, in the order in which they were written."""
     samples: dict[str, Sample] = {}
     with np.load(path, allow_pickle=False) as file:
         for key in file.files:
@@ -47,7 +47,7 @@ def read(path: Path) -> list[Sample]:
 
 
 def golden(samples: list[Sample]) -> list[Sample]:
-    """The two smallest samples, one of them with several rows where the model has a batch."""
+    """The two smallest samples; one of them has several rows if the model has a batch axis."""
     by_size = sorted(samples, key=lambda sample: sample.nbytes)
     several_rows = [sample for sample in by_size if sample.point.sizes.get(BATCH, 0) >= 2]
     chosen = several_rows[:1] or by_size[:1]

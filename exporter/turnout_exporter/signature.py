@@ -1,6 +1,6 @@
-"""What a model takes and gives, as PyTorch showed it at the points that were tried.
+"""A model's inputs and outputs, measured with PyTorch at the points that were tried.
 
-Measured rather than read from the ONNX file: a graph may declare a size that only the example had.
+They aren't read from the ONNX file, because a graph may declare a size that only the example had.
 """
 
 from collections.abc import Iterable
@@ -20,8 +20,8 @@ class TensorSpec:
     """One input or output.
 
     Attributes:
-        datatype: the protocol's name, `FP32`.
-        bounds: the values that an input takes, from the first up to but without the second.
+        datatype: the protocol's name, such as `FP32`.
+        bounds: the range of an input's values, upper bound excluded.
         labels: the names of the classes along an output's last axis.
     """
 
@@ -42,30 +42,30 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """All of a model's inputs and outputs."""
+    """A model's inputs and outputs."""
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
 
     @property
     def batch_axis(self) -> int | None:
-        """0 where axis 0 of every input and output is the batch, else None."""
+        """0 if axis 0 of every input and output is the batch, else None."""
         tensors = (*self.inputs, *self.outputs)
         return 0 if all(spec.shape[:1] == (BATCH,) for spec in tensors) else None
 
 
 def measure(specs: list[InputSpec], samples: list[Sample]) -> Signature:
-    """The inputs as they were asked for and the outputs as they came."""
+    """The signature: inputs as specified, outputs as measured."""
     return Signature(inputs_of(specs), outputs_of(samples))
 
 
 def inputs_of(specs: Iterable[InputSpec]) -> list[TensorSpec]:
-    """The inputs as they were asked for."""
+    """The inputs as specified."""
     return [TensorSpec(spec.name, spec.datatype.name, spec.dims, spec.bounds) for spec in specs]
 
 
 def outputs_of(samples: list[Sample]) -> list[TensorSpec]:
-    """The outputs as they came: a size is fixed when it was the same at every point.
+    """The outputs as measured: a size that was the same at every point is fixed.
 
     Raises:
         ConversionError: an output has another number of dimensions at another point, or is missing there.
@@ -80,7 +80,7 @@ def outputs_of(samples: list[Sample]) -> list[TensorSpec]:
 
 
 def _shape_like(base: Sample, sample: Sample, name: str) -> tuple[int, ...]:
-    """An output's shape, once it is known to have as many dimensions as at the base point."""
+    """An output's shape, after checking that it has as many dimensions as at the base point."""
     shapes = [s.outputs[name].shape if name in s.outputs else None for s in (base, sample)]
     if shapes[1] is None or len(shapes[1]) != base.outputs[name].ndim:
         was, became = (list(shape) if shape is not None else "missing" for shape in shapes)
@@ -101,7 +101,7 @@ def _dim(sizes: list[int], points: list[Point]) -> Dim:
 
 
 def with_labels(signature: Signature, labels: tuple[str, ...]) -> Signature:
-    """The signature with the labels on the output that they fit, the only one whose last axis is as long.
+    """The signature with the labels on the one output whose last axis has their number.
 
     Raises:
         SpecError: no output fits, or several do.

@@ -1,6 +1,6 @@
 """Where a model comes from: a Python factory named on the command line.
 
-Importing and calling it runs its owner's code, with all the rights of whoever exports.
+Importing and calling it runs third-party code with all the rights of the user who exports.
 """
 
 import ast
@@ -19,17 +19,17 @@ from turnout_exporter.errors import SourceError, SpecError
 
 @dataclass(frozen=True)
 class Source:
-    """A function or class that makes the model: `module:attr` or `file.py:attr`."""
+    """A function or class that returns the model: `module:attr` or `file.py:attr`."""
 
     module: str
     attr: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read SOURCE.
+        """Parses SOURCE.
 
         Raises:
-            SpecError: it has another form, or names a file that isn't there.
+            SpecError: it has another form, or names a file that doesn't exist.
         """
         module, _, attr = text.rpartition(":")
         if not module or not attr.isidentifier():
@@ -43,12 +43,12 @@ class Source:
 
     @property
     def public(self) -> str:
-        """The reference without what it tells of this machine: an absolute path is cut to the file's name."""
+        """The reference without paths of this machine: a path outside the current folder is cut to the file's name."""
         outside = Path(self.module).is_absolute() or ".." in Path(self.module).parts
         return f"{Path(self.module).name}:{self.attr}" if outside else str(self)
 
     def load(self) -> tuple[Callable[..., Any], Path | None]:
-        """Import the factory; also the file that defines it, where there is one.
+        """Imports the factory; returns it, and the file that defines it, if there is one.
 
         Raises:
             SourceError: the module fails to import, or has no such function or class.
@@ -63,7 +63,7 @@ class Source:
         return factory, Path(module.__file__) if module.__file__ else None
 
     def call(self, kwargs: dict[str, Any]) -> tuple[Any, Path | None]:
-        """What the factory makes of these arguments, and the file that defines it.
+        """What the factory returns for these arguments, and the file that defines it.
 
         Raises:
             SourceError: it can't be imported, or it raises.
@@ -77,7 +77,7 @@ class Source:
 
 
 def parse_kwarg(text: str) -> tuple[str, Any]:
-    """Read one `--kwarg`: the value is a Python literal, or else the text itself.
+    """Parses one `--kwarg`: the value is a Python literal, or text if it isn't one.
 
     Raises:
         SpecError: it isn't `name=value`.
@@ -97,7 +97,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file as `python file.py` would: what lies beside it can be imported by it."""
+    """Imports a file as `python file.py` does: it can import the files beside it."""
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(f"_source_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:

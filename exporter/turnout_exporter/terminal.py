@@ -1,6 +1,6 @@
-"""What a person sees: steps with their durations, the comparison as a table, what was written.
+"""The output of the command: steps with their durations, the comparison as a table, what was written.
 
-Where the output is no terminal the same lines are printed without colour or motion.
+If the output isn't a terminal, the same lines are printed without colour or animation.
 """
 
 import time
@@ -19,7 +19,7 @@ from turnout_exporter.pipeline import Published
 
 
 class Terminal:
-    """Shows the progress of one export; leaving it as a context manager ends the last step."""
+    """Shows the progress of one export; leaving the context manager ends the last step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -34,7 +34,7 @@ class Terminal:
         self._end("[red]✗[/]" if error else "[green]✓[/]")
 
     def step(self, title: str) -> None:
-        """End the step before, which went well, and begin this one."""
+        """Marks the previous step as successful and begins this one."""
         self._end("[green]✓[/]")
         self._title, self._began = escape(title), time.monotonic()
         self._status = Status(self._title, console=self._console)
@@ -48,7 +48,7 @@ class Terminal:
         self._console.print(f"{mark} {self._title} [dim]{time.monotonic() - self._began:.1f} s[/]", highlight=False)
 
     def compared(self, comparisons: list[Comparison]) -> None:
-        """One row for each point, of the output that is nearest to its limit there."""
+        """Prints one row for each point: the output that is closest to its limit there."""
         self._end("[red]✗[/]" if any(c.problem for c in comparisons) else "[green]✓[/]")
         table = Table("  point", "output", box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim")
         for title in ("max error", "relative", "allowed"):
@@ -84,7 +84,7 @@ def _row(worst: Comparison) -> list[str]:
 
 
 def show_error(console: Console, error: Exception, verbose: bool) -> None:
-    """One message; where in the code it happened only if that was asked for."""
+    """Prints one message; with `verbose`, also where in the code it happened."""
     if verbose:
         detail = error.detail if isinstance(error, ExportError) else ""
         console.print(detail or "".join(format_exception(error)), markup=False, highlight=False, soft_wrap=True)

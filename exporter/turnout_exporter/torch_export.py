@@ -1,6 +1,6 @@
-"""The child that runs PyTorch: it builds the model, keeps its answers at every point and exports it.
+"""The child process that runs PyTorch: builds the model, writes its outputs at every point, and exports it.
 
-A process exports once: torch 2.13 freezes the sequence length of a second LSTM, and of any later one.
+A process exports only once: torch 2.13 fixes the sequence length of a second LSTM, and of any later one.
 """
 
 import inspect
@@ -28,17 +28,17 @@ from turnout_exporter.sources import Source
 
 @dataclass(frozen=True)
 class Call:
-    """How `forward` is given its inputs: by keyword where the inputs carry the names of its parameters."""
+    """How `forward` gets its inputs: by keyword if they have the names of its parameters, else by position."""
 
     model: nn.Module
     by_name: bool
 
     @classmethod
     def of(cls, model: nn.Module, inputs: list[InputSpec]) -> Self:
-        """Find out how.
+        """Decides between keyword and position.
 
         Raises:
-            SourceError: only some of the names are parameters, so that the others are probably misspelt.
+            SourceError: only some of the names are parameters, so the others are probably misspelt.
         """
         parameters = list(inspect.signature(model.forward).parameters)
         unknown = [spec.name for spec in inputs if spec.name not in parameters]
@@ -47,7 +47,7 @@ class Call:
         return cls(model, by_name=not unknown)
 
     def arguments(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Split one value for each input into args and kwargs."""
+        """The args and kwargs of a call, from one value for each input."""
         return ((), values) if self.by_name else (tuple(values.values()), {})
 
     def __call__(self, arrays: reference.Arrays) -> object:
@@ -57,7 +57,7 @@ class Call:
 
 
 def run(job_fields: Json, step: Step) -> Json:
-    """Do an `ExportJob` and tell what only this process knows."""
+    """Does an `ExportJob`; returns `Built` as a dict."""
     job = ExportJob(**job_fields)
     torch.set_num_threads(children.THREADS)
     torch.manual_seed(0)
@@ -72,7 +72,7 @@ def run(job_fields: Json, step: Step) -> Json:
     program = _export(call, inputs, samples[0], job.opset)
     graph.strip_metadata(program.model)
     graph.correct_shapes(program.model, outputs)
-    program.save(job.model)  # weights over 1.5 GB go to a .data file beside it
+    program.save(job.model)  # weights over 1.5 GB go into a .data file beside it
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
     return asdict(Built(str(source_file) if source_file else None, _precision(model), versions))
 
@@ -87,10 +87,10 @@ def _build(job: ExportJob) -> tuple[nn.Module, Path | None]:
 
 
 def sample_at(point: Point, call: Call, inputs: list[InputSpec], output_names: list[str] | None) -> Sample:
-    """Run the model at one point, on random values.
+    """Runs the model at one point on random values.
 
     Raises:
-        ConversionError: it fails, or its outputs can't serve as a reference.
+        ConversionError: it fails, or its outputs can't be used as a reference.
     """
     random = point.random()
     arrays = {spec.name: spec.draw(point.sizes, random) for spec in inputs}
@@ -108,7 +108,7 @@ def sample_at(point: Point, call: Call, inputs: list[InputSpec], output_names: l
 
 
 def _array(name: str, tensor: Tensor, point: Point) -> np.ndarray:
-    """An output as numpy's array, once it can serve as a reference."""
+    """An output as a numpy array, after checking that it can be used as a reference."""
     if tensor.dtype == torch.bfloat16:
         raise ConversionError(f"output {name!r} is bfloat16, which can't be served; let forward return .float()")
     if tensor.numel() and not tensor.isfinite().any():
@@ -137,19 +137,19 @@ def _export(call: Call, inputs: list[InputSpec], base: Sample, opset: int) -> to
         )
     except torch.onnx.OnnxExporterError as error:
         raise ConversionError(f"torch.onnx can't export the model: {_reason(error)}") from error
-    assert program is not None  # it is None for the old exporter only
+    assert program is not None  # None only with dynamo=False
     return program
 
 
 def _reason(error: BaseException) -> str:
-    """The first lines of what started it all: torch wraps the cause in pages of advice."""
+    """The first lines of the root cause, which torch wraps in pages of advice."""
     while error.__cause__:
         error = error.__cause__
     return "\n  ".join([f"{type(error).__name__}:", *str(error).strip().splitlines()[:4]])
 
 
 def _precision(model: nn.Module) -> str:
-    """`fp32` or what else the weights are."""
+    """The precision of the weights, such as `fp32`."""
     floats = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     return "fp16" if torch.float16 in floats else "fp64" if floats == {torch.float64} else "fp32"
 

@@ -1,6 +1,6 @@
-"""The child that runs ONNX Runtime: it checks an exported file against the answers that PyTorch gave.
+"""The child process that runs ONNX Runtime: compares an exported file with PyTorch's outputs.
 
-It imports neither torch nor the user's code, as the server won't. A file that crashes ONNX Runtime crashes only this.
+Like the server, it imports neither torch nor the user's code. A file that crashes ONNX Runtime crashes only this process.
 """
 
 from dataclasses import asdict
@@ -23,7 +23,7 @@ _ONNX_NAMES = {datatype.name: datatype.onnx for datatype in DATATYPES}
 
 
 def run(job_fields: Json, _: Step) -> Json:
-    """Do a `VerifyJob`: a comparison of every output at every point."""
+    """Does a `VerifyJob`: compares every output at every point; returns `Verified` as a dict."""
     job = VerifyJob(**job_fields)
     samples = reference.read(Path(job.reference))
     _check_opset(Path(job.model), job.opset)
@@ -35,7 +35,7 @@ def run(job_fields: Json, _: Step) -> Json:
 
 
 def _check_opset(path: Path, opset: int) -> None:
-    """Torch falls back to another opset with a line in its log."""
+    """Raises Refused for another opset: torch falls back to one with no more than a line in its log."""
     found = {entry.domain: entry.version for entry in onnx.load(path, load_external_data=False).opset_import}
     if found.get("") != opset:
         raise Refused(f"the exported file has opset {found.get('')}, not the {opset} that was asked for")
@@ -52,7 +52,7 @@ def _load(path: str) -> ort.InferenceSession:
 
 
 def _check_tensors(side: str, found: list[ort.NodeArg], expected: list[TensorSpec]) -> None:
-    """Names in order, element types, and every size that the file fixes."""
+    """Raises Refused unless names in order, element types, and every size that the file fixes are as expected."""
     if [arg.name for arg in found] != [spec.name for spec in expected]:
         raise Refused(f"the {side}s became {[arg.name for arg in found]} instead of {[spec.name for spec in expected]}")
     for arg, spec in zip(found, expected, strict=True):

@@ -1,4 +1,4 @@
-"""Weights from a file into a model, every key of one in the other."""
+"""Loads weights from a file into a model; both must have the same keys and shapes."""
 
 import pickle
 from pathlib import Path
@@ -14,10 +14,10 @@ _SHOWN_KEYS = 5
 
 
 def load_into(model: nn.Module, path: Path) -> None:
-    """Load a state dict from a .safetensors file or one that `torch.save` wrote.
+    """Loads a state dict from a .safetensors file or a file that `torch.save` wrote.
 
     Raises:
-        SourceError: the file holds something else, or its keys or shapes aren't the model's.
+        SourceError: the file contains something else, or its keys or shapes aren't the model's.
     """
     weights = _read(path)
     problems = _misfits(model.state_dict(), weights)

@@ -13,7 +13,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Run":
 
 
 class Run:
-    """Runs a child whose `work(job, step)` has the given body, and notes its steps."""
+    """Runs a child whose `work(job, step)` has the given body, and records its steps."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -30,27 +30,27 @@ def test_the_job_goes_in_and_the_result_comes_out(run: Run) -> None:
     assert run("return {'twice': job['number'] * 2}", {"number": 21}) == {"twice": 42}
 
 
-def test_steps_are_told_in_order(run: Run) -> None:
+def test_steps_are_reported_in_order(run: Run) -> None:
     run("step('Exporting'); step('Saving'); return {}")
     assert run.steps == ["Beginning", "Exporting", "Saving"]
 
 
-def test_what_the_users_code_prints_does_not_disturb_the_answer(run: Run) -> None:
+def test_output_of_the_users_code_does_not_disturb_the_answer(run: Run) -> None:
     assert run("print('{}'); os.write(1, b'noise'); return {'ok': True}") == {"ok": True}
 
 
-def test_an_error_keeps_its_kind_and_brings_the_traceback(run: Run) -> None:
+def test_an_error_keeps_its_class_and_carries_the_traceback(run: Run) -> None:
     with pytest.raises(SourceError, match="no such factory") as caught:
         run("raise errors.SourceError('no such factory')")
     assert "in work" in caught.value.detail
 
 
-def test_an_unexpected_error_is_told_with_its_type(run: Run) -> None:
+def test_an_unexpected_error_is_reported_with_its_type(run: Run) -> None:
     with pytest.raises(ExportError, match="ZeroDivisionError: division by zero"):
         run("return 1 / 0")
 
 
-def test_death_by_a_signal_is_told_by_its_name_and_the_step(run: Run) -> None:
+def test_death_by_a_signal_is_reported_with_its_name_and_the_step(run: Run) -> None:
     with pytest.raises(ChildDied, match="killed by SIGSEGV, while: Exporting"):
         run("step('Exporting'); os.kill(os.getpid(), signal.SIGSEGV)")
 
@@ -60,12 +60,12 @@ def test_death_by_sigkill_hints_at_memory(run: Run) -> None:
         run("os.kill(os.getpid(), signal.SIGKILL)")
 
 
-def test_an_early_exit_shows_the_last_line_that_was_printed(run: Run) -> None:
+def test_an_early_exit_shows_the_last_printed_line(run: Run) -> None:
     with pytest.raises(ChildDied, match=r"status 3 \(out of ideas\)"):
         run("print('out of ideas', flush=True); os._exit(3)")
 
 
-def test_onnx_runtime_is_told_not_to_report_home(run: Run) -> None:
+def test_telemetry_of_onnx_runtime_is_switched_off(run: Run) -> None:
     environment = run("return dict(os.environ)")
     assert (environment["ORT_DISABLE_TELEMETRY"], environment["ORT_TELEMETRY_DISABLED"]) == ("1", "1")
 
@@ -80,7 +80,7 @@ def test_a_file_in_the_current_folder_does_not_replace_a_library(
     assert run("import numpy; return {'numpy': numpy.__name__}") == {"numpy": "numpy"}
 
 
-def test_an_interrupt_ends_a_child_that_would_never_end(run: Run) -> None:
+def test_an_interrupt_kills_a_child_that_would_never_end(run: Run) -> None:
     def interrupt(title: str) -> None:
         if title != "Beginning":
             raise KeyboardInterrupt

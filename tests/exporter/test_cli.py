@@ -43,7 +43,7 @@ def test_an_empty_label_file_is_refused(tmp_path: Path) -> None:
     assert (result.exit_code, "labels.txt is empty" in result.stderr) == (2, True)
 
 
-def test_what_was_asked_for_reaches_the_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_arguments_reach_the_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[Request] = []
 
     def fake_export(request: Request, progress: Progress) -> Published:

@@ -14,7 +14,7 @@ def test_the_error_is_absolute_and_relative_to_the_largest_value() -> None:
     assert result.problem == ""
 
 
-def test_a_difference_says_where_it_is_and_by_how_much() -> None:
+def test_a_difference_is_reported_with_its_position_and_size() -> None:
     result = compared([[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.5, 4.0]])
     assert result.problem == "differs by 0.5 at [1, 0]: PyTorch 3, ONNX Runtime 3.5 (allowed 0.00041)"
 
@@ -35,13 +35,13 @@ def test_integers_and_booleans_must_be_equal(dtype: str) -> None:
     assert "differs by 1 at [1]" in compared([0, 1], [0, 0], dtype).problem
 
 
-def test_infinities_and_nans_agree_in_the_same_places() -> None:
+def test_infinities_and_nans_in_the_same_places_count_as_equal() -> None:
     result = compared([np.nan, -np.inf, 1.0], [np.nan, -np.inf, 1.0])
     assert (result.max_abs_error, result.problem) == (0.0, "")
 
 
 @pytest.mark.parametrize("actual", [0.0, np.inf, -np.inf])
-def test_a_nan_in_one_of_them_only_is_infinitely_far(actual: float) -> None:
+def test_a_nan_in_only_one_of_them_is_an_infinite_error(actual: float) -> None:
     assert compared([np.nan, 1.0], [actual, 1.0]).max_abs_error == np.inf
 
 
@@ -51,5 +51,5 @@ def test_another_shape_or_type_is_named() -> None:
     assert compare("p", "y", expected, expected.astype(np.float64)).problem.startswith("is float64[7,10]")
 
 
-def test_an_empty_output_agrees() -> None:
+def test_empty_outputs_are_equal() -> None:
     assert compared(np.zeros((0, 4)), np.zeros((0, 4))).problem == ""

@@ -27,7 +27,7 @@ def test_the_held_out_digits_are_a_quarter_of_each_class() -> None:
     assert (float(data.train_images.min()), float(data.train_images.max())) == (0.0, 1.0)
 
 
-def test_resnet50_is_the_size_it_should_be_and_the_same_every_time() -> None:
+def test_resnet50_has_the_expected_size_and_the_same_weights_every_time() -> None:
     model, again = resnet50.resnet50(), resnet50.resnet50()
     assert sum(parameter.numel() for parameter in model.parameters()) == 25_557_032
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))

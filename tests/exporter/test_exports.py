@@ -1,4 +1,4 @@
-"""Real exports, in real processes; each takes seconds."""
+"""Real exports in real processes; each takes seconds."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def export_words(directory: Path, *arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds `models`, a repository with `words` in it; for tests that only read."""
+    """A directory with the repository `models`, which contains `words`; for tests that only read."""
     directory = tmp_path_factory.mktemp("words")
     result = export_words(directory)
     assert result.exit_code == 0, result.output
@@ -57,7 +57,7 @@ def version(directory: Path) -> Path:
     return directory / "models" / "words" / "1"
 
 
-def test_the_manifest_is_valid_and_true(version: Path, directory: Path) -> None:
+def test_the_manifest_is_valid_and_correct(version: Path, directory: Path) -> None:
     manifest = json.loads((version / "model.json").read_text())
     jsonschema.validate(manifest, json.loads(files("turnout_exporter").joinpath("model.schema.json").read_text()))
     assert (manifest["name"], manifest["version"], manifest["batch_axis"]) == ("words", 1, 0)
@@ -96,7 +96,7 @@ def test_the_configuration_describes_the_model(version: Path) -> None:
     assert (version.parent / config.output[0].label_filename).read_text().split() == list(LABELS)
 
 
-def test_nothing_published_tells_of_this_machine(version: Path) -> None:
+def test_no_published_file_contains_paths_of_this_machine(version: Path) -> None:
     for file in version.iterdir():
         content = file.read_bytes()
         for path in (Path(ZOO).parent, Path(torch.__file__).parent, Path.home(), version.parent):
@@ -113,7 +113,7 @@ def test_an_lstm_exports_a_second_time_and_leaves_the_first_version(directory: P
     assert (copy / "models/words/config.pbtxt").read_bytes() == config
 
 
-def test_a_branch_on_the_shape_is_refused_with_the_place_and_the_size(tmp_path: Path) -> None:
+def test_a_branch_on_the_shape_is_refused_with_the_point_and_the_difference(tmp_path: Path) -> None:
     result = export(tmp_path / "models", "branch", f"{ZOO}:Branch", "--input", "x=float32[batch,4]@3:4")
     assert result.exit_code == 1
     assert "differ at 2 of 4 points, so nothing was published" in result.stderr
@@ -122,7 +122,7 @@ def test_a_branch_on_the_shape_is_refused_with_the_place_and_the_size(tmp_path: 
     assert not (tmp_path / "models").exists()
 
 
-def test_outputs_without_rows_are_published_without_a_batch(tmp_path: Path) -> None:
+def test_a_model_with_an_output_without_a_batch_axis_is_published_unbatched(tmp_path: Path) -> None:
     result = export(
         tmp_path, "pooled", f"{ZOO}:Pooled", "--input", "left=float32[batch,4]", "--input", "right=float32[batch,4]"
     )
@@ -145,7 +145,7 @@ def test_outputs_without_rows_are_published_without_a_batch(tmp_path: Path) -> N
         ("not_a_model", "made a str, not a torch.nn.Module"),
     ],
 )
-def test_a_factory_that_makes_no_model_is_one_message(tmp_path: Path, factory: str, complaint: str) -> None:
+def test_a_factory_that_returns_no_model_gives_one_message(tmp_path: Path, factory: str, complaint: str) -> None:
     result = export(tmp_path / "models", "x", f"{ZOO}:{factory}", "--input", "x=float32[batch,4]")
     assert result.exit_code == 1
     assert complaint in result.stderr

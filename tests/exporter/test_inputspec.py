@@ -44,7 +44,7 @@ def test_a_scalar_has_no_dimensions() -> None:
         ("x=bool[2]@0:2", "bool takes no range"),
     ],
 )
-def test_what_cannot_be_read_is_named(text: str, complaint: str) -> None:
+def test_the_part_that_cannot_be_parsed_is_named(text: str, complaint: str) -> None:
     with pytest.raises(SpecError, match=complaint):
         InputSpec.parse(text)
 

@@ -8,7 +8,7 @@ PACKAGE = Path(str(files("turnout_exporter")))
 
 
 def importers(package: str) -> set[str]:
-    """The modules of the exporter that import a package, at their top or later."""
+    """The modules of the exporter that import a package, anywhere in the file."""
     found = set()
     for file in PACKAGE.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -29,12 +29,12 @@ def importers(package: str) -> set[str]:
         ("click", {"cli"}),
     ],
 )
-def test_only_the_modules_whose_work_it_is_import(package: str, allowed: set[str]) -> None:
+def test_a_package_is_imported_by_its_modules_only(package: str, allowed: set[str]) -> None:
     assert importers(package) == allowed
 
 
 @pytest.mark.parametrize("child", ["torch_export", "verify", "weights", "outputs"])
-def test_the_parent_process_imports_nothing_of_the_children(child: str) -> None:
+def test_the_parent_process_imports_no_module_of_the_children(child: str) -> None:
     imported = {
         alias.name
         for file in PACKAGE.glob("*.py")

@@ -9,7 +9,7 @@ LOGITS = TensorSpec("logits", "FP32", ("batch", 10), labels=("a", "b"))
 SIGNATURE = Signature([IDS], [LOGITS])
 
 
-def test_dims_leave_out_the_batch_where_rows_are_joined() -> None:
+def test_dims_leave_out_the_batch_axis_of_a_batched_model() -> None:
     config = modelconfig.describe("words", SIGNATURE, 32)
     assert (config.name, config.platform, config.backend) == ("words", "onnxruntime_onnx", "onnxruntime")
     assert config.max_batch_size == 32
@@ -17,7 +17,7 @@ def test_dims_leave_out_the_batch_where_rows_are_joined() -> None:
     assert (config.output[0].data_type, list(config.output[0].dims)) == (TYPE_FP32, [10])
 
 
-def test_dims_are_whole_where_rows_are_not_joined() -> None:
+def test_dims_are_complete_for_an_unbatched_model() -> None:
     config = modelconfig.describe("words", SIGNATURE, 0)
     assert [list(config.input[0].dims), list(config.output[0].dims)] == [[-1, -1], [-1, 10]]
 
@@ -28,12 +28,12 @@ def test_only_a_labelled_output_names_the_label_file() -> None:
     assert "label_filename" not in modelconfig.to_text(modelconfig.describe("words", bare, 32))
 
 
-def test_the_text_form_is_read_back() -> None:
+def test_the_text_format_parses_to_the_same_configuration() -> None:
     config = modelconfig.describe("words", SIGNATURE, 32)
     assert modelconfig.from_text(modelconfig.to_text(config)) == config
 
 
-def test_a_file_that_is_no_configuration_is_refused_with_the_line() -> None:
+def test_a_file_that_is_not_a_configuration_is_refused_with_the_line() -> None:
     with pytest.raises(PublishError, match=r"can't be read \(2:1"):
         modelconfig.from_text("name: 'x'\nnonsense: 3")
 
@@ -43,12 +43,12 @@ def test_the_same_signature_is_no_conflict_with_or_without_batching() -> None:
     assert modelconfig.conflicts(whole, batched) == []
 
 
-def test_a_configuration_that_leaves_the_signature_open_fits_everything() -> None:
+def test_a_configuration_without_a_signature_fits_every_model() -> None:
     current = modelconfig.from_text("instance_group { kind: KIND_CPU }")
     assert modelconfig.conflicts(current, modelconfig.describe("words", SIGNATURE, 32)) == []
 
 
-def test_another_signature_is_told_with_both() -> None:
+def test_a_different_signature_is_reported_with_both() -> None:
     other = Signature([TensorSpec("ids", "INT32", ("batch", "seq"))], [LOGITS])
     found = modelconfig.conflicts(modelconfig.describe("words", SIGNATURE, 8), modelconfig.describe("words", other, 8))
     assert found == ["inputs are ids INT32[-1, -1] instead of ids INT64[-1, -1]"]

@@ -30,19 +30,19 @@ def test_given_names_replace_the_derived_ones() -> None:
     assert list(named_outputs((T, T), ["a", "b"])) == ["a", "b"]
 
 
-def test_too_few_given_names_are_told_with_the_outputs() -> None:
+def test_too_few_given_names_are_reported_with_the_outputs() -> None:
     with pytest.raises(SpecError, match="1 output names for 2 outputs; in order they are output_0, output_1"):
         named_outputs((T, T), ["a"])
 
 
 @pytest.mark.parametrize("answer", [{"a_0": T, "a": (T,)}, {"output": T, "x": T}])
-def test_two_outputs_of_one_name_are_refused(answer: object) -> None:
+def test_two_outputs_with_the_same_name_are_refused(answer: object) -> None:
     names = ["same", "same"] if "x" in answer else None  # type: ignore[operator]
     with pytest.raises(ConversionError, match="two outputs have the same name"):
         named_outputs(answer, names)
 
 
 @pytest.mark.parametrize("leaf", [None, 3, "text"])
-def test_something_that_is_no_tensor_is_named(leaf: object) -> None:
+def test_an_output_that_is_not_a_tensor_is_named(leaf: object) -> None:
     with pytest.raises(ConversionError, match=f"output 'output_1' is {type(leaf).__name__}, not a tensor"):
         named_outputs((T, leaf), None)

@@ -28,7 +28,7 @@ def test_both_ends_of_a_range_are_tried() -> None:
     assert tried == [{"height": 64}, {"height": 193}, {"height": 320}]
 
 
-def test_a_model_without_free_dimensions_is_tried_with_two_draws() -> None:
+def test_a_model_without_free_dimensions_is_tried_with_two_sets_of_values() -> None:
     assert [point.label for point in plan([], {})] == ["fixed", "fixed#2"]
 
 
@@ -53,7 +53,7 @@ def test_the_base_sizes_are_at_least_two_and_all_different(dims: list[str]) -> N
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]\w*", fullmatch=True), st.integers(1, 999)), st.integers(1, 3))
-def test_a_point_is_read_back_from_its_label(sizes: dict[str, int], draw: int) -> None:
+def test_a_label_parses_to_its_point(sizes: dict[str, int], draw: int) -> None:
     point = Point(sizes, draw)
     assert Point.parse(point.label) == point
 
@@ -69,12 +69,12 @@ def test_a_range_includes_both_ends() -> None:
 
 
 @pytest.mark.parametrize("text", ["seq", "seq=1", "seq=1:5", "seq=..5", "seq=0..5", "seq=5..4", "seq=-1..4"])
-def test_a_range_that_cannot_be_read_is_named(text: str) -> None:
+def test_a_range_that_cannot_be_parsed_is_named(text: str) -> None:
     with pytest.raises(SpecError, match=f"range '{text}'"):
         parse_range(text)
 
 
-def test_as_many_rows_as_may_run_together_are_tried() -> None:
+def test_the_largest_batch_is_tried() -> None:
     limits, rows = limit_all(["batch"], {}, 64)
     assert rows == 64
     assert {"batch": 64} in sizes(plan(["batch"], limits))
@@ -84,11 +84,11 @@ def test_the_end_of_the_batch_range_is_the_default_batch_size() -> None:
     assert limit_all(["batch"], {"batch": Limits(1, 8)}, None) == ({"batch": Limits(1, 8)}, 8)
 
 
-def test_one_row_at_most_is_still_proven_with_two() -> None:
+def test_a_largest_batch_of_one_row_is_still_verified_with_two() -> None:
     assert limit_all(["batch"], {}, 1) == ({"batch": Limits(1, 2)}, 1)
 
 
-def test_without_batching_the_batch_is_a_dimension_like_any_other() -> None:
+def test_without_batching_the_batch_axis_is_a_dimension_like_any_other() -> None:
     assert limit_all(["batch"], {}, 0) == ({}, 0)
 
 

@@ -33,13 +33,13 @@ def tree(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
-def test_a_new_model_comes_with_its_configuration_and_labels(tmp_path: Path, files: Path) -> None:
+def test_a_new_model_is_published_with_its_configuration_and_labels(tmp_path: Path, files: Path) -> None:
     publish(files, config(), ("cat", "dog"), toy(tmp_path))
     assert tree(tmp_path / "repository") == ["toy/1/model.onnx", "toy/config.pbtxt", "toy/labels.txt"]
     assert (tmp_path / "repository/toy/labels.txt").read_text() == "cat\ndog\n"
 
 
-def test_others_may_read_what_is_published(tmp_path: Path, files: Path) -> None:
+def test_published_files_are_readable_by_other_users(tmp_path: Path, files: Path) -> None:
     publish(files, config(), (), toy(tmp_path))
     mask = os.umask(0)
     os.umask(mask)
@@ -61,7 +61,7 @@ def test_force_replaces_the_version(tmp_path: Path, files: Path) -> None:
     assert tree(tmp_path / "repository") == ["toy/1/model.onnx", "toy/config.pbtxt"]
 
 
-def test_a_second_version_leaves_a_fitting_configuration_as_its_owner_wrote_it(tmp_path: Path, files: Path) -> None:
+def test_a_second_version_that_fits_leaves_the_configuration_unchanged(tmp_path: Path, files: Path) -> None:
     publish(files, config(), (), toy(tmp_path))
     written = tmp_path / "repository/toy/config.pbtxt"
     written.write_text("# ours\n" + written.read_text() + "\ninstance_group { kind: KIND_CPU }\n")
@@ -78,7 +78,7 @@ def test_a_second_version_that_would_break_the_first_is_refused(tmp_path: Path, 
     assert tree(tmp_path / "repository") == ["toy/1/model.onnx", "toy/config.pbtxt"]
 
 
-def test_other_labels_would_break_the_first_version_too(tmp_path: Path, files: Path) -> None:
+def test_a_second_version_with_other_labels_is_refused(tmp_path: Path, files: Path) -> None:
     publish(files, config(), ("cat", "dog"), toy(tmp_path))
     with pytest.raises(PublishError, match=r"the labels aren't those in labels.txt"):
         publish(files, config(), ("dog", "cat"), toy(tmp_path, version=2))
@@ -100,7 +100,7 @@ def test_a_repository_that_cannot_be_written_is_named(tmp_path: Path, files: Pat
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden", "two words", "-flag"])
-def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SpecError, match="model name"):
         Destination(tmp_path, name, 1, force=False)
 
@@ -121,7 +121,9 @@ KILLED_WHILE_PUBLISHING = """
 
 
 @pytest.mark.parametrize(("module", "function"), [("shutil", "copytree"), ("os", "fsync"), ("os", "rename")])
-def test_a_crash_leaves_no_version_and_nothing_in_the_way(tmp_path: Path, files: Path, module: str, function: str) -> None:
+def test_a_crash_leaves_no_version_and_does_not_block_the_next_try(
+    tmp_path: Path, files: Path, module: str, function: str
+) -> None:
     repository = tmp_path / "repository"
     command = [sys.executable, "-c", dedent(KILLED_WHILE_PUBLISHING), module, function, str(files), str(repository)]
     assert subprocess.run(command, check=False).returncode == -9

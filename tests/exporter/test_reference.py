@@ -12,7 +12,7 @@ def sample(rows: int, seq: int = 3) -> Sample:
     return Sample(point, {"ids": ids}, {"scores": ids.astype(np.float32), "deep/name": np.array(float(rows))})
 
 
-def test_samples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = [sample(2), sample(1), sample(7)]
     reference.write(tmp_path / "golden.npz", written)
     read = reference.read(tmp_path / "golden.npz")
@@ -22,7 +22,7 @@ def test_samples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
         np.testing.assert_equal(one.outputs, other.outputs)
 
 
-def test_arrays_are_named_by_point_side_and_tensor(tmp_path: Path) -> None:
+def test_arrays_are_named_after_point_side_and_tensor(tmp_path: Path) -> None:
     reference.write(tmp_path / "golden.npz", [sample(2)])
     with np.load(tmp_path / "golden.npz", allow_pickle=False) as file:
         assert file.files == ["batch=2,seq=3/in/ids", "batch=2,seq=3/out/scores", "batch=2,seq=3/out/deep/name"]

@@ -11,7 +11,7 @@ SIZES = [(2, 3), (1, 3), (7, 3), (2, 10)]
 
 
 def samples(**shapes: tuple[str, ...]) -> list[Sample]:
-    """One sample for each of SIZES, of outputs whose dimensions are expressions in `batch` and `seq`."""
+    """One sample for each of SIZES, with outputs whose dimensions are expressions of `batch` and `seq`."""
     return [
         Sample(
             Point({"batch": batch, "seq": seq}),
@@ -24,7 +24,7 @@ def samples(**shapes: tuple[str, ...]) -> list[Sample]:
     ]
 
 
-def test_an_output_dimension_is_named_after_the_input_dimension_that_it_follows() -> None:
+def test_an_output_dimension_is_named_after_the_input_dimension_that_it_equals() -> None:
     (spec,) = signature.outputs_of(samples(logits=("batch", "seq", "10", "2 * seq")))
     assert spec.shape == ("batch", "seq", 10, -1)
     assert spec.numeric_shape == (-1, -1, 10, -1)
@@ -36,22 +36,22 @@ def test_axis_0_is_a_batch_when_every_tensor_has_it_there() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), ("10",), ("seq", "batch"), ("2 * batch",)])
-def test_axis_0_is_no_batch_when_an_output_does_not_grow_with_it(shape: tuple[str, ...]) -> None:
+def test_axis_0_is_not_a_batch_when_an_output_does_not_grow_with_it(shape: tuple[str, ...]) -> None:
     inputs = parse_inputs(["a=float32[batch,4]"])
     assert signature.measure(inputs, samples(y=("batch", "2"), z=shape)).batch_axis is None
 
 
-def test_axis_0_is_no_batch_when_an_input_lacks_it() -> None:
+def test_axis_0_is_not_a_batch_when_an_input_lacks_it() -> None:
     inputs = parse_inputs(["a=float32[batch,4]", "scale=float32[1]"])
     assert signature.measure(inputs, samples(y=("batch",))).batch_axis is None
 
 
-def test_an_output_of_a_type_that_no_client_knows_is_refused() -> None:
+def test_an_output_of_a_type_that_the_protocol_lacks_is_refused() -> None:
     with pytest.raises(ConversionError, match="complex64"):
         signature.outputs_of([Sample(Point({}), outputs={"y": np.zeros(2, np.complex64)})])
 
 
-def test_labels_go_to_the_output_that_is_as_wide() -> None:
+def test_labels_go_to_the_output_whose_last_axis_has_their_number() -> None:
     boxes, scores = TensorSpec("boxes", "FP32", ("batch", 4)), TensorSpec("scores", "FP32", ("batch", 2))
     labelled = signature.with_labels(Signature([], [boxes, scores]), ("cat", "dog"))
     assert [spec.labels for spec in labelled.outputs] == [(), ("cat", "dog")]
@@ -63,7 +63,7 @@ def test_labels_that_fit_no_output_are_refused_with_the_outputs(width: int | str
         signature.with_labels(Signature([], [TensorSpec("scores", "FP32", ("batch", width))]), ("cat", "dog"))
 
 
-def test_an_output_that_loses_a_dimension_at_one_row_is_told_with_both_shapes() -> None:
+def test_an_output_that_loses_a_dimension_at_one_row_is_reported_with_both_shapes() -> None:
     squeezed = [Sample(Point({"batch": rows}), outputs={"y": np.zeros((rows, 4)).squeeze()}) for rows in (2, 1)]
     with pytest.raises(ConversionError, match=r"'y' is \[2, 4\] at batch=2 but \[4\] at batch=1"):
         signature.outputs_of(squeezed)

@@ -32,20 +32,20 @@ TWO, ONE = np.full(3, 2.0, np.float32), np.ones(3, np.float32)
 
 
 @pytest.mark.parametrize("names", [("a", "b"), ("left", "right")])
-def test_inputs_go_by_name_or_else_by_position(names: tuple[str, str]) -> None:
+def test_inputs_are_passed_by_name_or_by_position(names: tuple[str, str]) -> None:
     specs = parse_inputs([f"{name}=float32[3]" for name in names])
     answer = Call.of(Difference(), specs)(dict(zip(names, (TWO, ONE), strict=True)))
     assert isinstance(answer, Tensor)
     assert answer.tolist() == [1, 1, 1]
 
 
-def test_named_inputs_may_come_in_any_order() -> None:
+def test_named_inputs_may_be_in_any_order() -> None:
     answer = Call.of(Difference(), parse_inputs(["b=float32[3]", "a=float32[3]"]))({"b": ONE, "a": TWO})
     assert isinstance(answer, Tensor)
     assert answer.tolist() == [1, 1, 1]
 
 
-def test_a_misspelt_input_is_told_with_the_parameters() -> None:
+def test_a_misspelt_input_is_reported_with_the_parameters() -> None:
     with pytest.raises(SourceError, match="forward has no parameter c; it has a, b"):
         Call.of(Difference(), parse_inputs(["a=float32[3]", "c=float32[3]"]))
 
@@ -59,7 +59,7 @@ def test_a_misspelt_input_is_told_with_the_parameters() -> None:
         (Narrow(), "x=float32[batch,4]", "output 'output' is bfloat16"),
     ],
 )
-def test_what_cannot_be_a_reference_is_refused_at_the_point(model: nn.Module, text: str, complaint: str) -> None:
+def test_outputs_that_cannot_be_a_reference_are_refused_with_the_point(model: nn.Module, text: str, complaint: str) -> None:
     specs = parse_inputs([text])
     with pytest.raises(ConversionError, match=complaint):
         sample_at(Point({"batch": 2}), Call.of(model, specs), specs, None)

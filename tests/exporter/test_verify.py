@@ -1,4 +1,4 @@
-"""The child that runs ONNX Runtime, on files that torch didn't write."""
+"""The child process that runs ONNX Runtime, on files that torch didn't write."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ DOUBLED = "double (float[batch, 4] x) => (float[batch, 4] y) { y = Add(x, x) }"
 
 
 def verify(directory: Path, model: str, opset: int = 20) -> children.Json:
-    """Verify a model in ONNX's text form against y = 2 x at two points."""
+    """Verifies a model in ONNX's text format against y = 2 x at two points."""
     header = f'<ir_version: 10, opset_import: ["" : {opset}]> '
     onnx.save(onnx.parser.parse_model(header + model), directory / "model.onnx")
     inputs = [np.ones((rows, 4), np.float32) for rows in (2, 1)]
@@ -26,7 +26,7 @@ def verify(directory: Path, model: str, opset: int = 20) -> children.Json:
     return children.run("turnout_exporter.verify", "Verifying", asdict(job), directory, lambda _: None)
 
 
-def test_a_faithful_file_agrees_at_every_point(tmp_path: Path) -> None:
+def test_a_correct_file_passes_at_every_point(tmp_path: Path) -> None:
     result = verify(tmp_path, DOUBLED)
     assert [(c["point"], c["output"], c["problem"]) for c in result["comparisons"]] == [
         ("batch=2", "y", ""),
@@ -40,7 +40,7 @@ def test_wrong_values_are_a_problem_at_each_point(tmp_path: Path) -> None:
     assert all("differs by 1 at [0, 0]" in c["problem"] for c in result["comparisons"])
 
 
-def test_a_file_that_fails_at_one_size_only_is_told_with_the_size(tmp_path: Path) -> None:
+def test_a_file_that_fails_at_one_size_only_is_reported_with_the_size(tmp_path: Path) -> None:
     wants_two_rows = """double (float[batch, 4] x) => (float[batch, 4] y) <int64[1] one = {1}> {
         second = Gather <axis = 0> (x, one)  zero = Sub(second, second)  doubled = Add(x, x)  y = Add(doubled, zero)
     }"""

@@ -19,7 +19,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_state_dict_is_loaded_whole(tmp_path: Path, suffix: str) -> None:
+def test_a_state_dict_is_loaded_completely(tmp_path: Path, suffix: str) -> None:
     saved, loaded, path = model().state_dict(), model(), tmp_path / f"weights{suffix}"
     save_file(saved, path) if suffix == ".safetensors" else torch.save(saved, path)
     load_into(loaded, path)
@@ -36,7 +36,7 @@ def test_missing_unexpected_and_misshapen_keys_are_all_named(tmp_path: Path) -> 
     assert "of another shape: 0.weight is [5, 3] instead of [4, 3]" in message
 
 
-def test_many_keys_are_counted_rather_than_listed(tmp_path: Path) -> None:
+def test_many_keys_are_counted_instead_of_listed(tmp_path: Path) -> None:
     state = {f"module.{key}": value for key, value in model().state_dict().items()}
     save_file(state, tmp_path / "w.safetensors")
     message = refusal(tmp_path / "w.safetensors")
@@ -56,6 +56,6 @@ def test_a_checkpoint_around_the_state_dict_is_described(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
-def test_a_file_that_holds_something_else_is_named(tmp_path: Path, name: str) -> None:
+def test_a_file_with_other_content_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not weights")
     assert f"{name} can't be read" in refusal(tmp_path / name)

@@ -1,11 +1,11 @@
-"""Small models for the tests, each with one property that an exporter gets wrong or that decides how it is published."""
+"""Small models for the tests. Each has a property that exporters get wrong, or that decides how it is published."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Words(nn.Module):
-    """ids (batch, seq) int64 -> scores (batch, 3) and states (batch, seq, 8), from a dict."""
+    """ids (batch, seq) int64 -> a dict of scores (batch, 3) and states (batch, seq, 8), both float32."""
 
     def __init__(self, layers: int = 1) -> None:
         super().__init__()
@@ -19,14 +19,14 @@ class Words(nn.Module):
 
 
 class Branch(nn.Module):
-    """x (batch, 4) -> (batch, 4); the way that Python takes depends on the number of rows."""
+    """x (batch, 4) float32 -> (batch, 4); the branch depends on the number of rows."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x if x.shape[0] > 4 else x + 1
 
 
 class Pooled(nn.Module):
-    """Two inputs by position -> (batch, 4), and (4,), which has no row for each row of the input."""
+    """Two inputs (batch, 4) by position -> (batch, 4), and (4,), which has no batch axis."""
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return a + b, {"mean": torch.cat([a, b]).mean(0)}
@@ -38,5 +38,5 @@ def broken() -> nn.Module:
 
 
 def not_a_model() -> str:
-    """A factory of something else."""
+    """A factory that doesn't return a model."""
     return "model"
