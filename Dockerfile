@@ -40,6 +40,8 @@ RUN pip install -c constraints.txt '.[gpu]'
 USER turnout
 
 FROM base AS export
-RUN pip install -c constraints.txt '.[cpu,export]'
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY tools tools
+RUN tools/install-torch python "${TORCH_INDEX}" && pip install -c constraints.txt '.[cpu,export]'
 USER turnout
 ENTRYPOINT ["turnout-export"]

@@ -2,31 +2,49 @@
 PYTHON ?= python3
 # The ONNX Runtime build to install: gpu where an NVIDIA driver is loaded, else cpu. DEVICE=cpu|gpu overrides.
 DEVICE ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
+# Where a CPU installation gets torch: the default package index has only the CUDA build for Linux.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test gpu-test gpu-report bench bench-devices bench-routing soak bench-peers lint format proto image clean
+.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(INSTALLED)  ## make .venv with everything (DEVICE=cpu|gpu)
+install: $(INSTALLED)-test  ## make .venv with everything (DEVICE=cpu|gpu)
 
-$(INSTALLED): pyproject.toml constraints.txt
+.venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Turnout needs Python 3.11 or newer; this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@if [ "$(DEVICE)" = cpu ]; then $(BIN)/python $(PIP) uninstall -q -y onnxruntime-gpu; else $(BIN)/python $(PIP) uninstall -q -y onnxruntime; fi 2>/dev/null || true
-	$(BIN)/python $(PIP) install -c constraints.txt -e '.[$(DEVICE),test]'
-	@rm -f .venv/.installed-* && touch $@
+	@$(PYTHON) -m venv .venv
 
-demo: install  ## train, export, serve, load-test and report, on every device there is (5 minutes)
-	$(BIN)/python examples/demo.py
+# One environment, filled as far as needed: each set is an extra of pyproject.toml, and `test` contains the other two.
+SETS := test-quick demo test
+SIZE-cpu-test-quick := 70 MB
+SIZE-cpu-demo := 150 MB
+SIZE-cpu-test := 180 MB
+$(SETS:%=$(INSTALLED)-%): $(INSTALLED)-%: pyproject.toml constraints.txt | .venv/bin/python
+	@$(BIN)/python $(PIP) uninstall -q -y $(if $(filter cpu,$(DEVICE)),onnxruntime-gpu,onnxruntime) 2>/dev/null || true
+	@$(if $(filter cpu-demo cpu-test,$(DEVICE)-$*),tools/install-torch $(BIN)/python $(TORCH_INDEX))
+	@tools/quietly 'Installing what make $* needs: up to $(or $(SIZE-$(DEVICE)-$*),3 GB) to download' \
+		$(BIN)/python $(PIP) install -c constraints.txt -e '.[$(DEVICE),$*]'
+	@find .venv -maxdepth 1 -name '.installed-*' ! -name '.installed-$(DEVICE)-*' -delete
+	@touch $(if $(filter test,$*),$(SETS:%=$(INSTALLED)-%),$@)
+
+demo: $(INSTALLED)-demo  ## train, export, serve, load-test and report, on every device there is (2 to 4 minutes)
+	@$(BIN)/python examples/demo.py
 
 test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest
 
-# These two install nothing, because a machine that is lent with its GPU may have no network (docs/operations.md, "A GPU for ten
+# What needs neither torch nor a server. The files left out start processes, or need a client.
+QUICK := tests/server tests/proto --ignore-glob='*/test_command.py' \
+	$(addprefix --ignore=,tests/server/devices/test_process_engine.py tests/proto/test_coexistence.py)
+test-quick: $(INSTALLED)-test-quick  ## run tests that need neither torch nor a server (1 minute)
+	$(BIN)/python -m pytest -q $(QUICK)
+
+# These two install nothing, because a machine that is lent with its GPU may have no network (docs/devices.md, "A GPU for ten
 # minutes"). RUN is any Python that has what they need on its path.
 RUN ?= $(BIN)/python
 GPU_RESULTS := docs/results/gpu
@@ -43,16 +61,16 @@ gpu-report:  ## on a machine with a GPU: load tests on CPU and GPU, and their re
 	@$(RUN) -m turnout_server --model-repository models 2> reports/gpu-server.log & server=$$!; trap "kill $$server" EXIT; \
 		$(RUN) -m turnout_loadtests compare $(MEASURED) --output $(GPU_RESULTS)
 
-bench: install  ## measure Turnout beside other servers (needs h2load: Debian's nghttp2-client)
+bench: install  ## measure Turnout and other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-bench-devices: install  ## what `auto` gains from two CPU devices, and what a killed one costs
+bench-devices: install  ## measure what `auto` gains from two CPU devices, and the effect of a killed one
 	$(BIN)/python -m benchmarks.devices $(BENCH)
 
-bench-routing: install  ## simulate ways to choose a device, Turnout's among them (5 minutes)
-	$(BIN)/python -m simulation $(ROUTING)
+simulate: install  ## simulate policies that choose a device, in virtual time (5 minutes)
+	$(BIN)/python -m simulation $(SIMULATION)
 
-soak: install  ## what a million requests do to the server's memory (needs h2load)
+soak: install  ## measure how the server's memory grows over a million requests (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 bench-peers: .venv-peer-mlserver/.installed .venv-peer-kserve/.installed  ## environments of MLServer and KServe
@@ -76,20 +94,22 @@ format: install  ## let ruff rewrite what it can
 # The code generator lives in an environment of its own; see proto/generate.py for why.
 .venv-proto/.installed: Makefile
 	@test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
-	.venv-proto/bin/python $(PIP) install -q grpcio-tools==1.85.1
+	@tools/quietly 'Installing the code generator: 11 MB to download' .venv-proto/bin/python $(PIP) install grpcio-tools==1.85.1
 	@touch $@
 
 # Clients that tests use as they come, each with what it was built against.
 .venv-kserve/.installed: Makefile
 	@test -x .venv-kserve/bin/python || $(PYTHON) -m venv .venv-kserve
-	.venv-kserve/bin/python $(PIP) install -q kserve==0.21.0 grpcio==1.85.1 protobuf==6.33.6
+	@tools/quietly 'Installing KServe, whose client is tested: 75 MB to download' \
+		.venv-kserve/bin/python $(PIP) install kserve==0.21.0 grpcio==1.85.1 protobuf==6.33.6
 	@touch $@
 
 # This release of tritonclient carries perf_analyzer. It needs Debian's libb64 besides; where that can't be had, its tests are
 # skipped and say so.
 .venv-perf/.installed: Makefile
 	@test -x .venv-perf/bin/python || $(PYTHON) -m venv .venv-perf
-	.venv-perf/bin/python $(PIP) install -q --no-deps tritonclient==2.46.0 nvidia-cuda-runtime-cu12==12.9.79
+	@tools/quietly 'Installing perf_analyzer: 16 MB to download' \
+		.venv-perf/bin/python $(PIP) install --no-deps tritonclient==2.46.0 nvidia-cuda-runtime-cu12==12.9.79
 	-@cd .venv-perf && { apt-get download -qq libb64-0d || { apt-get update -qq && apt-get download -qq libb64-0d; }; } \
 		&& dpkg -x libb64-0d_*.deb . && rm -f libb64-0d_*.deb
 	@touch $@

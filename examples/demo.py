@@ -1,7 +1,8 @@
 """Turnout from end to end: train, export, serve, classify on every device, load-test, report. Run it with `make demo`.
 
-Everything real and nothing downloaded: the digits come with scikit-learn, ResNet-50 has seeded random weights. Needs about
-four minutes on two cores. Exits 0 when each device classified exactly as PyTorch does and the CNN reached its accuracy.
+Nothing is downloaded: the digits come with scikit-learn, and ResNet-50 has seeded random weights. Takes about
+two minutes on two cores, half of that once its models are there. Exits 0 when each device classified exactly as PyTorch does
+and the CNN reached its accuracy.
 """
 
 import json
@@ -10,24 +11,27 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import digits
 import grpc
 import numpy as np
+import resume
 import torch
+import turnout_exporter
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 from turnout_loadtests import report, results
 from turnout_loadtests.cells import Load
 from turnout_loadtests.client import connect, wait_until_ready, why_unavailable
@@ -42,18 +46,22 @@ MODELS = Path("models")
 DEVICES = ("cpu", "cuda")
 CNN_ACCURACY = 0.98
 ROWS_PER_REQUEST = 32
-EXPORT_TIMEOUT_S, START_TIMEOUT_S, STOP_TIMEOUT_S, CLASSIFY_TIMEOUT_S = 240, 120, 45, 30
+START_TIMEOUT_S, STOP_TIMEOUT_S, CLASSIFY_TIMEOUT_S = 120, 45, 30
+# Trained weights and notes of finished steps, for the next run. The server ignores hidden directories.
+KEPT = MODELS / ".demo"
+EXPORTER = sorted(Path(turnout_exporter.__file__).parent.glob("*.py"))
+VERSIONS = [f"{package}=={version(package)}" for package in ("torch", "onnx", "onnxscript")]
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoError(Exception):
-    """Why the demo can't go on, or what it found wrong."""
+    """Why the demo can't continue, or what it found wrong."""
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model, what it is called when served, and what PyTorch itself answers for the held-out digits."""
+    """A trained model as it is served, and PyTorch's own answers for the held-out digits."""
 
     name: str
     input: str
@@ -63,11 +71,12 @@ class Classifier:
 
 
 def main() -> None:
-    """The demo; 1 as exit code when something failed, with one line that says what."""
+    """Run the demo; exits with 1 and the reason in one line if something failed."""
     os.chdir(ROOT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped on SIGTERM as well
     began_s = time.monotonic()
     folder = Path("reports") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
+    console.print("[bold]Turnout's demo[/bold]: train, export, serve, classify, load-test. Ctrl-C keeps what is done.\n")
     try:
         classifiers = [train_and_export("cnn", "image"), train_and_export("lstm", "rows")]
         export("examples/resnet50.py:resnet50", "resnet50", "image=float32[batch,3,224,224]")
@@ -83,46 +92,95 @@ def main() -> None:
     show(console, measured)
     console.print(f"\n[green]All devices answer as PyTorch does.[/green] Report: {folder / 'report.html'}")
     console.print(f"Took {time.monotonic() - began_s:.0f} s.")
+    say_what_next()
+
+
+def say_what_next() -> None:
+    """Print three commands to continue with."""
+    commands = os.path.relpath(Path(sys.executable).parent)
+    console.print("\n[bold]Try next[/bold]")
+    for command, purpose in (
+        (f"turnout-server --model-repository {MODELS}", "serve these models: gRPC on port 8001, metrics on 8002"),
+        ("turnout-server explain resnet50 --rows 8 --at 127.0.0.1:8002", "ask that server where a request would run, and why"),
+        ("turnout-loadtest compare digits-cnn --users 16", "measure it under another load"),
+    ):
+        console.print(f"  [dim]# {purpose}[/dim]\n  {commands}/{command}")
 
 
 def train_and_export(kind: str, input_name: str) -> Classifier:
     """Train a digits model, publish it as `digits-<kind>`, and note PyTorch's answers."""
     name, shape = f"digits-{kind}", digits.INPUT_SHAPES[kind]
-    with step(f"Training {name}") as bar:
-        trained = digits.train(kind, progress=lambda done, total: bar(done / total))
-    console.print(f"  {trained.accuracy:.2%} of the held-out digits are right")
-    with tempfile.TemporaryDirectory() as scratch:
-        weights = f"{scratch}/{name}.safetensors"
-        save_file(trained.model.state_dict(), weights)
-        sizes = ",".join(map(str, shape))
-        export(f"examples/digits.py:{kind}", name, f"{input_name}=float32[batch,{sizes}]@0:1", "--weights", weights)
-    images = digits.split().held_out_images.reshape(-1, *shape)
+    weights = KEPT / f"{name}.safetensors"
+    model = trained(kind, name, weights)
+    data = digits.split()
+    accuracy = digits.accuracy(model, kind, data)
+    console.print(f"  {accuracy:.2%} of the held-out digits are right")
+    sizes = ",".join(map(str, shape))
+    export(f"examples/digits.py:{kind}", name, f"{input_name}=float32[batch,{sizes}]@0:1", weights)
+    images = data.held_out_images.reshape(-1, *shape)
     with torch.inference_mode():
-        answers = trained.model(images)["logits"].argmax(dim=1)
-    return Classifier(name, input_name, images.numpy(), answers.numpy(), trained.accuracy)
+        answers = model(images)["logits"].argmax(dim=1)
+    return Classifier(name, input_name, images.numpy(), answers.numpy(), accuracy)
 
 
-def export(source: str, name: str, tensor: str, *options: str) -> None:
-    """Publish a model into `models/` with the exporter's own command."""
-    command = [sys.executable, "-m", "turnout_exporter", source, "--name", name, "--repository", str(MODELS)]
-    with step(f"Exporting {name}"):
-        try:
-            done = subprocess.run(
-                [*command, "--input", tensor, "--force", *options],
-                stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True, timeout=EXPORT_TIMEOUT_S,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as late:
-            raise DemoError(f"exporting {name} took more than {EXPORT_TIMEOUT_S} s") from late
-        if done.returncode:
-            raise DemoError(f"exporting {name} failed:\n{done.stdout}{done.stderr}")
-    verified = json.loads((MODELS / name / "1" / "model.json").read_text())["verification"]
+def trained(kind: str, name: str, weights: Path) -> nn.Module:
+    """The trained model in evaluation mode, from an earlier run if that trained the same."""
+    training = resume.Step(weights.with_suffix(".trained"), [Path("examples/digits.py"), kind, *VERSIONS], [weights])
+    if training.is_done():
+        already_done(f"Training {name}")
+        model = digits.FACTORIES[kind]()
+        model.load_state_dict(load_file(weights))
+        return model.eval()
+    with step(f"Training {name}") as progress:
+        model = digits.train(kind, progress=lambda done, total: progress.share(done / total)).model
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), weights)
+    training.done()
+    return model
+
+
+def export(source: str, name: str, tensor: str, weights: Path | None = None) -> None:
+    """Publish a model into `models/` with the exporter's own command, unless an earlier run published the same."""
+    command = ["-m", "turnout_exporter", source, "--name", name, "--repository", str(MODELS), "--input", tensor, "--force"]
+    made_from: list[Path | str] = [*command, Path(source.partition(":")[0]), *EXPORTER, *VERSIONS]
+    if weights:
+        command += ["--weights", str(weights)]
+        made_from.append(weights)
+    published = MODELS / name / "1"
+    exporting = resume.Step(KEPT / f"{name}.exported", made_from, [published / "model.json", published / "model.onnx"])
+    if exporting.is_done():
+        already_done(f"Exporting {name}")
+    else:
+        with step(f"Exporting {name}") as progress:
+            run_exporter([sys.executable, *command], name, progress)
+        exporting.done()
+    verified = json.loads((published / "model.json").read_text())["verification"]
     worst = max(point["max_abs_error"] for point in verified)
     console.print(f"  verified against PyTorch at {len(verified)} sizes, largest difference {worst:.1e}")
 
 
+def run_exporter(command: Sequence[str], name: str, progress: "Progressing") -> None:
+    """Run the exporter's command, and show each step that it completes."""
+    lines = []
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"}, encoding="utf-8", errors="replace",
+    ) as exporter:  # fmt: skip
+        try:
+            for line in exporter.stdout or ():
+                lines.append(line)
+                if line.startswith("✓"):
+                    progress.say(line.rstrip())
+        except BaseException:  # an interrupt, for one
+            exporter.kill()
+            raise
+    if exporter.returncode:
+        raise DemoError(f"exporting {name} failed:\n{''.join(lines)}")
+
+
 @contextmanager
 def served(log: Path) -> Iterator[str]:
-    """Run the server on `models/` and a free port, ready to answer; the address. It is stopped whatever happens."""
+    """Run the server on `models/` and a free port; yields its address once it is ready, and stops it in the end."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "turnout_server", "--model-repository", str(MODELS), "--grpc-port", "0"]
     with log.open("wb") as lines:
@@ -140,7 +198,7 @@ def served(log: Path) -> Iterator[str]:
 
 
 def address(server: "subprocess.Popen[bytes]", log: Path) -> str:
-    """Where the server listens, from its log."""
+    """The address that the server listens on, from its log."""
     until_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until_s and server.poll() is None:
         if found := re.search(r"gRPC on (127\.0\.0\.1:\d+)", log.read_text()):
@@ -150,7 +208,7 @@ def address(server: "subprocess.Popen[bytes]", log: Path) -> str:
 
 
 def stop(server: "subprocess.Popen[bytes]") -> None:
-    """Ask the server to finish, as an orchestrator would, and see that it does so cleanly."""
+    """Stop the server as an orchestrator would, and check that it exits cleanly."""
     server.terminate()
     try:
         code = server.wait(STOP_TIMEOUT_S)
@@ -161,7 +219,7 @@ def stop(server: "subprocess.Popen[bytes]") -> None:
 
 
 def classify(stub: Stub, classifiers: Sequence[Classifier]) -> None:
-    """Classify the held-out digits on every device and hold the answers against PyTorch's."""
+    """Classify the held-out digits on every device and compare the answers with PyTorch's."""
     table = Table("model", "where", "accuracy", "answers as PyTorch's", box=None, pad_edge=False, header_style="bold")
     wrong = []
     devices = [device for device in DEVICES if available(stub, device, classifiers[0])]
@@ -182,7 +240,7 @@ def classify(stub: Stub, classifiers: Sequence[Classifier]) -> None:
 
 
 def available(stub: Stub, device: str, model: Classifier) -> bool:
-    """Can it be used? Found out as any client would: by asking for it."""
+    """Whether the device can be used; determined as by any client, with a request for it."""
     reason = why_unavailable(stub, infer_request(model.name, {model.input: model.images[:1]}, device))
     if reason:
         console.print(f"{device}: not available: {escape(reason)}")
@@ -190,7 +248,7 @@ def available(stub: Stub, device: str, model: Classifier) -> bool:
 
 
 def ask(stub: Stub, model: Classifier, device: str) -> Iterator[NDArray[np.int64]]:
-    """The digits that a device names, a request at a time."""
+    """The digits that a device answers, in one array (rows,) int64 per request."""
     for start in range(0, len(model.images), ROWS_PER_REQUEST):
         images = model.images[start : start + ROWS_PER_REQUEST]
         try:
@@ -211,16 +269,40 @@ def load_test(host: str, folder: Path) -> results.Results:
     return measured
 
 
+@dataclass(frozen=True)
+class Progressing:
+    """How far a step is: a bar on a terminal, lines elsewhere."""
+
+    bars: Progress
+    bar: TaskID
+    name: str
+
+    def share(self, done: float) -> None:
+        """Show the share that is done, 0 to 1."""
+        self.bars.update(self.bar, total=1.0, completed=done)
+
+    def say(self, text: str) -> None:
+        """Show what has been completed."""
+        self.bars.update(self.bar, description=f"{self.name} ({escape(text)})")
+        if not console.is_terminal:
+            console.print(f"  {escape(text)}")
+
+
 @contextmanager
-def step(name: str) -> Iterator[Callable[[float], None]]:
-    """Show that something goes on, and how long it took; yields what to call with the share done, where that's known."""
+def step(name: str) -> Iterator[Progressing]:
+    """Show that a step is running, and then how long it took."""
     if not console.is_terminal:
         console.print(f"{name} ...")
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar, began_s = bars.add_task(name, total=None), time.monotonic()
-        yield lambda share: bars.update(bar, total=1.0, completed=share)
+        yield Progressing(bars, bar, name)
     console.print(f"[green]✓[/green] {name}: {time.monotonic() - began_s:.1f} s")
+
+
+def already_done(name: str) -> None:
+    """Say that a step needn't run again."""
+    console.print(f"[green]✓[/green] {name}: done by an earlier run")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Two small classifiers of handwritten digits: a CNN and an LSTM, trained offline in seconds.
 
-The data is scikit-learn's `load_digits`, which comes inside its wheel: 1 797 grey images of 8x8 pixels. Train one, keep
-its weights and publish it:
+The data is scikit-learn's `load_digits`, which its wheel contains: 1 797 grey images of 8x8 pixels. Train one, save its weights
+and publish it:
 
     python examples/digits.py cnn digits-cnn.safetensors
     turnout-export examples/digits.py:cnn --weights digits-cnn.safetensors --name digits-cnn --repository models \
@@ -68,7 +68,7 @@ INPUT_SHAPES = {"cnn": (1, 8, 8), "lstm": (8, 8)}  # of one row
 
 @dataclass(frozen=True)
 class Split:
-    """Images (n, 8, 8) float32 in 0..1 and their digits (n,) int64, to train on and to judge with."""
+    """Images (n, 8, 8) float32 in 0..1 and their digits (n,) int64, for training and held out for evaluation."""
 
     train_images: Tensor
     train_digits: Tensor
@@ -77,8 +77,8 @@ class Split:
 
 
 def split() -> Split:
-    """The same division every time, with each digit's share equal on both sides."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 (to export a model needs no scikit-learn)
+    """The same split every time, stratified by digit."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 (exporting a model needs no scikit-learn)
     from sklearn.model_selection import train_test_split  # noqa: PLC0415
 
     digits = load_digits()
@@ -97,7 +97,7 @@ def split() -> Split:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """So little work is done sooner by one: two that wait for each other on busy cores took ten times as long."""
+    """Limits torch to one thread: on busy cores, two threads took ten times as long for models as small as these."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -119,8 +119,8 @@ def train(kind: str, *, seed: int = 0, progress: Callable[[int, int], None] = la
 
     Args:
         kind: `cnn` or `lstm`.
-        seed: of the weights, the order of the images and how they are moved.
-        progress: called after each epoch with the number done and the number there will be.
+        seed: of the weights, the order of the images and their random shifts.
+        progress: called after each epoch with the number of epochs done and their total.
     """
     data, epochs = split(), EPOCHS[kind]
     with _one_thread(), torch.random.fork_rng(devices=[]):
@@ -155,7 +155,7 @@ def _train_epoch(
 
 
 def _shifted(images: Tensor) -> Tensor:
-    """The images (n, 8, 8) moved together by up to one pixel each way, with black moved in."""
+    """The images (n, 8, 8), all shifted by the same random offset of up to one pixel each way and padded with black."""
     down, right = torch.randint(0, 3, (2,)).tolist()
     return functional.pad(images, (1, 1, 1, 1))[:, down : down + 8, right : right + 8]
 

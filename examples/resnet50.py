@@ -1,6 +1,6 @@
 """ResNet-50 in plain PyTorch (He et al. 2015, stride in the 3x3 convolution), with seeded random weights.
 
-It costs what a trained one costs, so it serves to measure speed where no weights can be downloaded. Export it with
+It costs as much to run as a trained one, so it can measure speed where no weights can be downloaded. Export it with
 
     turnout-export examples/resnet50.py:resnet50 --name resnet50 --repository models \
         --input 'image=float32[batch,3,224,224]'
@@ -27,7 +27,7 @@ class Bottleneck(nn.Module):
         self.residual = nn.Sequential(
             _convolution(channels_in, width, 1), nn.ReLU(),
             _convolution(width, width, 3, stride), nn.ReLU(),
-            # Untrained, each of the 16 sums would double the variance: a smaller gain keeps it level.
+            # Untrained, each of the 16 residual sums would double the variance; a smaller gain keeps it constant.
             _convolution(width, channels_out, 1, gain=0.5),
         )  # fmt: skip
         same = stride == 1 and channels_in == channels_out
@@ -50,7 +50,7 @@ class ResNet50(nn.Module):
                 channels = 4 * width
         self.blocks = nn.Sequential(*blocks)
         classifier = nn.Linear(channels, 1000)
-        nn.init.normal_(classifier.weight, std=0.1)  # wide enough that two images get visibly different logits
+        nn.init.normal_(classifier.weight, std=0.1)  # large enough that two images get clearly different logits
         self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
