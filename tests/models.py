@@ -1,4 +1,4 @@
-"""Real ONNX models, as small as they can be, and the repositories that tests serve."""
+"""Minimal ONNX models, and the repositories that tests serve."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-#: The protocol's datatypes and ONNX's element type for each.
+#: ONNX's element type of each datatype.
 ELEMENT_TYPES = {
     "BOOL": TensorProto.BOOL,
     "UINT8": TensorProto.UINT8,
@@ -28,7 +28,7 @@ ELEMENT_TYPES = {
 
 Shape = Sequence[int | str]
 Tensor = tuple[int, Shape]
-#: By name, the element type and shape.
+#: The element types and shapes of tensors, by name.
 Tensors = Mapping[str, Tensor]
 
 
@@ -38,12 +38,12 @@ def model(
     outputs: Tensors,
     constants: Mapping[str, np.ndarray] | None = None,
 ) -> onnx.ModelProto:
-    """A checked model of these nodes."""
+    """A model with these nodes, validated by the ONNX checker."""
     graph = helper.make_graph(
         nodes,
         "test",
-        [helper.make_tensor_value_info(name, *what) for name, what in inputs.items()],
-        [helper.make_tensor_value_info(name, *what) for name, what in outputs.items()],
+        [helper.make_tensor_value_info(name, *tensor) for name, tensor in inputs.items()],
+        [helper.make_tensor_value_info(name, *tensor) for name, tensor in outputs.items()],
         [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
@@ -53,32 +53,32 @@ def model(
 
 def identity(datatype: str, shape: Shape) -> onnx.ModelProto:
     """OUTPUT = INPUT."""
-    what = {"INPUT": (ELEMENT_TYPES[datatype], shape)}, {"OUTPUT": (ELEMENT_TYPES[datatype], shape)}
-    return model([helper.make_node("Identity", ["INPUT"], ["OUTPUT"])], *what)
+    tensor = (ELEMENT_TYPES[datatype], shape)
+    return model([helper.make_node("Identity", ["INPUT"], ["OUTPUT"])], {"INPUT": tensor}, {"OUTPUT": tensor})
 
 
 def add_sub(width: int = 16) -> onnx.ModelProto:
-    """OUTPUT0 = INPUT0 + INPUT1, OUTPUT1 = INPUT0 - INPUT1; float32 (batch, width) all four."""
-    what = (TensorProto.FLOAT, ("batch", width))
+    """OUTPUT0 = INPUT0 + INPUT1, OUTPUT1 = INPUT0 - INPUT1; all are float32 (batch, width)."""
+    tensor = (TensorProto.FLOAT, ("batch", width))
     return model(
         [
             helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
             helper.make_node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"]),
         ],
-        {"INPUT0": what, "INPUT1": what},
-        {"OUTPUT0": what, "OUTPUT1": what},
+        {"INPUT0": tensor, "INPUT1": tensor},
+        {"OUTPUT0": tensor, "OUTPUT1": tensor},
     )
 
 
 def add_constant(value: float) -> onnx.ModelProto:
     """y = x + value; float32 (batch, n)."""
-    what = (TensorProto.FLOAT, ("batch", "n"))
+    tensor = (TensorProto.FLOAT, ("batch", "n"))
     constants = {"value": np.array(value, np.float32)}
-    return model([helper.make_node("Add", ["x", "value"], ["y"])], {"x": what}, {"y": what}, constants)
+    return model([helper.make_node("Add", ["x", "value"], ["y"])], {"x": tensor}, {"y": tensor}, constants)
 
 
 def mlp(sizes: Sequence[int] = (8, 32, 4)) -> onnx.ModelProto:
-    """y = a perceptron of x with ReLU between its layers; float32 (batch, sizes[0]) -> (batch, sizes[-1])."""
+    """y = multilayer perceptron of x with ReLU; float32 (batch, sizes[0]) -> (batch, sizes[-1])."""
     generator = np.random.default_rng(0)
     nodes, constants, at = [], {}, "x"
     for layer, (before, after) in enumerate(pairwise(sizes)):
@@ -93,63 +93,75 @@ def mlp(sizes: Sequence[int] = (8, 32, 4)) -> onnx.ModelProto:
 
 
 def gather() -> onnx.ModelProto:
-    """y = [10, 20, 30, 40][x]; int64 (batch,). An index out of range fails while it runs."""
-    what: Tensor = (TensorProto.INT64, ("batch",))
+    """y = [10, 20, 30, 40][x]; int64 (batch,). A run with an index out of range fails."""
+    tensor: Tensor = (TensorProto.INT64, ("batch",))
     constants = {"table": np.array([10, 20, 30, 40])}
-    return model([helper.make_node("Gather", ["table", "x"], ["y"])], {"x": what}, {"y": what}, constants)
+    return model([helper.make_node("Gather", ["table", "x"], ["y"])], {"x": tensor}, {"y": tensor}, constants)
 
 
 def reshape() -> onnx.ModelProto:
-    """y = x as a matrix of the given shape. One of another size fails while it runs, and not as a wrong input does."""
+    """y = x as a matrix of the given shape. A run with a shape of another size fails, but not with an invalid argument."""
     inputs: Tensors = {"x": (TensorProto.FLOAT, ("n",)), "shape": (TensorProto.INT64, (2,))}
     return model([helper.make_node("Reshape", ["x", "shape"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("a", "b"))})
 
 
 def fill() -> onnx.ModelProto:
-    """y = zeros of the given shape, however large; float32."""
+    """y = zeros of the given shape, of any size; float32."""
     nodes = [helper.make_node("ConstantOfShape", ["shape"], ["y"])]
     return model(nodes, {"shape": (TensorProto.INT64, (2,))}, {"y": (TensorProto.FLOAT, ("a", "b"))})
 
 
-#: Rounds that a loop takes at least, so that no server takes its model for a tiny one: about two milliseconds.
-ROUNDS = 2000
+#: The least iterations of a loop, about two milliseconds: too slow for a server to run it inline.
+MIN_ITERATIONS = 2000
 
 
 def countdown() -> onnx.ModelProto:
-    """y = n after n rounds of a loop, and ROUNDS more; int64 scalars. As slow as its input says."""
-    constants = {"step": np.array(1), "more": np.array(ROUNDS), "start": np.array(-ROUNDS), "true": np.array(True)}
-    what = (TensorProto.INT64, ())
+    """y = n after n + MIN_ITERATIONS iterations of a loop; int64 scalars. The input determines the duration."""
+    constants = {
+        "step": np.array(1),
+        "minimum": np.array(MIN_ITERATIONS),
+        "start": np.array(-MIN_ITERATIONS),
+        "true": np.array(True),
+    }
+    tensor = (TensorProto.INT64, ())
     nodes = [
-        helper.make_node("Add", ["n", "more"], ["rounds"]),
-        helper.make_node("Loop", ["rounds", "true", "start"], ["y"], body=_adding_step(what)),
+        helper.make_node("Add", ["n", "minimum"], ["iterations"]),
+        helper.make_node("Loop", ["iterations", "true", "start"], ["y"], body=_adding_step(tensor)),
     ]
-    return model(nodes, {"n": what}, {"y": what}, constants)
+    return model(nodes, {"n": tensor}, {"y": tensor}, constants)
 
 
-def lazy(rounds: int = ROUNDS) -> onnx.ModelProto:
-    """y = x after so many rounds of a loop; float32 (batch, n)."""
-    constants = {"step": np.array(0, np.float32), "rounds": np.array(rounds), "true": np.array(True)}
-    what: Tensor = (TensorProto.FLOAT, ("batch", "n"))
-    loop = helper.make_node("Loop", ["rounds", "true", "x"], ["y"], body=_adding_step(what))
-    return model([loop], {"x": what}, {"y": what}, constants)
+def lazy(iterations: int = MIN_ITERATIONS) -> onnx.ModelProto:
+    """y = x after this many iterations of a loop; float32 (batch, n)."""
+    constants = {"step": np.array(0, np.float32), "iterations": np.array(iterations), "true": np.array(True)}
+    tensor: Tensor = (TensorProto.FLOAT, ("batch", "n"))
+    loop = helper.make_node("Loop", ["iterations", "true", "x"], ["y"], body=_adding_step(tensor))
+    return model([loop], {"x": tensor}, {"y": tensor}, constants)
 
 
-def _adding_step(what: Tensor) -> onnx.GraphProto:
-    """A loop's body that adds the outer graph's `step` to its state."""
+def _adding_step(state: Tensor) -> onnx.GraphProto:
+    """The body of a loop that adds the outer graph's `step` to the state."""
 
     def scalar(name: str, element: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, element, [])
 
     return helper.make_graph(
-        [helper.make_node("Identity", ["going"], ["on"]), helper.make_node("Add", ["before", "step"], ["after"])],
+        [
+            helper.make_node("Identity", ["condition"], ["next_condition"]),
+            helper.make_node("Add", ["before", "step"], ["after"]),
+        ],
         "body",
-        [scalar("round", TensorProto.INT64), scalar("going", TensorProto.BOOL), helper.make_tensor_value_info("before", *what)],
-        [scalar("on", TensorProto.BOOL), helper.make_tensor_value_info("after", *what)],
+        [
+            scalar("iteration", TensorProto.INT64),
+            scalar("condition", TensorProto.BOOL),
+            helper.make_tensor_value_info("before", *state),
+        ],
+        [scalar("next_condition", TensorProto.BOOL), helper.make_tensor_value_info("after", *state)],
     )
 
 
 def save(root: Path, name: str, content: onnx.ModelProto | bytes, version: int = 1, configuration: str | None = None) -> None:
-    """Puts a version of a model, and its config.pbtxt if there is one, into the repository at `root`."""
+    """Writes a version of a model, and optionally its config.pbtxt, into the repository at `root`."""
     directory = root / name / str(version)
     directory.mkdir(parents=True)
     data = content if isinstance(content, bytes) else content.SerializeToString()
@@ -159,7 +171,7 @@ def save(root: Path, name: str, content: onnx.ModelProto | bytes, version: int =
 
 
 def save_zoo(root: Path) -> None:
-    """A repository with a model of each sort that the wire tests need."""
+    """Writes the repository that the wire tests share, with a model of each kind."""
     for datatype in ELEMENT_TYPES:
         name = datatype.lower()
         save(root, f"{name}_batch", identity(datatype, ("batch", "n")), configuration="max_batch_size: 8")

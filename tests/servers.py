@@ -1,4 +1,4 @@
-"""A real `turnout-server` in a process of its own, as tests start, watch and stop it."""
+"""Starts, observes and stops real `turnout-server` processes."""
 
 import os
 import re
@@ -14,14 +14,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from turnout_proto.methods import Stub
 
-#: The transports that every wire test runs over, and the flags that choose each. One more line here tests one more.
+#: The transports that every wire test runs over, with the flags that select them. A new entry is tested, too.
 TRANSPORTS: dict[str, list[str]] = {name: [f"--transport={name}"] for name in ("completion-queue", "aio")}
 
-START_TIMEOUT_S = 60  # CUDA alone takes its time
+START_TIMEOUT_S = 60  # loading CUDA takes long
 
 
 class Process:
-    """`turnout-server` with these flags; its log is read as it comes."""
+    """A `turnout-server` process with these flags; a thread reads its log."""
 
     def __init__(self, *flags: str, env: Mapping[str, str] | None = None) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
@@ -37,12 +37,12 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it has said so far."""
+        """The log so far."""
         with self._grown:
             return "".join(self._lines)
 
     def wait_for(self, pattern: str, timeout_s: float = START_TIMEOUT_S) -> re.Match[str]:
-        """The first match of `pattern` in the log, once it is there."""
+        """Waits for `pattern` in the log and returns its first match."""
         found: list[re.Match[str]] = []
 
         def look() -> bool:
@@ -55,17 +55,17 @@ class Process:
         return found[0]
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to this process and to no other."""
+        """Sends a signal to this process only."""
         self._process.send_signal(number)
 
     def wait(self, timeout_s: float = 30) -> int:
-        """The exit status, once it has ended and all it said was read."""
+        """Waits until the process has ended and its log was read; returns the exit status."""
         status = self._process.wait(timeout_s)
         self._reader.join()
         return status
 
     def end(self) -> None:
-        """Makes sure that it is gone."""
+        """Kills the process if it still runs."""
         with suppress(ProcessLookupError):
             self._process.kill()
         self.wait()
@@ -83,7 +83,7 @@ class Process:
 
 
 class RunningServer:
-    """A server whose ports are bound, and the ways to talk to it."""
+    """A server that has bound its ports, with clients for it."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -97,7 +97,7 @@ class RunningServer:
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
     def wait_until_ready(self) -> None:
-        """Returns once every model has settled."""
+        """Waits until all models have been loaded or have failed to load."""
         watch = self.health.Watch(health_pb2.HealthCheckRequest(), timeout=START_TIMEOUT_S)
         next(change for change in watch if change.status == health_pb2.HealthCheckResponse.SERVING)
         watch.cancel()
@@ -107,7 +107,7 @@ class RunningServer:
 def running(
     repository: Path, *flags: str, transport: str = "completion-queue", env: Mapping[str, str] | None = None
 ) -> Iterator[RunningServer]:
-    """A server over `repository` on ports of its own, ready to answer; gone afterwards."""
+    """A ready server for `repository` on free ports; killed after the block."""
     ports = ["--grpc-port=0", "--metrics-port=0"]
     quick = ["--drain-delay-s=0", "--drain-timeout-s=5", "--profile-budget-s=0"]
     process = Process(f"--model-repository={repository}", *ports, *quick, *TRANSPORTS[transport], *flags, env=env)

@@ -1,4 +1,4 @@
-"""A repository laid out and configured by hand, as one written for Triton: config.pbtxt files, and nothing of Turnout's."""
+"""A repository as written by hand for Triton: it has config.pbtxt files, but none of Turnout's own."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from tests import models
 
-#: By model, its config.pbtxt.
+#: The config.pbtxt of each model.
 CONFIGURATIONS = {
     "simple": """
         name: "simple"
@@ -70,19 +70,19 @@ FRUITS = ("apple", "banana", "cherry", "date")
 
 
 def integer_add_sub() -> ModelProto:
-    """OUTPUT0 = INPUT0 + INPUT1, OUTPUT1 = INPUT0 - INPUT1; int32 (batch, 16) all four."""
-    what: models.Tensor = (TensorProto.INT32, ("batch", 16))
+    """OUTPUT0 = INPUT0 + INPUT1, OUTPUT1 = INPUT0 - INPUT1; all are int32 (batch, 16)."""
+    tensor: models.Tensor = (TensorProto.INT32, ("batch", 16))
     nodes = [
         helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
         helper.make_node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"]),
     ]
-    return models.model(nodes, {"INPUT0": what, "INPUT1": what}, {"OUTPUT0": what, "OUTPUT1": what})
+    return models.model(nodes, {"INPUT0": tensor, "INPUT1": tensor}, {"OUTPUT0": tensor, "OUTPUT1": tensor})
 
 
 def double(shape: models.Shape) -> ModelProto:
     """y = x + x; float32."""
-    what: models.Tensor = (TensorProto.FLOAT, shape)
-    return models.model([helper.make_node("Add", ["x", "x"], ["y"])], {"x": what}, {"y": what})
+    tensor: models.Tensor = (TensorProto.FLOAT, shape)
+    return models.model([helper.make_node("Add", ["x", "x"], ["y"])], {"x": tensor}, {"y": tensor})
 
 
 def save(root: Path) -> None:

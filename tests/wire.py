@@ -1,4 +1,4 @@
-"""Requests and answers as a client would write and read them, without any code of the server's."""
+"""Requests and responses as a client writes and reads them, independent of the server's code."""
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,14 +48,14 @@ Parameter = str | int | bool | float
 
 
 def pack(array: np.ndarray) -> bytes:
-    """Raw contents. BYTES are object arrays of `bytes`."""
+    """The raw contents of an array. BYTES are object arrays of `bytes`."""
     if array.dtype.kind == "O":
         return b"".join(struct.pack("<I", len(element)) + element for element in array.flat)
     return array.tobytes()
 
 
 def unpack(data: bytes, datatype: str, shape: Sequence[int]) -> np.ndarray:
-    """The array in raw contents."""
+    """The array of raw contents."""
     if datatype != "BYTES":
         return np.frombuffer(data, DTYPES[datatype]).reshape(shape)
     elements, at = [], 0
@@ -78,7 +78,7 @@ def request(
     parameters: Mapping[str, Parameter] | None = None,
     typed: bool = False,
 ) -> pb.ModelInferRequest:
-    """A ModelInferRequest; `typed` puts the values into `contents` instead of raw bytes."""
+    """A ModelInferRequest, with raw tensors, or with typed ones in `contents`."""
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=id)
     for name, array in inputs.items():
         datatype = DATATYPES[array.dtype]
@@ -97,7 +97,7 @@ def request(
 
 
 def arrays(response: pb.ModelInferResponse) -> dict[str, np.ndarray]:
-    """The outputs of an answer, by name."""
+    """The outputs of a response, by name."""
     assert len(response.raw_output_contents) == len(response.outputs)
     return {
         tensor.name: unpack(data, tensor.datatype, tensor.shape)
@@ -106,7 +106,7 @@ def arrays(response: pb.ModelInferResponse) -> dict[str, np.ndarray]:
 
 
 def parameters(response: pb.ModelInferResponse) -> dict[str, str | int]:
-    """The response parameters, which are all text or whole numbers."""
+    """The response parameters, all of which are strings or integers."""
     return {
         key: value.string_param if value.WhichOneof("parameter_choice") == "string_param" else value.int64_param
         for key, value in response.parameters.items()
@@ -115,7 +115,7 @@ def parameters(response: pb.ModelInferResponse) -> dict[str, str | int]:
 
 @contextmanager
 def refused(code: str, *texts: str) -> Iterator[None]:
-    """The call inside must fail with this status, and with these words in its details."""
+    """Asserts that the call in the block fails with this status and that its details contain these texts."""
     with pytest.raises(grpc.RpcError) as caught:
         yield
     error = caught.value
@@ -127,7 +127,7 @@ def refused(code: str, *texts: str) -> Iterator[None]:
 
 
 def assert_same(got: np.ndarray, want: np.ndarray) -> None:
-    """Bit for bit: a NaN is itself, and -0 isn't 0."""
+    """Asserts equality bit by bit: a NaN equals itself, and -0 differs from 0."""
     assert (got.dtype, got.shape) == (want.dtype, want.shape)
     if want.dtype.kind == "O":
         assert got.tolist() == want.tolist()

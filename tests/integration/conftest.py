@@ -1,4 +1,4 @@
-"""The servers that wire tests talk to. A test that asks for `server` runs once over every transport."""
+"""Fixtures of the wire tests. A test that uses `server` runs once over each transport."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +13,7 @@ from tests.servers import RunningServer, running
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with a model of each sort."""
+    """A repository with a model of each kind."""
     root = tmp_path_factory.mktemp("zoo")
     models.save_zoo(root)
     return root
@@ -21,12 +21,12 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_servers(zoo: Path) -> Iterator[Callable[[str], RunningServer]]:
-    """The one server of each transport that all tests share, started when the first of them asks."""
+    """Returns the server of a transport, which all tests share; the first call starts it."""
     with ExitStack() as stack:
         yield cache(lambda transport: stack.enter_context(running(zoo, transport=transport)))
 
 
 @pytest.fixture
 def server(shared_servers: Callable[[str], RunningServer], transport: str) -> RunningServer:
-    """A server over the zoo. Don't stop it, and leave nothing running in it."""
+    """A shared server of the zoo: tests must not stop it or leave requests running."""
     return shared_servers(transport)

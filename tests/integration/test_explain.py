@@ -1,4 +1,4 @@
-"""A running server says where a request would run, over HTTP and to `turnout-server explain --at`."""
+"""Tests the explanations of a running server, over HTTP and by `turnout-server explain --at`."""
 
 import json
 import subprocess
@@ -31,14 +31,14 @@ def explain(server: RunningServer, *arguments: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto", "cpu,auto"])
-def test_it_says_what_a_request_then_gets(server: RunningServer, device: str) -> None:
+def test_an_explanation_matches_the_route_of_a_request(server: RunningServer, device: str) -> None:
     status, text = ask(server, f"model=fp32_batch&device={device}")
-    said = json.loads(text)
+    explanation = json.loads(text)
     got = parameters(server.stub.ModelInfer(request("fp32_batch", ROW, parameters={"device": device})))
-    assert (status, said["device"], said["reason"]) == (200, got["device"], got["route_reason"])
+    assert (status, explanation["device"], explanation["reason"]) == (200, got["device"], got["route_reason"])
 
 
-def test_profiles_are_the_live_ones(server: RunningServer) -> None:
+def test_explanations_contain_the_current_profiles(server: RunningServer) -> None:
     def runs() -> int:
         profile = json.loads(ask(server, "model=fp32_batch")[1])["devices"][0]["profile"]
         return int(profile["1"]["runs"])
@@ -59,20 +59,20 @@ def test_profiles_are_the_live_ones(server: RunningServer) -> None:
         ("model=nope", 404, "'nope' is not found"),
     ],
 )
-def test_a_bad_question_is_answered_with_what_is_wrong(server: RunningServer, query: str, status: int, words: str) -> None:
+def test_an_invalid_query_is_refused_with_the_reason(server: RunningServer, query: str, status: int, words: str) -> None:
     got, text = ask(server, query)
     assert (got, text.count("\n")) == (status, 1)
     assert words in text
 
 
-def test_the_command_asks_it(server: RunningServer) -> None:
+def test_the_command_prints_an_explanation(server: RunningServer) -> None:
     done = explain(server, "fp32_batch", "--rows=2", "--load=10/s")
     assert (done.returncode, done.stderr) == (0, "")
     assert "as its queues are now" in done.stdout.replace("\n  ", " ")
     assert "LOAD" in done.stdout
 
 
-def test_the_command_prints_what_the_server_said(server: RunningServer) -> None:
+def test_the_command_prints_the_servers_json(server: RunningServer) -> None:
     assert json.loads(explain(server, "fp32_batch", "--json").stdout)["model"] == "fp32_batch"
 
 
@@ -85,7 +85,7 @@ def test_the_command_prints_what_the_server_said(server: RunningServer) -> None:
         (["fp32_batch", "--device=coreml"], 1, "device 'coreml' is not available"),
     ],
 )
-def test_the_commands_status_tells_refused_from_wrong(
+def test_the_commands_exit_status_tells_refusals_from_usage_errors(
     server: RunningServer, arguments: list[str], status: int, words: str
 ) -> None:
     done = explain(server, *arguments)
@@ -93,7 +93,7 @@ def test_the_commands_status_tells_refused_from_wrong(
     assert words in done.stdout + done.stderr
 
 
-def test_a_port_that_speaks_something_else_is_a_usage_error(server: RunningServer) -> None:
+def test_a_port_with_another_protocol_is_a_usage_error(server: RunningServer) -> None:
     command = [sys.executable, "-m", "turnout_server", "explain", "fp32_batch", f"--at={server.address}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")

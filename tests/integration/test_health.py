@@ -1,4 +1,4 @@
-"""What probes, load balancers and explorers ask: health, reflection, metrics."""
+"""Tests of health checks, reflection and metrics."""
 
 import urllib.error
 import urllib.request
@@ -28,19 +28,19 @@ ROW = {"INPUT": np.ones((3, 2), np.float32)}
 @pytest.mark.parametrize(
     ("service", "status"), [("", SERVING), (SERVICE, SERVING), ("add_sub", SERVING), ("broken", NOT_SERVING)]
 )
-def test_health_is_told_of_the_server_and_of_each_model(server: RunningServer, service: str, status: int) -> None:
-    asked = health_pb2.HealthCheckRequest(service=service)
-    assert server.health.Check(asked).status == status
-    watch = server.health.Watch(asked, timeout=10)
+def test_the_server_and_each_model_have_a_health_status(server: RunningServer, service: str, status: int) -> None:
+    health_request = health_pb2.HealthCheckRequest(service=service)
+    assert server.health.Check(health_request).status == status
+    watch = server.health.Watch(health_request, timeout=10)
     assert next(watch).status == status
     watch.cancel()
 
 
-def test_the_health_of_what_nobody_knows_is_unknown(server: RunningServer) -> None:
-    asked = health_pb2.HealthCheckRequest(service="nowhere")
+def test_the_health_of_an_unknown_service_is_unknown(server: RunningServer) -> None:
+    health_request = health_pb2.HealthCheckRequest(service="nowhere")
     with refused("NOT_FOUND", "'nowhere'"):
-        server.health.Check(asked)
-    watch = server.health.Watch(asked, timeout=10)
+        server.health.Check(health_request)
+    watch = server.health.Watch(health_request, timeout=10)
     assert next(watch).status == SERVICE_UNKNOWN
     watch.cancel()
 
@@ -55,7 +55,7 @@ def test_a_malformed_health_request_is_refused(server: RunningServer, rpc: str) 
             list(server.channel.unary_stream(path, bytes, bytes)(b"\xff", timeout=10))
 
 
-def test_reflection_shows_the_service_and_nothing_else(server: RunningServer) -> None:
+def test_reflection_lists_only_the_inference_service(server: RunningServer) -> None:
     database = ProtoReflectionDescriptorDatabase(server.channel)
     assert list(database.get_services()) == [SERVICE]
 
@@ -68,7 +68,7 @@ def test_reflection_finds_every_method_and_message(server: RunningServer) -> Non
     assert [answer.WhichOneof("message_response") for answer in answers] == ["file_descriptor_response"] * len(symbols)
 
 
-def test_reflection_says_what_it_cannot_find(server: RunningServer) -> None:
+def test_reflection_reports_unknown_symbols(server: RunningServer) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
     question = reflection_pb2.ServerReflectionRequest(file_containing_symbol="nowhere.Nothing")
     (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=10)
@@ -76,7 +76,7 @@ def test_reflection_says_what_it_cannot_find(server: RunningServer) -> None:
 
 
 def get(server: RunningServer, path: str) -> tuple[int, str]:
-    """Status and body."""
+    """The status and body of an HTTP response."""
     try:
         with urllib.request.urlopen(server.monitoring + path, timeout=10) as response:
             return response.status, response.read().decode()
@@ -86,7 +86,7 @@ def get(server: RunningServer, path: str) -> tuple[int, str]:
 
 
 def metrics(server: RunningServer) -> dict[str, Metric]:
-    """The metric families that are served, by name."""
+    """The server's metric families, by name."""
     status, text = get(server, "/metrics")
     assert status == 200
     families: Iterable[Metric] = text_string_to_metric_families(text)
@@ -104,7 +104,7 @@ def test_probes_are_answered_over_http(server: RunningServer, path: str, status:
     assert get(server, path)[0] == status
 
 
-def test_metrics_count_what_was_sent(server: RunningServer) -> None:
+def test_metrics_count_requests_and_failures(server: RunningServer) -> None:
     before = metrics(server)
     for _ in range(5):
         server.stub.ModelInfer(request("fp32_batch", ROW))
@@ -112,26 +112,26 @@ def test_metrics_count_what_was_sent(server: RunningServer) -> None:
         server.stub.ModelInfer(request("fp32_batch", {}))
     after = metrics(server)
 
-    def grown(family: str, sample: str, **labels: str) -> float:
+    def increase(family: str, sample: str, **labels: str) -> float:
         labels["model"] = "fp32_batch"
         return total(after, family, sample, **labels) - total(before, family, sample, **labels)
 
-    while grown("turnout_requests", "turnout_requests_total", device="cpu", version="1") < 5:
-        after = metrics(server)  # an answer is counted just after it has been sent
-    assert grown("turnout_requests", "turnout_requests_total", device="cpu", version="1") == 5
-    assert grown("turnout_request_failures", "turnout_request_failures_total", code="INVALID_ARGUMENT") == 1
+    while increase("turnout_requests", "turnout_requests_total", device="cpu", version="1") < 5:
+        after = metrics(server)  # the server counts an answer just after sending it
+    assert increase("turnout_requests", "turnout_requests_total", device="cpu", version="1") == 5
+    assert increase("turnout_request_failures", "turnout_request_failures_total", code="INVALID_ARGUMENT") == 1
     for family in ("turnout_request_seconds", "turnout_queue_seconds", "turnout_compute_seconds", "turnout_batch_rows"):
-        assert grown(family, f"{family}_count") == 5
-        assert grown(family, f"{family}_bucket", le="+Inf") == 5
-    assert grown("turnout_batch_rows", "turnout_batch_rows_sum") == 15
+        assert increase(family, f"{family}_count") == 5
+        assert increase(family, f"{family}_bucket", le="+Inf") == 5
+    assert increase("turnout_batch_rows", "turnout_batch_rows_sum") == 15
 
 
 def test_requests_that_cannot_be_decoded_are_counted_for_their_model(server: RunningServer) -> None:
-    short = request("fp32_batch", ROW)
-    short.raw_input_contents[0] = short.raw_input_contents[0][:-1]
-    of_nobody = request("no such model", ROW, parameters={"objective": "cheap"})
+    truncated = request("fp32_batch", ROW)
+    truncated.raw_input_contents[0] = truncated.raw_input_contents[0][:-1]
+    for_unknown_model = request("no such model", ROW, parameters={"objective": "cheap"})
     before = metrics(server)
-    for message in (short, request("fp32_batch", ROW, parameters={"objective": "cheap"}), of_nobody):
+    for message in (truncated, request("fp32_batch", ROW, parameters={"objective": "cheap"}), for_unknown_model):
         with refused("INVALID_ARGUMENT"):
             server.stub.ModelInfer(message)
     after = metrics(server)
@@ -144,7 +144,7 @@ def test_requests_that_cannot_be_decoded_are_counted_for_their_model(server: Run
         )
 
 
-def test_names_that_clients_make_up_do_not_grow_the_metrics(server: RunningServer) -> None:
+def test_unknown_model_names_do_not_add_metrics(server: RunningServer) -> None:
     def refuse(names: Iterable[str]) -> None:
         calls = [server.stub.ModelInfer.future(pb.ModelInferRequest(model_name=name)) for name in names]
         assert {call.code() for call in calls} == {grpc.StatusCode.NOT_FOUND}

@@ -1,4 +1,4 @@
-"""What one start measured spares the next one the measuring."""
+"""Tests that a start reuses the profiles of an earlier one."""
 
 import time
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from tests import models
 from tests.servers import Process, RunningServer
 
-#: Rounds that take some tens of milliseconds.
-ROUNDS = 40_000
+#: Iterations of the model's loop that take some tens of milliseconds.
+ITERATIONS = 40_000
 
 
 def seconds_to_ready(repository: Path, cache: Path) -> float:
-    """From a server's ports being bound to its being ready."""
+    """The time from binding the ports to readiness, in seconds."""
     flags = ["--grpc-port=0", "--metrics-port=0", f"--cache-dir={cache}"]
     process = Process(f"--model-repository={repository}", *flags)
     try:
@@ -24,10 +24,10 @@ def seconds_to_ready(repository: Path, cache: Path) -> float:
         process.end()
 
 
-def test_a_start_that_finds_its_profiles_is_ready_in_half_the_time_or_less(tmp_path: Path) -> None:
-    models.save(tmp_path / "models", "slow", models.lazy(ROUNDS), configuration="max_batch_size: 64")
+def test_a_start_with_cached_profiles_takes_less_than_half_the_time(tmp_path: Path) -> None:
+    models.save(tmp_path / "models", "slow", models.lazy(ITERATIONS), configuration="max_batch_size: 64")
     first_s = seconds_to_ready(tmp_path / "models", tmp_path / "cache")
     assert len(list((tmp_path / "cache").glob("*.json"))) == 1
     second_s = seconds_to_ready(tmp_path / "models", tmp_path / "cache")
-    print(f"ready {first_s:.2f} s after its ports, and {second_s:.2f} s with the profiles of that start")
+    print(f"ready {first_s:.2f} s after binding the ports, and {second_s:.2f} s with cached profiles")
     assert second_s < first_s / 2

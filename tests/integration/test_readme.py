@@ -1,4 +1,4 @@
-"""The README's client example, run as printed: only the port and the folder of the models are this test's own."""
+"""Runs the README's client example as printed, except for the port and the directory of the models."""
 
 import re
 import shlex
@@ -19,18 +19,18 @@ def code_blocks(language: str) -> list[str]:
 
 
 @pytest.mark.timeout(180)
-def test_the_example_exports_serves_and_asks_as_the_readme_prints_it(tmp_path: Path) -> None:
+def test_the_example_in_the_readme_exports_serves_and_infers(tmp_path: Path) -> None:
     (client,) = code_blocks("python")
     command = next(line for block in code_blocks("") for line in block.splitlines() if "turnout-export" in line)
     assert "--repository models" in command
-    words = shlex.split(command.replace("--repository models", f"--repository {tmp_path}"))
-    words[0] = str(Path(sys.executable).parent / "turnout-export")
-    subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    arguments = shlex.split(command.replace("--repository models", f"--repository {tmp_path}"))
+    arguments[0] = str(Path(sys.executable).parent / "turnout-export")
+    subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, timeout=120)
 
     assert client.count("127.0.0.1:8001") == 1
     with running(tmp_path) as server:
-        asked = client.replace("127.0.0.1:8001", server.address)
-        answer = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True, timeout=60)
+        code = client.replace("127.0.0.1:8001", server.address)
+        answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     digit, device = answer.stdout.split()
     assert 0 <= int(digit) <= 9
     assert device == "cpu" or device.startswith("cuda")

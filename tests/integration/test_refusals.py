@@ -1,4 +1,4 @@
-"""What a wrong request gets: the right status, a text that names what was wrong, and a server that lives on."""
+"""Tests that invalid requests are refused with the right status and text, and that the server continues to serve."""
 
 import socket
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ ADD_SUB = {"INPUT0": ROW, "INPUT1": ROW}
 
 
 @pytest.fixture(autouse=True)
-def lives_on(server: RunningServer) -> Iterator[None]:
-    """Whatever a test sends, the next request is answered."""
+def server_survives(server: RunningServer) -> Iterator[None]:
+    """After each test, the server must answer a valid request."""
     yield
     answer = server.stub.ModelInfer(request("add_sub", ADD_SUB), timeout=10)
     np.testing.assert_array_equal(arrays(answer)["OUTPUT0"], ROW + ROW)
 
 
 def call_raw(server: RunningServer, path: str, message: bytes) -> bytes:
-    """Sends bytes as they are; answers with bytes."""
+    """Sends raw bytes and returns the response's raw bytes."""
     answer: bytes = server.channel.unary_unary(path, bytes, bytes)(message, timeout=10)
     return answer
 
@@ -38,10 +38,10 @@ def call_raw(server: RunningServer, path: str, message: bytes) -> bytes:
 @pytest.mark.parametrize(
     "message",
     [
-        pytest.param(b"\xff\xff\xff\xff", id="no protobuf"),
-        pytest.param(b"\x0a\x7fshort", id="a field that ends too early"),
-        pytest.param(b"\x0a\x02\xff\xfe", id="text that isn't UTF-8"),
-        pytest.param(b"\xfb\x3f" * 200, id="groups in groups"),
+        pytest.param(b"\xff\xff\xff\xff", id="not protobuf"),
+        pytest.param(b"\x0a\x7fshort", id="truncated field"),
+        pytest.param(b"\x0a\x02\xff\xfe", id="not UTF-8"),
+        pytest.param(b"\xfb\x3f" * 200, id="nested groups"),
     ],
 )
 @pytest.mark.parametrize("rpc", ["ModelInfer", "ModelMetadata", "ModelReady"])
@@ -50,13 +50,13 @@ def test_a_malformed_message_is_an_invalid_argument(server: RunningServer, rpc: 
         call_raw(server, METHODS[rpc].path, message)
 
 
-def test_unknown_fields_are_passed_over(server: RunningServer) -> None:
+def test_unknown_fields_are_ignored(server: RunningServer) -> None:
     unknown = b"\xba\x3e\x03abc"  # field 999
     message = request("add_sub", ADD_SUB).SerializeToString() + unknown
     assert pb.ModelInferResponse.FromString(call_raw(server, INFER, message)).model_name == "add_sub"
 
 
-def test_an_empty_message_is_told_what_it_lacks(server: RunningServer) -> None:
+def test_an_empty_message_is_refused_with_the_missing_field(server: RunningServer) -> None:
     with refused("INVALID_ARGUMENT", "model_name"):
         server.stub.ModelInfer(pb.ModelInferRequest())
 
@@ -67,7 +67,7 @@ def test_an_unknown_method_is_unimplemented(server: RunningServer, path: str) ->
         call_raw(server, path, b"")
 
 
-def test_a_long_name_neither_hides_the_status_nor_floods_the_log(server: RunningServer) -> None:
+def test_a_long_name_does_not_hide_the_status(server: RunningServer) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         server.stub.ModelInfer(request("m" * 100_000, ADD_SUB))
     assert isinstance(caught.value, grpc.Call)
@@ -75,7 +75,7 @@ def test_a_long_name_neither_hides_the_status_nor_floods_the_log(server: Running
     assert len(caught.value.details() or "") <= 1024
 
 
-def test_control_characters_in_a_name_come_back_escaped(server: RunningServer) -> None:
+def test_control_characters_in_a_name_are_escaped(server: RunningServer) -> None:
     with refused("NOT_FOUND", r"'a\nb\x1b[31m\x00'"):
         server.stub.ModelInfer(request("a\nb\x1b[31m\0", ADD_SUB))
 
@@ -86,17 +86,17 @@ def test_metadata_beyond_grpcs_limit_is_refused(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "greeting",
+    "first_bytes",
     [
         pytest.param(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n", id="HTTP/1.1"),
         pytest.param(bytes.fromhex("16030100c8010000c40303") + bytes(200), id="TLS"),
         pytest.param(bytes(range(256)) * 4, id="noise"),
     ],
 )
-def test_a_client_that_speaks_something_else_is_cut_off(server: RunningServer, greeting: bytes) -> None:
+def test_a_connection_with_another_protocol_is_closed(server: RunningServer, first_bytes: bytes) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(greeting)
+        connection.sendall(first_bytes)
         try:
             while connection.recv(4096):
                 pass
@@ -107,12 +107,12 @@ def test_a_client_that_speaks_something_else_is_cut_off(server: RunningServer, g
 # Inputs and outputs
 
 
-def test_an_unknown_input_is_named_beside_those_that_exist(server: RunningServer) -> None:
+def test_an_unknown_input_is_refused_with_the_missing_one(server: RunningServer) -> None:
     with refused("INVALID_ARGUMENT", "missing required input(s) ['INPUT1']", "INPUT2"):
         server.stub.ModelInfer(request("add_sub", {"INPUT0": ROW, "INPUT2": ROW}))
 
 
-def test_a_missing_input_is_named(server: RunningServer) -> None:
+def test_a_missing_input_is_refused_by_name(server: RunningServer) -> None:
     text = (
         "expected 2 inputs but got 1 inputs for model 'add_sub'. Got input(s) ['INPUT0'], "
         "but missing required input(s) ['INPUT1']. Please provide all required input(s)."
@@ -121,12 +121,12 @@ def test_a_missing_input_is_named(server: RunningServer) -> None:
         server.stub.ModelInfer(request("add_sub", {"INPUT0": ROW}))
 
 
-def test_an_extra_input_is_named(server: RunningServer) -> None:
+def test_an_extra_input_is_refused_by_name(server: RunningServer) -> None:
     with refused("INVALID_ARGUMENT", "unexpected inference input 'EXTRA' for model 'add_sub'"):
         server.stub.ModelInfer(request("add_sub", {**ADD_SUB, "EXTRA": ROW}))
 
 
-def test_an_input_given_twice_is_refused(server: RunningServer) -> None:
+def test_a_repeated_input_is_refused(server: RunningServer) -> None:
     message = request("add_sub", ADD_SUB)
     message.inputs[1].name = "INPUT0"
     with refused("INVALID_ARGUMENT", "input 'INPUT0' already exists in request"):
@@ -142,18 +142,18 @@ def test_an_input_given_twice_is_refused(server: RunningServer) -> None:
     ],
     ids=["unknown", "twice", "thousands"],
 )
-def test_outputs_that_cannot_be_given_are_refused(server: RunningServer, outputs: list[str], text: str) -> None:
+def test_unknown_and_repeated_outputs_are_refused(server: RunningServer, outputs: list[str], text: str) -> None:
     with refused("INVALID_ARGUMENT", text):
         server.stub.ModelInfer(request("add_sub", ADD_SUB, outputs=outputs))
 
 
-def test_the_error_names_the_request_it_belongs_to(server: RunningServer) -> None:
+def test_the_error_contains_the_request_id(server: RunningServer) -> None:
     with refused("INVALID_ARGUMENT", "[request id: r7] "):
         server.stub.ModelInfer(request("add_sub", {"INPUT0": ROW}, id="r7"))
 
 
 @pytest.mark.parametrize("sent", sorted(DTYPES))
-def test_another_datatype_than_the_models_is_refused(server: RunningServer, sent: str) -> None:
+def test_a_datatype_other_than_the_models_is_refused(server: RunningServer, sent: str) -> None:
     wanted = "INT64" if sent == "FP32" else "FP32"
     array = np.full((1, 1), b"" if sent == "BYTES" else 0, DTYPES[sent])
     with refused("INVALID_ARGUMENT", f"data-type is '{sent}', but model '{wanted.lower()}_batch' expects '{wanted}'"):
@@ -161,7 +161,7 @@ def test_another_datatype_than_the_models_is_refused(server: RunningServer, sent
 
 
 @pytest.mark.parametrize("datatype", ["XX", "", "fp32", "TYPE_FP32"])
-def test_a_datatype_that_does_not_exist_is_refused(server: RunningServer, datatype: str) -> None:
+def test_an_unknown_datatype_is_refused(server: RunningServer, datatype: str) -> None:
     message = request("fp32_batch", {"INPUT": ROW})
     message.inputs[0].datatype = datatype
     with refused("INVALID_ARGUMENT", f"'{datatype}'", "FP32"):
@@ -169,14 +169,14 @@ def test_a_datatype_that_does_not_exist_is_refused(server: RunningServer, dataty
 
 
 @pytest.mark.parametrize("shape", [(16,), (1, 15), (1, 1, 16)], ids=str)
-def test_a_shape_that_does_not_fit_is_shown_beside_the_one_that_does(server: RunningServer, shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_is_refused_with_both_shapes(server: RunningServer, shape: tuple[int, ...]) -> None:
     got = ",".join(map(str, shape))
     text = f"unexpected shape for input 'INPUT0' for model 'add_sub'. Expected [-1,16], got [{got}]. "
     with refused("INVALID_ARGUMENT", text):
         server.stub.ModelInfer(request("add_sub", {"INPUT0": np.zeros(shape, np.float32), "INPUT1": ROW}))
 
 
-def test_a_scalar_for_a_model_with_batches_is_refused(server: RunningServer) -> None:
+def test_a_scalar_for_a_batched_model_is_refused(server: RunningServer) -> None:
     with refused("INVALID_ARGUMENT", "input 'INPUT' has no shape but model requires batch dimension for 'fp32_batch'"):
         server.stub.ModelInfer(request("fp32_batch", {"INPUT": np.array(5, np.float32)}))
 
@@ -187,14 +187,14 @@ def test_a_scalar_for_a_model_with_batches_is_refused(server: RunningServer) -> 
         pytest.param([-1, 16], id="negative"),
         pytest.param([2**32, 2**32], id="product beyond 64 bits"),
         pytest.param([2**63 - 1, 1], id="largest dimension"),
-        pytest.param([0, 2**62, 2**62], id="nothing of very much"),
+        pytest.param([0, 2**62, 2**62], id="product of 0 and huge dimensions"),
         pytest.param([1] * 10**6, id="a million dimensions"),
         pytest.param([1] * 17, id="seventeen dimensions"),
     ],
 )
 @pytest.mark.parametrize("typed", [False, True], ids=["raw", "typed"])
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
-def test_an_absurd_shape_is_refused(server: RunningServer, datatype: str, typed: bool, shape: list[int]) -> None:
+def test_an_impossible_shape_is_refused(server: RunningServer, datatype: str, typed: bool, shape: list[int]) -> None:
     array = np.zeros((0,), np.float32) if datatype == "FP32" else np.empty((0,), np.object_)
     message = request(f"{datatype.lower()}_plain", {"INPUT": array}, typed=typed)
     message.inputs[0].shape[:] = shape
@@ -203,7 +203,7 @@ def test_an_absurd_shape_is_refused(server: RunningServer, datatype: str, typed:
 
 
 @pytest.mark.parametrize("length", [0, 63, 65, 128])
-def test_raw_data_of_another_length_is_refused_with_both_numbers(server: RunningServer, length: int) -> None:
+def test_raw_data_of_a_wrong_length_is_refused_with_both_lengths(server: RunningServer, length: int) -> None:
     message = request("add_sub", ADD_SUB)
     message.raw_input_contents[0] = bytes(length)
     with refused("INVALID_ARGUMENT", "byte size mismatch", "'INPUT0'", "Expected 64", f"got {length}"):
@@ -225,7 +225,7 @@ def test_data_without_an_input_is_refused(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("values", [16, 0], ids=["filled", "empty"])
-def test_raw_and_typed_contents_do_not_mix(server: RunningServer, values: int) -> None:
+def test_raw_and_typed_contents_cannot_be_mixed(server: RunningServer, values: int) -> None:
     message = request("add_sub", ADD_SUB)
     message.inputs[1].contents.SetInParent()
     message.inputs[1].contents.fp32_contents.extend([0.0] * values)
@@ -249,7 +249,7 @@ def test_values_in_the_field_of_another_datatype_are_refused(server: RunningServ
 @pytest.mark.parametrize(
     ("datatype", "value"), [("INT8", 128), ("INT8", -129), ("INT16", 2**15), ("UINT8", 256), ("UINT16", 2**16)]
 )
-def test_a_typed_number_out_of_range_is_refused_and_never_cut_off(server: RunningServer, datatype: str, value: int) -> None:
+def test_a_typed_number_out_of_range_is_refused_and_never_truncated(server: RunningServer, datatype: str, value: int) -> None:
     message = pb.ModelInferRequest(model_name=f"{datatype.lower()}_batch")
     tensor = message.inputs.add(name="INPUT", datatype=datatype, shape=[1, 1])
     getattr(tensor.contents, CONTENTS[datatype]).append(value)
@@ -260,12 +260,14 @@ def test_a_typed_number_out_of_range_is_refused_and_never_cut_off(server: Runnin
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        pytest.param(b"\x05\0\0\0abc", "", id="longer than what follows"),
-        pytest.param(b"\xff\xff\xff\xffabc", "", id="longer than anything"),
-        pytest.param(b"\x03\0\0\0abc\x01\0", "incomplete string length indicator for inference input 'INPUT'", id="cut length"),
+        pytest.param(b"\x05\0\0\0abc", "", id="length beyond the end"),
+        pytest.param(b"\xff\xff\xff\xffabc", "", id="largest length"),
+        pytest.param(
+            b"\x03\0\0\0abc\x01\0", "incomplete string length indicator for inference input 'INPUT'", id="truncated length"
+        ),
         pytest.param(b"\x01\0\0\0a" * 2, "unexpected number of string elements 2 for inference input 'INPUT'", id="too many"),
         pytest.param(b"", "unexpected number of string elements 0 for inference input 'INPUT'", id="too few"),
-        pytest.param(b"\x02\0\0\0\xff\xfe", "not UTF-8", id="no text"),
+        pytest.param(b"\x02\0\0\0\xff\xfe", "not UTF-8", id="not UTF-8"),
     ],
 )
 def test_malformed_strings_are_refused(server: RunningServer, data: bytes, text: str) -> None:
@@ -275,13 +277,13 @@ def test_malformed_strings_are_refused(server: RunningServer, data: bytes, text:
         server.stub.ModelInfer(message)
 
 
-def test_raw_data_may_lie_anywhere_in_the_message(server: RunningServer) -> None:
-    for padding in range(8):  # the id moves what follows it in the message
+def test_raw_data_may_have_any_alignment(server: RunningServer) -> None:
+    for padding in range(8):  # the length of the id changes the alignment of the tensors
         answer = server.stub.ModelInfer(request("add_sub", ADD_SUB, id="x" * padding))
         np.testing.assert_array_equal(arrays(answer)["OUTPUT0"], ROW + ROW)
 
 
-def test_more_rows_than_the_model_takes_are_refused(server: RunningServer) -> None:
+def test_more_rows_than_the_maximum_are_refused(server: RunningServer) -> None:
     with refused("INVALID_ARGUMENT", "inference request batch-size must be <= 8 for 'fp32_batch'"):
         server.stub.ModelInfer(request("fp32_batch", {"INPUT": np.zeros((9, 1), np.float32)}))
 
@@ -303,7 +305,7 @@ def test_inputs_with_different_numbers_of_rows_are_refused(server: RunningServer
         ("timeout", True, "int64_param"),
     ],
 )
-def test_a_parameter_of_another_type_is_refused(server: RunningServer, key: str, value: str | int, expected: str) -> None:
+def test_a_parameter_of_a_wrong_type_is_refused(server: RunningServer, key: str, value: str | int, expected: str) -> None:
     with refused("INVALID_ARGUMENT", f"invalid value type for '{key}' parameter, expected {expected}"):
         server.stub.ModelInfer(request("add_sub", ADD_SUB, parameters={key: value}))
 
@@ -329,12 +331,12 @@ def test_an_unknown_model_is_not_found(server: RunningServer, name: str) -> None
     ],
     ids=["absent", "word", "decimal", "negative", "zero", "5000 digits"],
 )
-def test_a_version_that_cannot_be_is_refused(server: RunningServer, version: str, code: str, text: str) -> None:
+def test_an_invalid_or_unknown_version_is_refused(server: RunningServer, version: str, code: str, text: str) -> None:
     with refused(code, text):
         server.stub.ModelInfer(request("versions", {"x": ROW}, version=version))
 
 
-def test_a_broken_model_says_so_and_the_others_serve(server: RunningServer) -> None:
+def test_requests_for_a_broken_model_are_refused_with_the_reason(server: RunningServer) -> None:
     with refused("FAILED_PRECONDITION", "'broken' could not be loaded"):
         server.stub.ModelInfer(request("broken", {"x": ROW}))
     with refused("FAILED_PRECONDITION", "there is no version to serve"):
@@ -342,13 +344,13 @@ def test_a_broken_model_says_so_and_the_others_serve(server: RunningServer) -> N
     assert not server.stub.ModelReady(pb.ModelReadyRequest(name="broken")).ready
 
 
-def test_a_broken_version_leaves_the_other_one_serving(server: RunningServer) -> None:
+def test_a_broken_version_does_not_affect_the_other_one(server: RunningServer) -> None:
     assert server.stub.ModelInfer(request("half_broken", {"x": ROW})).model_version == "1"
     with refused("FAILED_PRECONDITION", "version 2"):
         server.stub.ModelInfer(request("half_broken", {"x": ROW}, version="2"))
 
 
-def test_the_index_and_the_log_tell_why_a_model_is_broken(server: RunningServer) -> None:
+def test_the_index_and_the_log_contain_the_reason_for_a_broken_model(server: RunningServer) -> None:
     index = {(m.name, m.version): m for m in server.stub.RepositoryIndex(pb.RepositoryIndexRequest()).models}
     assert index["add_sub", "1"].state == "READY"
     assert (index["broken", "1"].state, index["half_broken", "2"].state) == ("UNAVAILABLE", "UNAVAILABLE")
@@ -368,23 +370,23 @@ def test_an_input_that_the_model_refuses_is_an_invalid_argument(server: RunningS
         server.stub.ModelInfer(request("gather", {"x": np.array([4])}))
 
 
-def test_a_failure_inside_the_runtime_is_hidden_behind_an_id_that_the_log_explains(server: RunningServer) -> None:
+def test_a_failure_in_the_runtime_shows_clients_only_an_id_from_the_log(server: RunningServer) -> None:
     inputs = {"x": np.zeros(4, np.float32), "shape": np.array([3, 3])}
     with pytest.raises(grpc.RpcError) as caught:
         server.stub.ModelInfer(request("reshape", inputs))
     assert isinstance(caught.value, grpc.Call)
     details = caught.value.details() or ""
     assert caught.value.code() is grpc.StatusCode.INTERNAL
-    opening = "internal error; the server's log has the cause under id "
-    assert details.startswith(opening)
-    server.process.wait_for(f"(?s)Reshape.*{details.removeprefix(opening)}")
+    prefix = "internal error; the server's log has the cause under id "
+    assert details.startswith(prefix)
+    server.process.wait_for(f"(?s)Reshape.*{details.removeprefix(prefix)}")
 
 
 # Floods
 
 
 def memory_of(server: RunningServer) -> int:
-    """Resident bytes."""
+    """The server's resident memory in bytes."""
     resident: int = psutil.Process(server.process.pid).memory_info().rss
     return resident
 
@@ -395,13 +397,13 @@ def test_two_million_empty_inputs_are_refused(server: RunningServer) -> None:
         call_raw(server, INFER, message)
 
 
-def test_many_distinct_outputs_with_one_twice_are_refused_at_once(server: RunningServer) -> None:
+def test_one_repeated_output_among_many_is_refused_at_once(server: RunningServer) -> None:
     names = [str(number) for number in range(4_000)]
     with refused("INVALID_ARGUMENT"):
         server.stub.ModelInfer(request("add_sub", ADD_SUB, outputs=[*names, names[-1]]), timeout=5)
 
 
-def test_bytes_that_promise_much_take_no_memory(server: RunningServer) -> None:
+def test_a_large_declared_shape_takes_no_memory(server: RunningServer) -> None:
     before = memory_of(server)
     message = request("bytes_plain", {"INPUT": np.full((1, 1), b"", np.object_)})
     message.inputs[0].shape[:] = [2**31, 2**31]

@@ -1,4 +1,4 @@
-"""What happens to requests that wait: deadlines, cancellation, full queues, and everything else that goes on meanwhile."""
+"""Tests of queued requests: deadlines, cancellation, batching, full queues, and other calls in the meantime."""
 
 import re
 import urllib.request
@@ -17,19 +17,19 @@ from turnout_proto import inference_pb2 as pb
 from tests.servers import RunningServer, running
 from tests.wire import arrays, refused, request
 
-#: Rounds of the zoo's `slow` model that take a second or two: much longer than sending a few requests does.
-ROUNDS = 1_500_000
+#: The input of the zoo's model `slow` for a run of a second or two: much longer than it takes to send a few requests.
+ITERATIONS = 1_500_000
 ROW = {"x": np.ones((1, 2), np.float32)}
 
 
 @contextmanager
 def busy(server: RunningServer) -> Iterator[Any]:
-    """The CPU device is occupied in here; yields the call that does it, which must succeed in the end."""
-    ask = request("slow", {"n": np.array(ROUNDS)}, parameters={"device": "cpu"})
-    slow = server.stub.ModelInfer.future(ask, timeout=30)
+    """Keeps the CPU device busy during the block; yields the call that does so, which must succeed at the end."""
+    message = request("slow", {"n": np.array(ITERATIONS)}, parameters={"device": "cpu"})
+    slow = server.stub.ModelInfer.future(message, timeout=30)
     wait_for_in_flight(server, 1, slow)
     yield slow
-    assert arrays(slow.result())["y"] == ROUNDS
+    assert arrays(slow.result())["y"] == ITERATIONS
 
 
 def metric(server: RunningServer, name: str, **labels: str) -> float:
@@ -42,39 +42,39 @@ def metric(server: RunningServer, name: str, **labels: str) -> float:
 
 
 def wait_for_in_flight(server: RunningServer, count: int, slow: Any) -> None:
-    """Returns once so many requests wait or run, `slow` among them."""
+    """Waits until `count` requests wait or run, including `slow`."""
     while metric(server, "turnout_in_flight", device="cpu") < count:
-        assert not slow.done(), "the slow request is over too soon"
+        assert not slow.done(), "the slow request ended too early"
 
 
 def runs_of(server: RunningServer, model: str) -> float:
     return metric(server, "turnout_batch_rows_count", model=model)
 
 
-def runs_once_more(server: RunningServer, model: str, before: float) -> bool:
-    """Whether there was one run since, and no more; a run is counted just after its answer has been sent."""
+def one_run_since(server: RunningServer, model: str, before: float) -> bool:
+    """Whether exactly one run was counted since `before`. The server counts a run just after it sends the answer."""
     while (runs := runs_of(server, model)) == before:
         pass
     return runs == before + 1
 
 
-def test_a_request_that_expires_while_it_waits_never_runs(server: RunningServer) -> None:
+def test_a_request_that_expires_in_the_queue_never_runs(server: RunningServer) -> None:
     before = runs_of(server, "lazy")
     with busy(server), refused("DEADLINE_EXCEEDED", "Request timeout expired"):
         server.stub.ModelInfer(request("lazy", ROW, parameters={"timeout": 300_000}))
     assert runs_of(server, "lazy") == before
 
 
-def test_a_grpc_deadline_counts_like_a_timeout(server: RunningServer) -> None:
+def test_a_grpc_deadline_works_like_a_timeout(server: RunningServer) -> None:
     before = runs_of(server, "lazy")
     with busy(server) as slow, refused("DEADLINE_EXCEEDED"):
         server.stub.ModelInfer(request("lazy", ROW), timeout=0.3)
     assert slow.done()
     server.stub.ModelInfer(request("lazy", ROW))
-    assert runs_once_more(server, "lazy", before)
+    assert one_run_since(server, "lazy", before)
 
 
-def test_a_cancelled_request_leaves_its_batch_mates_unharmed(server: RunningServer) -> None:
+def test_a_cancelled_request_leaves_its_batch_unharmed(server: RunningServer) -> None:
     before = runs_of(server, "lazy")
     with busy(server) as slow:
         calls = [server.stub.ModelInfer.future(request("lazy", {"x": np.full((1, 2), n, np.float32)})) for n in range(5)]
@@ -83,17 +83,17 @@ def test_a_cancelled_request_leaves_its_batch_mates_unharmed(server: RunningServ
     for number in (0, 1, 3, 4):
         np.testing.assert_array_equal(arrays(calls[number].result(timeout=10))["y"], [[number, number]])
     assert calls[2].code() is grpc.StatusCode.CANCELLED
-    assert runs_once_more(server, "lazy", before)
+    assert one_run_since(server, "lazy", before)
 
 
-def test_requests_that_wait_together_run_together(server: RunningServer) -> None:
+def test_waiting_requests_run_in_one_batch(server: RunningServer) -> None:
     with busy(server) as slow:
         calls = [server.stub.ModelInfer.future(request("lazy", ROW)) for _ in range(8)]
         wait_for_in_flight(server, 9, slow)
     assert {call.result(timeout=10).parameters["batch_size"].int64_param for call in calls} == {8}
 
 
-def test_everything_else_goes_on_while_a_model_runs(server: RunningServer) -> None:
+def test_other_calls_are_answered_while_a_model_runs(server: RunningServer) -> None:
     with busy(server) as slow:
         for _ in range(20):
             assert server.stub.ServerLive(pb.ServerLiveRequest(), timeout=5).live
@@ -107,12 +107,14 @@ def small_queue(zoo: Path, transport: str) -> Iterator[RunningServer]:
         yield server
 
 
-def test_a_full_queue_refuses_at_once_and_asks_not_to_be_retried(small_queue: RunningServer) -> None:
+def test_a_full_queue_refuses_at_once_and_asks_clients_not_to_retry(small_queue: RunningServer) -> None:
     finished: SimpleQueue[Any] = SimpleQueue()
     with busy(small_queue) as slow:
         for _ in range(4):
             small_queue.stub.ModelInfer.future(request("lazy", ROW)).add_done_callback(finished.put)
-        refusals = [finished.get(timeout=10) for _ in range(3)]  # the fourth waits, or found the slow one still waiting
+        refusals = [
+            finished.get(timeout=10) for _ in range(3)
+        ]  # the fourth waits; or it was refused because the slow one still waited
         assert not slow.done()
     for call in refusals:
         assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -126,13 +128,13 @@ def small_messages(zoo: Path, transport: str) -> Iterator[RunningServer]:
         yield server
 
 
-def test_a_message_beyond_the_limit_is_refused(small_messages: RunningServer) -> None:
+def test_a_message_over_the_limit_is_refused(small_messages: RunningServer) -> None:
     with refused("RESOURCE_EXHAUSTED"):
         small_messages.stub.ModelInfer(request("fp32_plain", {"INPUT": np.zeros((1, 2**20), np.float32)}))
     small_messages.stub.ModelInfer(request("lazy", ROW))
 
 
-def test_a_compressed_bomb_takes_no_memory(small_messages: RunningServer) -> None:
+def test_a_decompression_bomb_takes_no_memory(small_messages: RunningServer) -> None:
     process = psutil.Process(small_messages.process.pid)
     small_messages.stub.ModelInfer(request("lazy", ROW))
     before = process.memory_info().rss

@@ -1,4 +1,4 @@
-"""ModelStreamInfer: what a single call can do, a stream can, and in order."""
+"""Tests of ModelStreamInfer: it has the features of unary calls, and keeps the order."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,7 +20,7 @@ def stream(
 
 
 @pytest.mark.parametrize("typed", [False, True], ids=["raw", "typed"])
-def test_every_datatype_and_shape_comes_back_bit_exact_in_one_stream(server: RunningServer, typed: bool) -> None:
+def test_every_datatype_and_shape_is_bit_exact_in_one_stream(server: RunningServer, typed: bool) -> None:
     datatypes = CONTENTS if typed else DTYPES
     cases = [(f"{name.lower()}_{sort}", sample(name, shape)) for name in datatypes for sort, shape in SHAPES]
     answers = stream(server, [request(model, {"INPUT": array}, typed=typed) for model, array in cases])
@@ -29,7 +29,7 @@ def test_every_datatype_and_shape_comes_back_bit_exact_in_one_stream(server: Run
         assert_same(arrays(answer.infer_response)["OUTPUT"], array)
 
 
-def test_more_requests_than_are_read_at_once_are_answered_in_order(server: RunningServer) -> None:
+def test_more_requests_than_the_window_are_answered_in_order(server: RunningServer) -> None:
     row = np.zeros((1, 1), np.float32)
     requests = [request("versions", {"x": row + number}, id=str(number)) for number in range(500)]
     answers = stream(server, requests)
@@ -37,7 +37,7 @@ def test_more_requests_than_are_read_at_once_are_answered_in_order(server: Runni
     assert [arrays(answer.infer_response)["y"].item() for answer in answers] == [number + 2 for number in range(500)]
 
 
-def test_each_request_of_a_stream_chooses_its_device(server: RunningServer) -> None:
+def test_each_request_of_a_stream_may_name_its_device(server: RunningServer) -> None:
     row = np.zeros((1, 1), np.float32)
     devices = ["cpu", "cuda:99", "cuda,cpu", "tpu"]
     answers = stream(server, [request("versions", {"x": row}, parameters={"device": device}) for device in devices])
@@ -46,7 +46,7 @@ def test_each_request_of_a_stream_chooses_its_device(server: RunningServer) -> N
     assert "device 'cuda:99' is not available" in answers[1].error_message
 
 
-def test_metadata_of_the_stream_chooses_the_device_where_a_request_does_not(server: RunningServer) -> None:
+def test_the_streams_metadata_names_the_device_for_requests_that_name_none(server: RunningServer) -> None:
     row = np.zeros((1, 1), np.float32)
     requests = [request("versions", {"x": row}), request("versions", {"x": row}, parameters={"device": "cpu"})]
     answers = stream(server, requests, metadata=[("device", "tpu")])
@@ -54,8 +54,8 @@ def test_metadata_of_the_stream_chooses_the_device_where_a_request_does_not(serv
     assert parameters(answers[1].infer_response)["device"] == "cpu"
 
 
-@pytest.mark.parametrize("message", [b"\xff\xff\xff\xff", b""], ids=["no protobuf", "empty"])
-def test_a_message_that_is_none_is_an_error_inside_the_stream(server: RunningServer, message: bytes) -> None:
+@pytest.mark.parametrize("message", [b"\xff\xff\xff\xff", b""], ids=["not protobuf", "empty"])
+def test_an_invalid_message_is_an_error_within_the_stream(server: RunningServer, message: bytes) -> None:
     path = "/inference.GRPCInferenceService/ModelStreamInfer"
     good = request("versions", {"x": np.zeros((1, 1), np.float32)}).SerializeToString()
     answers = list(server.channel.stream_stream(path)(iter([message, good]), timeout=SOON_S))  # type: ignore[call-arg]
@@ -64,12 +64,12 @@ def test_a_message_that_is_none_is_an_error_inside_the_stream(server: RunningSer
     assert not second.error_message
 
 
-def test_an_error_ends_the_stream_for_who_asks_for_that(server: RunningServer) -> None:
+def test_an_error_ends_the_stream_if_the_client_asks_for_that(server: RunningServer) -> None:
     with refused("NOT_FOUND", "[request id: 7] Request for unknown model: 'nowhere' is not found"):
         stream(server, [request("nowhere", {}, id="7")], metadata=[("triton_grpc_error", "true")])
 
 
-def test_a_stream_that_is_given_up_leaves_nothing_behind(server: RunningServer) -> None:
+def test_cancelled_streams_do_not_affect_later_requests(server: RunningServer) -> None:
     def endless() -> Iterator[pb.ModelInferRequest]:
         while True:
             yield request("versions", {"x": np.zeros((1, 1), np.float32)})
@@ -83,5 +83,5 @@ def test_a_stream_that_is_given_up_leaves_nothing_behind(server: RunningServer) 
     assert arrays(answer)["y"].item() == 2
 
 
-def test_an_empty_stream_ends_well(server: RunningServer) -> None:
+def test_an_empty_stream_ends_with_ok(server: RunningServer) -> None:
     assert stream(server, []) == []

@@ -1,8 +1,8 @@
-"""The protocol's tensor datatypes and what each is called elsewhere.
+"""The protocol's tensor datatypes, and their names in numpy, ONNX and model configurations.
 
-An array's dtype says which one it is, so that a tensor is just a numpy array: BYTES are object arrays of `str` (what ONNX
-Runtime takes: given `bytes` it would store the text "b'...'"), BF16 is ml_dtypes' bfloat16.
-Source: Open Inference Protocol, "Tensor Data"; ONNX TensorProto.DataType.
+A tensor is a plain numpy array; its dtype determines its datatype. BYTES are object arrays of `str`, because ONNX Runtime would
+store `bytes` as the text "b'...'". BF16 is ml_dtypes' bfloat16.
+Sources: Open Inference Protocol, "Tensor Data"; ONNX TensorProto.DataType.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Datatype:
-    """One element type, by its names in each vocabulary.
+    """One element type, with its name in each vocabulary.
 
     Attributes:
-        name: the protocol's name, `FP32`.
-        dtype: numpy's.
-        onnx: what ONNX Runtime calls a tensor of it, `tensor(float)`.
-        contents: the field of InferTensorContents that holds its elements; None where it only travels raw.
-        config: its name in a model configuration, `TYPE_FP32`.
+        name: in the protocol, such as `FP32`.
+        dtype: in numpy.
+        onnx: ONNX Runtime's name for a tensor of this type, such as `tensor(float)`.
+        contents: the field of InferTensorContents that holds its elements; None if the datatype is only sent raw.
+        config: in model configurations, such as `TYPE_FP32`.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Datatype:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element; 0 for BYTES, whose elements vary."""
+        """Bytes of one element; 0 for BYTES, whose elements vary in length."""
         return 0 if self.dtype.kind == "O" else self.dtype.itemsize
 
 
@@ -64,13 +64,13 @@ def of_dtype(dtype: np.dtype) -> Datatype:
     """The datatype of an array's elements.
 
     Raises:
-        KeyError: the protocol has no such datatype (complex numbers, for one).
+        KeyError: the protocol has no such datatype (for example, complex numbers).
     """
     return _BY_DTYPE[dtype]
 
 
 def of_onnx(onnx: str) -> Datatype:
-    """The datatype that ONNX Runtime calls `tensor(...)`.
+    """The datatype of ONNX Runtime's name `tensor(...)`.
 
     Raises:
         KeyError: the protocol has no such datatype (sequences, maps, complex numbers).
@@ -79,7 +79,7 @@ def of_onnx(onnx: str) -> Datatype:
 
 
 def of_config(config: str) -> Datatype:
-    """The datatype that model configurations call `TYPE_...`.
+    """The datatype of a model configuration's name `TYPE_...`.
 
     Raises:
         KeyError: there is no such datatype.

@@ -1,37 +1,37 @@
-"""What can go wrong with a request, by what its caller can do about it.
+"""The errors of requests, classified by what the caller can do about them.
 
-The classes say that; the message names the value that was wrong and the fix. The table at the end says which gRPC status
-each one becomes.
+The class tells what the caller can do; the message names the offending value and the fix. STATUS maps each class to its gRPC
+status.
 """
 
 import secrets
 
 
 class ServingError(Exception):
-    """The root of every error that a caller is meant to see. Its text goes to the client as it is."""
+    """The root of all errors that callers may see. Its text is sent to the client unchanged."""
 
 
 class InvalidRequest(ServingError):
-    """The request itself is wrong: change it before sending it again."""
+    """The request itself is wrong and must be changed before it is sent again."""
 
 
 class NotFound(ServingError):
-    """No such model, version or region."""
+    """There is no such model, version or shared-memory region."""
 
 
 class AlreadyExists(ServingError):
-    """The name is taken."""
+    """The name is in use."""
 
 
 class FailedPrecondition(ServingError):
-    """Right request, wrong server: the device isn't on this host, or the model is broken. Retrying here won't help."""
+    """A valid request that this server can't serve: it lacks the device, or the model is broken. Retrying here doesn't help."""
 
 
 class Unavailable(ServingError):
-    """Not now: loading, draining or restarting.
+    """Temporarily not available: the model, the device or the server is loading, draining or restarting.
 
     Attributes:
-        pushback_ms: when to try again, in milliseconds; None leaves it to the client.
+        pushback_ms: how long the client should wait before it retries; None leaves that to the client.
     """
 
     def __init__(self, message: str, pushback_ms: int | None = None) -> None:
@@ -40,35 +40,41 @@ class Unavailable(ServingError):
 
 
 class DeviceLost(Unavailable):
-    """The device's process ended with the request in it. Whoever didn't insist on that device may be served elsewhere."""
+    """The device's process ended during the request. A request that doesn't insist on this device may run on another."""
 
     def __init__(self, message: str, pushback_ms: int | None = 1000) -> None:
         super().__init__(message, pushback_ms)
 
 
 class Overloaded(ServingError):
-    """Refused to protect the requests already taken. Never to be retried at once: that would amplify the overload."""
+    """Refused to protect the requests already accepted. Clients must not retry at once: that would amplify the overload."""
 
     pushback_ms = -1
 
 
 class DeadlineExceeded(ServingError):
-    """The caller's deadline or `timeout` passed before the work began."""
+    """The client's deadline or `timeout` passed before the run started."""
 
 
 class Cancelled(ServingError):
-    """The caller went away before the work began."""
+    """The client cancelled the request before its run started."""
 
 
 class Unsupported(ServingError):
-    """Not offered by this server, or switched off; the text says by which flag."""
+    """This server doesn't offer the feature, or a flag disables it; the text then names the flag."""
 
 
 class InternalError(ServingError):
-    """Our fault or the runtime's. The text is a constant and an opaque id; the log has the rest under that id."""
+    """A bug in the server or the runtime. The text is constant but for an opaque id; the log has the details under that id.
+
+    Attributes:
+        cause: the first line of what went wrong, for the operator; never sent to clients of ModelInfer.
+    """
+
+    cause: str = ""
 
 
-#: The gRPC status of each error, by name. Never UNKNOWN: what isn't listed here is a bug of ours and becomes INTERNAL.
+#: The name of each error's gRPC status. An error that isn't listed is a bug in the server: it becomes INTERNAL, never UNKNOWN.
 STATUS = {
     InvalidRequest: "INVALID_ARGUMENT",
     NotFound: "NOT_FOUND",
@@ -85,10 +91,10 @@ STATUS = {
 
 
 def status_of(error: ServingError) -> str:
-    """The name of the gRPC status that `error` becomes."""
+    """The name of an error's gRPC status."""
     return STATUS.get(type(error), "INTERNAL")
 
 
 def internal_error() -> InternalError:
-    """An error that tells its caller nothing but an id; log the cause beside that id, it is the exception's text."""
+    """An error that shows the client nothing but an id. Log the cause together with this error's text, which has the id."""
     return InternalError(f"internal error; the server's log has the cause under id {secrets.token_hex(4)}")

@@ -1,11 +1,15 @@
-"""Who wants to know when something becomes ready or stops being so."""
+"""Callbacks for changes of readiness."""
 
 import threading
 from collections.abc import Callable
 
 
 class Listeners:
-    """Callbacks that are told of every change of state. Any thread may call any method."""
+    """Callbacks that are called at every change of state. Any thread may call any method.
+
+    Attributes:
+        ended: no further change will follow.
+    """
 
     def __init__(self) -> None:
         self.ended = False
@@ -13,7 +17,7 @@ class Listeners:
         self._lock = threading.Lock()
 
     def add(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Tells `callback` from now on; returns what ends that."""
+        """Calls `callback` at every change from now on; returns a function that stops this."""
         with self._lock:
             self._callbacks.append(callback)
         return lambda: self._remove(callback)
@@ -25,7 +29,7 @@ class Listeners:
             callback()
 
     def end(self) -> None:
-        """Says once more that something changed, and that nothing will from now on."""
+        """Notifies a last time, with `ended` set."""
         self.ended = True
         self.notify()
 

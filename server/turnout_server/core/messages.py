@@ -1,4 +1,4 @@
-"""A request and its answer, free of any wire format: what the layers between codec and session pass along."""
+"""A request and its answer, independent of the wire format: what the layers between codec and session exchange."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Layout:
-    """What requests have in common that differ only in their ids and their tensors' values.
+    """The common part of requests that differ only in their ids and their tensors' values.
 
     The codec gives requests that are laid out alike the same Layout object, so it can serve as a cache key.
 
@@ -95,7 +95,7 @@ class InferResponse:
 
 
 def nothing_to_cancel() -> None:
-    """Cancels a request that isn't in flight: not yet, or no longer."""
+    """The cancel function of a request that isn't in flight: does nothing."""
 
 
 #: Receives a request's outcome exactly once, from whichever thread has it. Returns the error that kept the answer from being

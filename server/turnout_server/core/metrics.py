@@ -1,7 +1,7 @@
-"""Counts and durations, kept by each thread for itself and added up when somebody asks.
+"""Counts and durations, kept per thread and summed when they are read.
 
-A request costs a few list additions and no lock: each thread writes series of its own, which nobody else writes. A reader
-sums them; it may see a request half counted, and never one counted twice or lost.
+Counting a request costs a few list additions and no lock, because each thread writes only its own series. Readers sum the
+series of all threads. They may see a request that is only partly counted yet, but no request is counted twice or lost.
 """
 
 import threading
@@ -13,17 +13,22 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-#: 1 is a prediction come true.
+#: Bounds for actual time divided by predicted time; 1 is an exact prediction.
 RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-#: What a series is about: model, version, device. `NOBODY` stands where a request named no model that exists.
+#: The (model, version, device) of a series. NOBODY is the key for requests that named no existing model.
 Key = tuple[str, str, str]
 NOBODY: Key = ("unknown", "", "")
 
 
 class Histogram:
-    """Counts by bucket. `bounds` are inclusive upper ends; one more bucket holds what lies above them."""
+    """Counts of values by bucket.
+
+    Attributes:
+        bounds: the buckets' inclusive upper bounds; one more bucket counts the values above the last bound.
+        total: the sum of the values.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -37,11 +42,11 @@ class Histogram:
         self.total += value
 
     def add(self, other: "Histogram") -> None:
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.counts = [own + others for own, others in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """(upper bound, count up to it) pairs as Prometheus wants them, `+Inf` last."""
+        """(upper bound, cumulative count) pairs in Prometheus's format, `+Inf` last."""
         pairs, running = [], 0
         for bound, count in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
             running += count
@@ -51,7 +56,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class Batches:
-    """Runs of one size: how many, and the seconds they took in all to join, run and take apart."""
+    """Runs of one batch size: their number, and the total seconds of batching inputs, running, and splitting outputs."""
 
     count: int = 0
     input_s: float = 0.0
@@ -72,18 +77,18 @@ class Batches:
 
 
 class Series:
-    """What one thread has seen of one (model, version, device).
+    """What one thread has counted for one (model, version, device).
 
     Attributes:
-        request_s, queue_s, compute_s: one observation for each request answered, in seconds.
-        batch_rows: one observation for each run.
-        rows: rows of the requests answered.
-        input_s, output_s: seconds of joining inputs and of taking outputs apart, counted once for each request.
-        failures, failed_s: requests that failed by status, and the seconds they took in all.
-        batches: runs by their rows.
-        reasons: why requests were sent to this device.
-        prediction: what requests took from their route to their outcome, divided by what was predicted.
-        late: outcomes that came when their request had ended already, and were dropped.
+        request_s, queue_s, compute_s: one observation per answered request, in seconds.
+        batch_rows: one observation per run.
+        rows: rows of the answered requests.
+        input_s, output_s: seconds of batching inputs and of splitting outputs, counted once per request.
+        failures, failed_s: failed requests by status, and the seconds that they took in total.
+        batches: runs by number of rows.
+        reasons: answered requests by the reason of their route.
+        prediction: the time from routing to outcome, divided by the predicted time.
+        late: outcomes dropped because their request had already ended.
         last_s: when the last request was answered, in seconds since the epoch.
     """
 
@@ -122,12 +127,12 @@ class Series:
 
     @property
     def answered(self) -> int:
-        """Requests answered."""
+        """The number of answered requests."""
         return sum(self.request_s.counts)
 
     @property
     def executions(self) -> int:
-        """Runs."""
+        """The number of runs."""
         return sum(self.batch_rows.counts)
 
     def add(self, other: "Series") -> None:
@@ -154,12 +159,12 @@ class Series:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """How a device stands at this moment.
+    """The current state of a device.
 
     Attributes:
-        in_flight: requests waiting for it or running on it.
+        in_flight: requests that wait for it or run on it.
         up: whether it works.
-        restarts: how often its process had to be replaced.
+        restarts: how often its process was restarted.
     """
 
     in_flight: int
@@ -168,10 +173,10 @@ class DeviceState:
 
 
 class Metrics:
-    """All the series of one server, and a Prometheus collector over them.
+    """All series of one server, and the Prometheus collector that exposes them.
 
     Args:
-        devices: how each device stands; asked for on every scrape.
+        devices: returns the state of each device; called at every scrape.
     """
 
     def __init__(self, devices: Callable[[], dict[str, DeviceState]] = dict) -> None:
@@ -192,7 +197,7 @@ class Metrics:
         return series
 
     def totals(self) -> dict[Key, Series]:
-        """Every series, summed over the threads."""
+        """All series, summed over the threads."""
         totals: defaultdict[Key, Series] = defaultdict(Series)
         for shard in list(self._shards):
             for key, series in list(shard.items()):
@@ -200,7 +205,7 @@ class Metrics:
         return totals
 
     def by_model(self) -> dict[tuple[str, str], Series]:
-        """The same summed over devices, by model and version; without what named no model that exists."""
+        """The totals summed over devices, by (model, version); without requests that named no existing model."""
         models: defaultdict[tuple[str, str], Series] = defaultdict(Series)
         for (model, version, _), series in self.totals().items():
             if version:
@@ -212,26 +217,26 @@ class Metrics:
         return {key[2]: series for key, series in self.totals().items() if key[:2] == (model, version)}
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the metric families; the interface that prometheus_client's registry calls."""
+        """Yields the metric families; prometheus_client's registry calls this."""
         labels = ["model", "version", "device"]
-        requests = CounterMetricFamily("turnout_requests", "Requests answered.", labels=labels)
-        failures = CounterMetricFamily("turnout_request_failures", "Requests that failed, by status.", labels=[*labels, "code"])
-        late = CounterMetricFamily("turnout_late_results", "Outcomes dropped: their request had ended.", labels=labels)
+        requests = CounterMetricFamily("turnout_requests", "Answered requests.", labels=labels)
+        failures = CounterMetricFamily("turnout_request_failures", "Failed requests, by gRPC status.", labels=[*labels, "code"])
+        late = CounterMetricFamily("turnout_late_results", "Outcomes of requests that had already ended.", labels=labels)
         routes = CounterMetricFamily(
-            "turnout_routes", "Requests answered, by why they were sent to the device.", labels=[*labels, "reason"]
+            "turnout_routes", "Answered requests, by the reason for choosing the device.", labels=[*labels, "reason"]
         )
         histograms = {
-            "request_s": ("turnout_request_seconds", "From the message's arrival to its answer."),
-            "queue_s": ("turnout_queue_seconds", "Waiting for the device."),
-            "compute_s": ("turnout_compute_seconds", "Running on the device."),
-            "batch_rows": ("turnout_batch_rows", "Rows executed together, one observation a run."),
-            "prediction": ("turnout_prediction_ratio", "Time from route to outcome, divided by the predicted time."),
+            "request_s": ("turnout_request_seconds", "Time from a request's arrival to its answer."),
+            "queue_s": ("turnout_queue_seconds", "Time in the device's queue."),
+            "compute_s": ("turnout_compute_seconds", "Time of the run on the device."),
+            "batch_rows": ("turnout_batch_rows", "Rows per run."),
+            "prediction": ("turnout_prediction_ratio", "Time from routing to outcome, divided by the predicted time."),
         }
         families = {name: HistogramMetricFamily(*text, labels=labels) for name, text in histograms.items()}
         for key, series in sorted(self.totals().items()):
             for code, count in series.failures.items():
                 failures.add_metric([*key, code], count)
-            if not key[2]:  # failed before it had a device: there is nothing else to tell
+            if not key[2]:  # these requests failed before a device was chosen, so there are no other metrics
                 continue
             requests.add_metric(key, series.answered)
             late.add_metric(key, series.late)
@@ -243,9 +248,9 @@ class Metrics:
         yield from (requests, failures, late, routes, *families.values(), *self._device_families())
 
     def _device_families(self) -> tuple[Metric, ...]:
-        in_flight = GaugeMetricFamily("turnout_in_flight", "Requests waiting or running.", labels=["device"])
-        up = GaugeMetricFamily("turnout_device_up", "1 while the device works.", labels=["device"])
-        restarts = CounterMetricFamily("turnout_device_restarts", "Processes replaced.", labels=["device"])
+        in_flight = GaugeMetricFamily("turnout_in_flight", "Requests that wait or run.", labels=["device"])
+        up = GaugeMetricFamily("turnout_device_up", "1 if the device works, else 0.", labels=["device"])
+        restarts = CounterMetricFamily("turnout_device_restarts", "Restarts of the device's process.", labels=["device"])
         for device, state in self._devices().items():
             in_flight.add_metric([device], state.in_flight)
             up.add_metric([device], int(state.up))

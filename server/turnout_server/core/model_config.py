@@ -1,20 +1,20 @@
-"""What the server needs to know of a model beyond its ONNX file."""
+"""What the server needs to know about a model beyond its ONNX file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-#: What a model whose configuration says nothing gets.
+#: For models whose configuration sets none.
 DEFAULT_MAX_BATCH_SIZE = 32
-#: Between what says that it is urgent (1) and what says that it can wait (3 and more).
+#: For requests that set none: less urgent than 1, more urgent than 3 and above.
 DEFAULT_PRIORITY = 2
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Options of one model's sessions; None leaves a choice to the device.
+    """Options of one model's sessions; None leaves the choice to the device.
 
     Attributes:
-        parallel: whether independent nodes may run at once.
+        parallel: whether independent nodes may run in parallel.
         optimization_level: `all`, `extended`, `basic` or `off`.
         cuda: options of the CUDA provider.
     """
@@ -30,13 +30,13 @@ class RuntimeOptions:
 
 @dataclass(frozen=True)
 class TensorConfig:
-    """What the configuration says of an input or output.
+    """An input or output as the configuration declares it.
 
     Attributes:
         datatype: `TYPE_FP32`, ...
-        dims: without the batch dimension if the model has one.
-        reshape: the shape that the ONNX graph has instead of `dims`; None if the same.
-        labels: for classification, one for each index.
+        dims: without the batch dimension, if the model has one.
+        reshape: the shape in the ONNX graph; None if it is the same as `dims`.
+        labels: the classes' names for classification, by index.
     """
 
     name: str
@@ -48,12 +48,12 @@ class TensorConfig:
 
 @dataclass(frozen=True)
 class WarmupInput:
-    """An input to warm up with.
+    """One input of a warm-up run.
 
     Attributes:
         dims: without the batch dimension.
         datatype: `TYPE_FP32`, ...
-        source: `zero`, `random`, or the file with its raw bytes.
+        source: `zero`, `random`, or the file that contains its raw bytes.
     """
 
     dims: tuple[int, ...]
@@ -63,10 +63,10 @@ class WarmupInput:
 
 @dataclass(frozen=True)
 class Warmup:
-    """A run to make before a model counts as ready.
+    """A run that is repeated `count` times before a model becomes ready.
 
     Attributes:
-        rows: size of the batch dimension; 0 if the model has none.
+        rows: the size of the batch dimension; 0 if the model has none.
     """
 
     rows: int
@@ -79,10 +79,10 @@ class QueuePolicy:
     """How requests of one priority may wait.
 
     Attributes:
-        max_size: requests that may wait; 0 leaves it to the server.
-        timeout_us: how long a request may wait that doesn't say; 0 for ever.
-        timeout_override: whether a request may shorten that.
-        rejects: what happens then: refused, or (False) put behind the others.
+        max_size: how many requests may wait; 0 leaves it to the server.
+        timeout_us: how long a request may wait that sets no timeout; 0 for no limit.
+        timeout_override: whether a request may set a shorter timeout.
+        rejects: what happens after the timeout: the request is refused, or (False) moved behind the others.
     """
 
     max_size: int = 0
@@ -91,7 +91,7 @@ class QueuePolicy:
     rejects: bool = True
 
     def effective_timeout_us(self, requested_us: int | None) -> int | None:
-        """How long a request may wait that asks for `requested_us`; None for ever. A request can only shorten it."""
+        """How long a request with this timeout may wait; None for no limit. Requests can only shorten the policy's timeout."""
         own_us = self.timeout_us if self.rejects else 0
         if not self.timeout_override or requested_us is None:
             return own_us or None
@@ -100,14 +100,15 @@ class QueuePolicy:
 
 @dataclass(frozen=True)
 class Queue:
-    """How requests for a model wait for each other, and for their turn.
+    """How requests for a model are queued and batched.
 
     Attributes:
-        preferred_rows: batch sizes to prefer; empty for none.
-        max_delay_us: how long an incomplete batch may wait for more.
-        levels: priorities that there are, 1 the highest; 0 for any.
-        default_level: the priority of a request that doesn't say; 0 leaves it to the server.
-        policy: of every priority that `policies` says nothing of.
+        preferred_rows: the preferred batch sizes; empty for none.
+        max_delay_us: how long an incomplete batch may wait for more requests.
+        levels: the number of priority levels, of which 1 is the highest; 0 for no limit.
+        default_level: the priority of a request that sets none; 0 leaves it to the server.
+        policy: for the levels that have none in `policies`.
+        policies: by level.
     """
 
     preferred_rows: tuple[int, ...] = ()
@@ -118,34 +119,34 @@ class Queue:
     policies: dict[int, QueuePolicy] = field(default_factory=dict)
 
     def level_of(self, priority: int) -> int:
-        """The priority at which a request waits that asks for this one, 0 for none; one that doesn't exist is the default."""
+        """The level at which a request waits: its priority, or the default if it has none (0) or one that doesn't exist."""
         if priority and (not self.levels or priority <= self.levels):
             return priority
         return self.default_level or DEFAULT_PRIORITY
 
     def policy_of(self, level: int) -> QueuePolicy:
-        """How requests of a priority may wait."""
+        """The policy of a level."""
         return self.policies.get(level, self.policy)
 
 
 @dataclass(frozen=True)
 class ModelConfiguration:
-    """What the server needs to know of a model beyond its ONNX file.
+    """What the server needs to know about a model beyond its ONNX file.
 
     Attributes:
-        max_batch_size: most rows in one run; 0 if axis 0 isn't a batch; None if nobody said.
-        inputs, outputs: what the file declares; empty where it leaves that to the ONNX graph.
-        default_device: where a request runs that doesn't say; empty leaves it to the server.
-        devices: where it may run, as names and kinds; empty means anywhere.
+        max_batch_size: the most rows in one run; 0 if axis 0 isn't a batch; None if the file doesn't set it.
+        inputs, outputs: as the file declares them; empty where it leaves them to the ONNX graph.
+        default_device: for requests that name no device; empty leaves it to the server.
+        devices: names and kinds of the devices where the model may run; empty for all.
         files: the ONNX file by device name or kind; the key `""` holds the default.
-        versions: version numbers to serve; an int n means the n highest, None all.
-        batches: whether requests may be joined.
-        objective: what `auto` goes by: `latency`, `cost` or `energy`; empty leaves it to the server.
-        latency_target_us: how soon answers should be there, from their request's arrival; None if nobody said.
-        instances: how many runs of it may go on at once, by device name or kind, `""` for the others; 0 for any number.
-        weight: its share of a device that isn't enough for all, relative to other models'.
-        tolerance: how far a device's outputs may be from the right ones, as a share of the largest value.
-        notes: what the file says that has no effect here.
+        versions: the version numbers to serve; an int n means the n highest, None all.
+        batches: whether requests may be batched.
+        objective: how `auto` chooses a device: by `latency`, `cost` or `energy`; empty leaves it to the server.
+        latency_target_us: the target for the time from a request's arrival to its answer; None for none.
+        instances: how many runs of the model may be concurrent, by device name or kind, `""` for the others; 0 for no limit.
+        weight: the model's share of a busy device, relative to other models' weights.
+        tolerance: how far a device's outputs may differ from the reference, as a share of the largest value.
+        notes: settings in the file that have no effect on this server.
     """
 
     name: str
@@ -168,19 +169,19 @@ class ModelConfiguration:
     notes: tuple[str, ...] = ()
 
     def file_for(self, device: str, kind: str) -> str:
-        """The ONNX file that runs on a device."""
+        """The ONNX file for a device."""
         return self.files.get(device) or self.files.get(kind) or self.files[""]
 
     def instances_on(self, device: str, kind: str) -> int:
-        """How many of its runs may go on at once on a device; 0 for any number."""
+        """How many runs of the model may be concurrent on a device; 0 for no limit."""
         return self.instances.get(device) or self.instances.get(kind) or self.instances.get("", 0)
 
     def allows(self, device: str, kind: str) -> bool:
-        """Whether the model may run there."""
+        """Whether the model may run on a device."""
         return not self.devices or device in self.devices or kind in self.devices
 
     def select(self, available: list[int]) -> list[int]:
-        """The versions to serve out of those there are, ascending."""
+        """The versions to serve among those available, in ascending order."""
         available = sorted(available)
         if self.versions is None:
             return available

@@ -1,6 +1,6 @@
-"""What a model takes and gives, and whether a request fits it.
+"""A model's inputs and outputs, and the validation of requests against them.
 
-The texts are those that clients of Triton match on (core/src/infer_request.cc); docs/protocol.md lists them.
+The error texts are those that clients of Triton match on (core/src/infer_request.cc); docs/protocol.md lists them.
 """
 
 import math
@@ -21,9 +21,9 @@ class TensorSpec:
     """One input or output.
 
     Attributes:
-        shape: as clients see it, with -1 for a free dimension, the batch dimension included.
-        graph_shape: as the ONNX graph has it, where the configuration asks for a reshape; None if the same.
-        labels: for classification, one for each index.
+        shape: as clients see it, with -1 for a free dimension, including the batch dimension.
+        graph_shape: the shape in the ONNX graph, if the configuration asks for a reshape; None if it is the same.
+        labels: the classes' names for classification, by index.
     """
 
     name: str
@@ -33,12 +33,12 @@ class TensorSpec:
     labels: tuple[str, ...] = ()
 
     @cached_property
-    def _only_rows_are_free(self) -> bool:
+    def _only_batch_is_free(self) -> bool:
         return self.shape[:1] == (-1,) and -1 not in self.shape[1:]
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape may be passed."""
-        if self._only_rows_are_free:  # most are
+        """Whether an array may have this shape."""
+        if self._only_batch_is_free:  # the fast path of most models
             return len(shape) > 0 and shape[1:] == self.shape[1:]
         return len(shape) == len(self.shape) and all(want in (-1, got) for want, got in zip(self.shape, shape, strict=True))
 
@@ -48,7 +48,7 @@ class Signature:
     """A model's inputs and outputs.
 
     Attributes:
-        max_batch_size: the most rows that one request may have; 0 where axis 0 isn't a batch.
+        max_batch_size: the most rows of one request; 0 if axis 0 isn't a batch.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -76,7 +76,7 @@ class Signature:
         return any(spec.graph_shape is not None for spec in self.outputs)
 
     def to_graph(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A checked request's arrays in the shapes of the ONNX graph."""
+        """A valid request's arrays in the shapes of the ONNX graph."""
         if not self._reshapes_inputs:
             return inputs
         return {spec.name: _reshaped(inputs[spec.name], spec.shape, spec.graph_shape) for spec in self.inputs}
@@ -92,10 +92,10 @@ class Signature:
         }
 
     def rows_of(self, request: InferRequest) -> int:
-        """The number of rows in a request, once everything about it has been checked; 1 where there is no batch.
+        """Validates a request and returns its number of rows; 1 if the model has no batch dimension.
 
         Raises:
-            InvalidRequest: naming the tensor, what came and what was expected.
+            InvalidRequest: the request doesn't match; the text names the tensor, and what was sent and expected.
         """
         inputs = request.inputs
         if inputs.keys() != self.input_by_name.keys():
@@ -120,7 +120,7 @@ class Signature:
                 raise InvalidRequest(f"input '{spec.name}' has no shape but model requires batch dimension for '{model}'")
             raise InvalidRequest(
                 f"unexpected shape for input '{spec.name}' for model '{model}'. "
-                f"Expected {_brackets(spec.shape)}, got {_brackets(array.shape)}. "
+                f"Expected {_bracketed(spec.shape)}, got {_bracketed(array.shape)}. "
             )
 
     def _batch(self, inputs: dict[str, np.ndarray], model: str) -> int:
@@ -140,13 +140,13 @@ class Signature:
 def declared(
     graph: tuple[TensorSpec, ...], configs: tuple[TensorConfig, ...], max_batch_size: int, what: str
 ) -> tuple[TensorSpec, ...]:
-    """The inputs (or outputs) of an ONNX graph as a configuration shows them; all as they are where it says nothing.
+    """The inputs (or outputs) of an ONNX graph as the configuration declares them; unchanged if it declares none.
 
     Args:
-        what: `input` or `output`, for messages.
+        what: `input` or `output`, for error messages.
 
     Raises:
-        FailedPrecondition: the two contradict each other.
+        FailedPrecondition: the configuration contradicts the graph.
     """
     by_name = {spec.name: spec for spec in graph}
     for config in configs:
@@ -190,20 +190,20 @@ def _declared(spec: TensorSpec, config: TensorConfig, max_batch_size: int) -> Te
 
 
 def _same_size(dims: tuple[int, ...], reshape: tuple[int, ...]) -> bool:
-    """Whether the fixed dimensions hold as many elements, and as many are free."""
+    """Whether the fixed dimensions hold equally many elements, and equally many dimensions are free."""
     fixed = [[size for size in sizes if size != -1] for sizes in (dims, reshape)]
     return len(dims) - len(fixed[0]) == len(reshape) - len(fixed[1]) and math.prod(fixed[0]) == math.prod(fixed[1])
 
 
 def _reshaped(array: np.ndarray, old: tuple[int, ...], new: tuple[int, ...] | None) -> np.ndarray:
-    """`array` in shape `new`, free dimensions of which take the sizes of those of `old`, in their order."""
+    """Reshapes `array` from `old` to `new`; free dimensions of `new` take the sizes of those of `old`, in order."""
     if new is None:
         return array
     free = iter([size for size, want in zip(array.shape, old, strict=True) if want == -1])
     return array.reshape([next(free) if want == -1 else want for want in new])
 
 
-def _brackets(shape: Iterable[int]) -> str:
+def _bracketed(shape: Iterable[int]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 

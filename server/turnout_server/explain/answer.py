@@ -1,4 +1,4 @@
-"""Why a request would run where it would: the question, and the answer. Plain values only, so that they can travel."""
+"""The question where a request would run, and the answer. Plain values only, so that both can be sent over HTTP."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from turnout_server.explain.load import Load
 
 @dataclass(frozen=True)
 class Question:
-    """Where would such a request run?
+    """The request in question.
 
     Attributes:
-        device, objective, precision, priority: as a request would say it; empty, or 0, where it wouldn't.
+        device, objective, precision, priority: as in a request; empty, or 0, if the request doesn't set it.
         deadline_us: how long from now the answer may take.
-        load_per_s: so many such requests a second are to be considered, too.
+        load_per_s: also explain what a load of this many such requests per second would mean.
     """
 
     model: str
@@ -29,22 +29,22 @@ class Question:
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """One device as the request would meet it.
+    """One device, and what the request would find there.
 
     Attributes:
-        asked: whether the request lets it run there.
-        problem: why it can't; empty where it can.
-        profile: by rows, what runs took: the fields of `profiles.Estimate`.
-        cap: the most rows that are joined in one run; 0 where the model isn't on the device.
-        cap_reason: why no more.
-        instances: how many of the model's runs may go on at once.
+        asked: whether the request's `device` allows it.
+        problem: why the request can't run there; empty if it can.
+        profile: by rows, the fields of `profiles.Estimate`.
+        cap: the most rows that are batched in one run; 0 if the model isn't on the device.
+        cap_reason: why it isn't more.
+        instances: how many of the model's runs may be in progress at once.
         waiting, running: requests of all models.
-        service_us: a run of its own. None here and below where nothing was measured, or nobody gave a price.
-        finish_us: when its answer would be there, from now.
-        delay_us: what it would make others wait, all together; None where nobody else comes.
-        cost_per_million: of a million such requests, in the currency of `price_per_hour`.
-        energy_j: what the device would draw for it beyond what it draws idle.
-        load: what the load that was asked about would mean here.
+        service_us: predicted time of a run of this request alone. Here and below, None if not measured, or without a price.
+        finish_us: predicted time from now to its answer.
+        delay_us: predicted delay that it would impose on other requests, in total; None without other arrivals.
+        cost_per_million: cost of a million such requests, in the currency of `price_per_hour`.
+        energy_j: energy that the device would use for it, beyond its idle power.
+        load: what the load in question would mean here.
     """
 
     name: str
@@ -69,10 +69,10 @@ class Explanation:
     """Where a request would run, and why.
 
     Attributes:
-        requested, objective: what would decide, whoever said so: the request, its model or the server.
-        target_us: how soon the model's requests should be answered.
-        device, reason, predicted_us: the route; empty where there is none.
-        last: the device that the last such request went to.
+        requested, objective: the device and objective that count: the request's, else its model's, else the server's.
+        target_us: the model's latency target.
+        device, reason, predicted_us: the route; empty if there is none.
+        last: the device of the last request with the same `requested`.
         problem: why there is no route.
     """
 

@@ -24,7 +24,7 @@ from turnout_server.serving.selection import Selector
 
 
 class Explainer:
-    """Explains routing decisions, by asking the parts that make them.
+    """Explains routing decisions, by asking the objects that make them.
 
     Args:
         executors: by device name.
@@ -89,7 +89,7 @@ class Explainer:
     def _facts(
         self, question: Question, model: ModelVersion, forecast: Forecast, refusal: ServingError | None, *, asked: bool
     ) -> DeviceFacts:
-        """What is known of one device.
+        """The facts about one device.
 
         Args:
             refusal: why the router wouldn't choose it.
@@ -123,10 +123,10 @@ class Explainer:
 
 
 def _request_for(question: Question, signature: Signature, now_s: float) -> InferRequest:
-    """The request that is asked about, as if it had just arrived; its inputs take no memory, whatever their size.
+    """The request in question, as if it had just arrived. Its inputs are broadcast zeros, which take no memory.
 
     Raises:
-        InvalidRequest: it asks for several rows of a model that takes no batches.
+        InvalidRequest: it has several rows, and the model takes no batches.
     """
     if question.rows > 1 and not signature.max_batch_size:
         raise InvalidRequest(f"model '{question.model}' takes no batches, so rows must be 1, not {question.rows}")
@@ -163,7 +163,7 @@ def _load(rate_per_s: float, rows: int, deployment: Deployment, instances: int) 
 
 def effective_max_batch_reason(model: ModelVersion, deployment: Deployment) -> str:
     """Why batches on this device have no more rows, in words."""
-    if not model.batchable:
+    if not deployment.batchable:
         return _why_unbatched(model)
     most, best = deployment.effective_max_batch, batching.best_rows(deployment.profile.settled_us, deployment.max_rows)
     if most in deployment.preferred_rows:

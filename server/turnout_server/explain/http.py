@@ -1,4 +1,4 @@
-"""An explanation over HTTP: the question as a query string, the answer as JSON, each in both directions."""
+"""Explanations over HTTP: encodes and decodes the question as a query string, and the answer as JSON."""
 
 import json
 import math
@@ -14,9 +14,9 @@ from turnout_server.scheduling.routing import OBJECTIVES
 
 PATH = "/explain"
 SCHEMA_VERSION = 1
-#: The HTTP status of what keeps a question from being answered; 400 for everything else.
+#: The HTTP status of an error; 400 for any other.
 _STATUS = {NotFound: "404 Not Found", Unavailable: "503 Service Unavailable"}
-_MOST_DIGITS = 9
+_MAX_DIGITS = 9
 
 
 def answer(explain: Callable[[Question], Explanation], query: str) -> tuple[str, str, str]:
@@ -47,12 +47,12 @@ def question_of(query: str) -> Question:
 
 def query_of(question: Question) -> str:
     """The query string that asks a question."""
-    said = {field.name: getattr(question, field.name) for field in fields(Question)}
-    return urlencode({key: value for key, value in said.items() if value not in (None, "")})
+    values = {field.name: getattr(question, field.name) for field in fields(Question)}
+    return urlencode({key: value for key, value in values.items() if value not in (None, "")})
 
 
 def as_json(explanation: Explanation) -> str:
-    """One object; the names of durations end in their unit."""
+    """The explanation as a JSON object; the keys of durations end in their unit."""
     return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(explanation)}, indent=2)
 
 
@@ -60,7 +60,7 @@ def explanation_of(text: str) -> Explanation:
     """The explanation that `as_json` wrote.
 
     Raises:
-        ValueError: it isn't one, or one that this version doesn't know.
+        ValueError: it isn't an explanation, or has another schema version.
     """
     content = json.loads(text)
     if not isinstance(content, dict) or content.pop("schema_version", None) != SCHEMA_VERSION:
@@ -84,7 +84,7 @@ def _read(key: str, value: str) -> Any:
 
 
 def count(text: str) -> int:
-    """A number of rows. Raises ValueError, which says what it should have been; so do the others here."""
+    """A whole number above 0. Raises ValueError, with what was expected as its text, as do the functions below."""
     if (number := whole(text)) == 0:
         raise ValueError("a whole number above 0")
     return number
@@ -102,8 +102,8 @@ def positive(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """A number that may be 0."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+    """A whole number that may be 0."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
         raise ValueError("a whole number")
     return int(text)
 

@@ -1,9 +1,9 @@
-"""What a steady load would mean for a device: a formula over its profile, not a measurement.
+"""What a steady load would mean for a device: computed from its profile, not measured.
 
-Requests come at random (Poisson), each run takes what runs of its size take, and nothing else is on the device. What isn't
-joined waits as in an M/D/1 queue; on several instances, as Sakasegawa approximates it (1977). Where requests are joined,
-whoever comes waits for the rest of the run that is on, which is half of one, and longer the nearer the load is to all that the
-device could do. Beside a simulation (tests/server/test_utilisation.py) this is never too short, and less than twice too long.
+Assumes Poisson arrivals, service times as in the profile, and no other load on the device. Without batching, requests wait as
+in an M/D/1 queue, and on several instances as in Sakasegawa's approximation (1977). With batching, an arrival waits for the
+rest of the run in progress, half a run on average, and longer as the load approaches the device's capacity. In simulations
+(tests/server/explain/test_load.py) requests wait no longer than this, and at least half as long.
 """
 
 import math
@@ -16,11 +16,11 @@ class Load:
     """A load on one device.
 
     Attributes:
-        rate_per_s: requests a second.
-        most_per_s: the highest rate that the device could carry, with batches as large as they may be.
-        batch_rows: rows that would run together: as many as come during a run, if that is more than one request's.
-        utilisation: the share of the time that its instances would be busy; above 1, of what they could do at most.
-        wait_us: how long a request would wait for its run; None where the queue would grow without end.
+        rate_per_s: requests per second.
+        most_per_s: the device's capacity in requests per second, with the largest batches allowed.
+        batch_rows: rows per run: those that arrive during a run, but at least one request's.
+        utilisation: the share of time that the instances would be busy; above 1, the load relative to capacity.
+        wait_us: mean time in the queue; None if the queue would grow without bound.
     """
 
     rate_per_s: float
@@ -30,14 +30,14 @@ class Load:
     wait_us: float | None
 
 
-def load(rate_per_s: float, rows: int, cap: int, instances: int, service_us: Callable[[int], float]) -> Load:
-    """What `rate_per_s` requests of so many rows each would mean.
+def load(rate_per_s: float, rows: int, effective_max_batch: int, instances: int, service_us: Callable[[int], float]) -> Load:
+    """What a load of `rate_per_s` requests of `rows` rows each would mean.
 
     Args:
-        cap: the most rows worth joining.
-        service_us: what so many rows take.
+        effective_max_batch: the most rows worth batching in one run.
+        service_us: the service time of a number of rows.
     """
-    batches = [rows * requests for requests in range(1, max(1, cap // rows) + 1)]
+    batches = [rows * requests for requests in range(1, max(1, effective_max_batch // rows) + 1)]
     carries_per_s = {batch: batch / rows * instances / service_us(batch) * 1e6 for batch in batches}
     most_per_s = max(carries_per_s.values())
     if rate_per_s >= most_per_s:

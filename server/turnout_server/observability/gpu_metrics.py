@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of each GPU, under the names that Triton gives it.
+"""Metrics of each GPU from the NVIDIA driver, under Triton's names.
 
 Names and units: triton-inference-server/core, src/metrics.cc. NVML only reads: it starts no CUDA in this process.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from prometheus_client.core import GaugeMetricFamily, Metric, UnknownMetricFamily
 
-#: By name: what it is, NVML's question, and the number in its answer.
+#: By name: the documentation, the NVML function, and the value in its result.
 _GAUGES: Final[dict[str, tuple[str, str, Callable[[Any], float]]]] = {
     "nv_gpu_utilization": ("Share of time that it is busy.", "nvmlDeviceGetUtilizationRates", lambda a: a.gpu / 100),
     "nv_gpu_memory_total_bytes": ("Memory.", "nvmlDeviceGetMemoryInfo", lambda a: a.total),
@@ -21,7 +21,7 @@ _GAUGES: Final[dict[str, tuple[str, str, Callable[[Any], float]]]] = {
 
 
 class GpuMetrics:
-    """A Prometheus collector. What a GPU doesn't tell is left out."""
+    """A Prometheus collector. Values that a GPU doesn't report are left out."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
@@ -29,11 +29,11 @@ class GpuMetrics:
     def collect(self) -> Iterator[Metric]:
         """Yields the metric families; the interface that prometheus_client's registry calls."""
         gpus = dict(self._gpus())
-        for name, (documentation, question, number) in _GAUGES.items():
+        for name, (documentation, function, value) in _GAUGES.items():
             gauge = GaugeMetricFamily(name, documentation, labels=["gpu_uuid"])
-            self._fill(gauge, gpus, question, number)
+            self._fill(gauge, gpus, function, value)
             yield gauge
-        # Without the suffix `_total`, which prometheus_client gives every counter, as Triton has it.
+        # Untyped, because Triton's name has no suffix `_total`, which prometheus_client adds to every counter.
         joules = UnknownMetricFamily("nv_energy_consumption", "Joules since the driver was loaded.", labels=["gpu_uuid"])
         self._fill(joules, gpus, "nvmlDeviceGetTotalEnergyConsumption", lambda millijoules: millijoules / 1000)
         yield joules
@@ -45,14 +45,14 @@ class GpuMetrics:
                     handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
                     yield self._nvml.nvmlDeviceGetUUID(handle), handle
 
-    def _fill(self, family: Any, gpus: dict[str, Any], question: str, number: Callable[[Any], float]) -> None:
+    def _fill(self, family: Any, gpus: dict[str, Any], function: str, value: Callable[[Any], float]) -> None:
         for uuid, handle in gpus.items():
             with suppress(self._nvml.NVMLError):
-                family.add_metric([uuid], number(getattr(self._nvml, question)(handle)))
+                family.add_metric([uuid], value(getattr(self._nvml, function)(handle)))
 
 
 def gpu_metrics(load: Callable[[], Any] = lambda: importlib.import_module("pynvml")) -> GpuMetrics | None:
-    """The collector where there are `nvidia-ml-py` and a driver that answers; None elsewhere."""
+    """The collector; None without `nvidia-ml-py` or without a driver that answers."""
     try:
         nvml = load()
     except ImportError:

@@ -1,4 +1,4 @@
-"""The HTTP side door: /metrics for Prometheus, /healthz and /readyz for probes, /explain for people."""
+"""The monitoring port: /metrics for Prometheus, /healthz and /readyz for probes, /explain for people."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -20,8 +20,8 @@ class MonitoringServer:
     """Serves in threads of its own from `start` to `stop`.
 
     Args:
-        ready: asked on every /readyz.
-        explain: asked on every /explain; may raise what `DataPlane.explain` does.
+        ready: called for every /readyz.
+        explain: called for every /explain; may raise what `Explainer.explain` raises.
 
     Raises:
         OSError: the address can't be bound.
@@ -56,10 +56,10 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _QuietHandler(WSGIRequestHandler):
-    timeout = 10  # seconds; a client that says nothing doesn't keep its thread
+    timeout = 10  # seconds, after which a silent client loses its thread
 
     def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are not news."""
+        """Logs nothing: scrapes come all the time."""
 
 
 def _application(registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> Any:

@@ -1,4 +1,4 @@
-"""The log, and the settings of it that may be changed while serving (LogSettings)."""
+"""The log, and its settings that clients may change while the server runs (LogSettings)."""
 
 import logging
 from typing import Final
@@ -14,7 +14,7 @@ _FORMATS: Final = {
 
 
 class LogSettings:
-    """Decides which records reach the log, and how they look.
+    """Decides which records reach the log, and in what format.
 
     Settings: `log_info`, `log_warning`, `log_error` (bool), `log_verbose_level` (int; above 0 shows debug records),
     `log_format` (`default` or `ISO8601`), `log_file` (where the log goes; fixed at the start).
@@ -35,11 +35,11 @@ class LogSettings:
         self._apply_format()
 
     def settings(self) -> dict[str, Value]:
-        """The settings in force."""
+        """The effective settings."""
         return dict(self._settings)
 
     def update(self, changes: dict[str, Value]) -> None:
-        """Changes settings: all of them, or none.
+        """Changes settings: all of these, or none.
 
         Raises:
             InvalidRequest: one doesn't exist, or can't have that value.
@@ -73,7 +73,7 @@ class LogSettings:
 
 
 class OneLineFormatter(logging.Formatter):
-    """Escapes control characters of a message, so that nobody's model name can forge a line. Tracebacks stay as they are."""
+    """Escapes control characters in messages, so that a model name can't forge a line of the log. Tracebacks stay unchanged."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in record.message)

@@ -1,4 +1,4 @@
-"""What loading showed of each model on each device, as metrics."""
+"""Metrics of each model on each device that are known once it is loaded."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ class ModelMetrics:
     """A Prometheus collector.
 
     Args:
-        versions: the model versions that answer now; asked for on every scrape.
+        versions: returns the loaded model versions; called on every scrape.
     """
 
     def __init__(self, versions: Callable[[], list[ModelVersion]]) -> None:

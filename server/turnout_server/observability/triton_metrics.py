@@ -1,4 +1,4 @@
-"""The same counts under the names that dashboards for Triton ask for.
+"""The server's counts under Triton's metric names, for dashboards made for Triton.
 
 Names and labels: triton-inference-server/core, src/metrics.cc. Durations there are cumulative microseconds in counters without
 the suffix `_total`, which prometheus_client writes only as untyped metrics; `rate()` works on those all the same.
@@ -20,9 +20,9 @@ _FAMILIES: Final[dict[str, tuple[str, Callable[[Series], float]]]] = {
     "nv_inference_exec_count": ("Runs.", lambda s: s.executions),
     "nv_inference_request_duration_us": ("Time of answered requests.", lambda s: s.request_s.total * 1e6),
     "nv_inference_queue_duration_us": ("Time in queues.", lambda s: s.queue_s.total * 1e6),
-    "nv_inference_compute_input_duration_us": ("Time of joining inputs.", lambda s: s.input_s * 1e6),
+    "nv_inference_compute_input_duration_us": ("Time of batching inputs.", lambda s: s.input_s * 1e6),
     "nv_inference_compute_infer_duration_us": ("Time of running.", lambda s: s.compute_s.total * 1e6),
-    "nv_inference_compute_output_duration_us": ("Time of taking outputs apart.", lambda s: s.output_s * 1e6),
+    "nv_inference_compute_output_duration_us": ("Time of splitting outputs.", lambda s: s.output_s * 1e6),
 }
 
 

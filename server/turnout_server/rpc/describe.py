@@ -1,6 +1,6 @@
-"""The data plane's objects as messages: metadata, effective configuration, statistics, index."""
+"""Builds the messages about models: metadata, effective configuration, statistics and repository index."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from turnout_proto import inference_pb2 as pb
@@ -18,7 +18,7 @@ BACKEND = "onnxruntime"
 
 
 def metadata(model: ModelVersion, versions: Iterable[int]) -> pb.ModelMetadataResponse:
-    """What ModelMetadata answers."""
+    """The response of ModelMetadata."""
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=map(str, versions),
@@ -29,30 +29,30 @@ def metadata(model: ModelVersion, versions: Iterable[int]) -> pb.ModelMetadataRe
 
 
 def configuration(model: ModelVersion) -> mc.ModelConfig:
-    """The configuration in force: what the file said, and what was derived where it said nothing."""
-    chosen, batch = model.configuration, model.signature.max_batch_size
+    """The effective configuration: the file's settings, and derived values for those that it doesn't set."""
+    config, batch = model.configuration, model.signature.max_batch_size
     message = mc.ModelConfig(
         name=model.name,
         platform=PLATFORM,
         backend=BACKEND,
         max_batch_size=batch,
-        version_policy=_version_policy(chosen),
-        default_model_filename=chosen.files[""],
-        instance_group=[_instance_group(chosen, device) for device in model.deployments],
+        version_policy=_version_policy(config),
+        default_model_filename=config.files[""],
+        instance_group=[_instance_group(config, device) for device in model.deployments],
     )
     for spec in model.signature.inputs:
         message.input.append(mc.ModelInput(**_declared(spec, batch)))
     for spec in model.signature.outputs:
         message.output.append(mc.ModelOutput(**_declared(spec, batch)))
     if model.batchable:
-        message.dynamic_batching.CopyFrom(_dynamic_batching(chosen))
-    for key, value in (_parameters(chosen) | _reports(model)).items():
+        message.dynamic_batching.CopyFrom(_dynamic_batching(config))
+    for key, value in (_parameters(config) | _reports(model)).items():
         message.parameters[key].string_value = value
     return message
 
 
 def statistics(model: ModelVersion, by_device: Mapping[str, Series]) -> pb.ModelStatistics:
-    """A model version's row of ModelStatistics; durations in nanoseconds, summed over requests as Triton does."""
+    """A model version's entry in ModelStatistics; durations are sums over requests, in nanoseconds, as in Triton."""
     total = Series()
     for series in by_device.values():
         total.add(series)
@@ -79,7 +79,7 @@ def statistics(model: ModelVersion, by_device: Mapping[str, Series]) -> pb.Model
 
 
 def index(entries: Iterable[IndexEntry]) -> pb.RepositoryIndexResponse:
-    """What RepositoryIndex answers."""
+    """The response of RepositoryIndex."""
     entry_class = pb.RepositoryIndexResponse.ModelIndex
     return pb.RepositoryIndexResponse(
         models=[entry_class(name=e.name, version=e.version, state=e.state, reason=e.reason) for e in entries]
@@ -91,7 +91,7 @@ def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
 
 
 def _declared(spec: TensorSpec, batch: int) -> dict[str, Any]:
-    """The fields that inputs and outputs share; dims leave out the batch dimension."""
+    """The fields that inputs and outputs share; `dims` are without the batch dimension."""
     start = 1 if batch else 0
     fields: dict[str, Any] = {
         "name": spec.name,
@@ -103,29 +103,29 @@ def _declared(spec: TensorSpec, batch: int) -> dict[str, Any]:
     return fields
 
 
-def _version_policy(chosen: ModelConfiguration) -> mc.ModelVersionPolicy:
-    if chosen.versions is None:
+def _version_policy(config: ModelConfiguration) -> mc.ModelVersionPolicy:
+    if config.versions is None:
         return mc.ModelVersionPolicy(all=mc.ModelVersionPolicy.All())
-    if isinstance(chosen.versions, int):
-        return mc.ModelVersionPolicy(latest=mc.ModelVersionPolicy.Latest(num_versions=chosen.versions))
-    return mc.ModelVersionPolicy(specific=mc.ModelVersionPolicy.Specific(versions=chosen.versions))
+    if isinstance(config.versions, int):
+        return mc.ModelVersionPolicy(latest=mc.ModelVersionPolicy.Latest(num_versions=config.versions))
+    return mc.ModelVersionPolicy(specific=mc.ModelVersionPolicy.Specific(versions=config.versions))
 
 
-def _instance_group(chosen: ModelConfiguration, device: str) -> mc.ModelInstanceGroup:
-    """A group for a device; its count is left out where any number of runs may go on there."""
+def _instance_group(config: ModelConfiguration, device: str) -> mc.ModelInstanceGroup:
+    """The instance group of a device; its count is 0 if the configuration doesn't limit the concurrent runs."""
     is_gpu = kind_of(device) in GPU_KINDS
     number = device.partition(":")[2]
     return mc.ModelInstanceGroup(
-        name=f"{chosen.name}_{device}",
+        name=f"{config.name}_{device}",
         kind=mc.ModelInstanceGroup.KIND_GPU if is_gpu else mc.ModelInstanceGroup.KIND_CPU,
-        count=chosen.instances_on(device, kind_of(device)),
+        count=config.instances_on(device, kind_of(device)),
         gpus=[int(number)] if is_gpu and number.isdecimal() else [],
-        rate_limiter=None if chosen.weight == 1 else mc.ModelRateLimiter(priority=round(1 / chosen.weight)),
+        rate_limiter=None if config.weight == 1 else mc.ModelRateLimiter(priority=round(1 / config.weight)),
     )
 
 
-def _dynamic_batching(chosen: ModelConfiguration) -> mc.ModelDynamicBatching:
-    queue = chosen.queue
+def _dynamic_batching(config: ModelConfiguration) -> mc.ModelDynamicBatching:
+    queue = config.queue
     return mc.ModelDynamicBatching(
         preferred_batch_size=queue.preferred_rows,
         max_queue_delay_microseconds=queue.max_delay_us,
@@ -145,40 +145,40 @@ def _queue_policy(policy: QueuePolicy) -> mc.ModelQueuePolicy:
     )
 
 
-def _parameters(chosen: ModelConfiguration) -> dict[str, str]:
-    """Our own settings, as they would stand in a config.pbtxt."""
-    parameters = {f"turnout.file.{device}": file for device, file in chosen.files.items() if device}
-    if chosen.default_device:
-        parameters["turnout.default_device"] = chosen.default_device
-    if chosen.devices:
-        parameters["turnout.devices"] = ",".join(chosen.devices)
-    if chosen.objective:
-        parameters["turnout.objective"] = chosen.objective
-    if chosen.latency_target_us is not None:
-        parameters["turnout.latency_target_us"] = str(chosen.latency_target_us)
-    if chosen.tolerance != ModelConfiguration.tolerance:
-        parameters["turnout.tolerance"] = f"{chosen.tolerance:g}"
-    if not chosen.batches:
+def _parameters(config: ModelConfiguration) -> dict[str, str]:
+    """Turnout's own settings, as a config.pbtxt would contain them."""
+    parameters = {f"turnout.file.{device}": file for device, file in config.files.items() if device}
+    if config.default_device:
+        parameters["turnout.default_device"] = config.default_device
+    if config.devices:
+        parameters["turnout.devices"] = ",".join(config.devices)
+    if config.objective:
+        parameters["turnout.objective"] = config.objective
+    if config.latency_target_us is not None:
+        parameters["turnout.latency_target_us"] = str(config.latency_target_us)
+    if config.tolerance != ModelConfiguration.tolerance:
+        parameters["turnout.tolerance"] = f"{config.tolerance:g}"
+    if not config.batches:
         parameters["turnout.batching"] = "off"
     return parameters
 
 
 def _reports(model: ModelVersion) -> dict[str, str]:
-    """What loading the model showed, by device; nothing of it is a setting."""
+    """What loading the model showed on each device, as parameters that aren't settings."""
     reports: dict[str, str] = {}
     for device, deployment in model.deployments.items():
         report = deployment.report
         nodes = ", ".join(f"{count} on {provider}" for provider, count in report.placement.items())
         parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
         text = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
-        reports[f"turnout.report.{device}"] = text + _graphs(deployment.session.graphs)
+        reports[f"turnout.report.{device}"] = "; ".join([text, *_padding(deployment.buckets), *report.notes])
     for device, reason in model.unavailable.items():
         reports[f"turnout.report.{device}"] = f"does not run here: {reason}"
     return reports
 
 
-def _graphs(graphs: Mapping[int, str]) -> str:
-    return "".join(f"; CUDA graph for {rows} rows: {f'none: {why}' if why else 'yes'}" for rows, why in graphs.items())
+def _padding(buckets: Sequence[int]) -> list[str]:
+    return [f"runs are padded to {', '.join(map(str, buckets))} rows"] if buckets else []
 
 
 def _duration(count: int, seconds: float) -> pb.StatisticDuration:

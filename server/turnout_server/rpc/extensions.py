@@ -1,4 +1,4 @@
-"""The RPCs of the shared-memory, trace and logging extensions."""
+"""The RPCs of the shared-memory, trace and logging extensions, one method each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +19,11 @@ NO_CUDA = "CUDA shared memory is not supported; send tensors in the message, or 
 
 
 class ExtensionService:
-    """Shared memory of clients, traces, and the log.
+    """Answers the RPCs about clients' shared memory, traces and the log.
 
     Args:
-        shared_memory: None if clients may not register any.
-        knows: whether there is a model of that name.
+        shared_memory: None if shared memory is disabled.
+        knows: whether a model of this name exists.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ExtensionService:
 
     def system_shared_memory_status(self, request: pb.SystemSharedMemoryStatusRequest) -> pb.SystemSharedMemoryStatusResponse:
         response = pb.SystemSharedMemoryStatusResponse()
-        for region in self._allowed().regions(request.name):
+        for region in self._enabled_memory().regions(request.name):
             status = response.regions[region.name]
             status.name, status.key = region.name, region.key
             status.offset, status.byte_size = region.offset, region.byte_size
@@ -59,13 +59,13 @@ class ExtensionService:
     def system_shared_memory_register(
         self, request: pb.SystemSharedMemoryRegisterRequest
     ) -> pb.SystemSharedMemoryRegisterResponse:
-        self._allowed().register(request.name, request.key, request.offset, request.byte_size)
+        self._enabled_memory().register(request.name, request.key, request.offset, request.byte_size)
         return pb.SystemSharedMemoryRegisterResponse()
 
     def system_shared_memory_unregister(
         self, request: pb.SystemSharedMemoryUnregisterRequest
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        self._allowed().unregister(request.name)
+        self._enabled_memory().unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
     def cuda_shared_memory_status(self, _: pb.CudaSharedMemoryStatusRequest) -> pb.CudaSharedMemoryStatusResponse:
@@ -75,7 +75,7 @@ class ExtensionService:
         raise Unsupported(NO_CUDA)
 
     def cuda_shared_memory_unregister(self, _: pb.CudaSharedMemoryUnregisterRequest) -> pb.CudaSharedMemoryUnregisterResponse:
-        """Succeeds: clients call it before anything else, to be sure that nothing is left."""
+        """Succeeds, because clients call it first to remove regions of earlier runs."""
         return pb.CudaSharedMemoryUnregisterResponse()
 
     def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
@@ -97,7 +97,7 @@ class ExtensionService:
             setattr(response.settings[key], kind, value)
         return response
 
-    def _allowed(self) -> SharedMemory:
+    def _enabled_memory(self) -> SharedMemory:
         if self._shared_memory is None:
             raise Unsupported(NO_SHARED_MEMORY)
         return self._shared_memory

@@ -1,4 +1,4 @@
-"""How an RPC is answered: parse the message, call a function, and turn whatever it raises into the right status."""
+"""Handlers of RPCs: parse the message, call a function, and convert its exceptions to statuses."""
 
 import logging
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from turnout_server.transport.base import Call, Status, UnaryHandler
 
 logger = logging.getLogger(__name__)
 
-#: Longer texts make gRPC drop the status itself: metadata has a hard limit of 16 KiB.
+#: With much longer details gRPC would drop the whole status: metadata has a hard limit of 16 KiB.
 MAX_DETAILS_BYTES = 1024
 
 
 def answering(request_class: Any, function: Callable[[Any], Message]) -> UnaryHandler:
-    """The handler of an RPC that is answered on the spot, by `function` of its request."""
+    """The handler of an RPC that is answered at once with the result of `function`."""
 
     def handle(call: Call, message: bytes) -> None:
         try:
@@ -34,7 +34,7 @@ def answering(request_class: Any, function: Callable[[Any], Message]) -> UnaryHa
 
 
 def settling(request_class: Any, function: Callable[[Any, OnSettled], None], response: Message) -> UnaryHandler:
-    """The handler of an RPC that is answered later, with `response`, once `function` says that it went well."""
+    """The handler of an RPC that is answered with `response` later, when `function` reports that it succeeded."""
 
     def handle(call: Call, message: bytes) -> None:
         def settled(error: ServingError | None) -> None:
@@ -54,7 +54,7 @@ def settling(request_class: Any, function: Callable[[Any, OnSettled], None], res
 
 
 def status(error: ServingError, request_id: str = "") -> Status:
-    """The gRPC status of an error, its text capped and free of control characters."""
+    """The gRPC status of an error; its text is truncated, and control characters are escaped."""
     text = f"[request id: {request_id}] {error}" if request_id else str(error)
     pushback_ms = getattr(error, "pushback_ms", None)
     trailing = () if pushback_ms is None else (("grpc-retry-pushback-ms", str(pushback_ms)),)
@@ -62,14 +62,14 @@ def status(error: ServingError, request_id: str = "") -> Status:
 
 
 def unexpected() -> ServingError:
-    """What the caller gets to see of the exception being handled; the log has it in full."""
+    """The error that clients see instead of the exception being handled. Logs that exception."""
     error = internal_error()
     logger.exception("%s", error)
     return error
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped and at most MAX_DETAILS_BYTES of UTF-8."""
+    """`text` with control characters escaped, truncated to MAX_DETAILS_BYTES of UTF-8."""
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:MAX_DETAILS_BYTES])
     return escaped.encode(errors="replace")[:MAX_DETAILS_BYTES].decode(errors="ignore")
 

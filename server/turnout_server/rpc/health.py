@@ -1,6 +1,6 @@
-"""grpc.health.v1 over the data plane.
+"""The health service grpc.health.v1.
 
-The empty service and the inference service stand for the whole server; a model's name stands for that model.
+The empty service name and the inference service mean the whole server; a model's name means that model.
 Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """
 
@@ -45,16 +45,16 @@ class HealthService:
         return _Watch(self, call)
 
     def subscribe(self, watch: "_Watch") -> None:
-        """Tells `watch` of every change until its client goes away."""
+        """Updates `watch` at every change until its client cancels."""
         watch.call.on_cancel(self._dataplane.changes.add(watch.update))
 
     @property
     def ended(self) -> bool:
-        """No state will change any more."""
+        """Whether no state will change any more."""
         return self._dataplane.changes.ended
 
     def state_of(self, service: str) -> int:
-        """The ServingStatus of a service by name."""
+        """The ServingStatus of a service."""
         if service in ("", SERVICE):
             return _SERVING if self._dataplane.ready() else _NOT_SERVING
         if not self._dataplane.repository.knows(service):
@@ -63,7 +63,7 @@ class HealthService:
 
 
 class _Watch:
-    """One Watch call: sends the state, and then every change of it."""
+    """One Watch call: sends the current state, then every change."""
 
     def __init__(self, health: HealthService, call: Call) -> None:
         self.call = call
@@ -82,13 +82,13 @@ class _Watch:
         self.update()
 
     def half_closed(self) -> None:
-        """The request has been sent; changes go on."""
+        """Ignored: the call continues until the client cancels it."""
 
     def update(self) -> None:
-        with self._sending:  # called from the control thread and the transport's
+        with self._sending:  # the control thread and the transport's threads call this
             state = self._health.state_of(self._service)
             if state != self._sent:
                 self._sent = state
                 self.call.send(health_pb2.HealthCheckResponse(status=state).SerializeToString())
-        if self._health.ended:  # else every watcher would hold up the server's end
+        if self._health.ended:  # otherwise each watcher would delay the shutdown
             self.call.finish(status(Unavailable("the server is shutting down")))

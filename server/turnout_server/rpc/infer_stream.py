@@ -1,4 +1,4 @@
-"""ModelStreamInfer: requests and answers pipelined on one call, answers in the order of their requests."""
+"""ModelStreamInfer: many requests in flight on one call, answered in the order of the requests."""
 
 import threading
 from collections import deque
@@ -11,17 +11,17 @@ from turnout_server.core.messages import nothing_to_cancel
 from turnout_server.transport.base import Call, Status
 from turnout_server.wire import responses
 
-#: Told a request's id and how it ended: the bytes of a ModelInferResponse, or an error.
+#: Receives a request's id and outcome: the bytes of a ModelInferResponse, or an error.
 Answer = Callable[[str, bytes | ServingError], None]
-#: Starts a request of a call; returns what to call when nobody wants its answer any more.
+#: Starts a request of a call; returns the function that cancels it.
 Infer = Callable[[Call, bytes, Answer], Callable[[], None]]
 
-#: A client that sends this metadata wants a failing request to end the stream with the request's own status.
+#: Clients that send this metadata want a failed request to end the stream with the request's status.
 ERROR_HEADER = "triton_grpc_error"
 
 
 class _Pending:
-    """A request's place in the order of answers."""
+    """A request whose answer hasn't been sent."""
 
     __slots__ = ("cancel", "message", "status")
 
@@ -36,10 +36,11 @@ class _Pending:
 
 
 class InferStream:
-    """One stream's requests; an answer is sent as soon as all before it have been.
+    """The receiver of one stream. Sends each answer as soon as all earlier requests have been answered.
 
     Args:
-        status: the gRPC status of an error with its request's id.
+        infer: starts a request.
+        status: the gRPC status for an error and a request id.
     """
 
     def __init__(self, call: Call, infer: Infer, status: Callable[[ServingError, str], Status]) -> None:

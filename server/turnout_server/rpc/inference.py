@@ -17,10 +17,10 @@ from turnout_server.wire.codec import Codec
 
 
 class InferenceService:
-    """Decodes requests, hands them to the data plane, and answers from whichever thread has the outcome.
+    """Decodes requests, submits them to the data plane, and answers from the thread that completes them.
 
     Args:
-        inline: runs tiny jobs in the transport's thread.
+        inline: runs short jobs in the transport's thread.
     """
 
     def __init__(self, dataplane: DataPlane, codec: Codec, inline: InlineRunner) -> None:
@@ -50,7 +50,7 @@ class InferenceService:
         return InferStream(call, self._infer, status)
 
     def _infer(self, call: Call, message: bytes, answer: Answer) -> Callable[[], None]:
-        """Starts a request; returns what to call when nobody wants its answer any more."""
+        """Starts a request; returns the function that cancels it."""
         arrived_s = time.monotonic()
 
         def failed(error: ServingError) -> None:

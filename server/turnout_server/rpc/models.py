@@ -1,4 +1,4 @@
-"""The RPCs about the server, its models and its repository: one function each."""
+"""The RPCs about the server, its models and its repository, one method each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,10 @@ from turnout_server.transport.base import UnaryHandler
 
 
 class ModelService:
-    """What the server is, what its models are, and which ones it has.
+    """Answers the RPCs about the server and its models, and those that load and unload models.
 
     Args:
-        name, version, extensions: what ServerMetadata answers.
+        name, version, extensions: for ServerMetadata.
     """
 
     def __init__(self, dataplane: DataPlane, control: Control, name: str, version: str, extensions: list[str]) -> None:
@@ -60,8 +60,8 @@ class ModelService:
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._repository.find(request.name, request.version)
-        answering_now = [model] if request.version else self._repository.ready(request.name)
-        return describe.metadata(model, [each.version for each in answering_now])
+        serving = [model] if request.version else self._repository.ready(request.name)
+        return describe.metadata(model, [each.version for each in serving])
 
     def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(config=describe.configuration(self._repository.find(request.name, request.version)))
@@ -77,7 +77,7 @@ class ModelService:
         return describe.index(entry for entry in self._repository.index() if entry.state == "READY" or not request.ready)
 
     def repository_model_load(self, request: pb.RepositoryModelLoadRequest, settled: OnSettled) -> None:
-        """Settles on the control thread, once the model answers."""
+        """Calls `settled` on the control thread when the model is ready or has failed to load."""
         name = self._model_name(request.repository_name, request.model_name)
         for key in request.parameters:
             if key != "config":
@@ -90,11 +90,11 @@ class ModelService:
         self._control.load(name, configuration, settled)
 
     def repository_model_unload(self, request: pb.RepositoryModelUnloadRequest, settled: OnSettled) -> None:
-        """Settles on the control thread, once no new request reaches the model."""
+        """Calls `settled` on the control thread when no new request can reach the model."""
         self._control.unload(self._model_name(request.repository_name, request.model_name), settled)
 
     def _model_name(self, repository_name: str, model_name: str) -> str:
-        """The model that a load or unload is about. KServe's stubs send its name in the field before ours."""
+        """The model to load or unload. KServe's stubs send its name as `repository_name`."""
         if repository_name and model_name:
             raise Unsupported("'repository_name' specification is not supported")
         name = model_name or repository_name

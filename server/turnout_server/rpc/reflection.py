@@ -1,4 +1,4 @@
-"""Server reflection, from the private descriptor pool; it shows the inference service and nothing else."""
+"""Server reflection of the inference service only, from Turnout's own descriptor pool."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ PATH = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 def handlers() -> dict[str, StreamHandler]:
-    """The stream that reflection clients ask on."""
+    """Handlers by path."""
     servicer = reflection.ReflectionServicer([SERVICE], pool=POOL)
-    return {PATH: lambda call: _Answers(call, servicer)}
+    return {PATH: lambda call: _ReflectionCall(call, servicer)}
 
 
-class _Answers:
-    """One reflection call: an answer for each question."""
+class _ReflectionCall:
+    """The receiver of one reflection call; answers each request with one response."""
 
     def __init__(self, call: Call, servicer: reflection.ReflectionServicer) -> None:
         self._call = call
@@ -34,9 +34,9 @@ class _Answers:
             self._call.finish(status(InvalidRequest("the message is not a valid ServerReflectionRequest")))
             return
         if request.file_containing_symbol.removeprefix(f"{SERVICE}.") in METHODS:
-            request.file_containing_symbol = SERVICE  # protobuf's pool finds services, but not their methods
-        answers: Any = self._servicer
-        for response in answers.ServerReflectionInfo(iter([request]), None):
+            request.file_containing_symbol = SERVICE  # protobuf's pool finds services by name, but not their methods
+        servicer: Any = self._servicer
+        for response in servicer.ServerReflectionInfo(iter([request]), None):
             self._call.send(response.SerializeToString())
 
     def half_closed(self) -> None:

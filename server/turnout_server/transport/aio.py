@@ -1,4 +1,4 @@
-"""The transport on grpc.aio: public interfaces only, at the price of an event loop between the wire and the workers."""
+"""The transport on grpc.aio: uses only public interfaces, but every call goes through an event loop."""
 
 import asyncio
 import threading
@@ -14,17 +14,17 @@ from turnout_server.transport.base import OK, STREAM_WINDOW, Handlers, Status, S
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-#: What is left of calls when the server has stopped takes a turn of the loop or two.
+#: After the server has stopped, the loop's remaining tasks need only an iteration or two.
 SETTLE_TIMEOUT_S = 1.0
 
 
 class AioTransport:
-    """Runs `handlers` on an event loop in a thread of its own.
+    """Runs `handlers` on an event loop in its own thread.
 
     Args:
-        address: `host:port`; port 0 picks a free one.
+        address: `host:port`; port 0 selects a free one.
         options: gRPC channel arguments.
-        credentials: for TLS; none means plain text.
+        credentials: for TLS; None for plain text.
 
     Raises:
         OSError: the address can't be bound.
@@ -83,9 +83,9 @@ class AioTransport:
 
 
 async def _settled() -> None:
-    """Returns once the loop's other tasks are through: gRPC's have calls to tidy up after the server has stopped.
+    """Waits for the loop's other tasks: after the server has stopped, gRPC's tasks still clean up calls.
 
-    One that is still there when the loop ends is destroyed, with a traceback in the log.
+    A task that is pending when the loop ends would be destroyed, with a traceback in the log.
     """
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     if tasks:
@@ -108,7 +108,7 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
 
 
 class _AioCall:
-    """A Call whose answers go into a queue that its coroutine on the loop empties."""
+    """A Call that puts its messages and status into a queue, which its coroutine on the loop sends."""
 
     runs_inline = False
 
@@ -140,7 +140,7 @@ class _AioCall:
         self._put(status)
 
     def _put(self, answer: bytes | Status) -> None:
-        with suppress(RuntimeError):  # the loop has ended, and every call with it
+        with suppress(RuntimeError):  # the loop and all its calls have ended
             self._loop.call_soon_threadsafe(self.outbox.put_nowait, answer)
 
 
@@ -149,7 +149,7 @@ def _unary(handler: UnaryHandler, loop: asyncio.AbstractEventLoop) -> Callable[[
         call = _AioCall(context, loop)
         try:
             handler(call, request)
-        except BaseException:  # any that got through would end the loop, or reach the client as a text
+        except BaseException:  # otherwise it would end the loop, or the client would see its text
             call.finish(handler_failed())
         try:
             answer = await call.outbox.get()
@@ -180,7 +180,7 @@ def _stream(
             raise
         finally:
             reader.cancel()
-        call.cancel()  # whatever the handler still runs for this call is for nobody
+        call.cancel()  # cancels what the handler still runs for this call
         if answer.code is not grpc.StatusCode.OK:
             await _abort(context, answer)
 

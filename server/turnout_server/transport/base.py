@@ -1,7 +1,7 @@
-"""The seam between gRPC and everything else.
+"""The interface between gRPC and the rest of the server.
 
-A handler is told of a call and its messages, as bytes, and answers through the call from any thread, once or many times.
-Whatever carries it (`aio`, or the completion queue) is a Transport; both run the same handlers and pass the same tests.
+A handler receives a call and its messages as bytes, and answers through the call from any thread. The two transports, `aio` and
+`completion_queue`, run the same handlers and pass the same tests.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Status:
-    """How a call ends: a code, a text for people, and metadata after the last message."""
+    """How a call ends: a code, a text for humans, and metadata that follows the last message."""
 
     code: grpc.StatusCode
     details: str = ""
@@ -29,7 +29,7 @@ OK = Status(grpc.StatusCode.OK)
 
 
 def handler_failed() -> Status:
-    """How a call ends whose handler raised the exception being handled: that is a bug, so the log gets all of it."""
+    """The status of a call whose handler raised the exception being handled. Logs that exception, because it is a bug."""
     hidden = internal_error()
     logger.exception("a handler failed: %s", hidden)
     return Status(grpc.StatusCode.INTERNAL, str(hidden))
@@ -39,9 +39,9 @@ class Call(Protocol):
     """A call in flight. Every method may be called from any thread.
 
     Attributes:
-        metadata: what the client sent along; values of keys that end in `-bin` are bytes.
-        deadline_s: when the client stops waiting, on the monotonic clock; None if never.
-        runs_inline: whether the thread that calls the handler runs `Handlers.inline` afterwards.
+        metadata: from the client; values of keys that end in `-bin` may be bytes, or missing.
+        deadline_s: when the client stops waiting, on the monotonic clock; None if it never does.
+        runs_inline: whether the thread that calls the handler then runs `Handlers.inline`.
     """
 
     @property
@@ -52,30 +52,30 @@ class Call(Protocol):
     def runs_inline(self) -> bool: ...
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the client goes away before the call has ended; at once if it is gone already.
+        """Calls `callback` when the client cancels or disconnects before the call ends; at once if that has happened.
 
-        On a stream also when it has ended, because what runs for it then is for nobody.
+        For a stream also when the call ends, because nothing can use the results of requests that still run.
         """
         ...
 
     def send(self, message: bytes) -> None:
-        """Sends a message. Messages keep their order; those of a call that has ended are dropped."""
+        """Sends a message. Messages keep their order; after the call has ended they are dropped."""
         ...
 
     def finish(self, status: Status = OK) -> None:
-        """Ends the call after what was sent. The first one counts."""
+        """Ends the call after the messages sent before. Only the first status counts."""
         ...
 
 
 class Receiver(Protocol):
-    """What a streaming handler makes of one call's messages. Called from one thread at a time."""
+    """Receives the messages of one streaming call. Called from one thread at a time."""
 
     def message(self, data: bytes) -> None:
-        """One more message. The next is read only while few answers are outstanding."""
+        """Handles a message. The next one isn't read while STREAM_WINDOW answers are outstanding."""
         ...
 
     def half_closed(self) -> None:
-        """The client has sent its last message."""
+        """Called after the client's last message."""
         ...
 
 
@@ -86,19 +86,19 @@ StreamHandler = Callable[[Call], Receiver]
 
 
 class InlineWork(Protocol):
-    """Work that handlers leave for the thread that called them."""
+    """Work that handlers leave to the thread that called them."""
 
     def run(self) -> bool:
-        """Does some of it, for a fraction of a millisecond at most; True if there is more."""
+        """Does some of the work, for less than a millisecond; True if more is left."""
         ...
 
 
 @dataclass(frozen=True)
 class Handlers:
-    """What a server answers, by the RPC's path (`/package.Service/Method`).
+    """The handlers of a server's RPCs, by path (`/package.Service/Method`).
 
     Attributes:
-        inline: run by a transport that polls, once it has handed over everything that had arrived; None if there is none.
+        inline: run by a polling transport after it has passed all received messages to the handlers; None for none.
     """
 
     unary: Mapping[str, UnaryHandler]
@@ -107,21 +107,21 @@ class Handlers:
 
 
 class Transport(Protocol):
-    """A gRPC server in threads of its own."""
+    """A gRPC server that runs in its own threads."""
 
     @property
     def port(self) -> int:
-        """The port bound, known from construction on."""
+        """The bound port, known after construction."""
         ...
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to answer calls."""
         ...
 
     def stop(self, grace_s: float) -> None:
-        """Takes no new calls, lets those in flight end for `grace_s`, cancels the rest; returns once all is done."""
+        """Refuses new calls, waits up to `grace_s` for calls in flight, cancels the rest, and returns when all have ended."""
         ...
 
 
-#: Answers of one stream that may be outstanding before its next message is read.
+#: How many answers of a stream may be outstanding before the transport stops reading its messages.
 STREAM_WINDOW = 64

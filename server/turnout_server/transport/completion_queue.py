@@ -1,16 +1,24 @@
-"""The transport straight on gRPC's completion queue: one thread polls, and replies start from whichever thread has them.
+"""The transport directly on gRPC's completion queue: one thread polls, and any thread may send answers.
 
-`grpc.server` and `grpc.aio` stand on the same queue, but hand each call to a thread pool or an event loop, which costs more
-than a small model does. The interface below them, `grpc._cython.cygrpc`, is private: this is the one module that touches it,
-and `selection` tries it out before it is used.
+`grpc.server` and `grpc.aio` use the same queue, but pass each call to a thread pool or an event loop, which costs more than a
+small model. The interface below them, `grpc._cython.cygrpc`, is private. Only this module uses it, and `selection` checks that
+it works before a server relies on it.
 
-The polling thread works in rounds, and in each does one thing for all calls before the next: take what came from gRPC, run the
-handlers, run what they brought together, hand the answers to gRPC. gRPC's code and Python's push each other out of the
-processor's caches, so taking turns for every call costs a small request 40 % more CPU.
+The polling thread works in rounds. In each round it does the following steps, each for all calls before the next step:
 
-Three rules of that interface, which break as crashes or as calls that never end: an operation belongs to one batch of one
-call and is made anew for each; of each kind of operation a call has one in flight; an event keeps its call alive, so it is
-dropped before the next poll.
+1. receive events from gRPC,
+2. call the handlers,
+3. run the inline work that the handlers submitted,
+4. pass the answers to gRPC.
+
+gRPC's code and Python's evict each other from the processor's caches: doing all steps for one call after the other would cost a
+small request 40 % more CPU.
+
+The interface has three rules. Breaking them causes crashes, or calls that never end:
+
+- An operation object belongs to one batch of operations of one call, and must not be reused.
+- A call may have only one operation of each type in flight.
+- An event keeps its call alive, so it must be released before the next poll.
 """
 
 import logging
@@ -39,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: What this module takes from `cygrpc`.
+#: The names in `cygrpc` that this module uses.
 NEEDED = (
     "CompletionQueue",
     "CompletionType",
@@ -50,20 +58,20 @@ NEEDED = (
     "SendStatusFromServerOperation",
     "Server",
 )
-#: Calls that gRPC may hand over without waiting for us to ask for the next.
+#: How many calls are requested from gRPC in advance.
 REQUESTED_CALLS = 64
-#: Events taken in a round: three make a call, so no call waits behind more than some twenty others.
-EVENTS_A_ROUND = 64
-#: Polls in a row that bring nothing before a round has all there is: each looks at one socket, and others may have something.
+#: Events per round. A call has three events, so a round is limited to about twenty calls.
+EVENTS_PER_ROUND = 64
+#: A round ends after this many consecutive empty polls. One isn't enough: a poll looks at one socket only.
 EMPTY_POLLS = 3
-#: After its calls were cancelled a server needs milliseconds to end; one that takes longer is left behind.
+#: How long `stop` waits for the server to end after cancelling its calls, which normally takes milliseconds.
 CANCEL_TIMEOUT_S = 5.0
 
 _NO_FLAGS = 0
-_AT_ONCE = 0  # a moment in the past
-#: gRPC's "no deadline" is a date centuries ahead; this is in the year 5138, in seconds since the epoch.
+_AT_ONCE = 0  # a deadline in the past
+#: In seconds since the epoch, the year 5138: later deadlines mean "no deadline", for which gRPC uses a far later date.
 _NEVER = 1e11
-#: gRPC's numbers of the statuses.
+#: gRPC's status codes as integers.
 _CODES = {code: code.value[0] for code in grpc.StatusCode}
 _NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactly one request message")
 _NO_METHOD = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
@@ -73,13 +81,13 @@ class CompletionQueueTransport:
     """Runs `handlers` in a polling thread.
 
     Args:
-        address: `host:port`; port 0 picks a free one.
+        address: `host:port`; port 0 selects a free one.
         options: gRPC channel arguments.
-        credentials: for TLS; none means plain text.
+        credentials: for TLS; None for plain text.
 
     Raises:
         OSError: the address can't be bound.
-        ImportError: this grpcio isn't one that this module knows.
+        ImportError: this version of grpcio lacks some of NEEDED.
     """
 
     def __init__(
@@ -115,25 +123,25 @@ class CompletionQueueTransport:
 
     def stop(self, grace_s: float) -> None:
         """See Transport."""
-        if not self._thread.ident:  # never started: gRPC ends only what has begun
+        if not self._thread.ident:  # never started: gRPC only shuts down servers that run
             self.start()
         self._server.shutdown(self._queue, self._shut_down)
         self._thread.join(grace_s)
         if self._thread.is_alive():
             self._server.cancel_all_calls()
             self._thread.join(CANCEL_TIMEOUT_S)
-        if self._ended:  # not before: `shutdown` above may still be inside gRPC when its event is out
+        if self._ended:  # if it timed out, `shutdown` may still run inside gRPC
             self._server.destroy()
 
     def _poll(self) -> None:
         self._round.thread = threading.get_ident()
         more = False
         while not self._ended:
-            self._take(_AT_ONCE if more else None)
-            more = self._answer()
+            self._receive_events(_AT_ONCE if more else None)
+            more = self._handle_events()
 
-    def _answer(self) -> bool:
-        """Answers what was taken; True if more is waiting to be run."""
+    def _handle_events(self) -> bool:
+        """Does steps 2 to 4 of a round; True if inline work is left."""
         received, answered = self._round.received, self._round.answered
         for call, message in received:
             _guarded(call.handle, message)
@@ -146,29 +154,29 @@ class CompletionQueueTransport:
         answered.clear()
         return more
 
-    def _take(self, until: float | None) -> None:
-        """Waits for an event until then, None for ever, and takes it and those behind it."""
-        poll, nothing, empty = self._queue.poll, cygrpc.CompletionType.queue_timeout, 0
-        for _ in range(EVENTS_A_ROUND):
-            event = poll(until)
-            until = _AT_ONCE
-            if event.completion_type == nothing:
-                empty += 1
-                if empty == EMPTY_POLLS:
+    def _receive_events(self, until_s: float | None) -> None:
+        """Waits for an event until `until_s` (None for no limit) and receives all events that are ready."""
+        poll, timed_out, empty_polls = self._queue.poll, cygrpc.CompletionType.queue_timeout, 0
+        for _ in range(EVENTS_PER_ROUND):
+            event = poll(until_s)
+            until_s = _AT_ONCE
+            if event.completion_type == timed_out:
+                empty_polls += 1
+                if empty_polls == EMPTY_POLLS:
                     return
                 continue
-            empty = 0
+            empty_polls = 0
             _guarded(event.tag, event)
-            event = None  # see above: it keeps its call alive
+            event = None  # releases the call before the next poll
 
     def _request_call(self) -> None:
         try:
             self._server.request_call(self._queue, self._queue, self._accept)
         except ValueError:
-            logger.debug("no more calls: the server is shutting down")
+            logger.debug("no further calls are requested: the server is shutting down")
 
     def _accept(self, event: Any) -> None:
-        if not event.success:  # asked for in advance, and given back by the shutdown
+        if not event.success:  # the shutdown returns calls that were requested in advance
             return
         self._request_call()
         method = event.call_details.method
@@ -184,12 +192,12 @@ class CompletionQueueTransport:
 
 
 class _Round:
-    """What the polling thread has put off until it has all of its kind together.
+    """What the polling thread has collected for the later steps of its round.
 
     Attributes:
         thread: the polling thread.
-        received: calls with a message that their handlers haven't seen yet; None says that it was the last.
-        answered: calls with something to send.
+        received: calls and their messages for the handlers; None instead of a message marks the end of the messages.
+        answered: calls with messages or a status to send.
     """
 
     def __init__(self) -> None:
@@ -199,10 +207,20 @@ class _Round:
 
 
 class _Call:
-    """What unary calls and streams have in common. The lock guards what the poller shares with the threads that answer."""
+    """The common part of unary calls and streams. The lock guards the state shared by the polling and the answering threads."""
 
-    __slots__ = ("_call", "_callbacks", "_deadline", "_gone", "_lock", "_metadata", "_over", "_round", "_watched")
-    runs_inline = True  # every handler is called by the polling thread
+    __slots__ = (
+        "_call",
+        "_callbacks",
+        "_close_received",
+        "_close_requested",
+        "_deadline",
+        "_lock",
+        "_metadata",
+        "_round",
+        "_send_closed",
+    )
+    runs_inline = True  # the polling thread calls all handlers
 
     def __init__(self, event: Any, round_: _Round) -> None:
         self._deadline: float = event.call_details.deadline
@@ -210,9 +228,9 @@ class _Call:
         self._call = event.call
         self._round = round_
         self._lock = threading.Lock()
-        self._watched = False
-        self._over = False  # nothing more is sent: the status is on its way, or the client is gone
-        self._gone = False  # the client, or it has everything
+        self._close_requested = False
+        self._send_closed = False  # nothing more may be sent: the status has been sent, or the client is gone
+        self._close_received = False  # gRPC has closed the call: the client is gone, or has received everything
         self._callbacks: list[Callable[[], None]] = []
 
     @property
@@ -225,47 +243,47 @@ class _Call:
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         with self._lock:
-            if not self._gone:
+            if not self._close_received:
                 self._callbacks.append(callback)
                 return
         callback()
 
     def watch(self) -> None:
-        """Listens for the client going away, which costs an event; a call that is answered at once does it as it ends."""
+        """Requests the event of the call's close, which tells of cancellation. `_ending` does so for calls answered at once."""
         with self._lock:
-            if not self._watched and not self._over:
-                self._watched = True
+            if not self._close_requested and not self._send_closed:
+                self._close_requested = True
                 self._start((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self._closed)
 
     def _closed(self, event: Any) -> None:
         with self._lock:
-            self._gone = True
+            self._close_received = True
             if event.batch_operations[0].cancelled():
-                self._over = True
+                self._send_closed = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             _guarded(callback)
 
     def _ending(self, status: Status) -> list[Any]:
-        """The operations that end the call; the last ones that it may start."""
-        self._over = True
+        """The operations that end the call. No others may follow."""
+        self._send_closed = True
         operations = [
             cygrpc.SendStatusFromServerOperation(status.trailing_metadata, _CODES[status.code], status.details, _NO_FLAGS)
         ]
-        if not self._watched:  # a call whose close was never received is reset when it is dropped
-            self._watched = True
+        if not self._close_requested:  # gRPC resets a call that is released without having received its close
+            self._close_requested = True
             operations.append(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
         return operations
 
     def _start(self, operations: Sequence[Any], tag: Callable[[Any], None]) -> None:
         error = self._call.start_server_batch(operations, tag)
-        if error:  # a status that gRPC refuses, say; the call must not stay open for ever
+        if error:  # for example, gRPC refuses the status; the call must not stay open for ever
             logger.error("gRPC refused %s with error %d", [type(operation).__name__ for operation in operations], error)
             self._call.cancel()
 
 
 class _UnaryCall(_Call):
-    """A call with one message each way; the answer waits for its status, so that one batch of operations carries both."""
+    """A call with one message in each direction. The answer is kept until the status, so that one batch sends both."""
 
     __slots__ = ("_answer", "_handler", "_status")
 
@@ -302,15 +320,15 @@ class _UnaryCall(_Call):
             self.flush()
 
     def flush(self) -> None:
-        """Hands the answer to gRPC."""
+        """Passes the answer and the status to gRPC."""
         with self._lock:
-            if self._over or self._status is None:
+            if self._send_closed or self._status is None:
                 return
             operations = [cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS)]
             if self._answer is not None:
                 operations.append(cygrpc.SendMessageOperation(self._answer, _NO_FLAGS))
             operations += self._ending(self._status)
-            self._callbacks.clear()  # they refer to this call, and would keep it until the garbage collector comes
+            self._callbacks.clear()  # a reference cycle: they refer to this call
             self._start(operations, _ended)
 
     def _received(self, event: Any) -> None:
@@ -318,12 +336,23 @@ class _UnaryCall(_Call):
 
 
 class _StreamCall(_Call):
-    """A call with any number of messages each way. It reads on while few answers are due or waiting to be sent.
+    """A call with any number of messages in both directions.
 
-    Answers wait in `_outbox` until the batch of operations before them is through; `flush` starts the next one.
+    Messages to send wait in `_outbox` until the previous batch of operations has completed. The next message is read only while
+    fewer than STREAM_WINDOW answers are due or wait to be sent.
     """
 
-    __slots__ = ("_due", "_handler", "_opened", "_outbox", "_put_off", "_reading", "_receiver", "_sending", "_status")
+    __slots__ = (
+        "_due",
+        "_flush_scheduled",
+        "_handler",
+        "_metadata_sent",
+        "_outbox",
+        "_reading",
+        "_receiver",
+        "_sending",
+        "_status",
+    )
 
     def __init__(self, event: Any, round_: _Round, handler: StreamHandler) -> None:
         super().__init__(event, round_)
@@ -331,10 +360,10 @@ class _StreamCall(_Call):
         self._receiver: Receiver | None = None
         self._outbox: deque[bytes] = deque()
         self._status: Status | None = None
-        self._opened = False  # initial metadata has been sent
+        self._metadata_sent = False  # the initial metadata
         self._sending = False
-        self._put_off = False  # it is among the answered of this round; by the poller alone
-        self._due = 0  # messages not answered yet
+        self._flush_scheduled = False  # it is in `answered` of this round; only the polling thread uses this
+        self._due = 0  # messages that haven't been answered
         self._reading = False
 
     def open(self) -> None:
@@ -359,7 +388,7 @@ class _StreamCall(_Call):
 
     def send(self, message: bytes) -> None:
         with self._lock:
-            if self._status is not None or self._over:
+            if self._status is not None or self._send_closed:
                 return
             self._outbox.append(message)
             self._due = max(0, self._due - 1)
@@ -373,25 +402,25 @@ class _StreamCall(_Call):
         self._flush_soon()
 
     def flush(self) -> None:
-        """Hands gRPC what may be sent now."""
-        self._put_off = False
+        """Passes to gRPC what may be sent now."""
+        self._flush_scheduled = False
         with self._lock:
             self._send_next()
 
     def _flush_soon(self) -> None:
-        """Flushes; the polling thread does so at the end of its round."""
+        """Flushes at once, or in the polling thread at the end of the round."""
         if threading.get_ident() != self._round.thread:
             self.flush()
-        elif not self._put_off:
-            self._put_off = True
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
             self._round.answered.append(self)
 
     def _send_next(self) -> None:
-        if self._sending or self._over or not (self._outbox or self._status):
+        if self._sending or self._send_closed or not (self._outbox or self._status):
             return
         operations = []
-        if not self._opened:
-            self._opened = True
+        if not self._metadata_sent:
+            self._metadata_sent = True
             operations.append(cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS))
         if self._outbox:
             operations.append(cygrpc.SendMessageOperation(self._outbox.popleft(), _NO_FLAGS))
@@ -407,14 +436,14 @@ class _StreamCall(_Call):
             self._read_next()
 
     def _read_next(self) -> None:
-        if not (self._reading or self._status or self._over or self._due + len(self._outbox) >= STREAM_WINDOW):
+        if not (self._reading or self._status or self._send_closed or self._due + len(self._outbox) >= STREAM_WINDOW):
             self._reading = True
             self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
     def _received(self, event: Any) -> None:
         message = event.batch_operations[0].message()
         self._round.received.append((self, message))
-        if message is not None:  # after the last one `_reading` stays set
+        if message is not None:  # None is the end: `_reading` stays set, so nothing more is read
             with self._lock:
                 self._due += 1
                 self._reading = False
@@ -422,23 +451,23 @@ class _StreamCall(_Call):
 
     def _closed(self, event: Any) -> None:
         super()._closed(event)
-        if self._over:
+        if self._send_closed:
             self._outbox.clear()
-        self._receiver = None  # it refers to this call, too
+        self._receiver = None  # a reference cycle: it refers to this call
 
 
 def _no_handler(call: Call, message: bytes) -> None:
-    """For a call that is refused before its message is read."""
+    """The handler of calls that are refused before their message is read."""
 
 
 def _ended(event: Any) -> None:
-    """The last operations of a unary call are through."""
+    """Completes the last operations of a unary call; nothing is left to do."""
 
 
 def _guarded(function: Callable[..., T], *arguments: Any) -> T | None:
-    """Calls; whatever goes wrong is logged, because the polling thread must outlive it."""
+    """Calls `function` and logs any exception, because the polling thread must survive it."""
     try:
         return function(*arguments)
     except BaseException:
-        logger.exception("the polling thread goes on after an error")
+        logger.exception("the polling thread continues after an error")
         return None

@@ -1,4 +1,4 @@
-"""Which transport a server uses: the fast one where it proves to work here, else the one on public interfaces."""
+"""Selects the transport: the completion queue if it passes a check, else the slower one on public interfaces."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def choose(name: Name) -> Make:
     if name == "aio":
         return AioTransport
     try:
-        from turnout_server.transport.completion_queue import CompletionQueueTransport  # noqa: PLC0415 - it may not import
+        from turnout_server.transport.completion_queue import CompletionQueueTransport  # noqa: PLC0415 - the import may fail
 
         check(CompletionQueueTransport)
     except Exception as error:
@@ -42,7 +42,7 @@ def choose(name: Name) -> Make:
 
 
 def check(make: Make) -> None:
-    """Raises unless a unary call and a stream come back right through a real socket, and the server ends."""
+    """Runs a unary call and a stream over a real socket, and stops the server; raises if anything goes wrong."""
     handlers = Handlers(unary={"/check/Unary": _echo}, stream={"/check/Stream": _Echoes})
     transport = make("127.0.0.1:0", handlers, [("grpc.so_reuseport", 0)], None)
     transport.start()

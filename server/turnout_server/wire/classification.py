@@ -1,4 +1,4 @@
-"""The classification extension: the n largest values of an output as text, instead of the numbers.
+"""The classification extension: an output's n largest values as text instead of the tensor.
 
 Format `<value>:<index>[:<label>]`, floats with six decimals: Open Inference Protocol, "Classification"; Triton
 src/classification.cc.
@@ -16,17 +16,17 @@ _UNSUPPORTED = ("FP16", "BF16", "BOOL", "BYTES")
 
 
 def classify(output: np.ndarray, n: int, labels: Sequence[str], *, batched: bool) -> np.ndarray:
-    """The n largest of each row, largest first.
+    """The n largest values of each row, the largest first.
 
     Args:
-        output: (rows, ...) if `batched`, else any shape; what isn't a row counts as one flat list of classes.
-        n: how many; more than there are means all.
+        output: (rows, ...) if `batched`, else any shape; all dimensions but the rows are flattened to one list of classes.
+        n: the number of classes; all of them if there are fewer.
 
     Returns:
-        Text of shape (rows, n), or (n,) if not `batched`.
+        `str` objects of shape (rows, n), or (n,) if not `batched`.
 
     Raises:
-        InvalidRequest: values of this datatype can't be classified.
+        InvalidRequest: the extension doesn't support this datatype.
     """
     name = of_dtype(output.dtype).name
     if name in _UNSUPPORTED:

@@ -1,4 +1,4 @@
-"""ModelInfer's messages on one side, requests and answers on the other."""
+"""Converts between the bytes of ModelInfer's messages, and requests and responses."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ from turnout_server.wire.shared_memory import Region, SharedMemory
 #: Tensors as bytes, or as views of the message's bytes.
 Raw = Sequence[bytes | memoryview]
 
-#: As many class results as a request may ask for; more would be an answer much larger than its question.
+#: The most class results that a request may ask for; more would make the response much larger than the request.
 MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """How a client wants an output: the tensor itself, its largest `classes` as text, or written into shared memory."""
+    """How a client wants an output: as a tensor, as its `classes` largest values in text, or in a shared-memory region."""
 
     classes: int = 0
     region: Region | None = None
@@ -36,15 +36,15 @@ class OutputFormat:
 
 
 PLAIN = OutputFormat()
-#: By the names of the outputs that a request asks for.
+#: By name of the requested output.
 OutputFormats = Mapping[str, OutputFormat]
 
 
 class Codec:
-    """Decodes and encodes.
+    """Decodes requests and encodes responses.
 
     Args:
-        shared_memory: where tensors may lie; None if that is switched off.
+        shared_memory: the regions that tensors may be in; None if shared memory is disabled.
     """
 
     def __init__(self, shared_memory: SharedMemory | None) -> None:
@@ -54,22 +54,22 @@ class Codec:
     def decode(
         self, message: bytes, metadata: Mapping[str, str], deadline_s: float | None, arrived_s: float
     ) -> tuple[InferRequest, OutputFormats]:
-        """The request in a message, and the format of each output that it names.
+        """The request in a message, and the format of each requested output.
 
-        Numbers in raw form become views of the message's bytes, not copies.
+        Raw numeric tensors are views of the message, not copies.
 
         Args:
-            metadata: of the call; its `device` and `objective` count where the message has no such parameter.
+            metadata: of the call; its `device` and `objective` apply if the message has no such parameter.
             deadline_s: when the client stops waiting, on the monotonic clock; None if it never does.
             arrived_s: when the message was received, on the monotonic clock.
 
         Raises:
-            InvalidRequest, NotFound, Unsupported: what is wrong, and with which tensor.
+            InvalidRequest, NotFound, Unsupported: the text names what is wrong, and the tensor if it is about one.
         """
         cached = self._cache.find(message)
         if cached is None:
             request = _parse(message)
-            description, inputs, formats = self._described(*request)
+            description, inputs, formats = self._describe(*request)
             if all(output_format.region is None for output_format in formats.values()):
                 self._cache.keep(message, description, inputs, formats)
             request_id = request[0].id
@@ -98,7 +98,7 @@ class Codec:
         )
         return decoded, formats
 
-    def _described(self, request: pb.ModelInferRequest, raw: Raw) -> tuple[Description, dict[str, np.ndarray], OutputFormats]:
+    def _describe(self, request: pb.ModelInferRequest, raw: Raw) -> tuple[Description, dict[str, np.ndarray], OutputFormats]:
         if not request.model_name:
             raise InvalidRequest("the request names no model: set model_name")
         parameters.check_reserved(request.parameters)
@@ -118,23 +118,23 @@ class Codec:
         return description, inputs, formats
 
     def encode(self, response: InferResponse, formats: OutputFormats) -> bytes:
-        """The message of an answer; outputs are always raw, because that is what every client reads.
+        """The message of a response. Outputs are always raw, because all clients can read that.
 
         Raises:
-            InvalidRequest, Overloaded: an output can't be given in the form asked for.
+            InvalidRequest, Overloaded: an output can't be encoded in the requested format.
         """
-        parts: list[bytes | np.ndarray] = [responses.head(response.provenance), responses.request_id(response.id)]
-        parts += [responses.timing(key, value) for key, value in response.timings.items()]
+        segments: list[bytes | np.ndarray] = [responses.head(response.provenance), responses.request_id(response.id)]
+        segments += [responses.timing(key, value) for key, value in response.timings.items()]
         for name, array in response.outputs.items():
             output_format = formats.get(name, PLAIN)
             output = _classified(name, array, output_format.classes, response.signature) if output_format.classes else array
             data = tensors.to_raw(output)
             if output_format.region is None:
                 byte_size = data.nbytes if isinstance(data, np.ndarray) else len(data)
-                parts += (responses.tensor(name, of_dtype(output.dtype).name, output.shape, byte_size), data)
+                segments += (responses.tensor(name, of_dtype(output.dtype).name, output.shape, byte_size), data)
             else:
-                parts += (_placed(name, output, data, output_format), responses.contents(0))
-        return responses.join(parts)
+                segments += (_write_to_region(name, output, data, output_format), responses.contents(0))
+        return responses.join(segments)
 
     def _inputs(self, request: pb.ModelInferRequest, raw: Raw) -> dict[str, np.ndarray]:
         unread = iter(raw)
@@ -153,8 +153,8 @@ class Codec:
     def _input(
         self, tensor: tensors.InputTensor, unread: Iterator[bytes | memoryview], model: str, *, mixed: bool
     ) -> np.ndarray:
-        if tensor.parameters and (place := self._place(tensor.parameters)):
-            region, offset, byte_size = place
+        if tensor.parameters and (shared := self._shared_range(tensor.parameters)):
+            region, offset, byte_size = shared
             return tensors.from_raw(tensor, region.read(offset, byte_size), model)
         if tensor.HasField("contents"):
             if mixed:
@@ -180,17 +180,17 @@ class Codec:
         classes = parameters.whole(output.parameters, "classification") or 0
         if classes > MAX_CLASSES:
             raise InvalidRequest(f"output '{output.name}': at most {MAX_CLASSES} classes are given, {classes} were asked for")
-        place = self._place(output.parameters)
-        if place is None:
+        shared = self._shared_range(output.parameters)
+        if shared is None:
             return OutputFormat(classes)
         if classes:
             raise InvalidRequest(f"output '{output.name}': classification results cannot be put into shared memory")
-        region, offset, byte_size = place
+        region, offset, byte_size = shared
         region.check(offset, byte_size)
         return OutputFormat(0, region, offset, byte_size)
 
-    def _place(self, given: parameters.Parameters) -> tuple[Region, int, int] | None:
-        """The region, offset and size that a tensor's parameters name; None if they name none."""
+    def _shared_range(self, given: parameters.Parameters) -> tuple[Region, int, int] | None:
+        """The region, offset and size in a tensor's parameters; None if they name no region."""
         if "shared_memory_region" not in given:
             return None
         name = parameters.text(given, "shared_memory_region")
@@ -203,7 +203,7 @@ class Codec:
 
 
 class Identity(NamedTuple):
-    """What a request says of itself; empty where that can't be read."""
+    """The id, model and version of a request; empty where they can't be read."""
 
     id: str = ""
     model: str = ""
@@ -211,7 +211,7 @@ class Identity(NamedTuple):
 
 
 def identify(message: bytes) -> Identity:
-    """The identity of a request that could not be decoded."""
+    """The identity of a request that couldn't be decoded."""
     try:
         request = _parse(message)[0]
     except InvalidRequest:
@@ -220,7 +220,7 @@ def identify(message: bytes) -> Identity:
 
 
 def _parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
-    """The message, and its raw tensors, which stay where they are if it is large.
+    """The parsed message and its raw tensors. Those of large messages are views, not copies.
 
     Raises:
         InvalidRequest: it isn't a ModelInferRequest.
@@ -239,8 +239,8 @@ def _classified(name: str, array: np.ndarray, n: int, signature: Signature) -> n
     return classify(array, n, signature.output_by_name[name].labels, batched=signature.max_batch_size > 0)
 
 
-def _placed(name: str, output: np.ndarray, data: bytes | np.ndarray, output_format: OutputFormat) -> bytes:
-    """Writes an output to where its client wants it; returns its description."""
+def _write_to_region(name: str, output: np.ndarray, data: bytes | np.ndarray, output_format: OutputFormat) -> bytes:
+    """Writes an output into its shared-memory region; returns its description for the message."""
     assert output_format.region is not None
     raw = bytes(data)
     if len(raw) > output_format.byte_size:

@@ -1,8 +1,8 @@
-"""Reads requests that are laid out like an earlier one without parsing them.
+"""Decodes requests that are laid out like an earlier one without parsing them.
 
-A client's requests usually differ in their id and in the bytes of their tensors only. So a request that was decoded once is
-kept with placeholders for those: a message that equals it everywhere else means the same, and reading it is a few comparisons
-of bytes, where parsing and checking cost ten times as much. A message that matches nothing is parsed.
+A client's requests usually differ only in their ids and in the bytes of their tensors. So a decoded request is kept with
+placeholders for those. A message that equals it everywhere else has the same meaning, and a few comparisons of bytes are enough
+to decode it; parsing and validation cost ten times as much. A message that matches no cached request is parsed.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/
 """
@@ -17,25 +17,25 @@ from turnout_server.core.errors import InvalidRequest
 from turnout_server.core.messages import Layout
 from turnout_server.wire import fields
 
-#: How the outputs of a request are wanted.
+#: The output formats of a request.
 T = TypeVar("T")
 
-#: How many kinds of messages are kept: by model and length. One takes a few hundred bytes. The oldest leaves first.
+#: How many keys (model and message length) are kept, a few hundred bytes each. The oldest is evicted first.
 LIMIT = 512
-#: How many messages of one kind are kept: requests for `cuda:0` are as long as those for `cuda:1`.
+#: How many messages are kept per key: requests for `cuda:0` have the same length as those for `cuda:1`.
 LIMIT_ALIKE = 4
-#: A request that is described by more bytes than this isn't kept.
+#: A request with a longer header than this isn't kept.
 LONGEST_HEADER_BYTES = 4096
 
 #: Tags of ModelInferRequest's `model_version`, `id` and `raw_input_contents`.
 _VERSION, _ID, _RAW_INPUT = ((field << 3) | 2 for field in (2, 3, 7))
-#: From this number on, a length takes more than one byte.
+#: From this value on, a length takes more than one byte.
 _LONG = 0x80
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """All that a request says, except for its id and its tensors' values; see InferRequest."""
+    """The fields of a request except its id and its tensors' values; see InferRequest."""
 
     model: str
     version: str
@@ -49,7 +49,7 @@ class Description:
 
 
 class _Placeholder(NamedTuple):
-    """Where a tensor's bytes are: `at` bytes behind the id, after its `tag`, which begins at `tag_at`."""
+    """Where a tensor's bytes are: `at` bytes after the id. Its `tag`, which includes the length, starts at `tag_at`."""
 
     name: str
     shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class _CachedRequest(Generic[T]):
     """A message without its id and its tensors' bytes.
 
     Attributes:
-        header: the bytes between the two.
+        header: the bytes between the id and the first tensor.
     """
 
     header: bytes
@@ -74,16 +74,16 @@ class _CachedRequest(Generic[T]):
 
 
 class DecodeCache(Generic[T]):
-    """Requests that were decoded before. For any thread."""
+    """Requests that were decoded before. Any thread may call any method."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, int], tuple[_CachedRequest[T], ...]] = {}
         self._lock = Lock()
 
     def find(self, message: bytes) -> tuple[Description, T, str, dict[str, np.ndarray]] | None:
-        """What a message says: its description, output formats, id and inputs; None if it is like no earlier one.
+        """A message's description, output formats, id and inputs; None if it is laid out like no earlier one.
 
-        The inputs are views of the message, at any alignment.
+        The inputs are views of the message, possibly unaligned.
         """
         try:
             id_at, at = _around_id(message)
@@ -106,11 +106,11 @@ class DecodeCache(Generic[T]):
         return cached.description, cached.formats, request_id, inputs
 
     def keep(self, message: bytes, description: Description, inputs: dict[str, np.ndarray], formats: T) -> None:
-        """Remembers a message that was decoded, if it is of the usual kind: all tensors raw, and at its end."""
+        """Keeps a decoded message, if it has the usual layout: all tensors raw, and at its end."""
         try:
             id_at, at = _around_id(message)
             cached = _cached(message, id_at, at, description, inputs, formats)
-        except (IndexError, InvalidRequest):  # nothing but a name, or of more fields than are looked through
+        except (IndexError, InvalidRequest):  # only a name, or too many fields
             return
         if cached is None:
             return
@@ -123,12 +123,12 @@ class DecodeCache(Generic[T]):
 
 
 def _around_id(message: bytes) -> tuple[int, int]:
-    """Where a message's id begins, and where what follows it does; the same if it has none.
+    """Where a message's id field starts, and where the rest of the message starts; the same if it has no id.
 
-    Right for messages that `_cached` accepts, and for those that begin as one of them does: with name, version and id.
+    Correct for messages that start with name, version and id, as all do that `_cached` accepts.
 
     Raises:
-        IndexError: the message ends before.
+        IndexError: the message ends earlier.
     """
     at = 2 + message[1]
     if message[at] == _VERSION:
@@ -141,10 +141,10 @@ def _around_id(message: bytes) -> tuple[int, int]:
 def _cached(
     message: bytes, id_at: int, at: int, description: Description, inputs: dict[str, np.ndarray], formats: T
 ) -> _CachedRequest[T] | None:
-    """What a message has in common with those like it; None if its id isn't where it seems, or its tensors not at its end.
+    """A message without its id and tensors; None if its layout is unusual, so that it can't be cached.
 
     Args:
-        id_at, at: where its id seems to begin, and what follows.
+        id_at, at: where `_around_id` found the id and the rest; this checks whether they are there.
 
     Raises:
         InvalidRequest: it has too many fields.

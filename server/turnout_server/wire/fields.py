@@ -1,8 +1,10 @@
-"""A ModelInferRequest's bytes taken apart before protobuf sees them.
+"""Splits the bytes of a ModelInferRequest into fields before protobuf parses them.
 
-Two things that protobuf's Python classes cannot do for large messages: leave the tensors where they are (parsing copies them
-once, and every look at `raw_input_contents` once more), and refuse a message of millions of empty fields before it has become
-millions of objects (4 MiB of two-byte inputs cost 167 MiB). Wire format: https://protobuf.dev/programming-guides/encoding/
+This does two things for large messages that protobuf's Python classes can't. It avoids copies of tensors: parsing copies them
+once, and each access to `raw_input_contents` copies them again. And it refuses a message of millions of empty fields before it
+becomes millions of objects (4 MiB of two-byte inputs took 167 MiB).
+
+Wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from collections.abc import Iterator
@@ -10,9 +12,9 @@ from typing import NamedTuple
 
 from turnout_server.core.errors import InvalidRequest
 
-#: A message shorter than this isn't worth taking apart.
+#: For shorter messages, splitting costs more than it saves.
 LARGE_BYTES = 16 * 1024
-#: No request has as many inputs, outputs and parameters together.
+#: No real request has as many inputs, outputs and parameters in total.
 MAX_FIELDS = 4096
 
 #: The tag of `repeated bytes raw_input_contents = 7`.
@@ -21,7 +23,7 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 class Field(NamedTuple):
-    """A field of a message: its tag begins at `start`, its value lies from `content` to `end`."""
+    """A field of a message: its tag starts at `start`, its value spans from `content` to `end`."""
 
     tag: int
     start: int
@@ -30,7 +32,7 @@ class Field(NamedTuple):
 
 
 def split(message: bytes) -> tuple[bytes, list[memoryview]]:
-    """The message without its `raw_input_contents`, and those as views of it.
+    """The message without its `raw_input_contents`, and these as views of it.
 
     Raises:
         InvalidRequest: it isn't a protobuf message, or has more than MAX_FIELDS fields.
@@ -47,7 +49,7 @@ def split(message: bytes) -> tuple[bytes, list[memoryview]]:
 
 
 def fields(message: bytes) -> Iterator[Field]:
-    """The fields of a ModelInferRequest, in the order in which they lie.
+    """Yields the fields of a ModelInferRequest in their order.
 
     Raises:
         InvalidRequest: it isn't a protobuf message, or has more than MAX_FIELDS fields.
@@ -66,7 +68,7 @@ def fields(message: bytes) -> Iterator[Field]:
 
 
 def _skip(message: bytes, at: int, wire_type: int) -> tuple[int, int]:
-    """Where the field whose value begins at `at` ends, and where its content begins."""
+    """Where the field ends whose value starts at `at`, and where its content starts."""
     if wire_type == _LENGTH:
         length, content = _varint(message, at)
         return content + length, content
@@ -78,7 +80,7 @@ def _skip(message: bytes, at: int, wire_type: int) -> tuple[int, int]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A base-128 number and where it ends."""
+    """The base-128 number at `at`, and where it ends."""
     value, shift = 0, 0
     while at < len(message) and shift < 64:
         byte = message[at]

@@ -1,4 +1,4 @@
-"""Free-form parameters of a request, read with the type that each must have."""
+"""Reads the parameters of a request and checks their types."""
 
 from collections.abc import Mapping
 
@@ -9,12 +9,12 @@ from turnout_server.scheduling.routing import OBJECTIVES
 
 Parameters = Mapping[str, pb.InferParameter]
 
-#: Keys that Triton reserves; every other `triton_...` key is refused, as there.
+#: Triton's own keys; all other keys that start with `triton_` are refused, as Triton does.
 _RESERVED = ("triton_enable_empty_final_response",)
 
 
 def check_reserved(parameters: Parameters) -> None:
-    """Raises InvalidRequest for a key of the prefix that the protocol keeps for itself."""
+    """Raises InvalidRequest for a key with the reserved prefix."""
     for key in parameters:
         if key.startswith("triton_") and key not in _RESERVED:
             raise InvalidRequest(
@@ -24,14 +24,14 @@ def check_reserved(parameters: Parameters) -> None:
 
 
 def check_objective(value: str) -> str:
-    """`value`, if it is one of OBJECTIVES or empty; raises InvalidRequest otherwise."""
+    """Returns `value` if it is empty or one of OBJECTIVES; raises InvalidRequest otherwise."""
     if value and value not in OBJECTIVES:
         raise InvalidRequest(f"unknown objective '{value[:64]}'; there are: {', '.join(OBJECTIVES)}")
     return value
 
 
 def text(parameters: Parameters, key: str) -> str:
-    """A string; empty where the key isn't there."""
+    """The value of a string parameter; empty if it is absent."""
     value = _value(parameters, key, "string_param")
     if value == "" and key in parameters:
         raise InvalidRequest(f"the '{key}' parameter is empty; leave it out or give it a value")
@@ -39,7 +39,7 @@ def text(parameters: Parameters, key: str) -> str:
 
 
 def whole(parameters: Parameters, key: str) -> int | None:
-    """An integer >= 0; None where the key isn't there."""
+    """The value of an integer parameter >= 0; None if it is absent."""
     value = _value(parameters, key, "int64_param", "uint64_param")
     if value is None:
         return None

@@ -1,8 +1,8 @@
-"""Writes an answer's bytes, mostly out of parts that were written before.
+"""Composes the bytes of a response, mostly from cached segments.
 
-Messages of one type that are concatenated parse as one message with all their fields (protobuf.dev/programming-guides/encoding,
-"Last One Wins"). So each part here is a small message of its own, made once by protobuf itself and kept; what is new in every
-answer, the tensors' bytes, is put behind its tag without being copied through message objects three times.
+Concatenated messages of one type parse as one message with the fields of all (protobuf.dev/programming-guides/encoding, "Last
+One Wins"). So each segment here is a small message that protobuf serialises once and a cache keeps. Only the tensors' bytes are
+new in every response: they are appended to their tag, which saves the three copies that message objects would make.
 """
 
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ _RAW_OUTPUT_CONTENTS = bytes([(6 << 3) | 2])
 _INFER_RESPONSE = bytes([(2 << 3) | 2])
 
 
-def join(parts: Iterable[bytes | np.ndarray]) -> bytes:
-    """One message out of its parts; arrays count as their bytes."""
-    return b"".join(parts)  # type: ignore[arg-type]  # an array is a buffer
+def join(segments: Iterable[bytes | np.ndarray]) -> bytes:
+    """The message that consists of these segments; arrays contribute their bytes."""
+    return b"".join(segments)  # type: ignore[arg-type]  # an array is a buffer
 
 
 @lru_cache(maxsize=1024)
 def head(provenance: Provenance) -> bytes:
-    """Which model answered, where, and why there."""
+    """The segment of a provenance: the model and version, and the parameters about device and precision."""
     message = pb.ModelInferResponse(model_name=provenance.model, model_version=provenance.version)
     for key in ("device", "device_requested", "route_reason", "precision"):
         message.parameters[key].string_param = getattr(provenance, key)
@@ -33,13 +33,13 @@ def head(provenance: Provenance) -> bytes:
 
 
 def request_id(value: str) -> bytes:
-    """The request's own id."""
+    """The segment of the request's id; empty if it has none."""
     return pb.ModelInferResponse(id=value).SerializeToString() if value else b""
 
 
 @lru_cache(maxsize=8192)
 def timing(key: str, value: int) -> bytes:
-    """A numeric response parameter."""
+    """The segment of a numeric response parameter."""
     message = pb.ModelInferResponse()
     message.parameters[key].int64_param = value
     return message.SerializeToString()
@@ -47,7 +47,7 @@ def timing(key: str, value: int) -> bytes:
 
 @cache
 def _final() -> bytes:
-    """Says on a stream that a request gets no more answers than this one."""
+    """The segment that marks a response in a stream as the last one of its request."""
     message = pb.ModelInferResponse()
     message.parameters["triton_final_response"].bool_param = True
     return message.SerializeToString()
@@ -55,18 +55,18 @@ def _final() -> bytes:
 
 @lru_cache(maxsize=4096)
 def tensor(name: str, datatype: str, shape: tuple[int, ...], byte_size: int) -> bytes:
-    """One output's description, and what stands before its bytes."""
+    """The segment of an output: its description, and the prefix of its bytes, which must follow."""
     output = pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
     return pb.ModelInferResponse(outputs=[output]).SerializeToString() + contents(byte_size)
 
 
 def contents(byte_size: int) -> bytes:
-    """What stands before an output's bytes."""
+    """The prefix of an output's bytes: their tag and length."""
     return _RAW_OUTPUT_CONTENTS + _varint(byte_size)
 
 
 def in_stream(response: bytes) -> bytes:
-    """A stream's message with an answer in it, and the word that it is its request's last."""
+    """A stream's message with this response, marked as the last one of its request."""
     final = _final()
     return b"".join((_INFER_RESPONSE, _varint(len(response) + len(final)), response, final))
 

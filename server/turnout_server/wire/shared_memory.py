@@ -1,8 +1,8 @@
-"""Tensors in POSIX shared memory that belongs to clients.
+"""Reads and writes tensors in clients' POSIX shared memory.
 
-A client may truncate or rewrite its region at any moment. So nothing is ever mapped here: `pread` and `pwrite` on the
-descriptor give a short count or an error where a mapping would end the process by SIGBUS, and what was read is checked as a
-copy that nobody else can change.
+A client may truncate or rewrite its region at any time. So the server never maps it: where access to a mapping would kill the
+process with SIGBUS, `pread` and `pwrite` return a short count or an error. They also copy, so a client can't change data after
+its validation.
 """
 
 import errno
@@ -14,22 +14,22 @@ from pathlib import Path
 from turnout_server.core.errors import AlreadyExists, InvalidRequest, NotFound, Overloaded
 
 DIRECTORY = Path("/dev/shm")
-#: Linux's limit for the name of a file.
-_LONGEST_KEY = 255
+#: Linux's limit for file names, in bytes.
+_MAX_KEY_BYTES = 255
 
 
 class Region:
-    """A named part of a shared-memory object.
+    """A named range of a shared-memory object.
 
-    It stays open while anybody holds it, so that unregistering harms no request in flight. The object itself is never
-    unlinked: it is the client's.
+    The region stays open while anything refers to it, so requests in flight can use it even after it was unregistered. The
+    server never unlinks the object, because it belongs to the client.
 
     Attributes:
         key: the object's name, as given to shm_open.
-        offset, byte_size: which part of the object.
+        offset, byte_size: the range within the object.
 
     Raises:
-        InvalidRequest: the key or the range is wrong, or there is no such object.
+        InvalidRequest: the key or the range is invalid, or the object doesn't exist.
     """
 
     def __init__(self, name: str, key: str, offset: int, byte_size: int) -> None:
@@ -53,7 +53,7 @@ class Region:
         """A copy of `byte_size` bytes at `offset` of the region.
 
         Raises:
-            InvalidRequest: beyond the region's end, or the object has been cut short.
+            InvalidRequest: the range exceeds the region, or the object was truncated.
         """
         self.check(offset, byte_size)
         data = os.pread(self._descriptor, byte_size, self.offset + offset)
@@ -67,7 +67,8 @@ class Region:
         """Writes `data` at `offset` of the region.
 
         Raises:
-            InvalidRequest, Overloaded: beyond the region's end; the memory is used up.
+            InvalidRequest: the range exceeds the region, or the object can't be written.
+            Overloaded: the system is out of shared memory.
         """
         self.check(offset, len(data))
         try:
@@ -80,7 +81,7 @@ class Region:
             raise Overloaded(f"only {written} of {len(data)} bytes fit into shared memory region '{self.name}'")
 
     def check(self, offset: int, byte_size: int) -> None:
-        """Raises InvalidRequest unless the range lies inside the region."""
+        """Raises InvalidRequest unless the range is within the region."""
         if offset < 0 or byte_size < 0 or offset + byte_size > self.byte_size:
             raise InvalidRequest(
                 f"Invalid offset + byte size for shared memory region: '{self.name}': {offset} + {byte_size} is beyond its "
@@ -92,7 +93,7 @@ class SharedMemory:
     """The regions that clients have registered. Any thread may call any method.
 
     Args:
-        limit: how many regions there may be; each holds a file descriptor.
+        limit: the most regions; each holds a file descriptor.
     """
 
     def __init__(self, limit: int = 256) -> None:
@@ -104,8 +105,9 @@ class SharedMemory:
         """Opens a region.
 
         Raises:
-            AlreadyExists, Overloaded: the name is taken; there are too many.
-            InvalidRequest: it has no name; or see Region.
+            AlreadyExists: the name is in use.
+            Overloaded: there are too many regions.
+            InvalidRequest: the name is empty, or see Region.
         """
         if not name:
             raise InvalidRequest("a shared memory region needs a name")
@@ -117,7 +119,7 @@ class SharedMemory:
             self._regions[name] = Region(name, key, offset, byte_size)
 
     def unregister(self, name: str) -> None:
-        """Forgets a region, or all if `name` is empty; one that isn't there is no error."""
+        """Removes a region, or all if `name` is empty. It is no error if the region doesn't exist."""
         with self._lock:
             if name:
                 self._regions.pop(name, None)
@@ -125,10 +127,10 @@ class SharedMemory:
                 self._regions.clear()
 
     def find(self, name: str) -> Region:
-        """The region of that name.
+        """The region of this name.
 
         Raises:
-            NotFound: there is none.
+            NotFound: it doesn't exist.
         """
         region = self._regions.get(name)
         if region is None:
@@ -136,23 +138,23 @@ class SharedMemory:
         return region
 
     def regions(self, name: str) -> list[Region]:
-        """The region of that name, or all if it is empty.
+        """The region of this name, or all if the name is empty.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: it doesn't exist.
         """
         with self._lock:
             return [self.find(name)] if name else list(self._regions.values())
 
 
 def _open(name: str, key: str) -> int:
-    """A descriptor of the object `key`, once it is known to be plain memory.
+    """A descriptor of the object `key`, which must be plain memory.
 
-    The key itself never appears in an error: somebody else's would be a secret.
+    Errors never contain the key, because other clients' keys are secret.
     """
     wrong = InvalidRequest(f"the key of shared memory region '{name}' is not the name of a POSIX shared-memory object")
     plain = key.removeprefix("/")
-    if not plain or "/" in plain or "\0" in plain or plain in (".", "..") or len(os.fsencode(plain)) > _LONGEST_KEY:
+    if not plain or "/" in plain or "\0" in plain or plain in (".", "..") or len(os.fsencode(plain)) > _MAX_KEY_BYTES:
         raise wrong
     try:
         descriptor = os.open(DIRECTORY / plain, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,7 +1,7 @@
-"""Tensors on the wire and as arrays.
+"""Converts tensors between the wire and arrays.
 
-Raw form is row-major and little-endian, BYTES as a uint32 length before each element: Open Inference Protocol, "Raw Data".
-Typed form is a list of numbers in the field that the datatype belongs to. Error texts follow Triton's
+Raw tensors are row-major and little-endian; each element of BYTES follows its length, a uint32 (Open Inference Protocol, "Raw
+Data"). Typed tensors are lists of values in the field of their datatype. Error texts follow Triton's
 (core/src/infer_request.cc), because clients match on them.
 """
 
@@ -15,17 +15,17 @@ from turnout_proto import inference_pb2 as pb
 from turnout_server.core.datatypes import DATATYPES, Datatype
 from turnout_server.core.errors import InvalidRequest
 
-#: No tensor that a model takes has more dimensions; numpy stops at 64.
+#: The most dimensions of a tensor; models need fewer, and numpy allows 64.
 MAX_RANK = 16
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
 
 def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str) -> np.ndarray:
-    """The array of a tensor whose bytes are `data`: a view of them, aligned or not, except for BYTES.
+    """The array of a raw tensor: a view of `data`, possibly unaligned; BYTES are copied.
 
     Raises:
-        InvalidRequest: datatype, shape and bytes don't go together.
+        InvalidRequest: datatype, shape and data don't match.
     """
     datatype, shape = _datatype(tensor), _shape(tensor, model)
     if datatype.name == "BYTES":
@@ -39,10 +39,10 @@ def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str) -> np.nd
 
 
 def from_typed(tensor: InputTensor, model: str) -> np.ndarray:
-    """The array of a tensor given by `contents`.
+    """The array of a typed tensor.
 
     Raises:
-        InvalidRequest: the wrong field, too few or too many elements, or one out of the datatype's range.
+        InvalidRequest: the values are in the wrong field, too few, too many, or out of the datatype's range.
     """
     datatype, shape = _datatype(tensor), _shape(tensor, model)
     if datatype.contents is None:
@@ -68,7 +68,7 @@ def from_typed(tensor: InputTensor, model: str) -> np.ndarray:
 
 
 def to_raw(array: np.ndarray) -> bytes | np.ndarray:
-    """An array's bytes, or an array that they are the buffer of: numbers aren't copied."""
+    """An array's bytes, or for numbers, to avoid a copy, an array whose buffer contains them."""
     if array.dtype.kind != "O":
         return _buffer(array)
     elements = [value if isinstance(value, bytes) else str(value).encode() for value in array.flat]
@@ -76,7 +76,7 @@ def to_raw(array: np.ndarray) -> bytes | np.ndarray:
 
 
 def _buffer(array: np.ndarray) -> np.ndarray:
-    """The same numbers in one piece, of a type that has a buffer: BF16 has none that Python knows."""
+    """The same numbers in a contiguous array, with a dtype that supports the buffer protocol (BF16 doesn't)."""
     whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
     return whole if whole.dtype.isbuiltin == 1 else whole.view(np.uint16)
 
@@ -89,7 +89,7 @@ def _datatype(tensor: InputTensor) -> Datatype:
 
 
 def _shape(tensor: InputTensor, model: str) -> tuple[int, ...]:
-    shape = tuple(tensor.shape[:])  # a slice is copied in one go, where iterating asks for each element
+    shape = tuple(tensor.shape[:])  # a slice copies all at once, which is faster than iterating
     if len(shape) > MAX_RANK:
         raise InvalidRequest(f"input '{tensor.name}' has {len(shape)} dimensions, at most {MAX_RANK} are taken")
     if shape and min(shape) < 0:
@@ -133,7 +133,7 @@ def _text_array(elements: Iterable[bytes], shape: tuple[int, ...], name: str, mo
 
 
 def _reshaped(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """`array` in `shape`; nothing can be of a size that no machine could count, not even times zero."""
+    """Reshapes `array`. NumPy refuses shapes whose sizes overflow, even if a dimension is 0."""
     try:
         return array.reshape(shape)
     except ValueError:

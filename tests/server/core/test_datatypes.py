@@ -10,7 +10,7 @@ EACH = pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
 
 
 @EACH
-def test_each_datatype_is_found_by_every_name_it_has(datatype: Datatype) -> None:
+def test_each_datatype_is_found_by_each_of_its_names(datatype: Datatype) -> None:
     assert DATATYPES[datatype.name] is datatype
     assert of_dtype(datatype.dtype) is datatype
     assert of_onnx(datatype.onnx) is datatype
@@ -26,7 +26,7 @@ def test_the_names_are_those_of_the_protocol(datatype: Datatype) -> None:
         assert datatype.contents in pb.InferTensorContents.DESCRIPTOR.fields_by_name
 
 
-def test_the_protocol_has_no_other() -> None:
+def test_all_datatypes_of_the_protocol_are_listed() -> None:
     assert set(DATATYPES) == set(DTYPES)
     assert {d.config for d in DATATYPES.values()} == set(model_config_pb2.DataType.keys()) - {"TYPE_INVALID"}
 
@@ -36,7 +36,7 @@ def test_only_bytes_have_no_fixed_size() -> None:
     assert DATATYPES["BF16"].itemsize == 2
 
 
-def test_what_the_protocol_cannot_carry_is_not_found() -> None:
+def test_types_that_the_protocol_lacks_are_not_found() -> None:
     with pytest.raises(KeyError):
         of_dtype(np.dtype(np.complex64))
     with pytest.raises(KeyError):

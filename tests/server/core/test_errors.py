@@ -17,12 +17,12 @@ EXPECTED = {
 }
 
 
-def below(kind: type[ServingError]) -> list[type[ServingError]]:
-    """Every class that derives from `kind`, at whatever distance."""
-    return [each for child in kind.__subclasses__() for each in (child, *below(child))]
+def subclasses_of(kind: type[ServingError]) -> list[type[ServingError]]:
+    """All direct and indirect subclasses of `kind`."""
+    return [each for direct in kind.__subclasses__() for each in (direct, *subclasses_of(direct))]
 
 
-@pytest.mark.parametrize("kind", below(ServingError), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", subclasses_of(ServingError), ids=lambda kind: kind.__name__)
 def test_every_error_has_its_status(kind: type[ServingError]) -> None:
     error = kind("what went wrong")
     assert status_of(error) == EXPECTED[kind.__name__]
@@ -31,14 +31,14 @@ def test_every_error_has_its_status(kind: type[ServingError]) -> None:
 
 
 def test_the_table_lists_every_error_and_no_other() -> None:
-    assert set(STATUS) == set(below(ServingError))
+    assert set(STATUS) == set(subclasses_of(ServingError))
 
 
-def test_an_error_that_nobody_listed_is_internal_and_never_unknown() -> None:
+def test_an_unlisted_error_is_internal_and_never_unknown() -> None:
     assert status_of(ServingError("?")) == "INTERNAL"
 
 
-def test_internal_errors_tell_their_callers_only_an_id() -> None:
+def test_internal_errors_show_clients_only_an_id() -> None:
     one, other = internal_error(), internal_error()
     assert isinstance(one, InternalError)
     assert str(one) != str(other)

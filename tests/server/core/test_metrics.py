@@ -24,7 +24,7 @@ def test_histograms_add_up(one: list[float], other: list[float]) -> None:
         assert count == sum(value <= float(bound) for value in [*one, *other])
 
 
-def test_threads_write_apart_and_are_read_together() -> None:
+def test_totals_sum_the_series_of_all_threads() -> None:
     metrics = Metrics()
 
     def work() -> None:
@@ -40,7 +40,7 @@ def test_threads_write_apart_and_are_read_together() -> None:
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
-    """What Prometheus would read: `name{labels}` to value."""
+    """The samples that Prometheus reads: values by `name{labels}`."""
     registry = CollectorRegistry()
     registry.register(metrics)
     families = text_string_to_metric_families(generate_latest(registry).decode())
@@ -61,7 +61,7 @@ def test_prometheus_reads_counts_and_durations() -> None:
     assert read["turnout_in_flight[('device', 'cpu')]"] == 3
 
 
-def test_prometheus_reads_routes_by_reason_late_results_and_how_predictions_came_true() -> None:
+def test_prometheus_reads_routes_by_reason_late_results_and_prediction_ratios() -> None:
     metrics = Metrics()
     series = metrics.series(KEY)
     series.reasons["earliest"] += 3
@@ -75,11 +75,11 @@ def test_prometheus_reads_routes_by_reason_late_results_and_how_predictions_came
         assert read[f"turnout_routes_total[{labels}, ('reason', '{reason}'), ('version', '1')]"] == count
     assert read[f"turnout_late_results_total[{labels}, ('version', '1')]"] == 2
     for bound, count in (("0.9", 0), ("1.0", 2), ("2.0", 2), ("4.0", 3), ("+Inf", 3)):
-        below = f"turnout_prediction_ratio_bucket[('device', 'cpu'), ('le', '{bound}'), ('model', 'm'), ('version', '1')]"
-        assert read[below] == count
+        bucket = f"turnout_prediction_ratio_bucket[('device', 'cpu'), ('le', '{bound}'), ('model', 'm'), ('version', '1')]"
+        assert read[bucket] == count
 
 
-def test_threads_add_up_in_routes_predictions_and_late_results_too() -> None:
+def test_totals_sum_routes_predictions_and_late_results_of_all_threads() -> None:
     metrics = Metrics()
 
     def work() -> None:
@@ -97,7 +97,7 @@ def test_threads_add_up_in_routes_predictions_and_late_results_too() -> None:
     assert (total.reasons, total.late, sum(total.prediction.counts)) == ({"earliest": 3}, 3, 3)
 
 
-def test_requests_for_nobody_share_one_series_and_only_fail() -> None:
+def test_requests_for_unknown_models_share_one_series_that_only_has_failures() -> None:
     metrics = Metrics()
     metrics.series(NOBODY).failures["NOT_FOUND"] += 1
     read = samples(metrics)
@@ -107,7 +107,7 @@ def test_requests_for_nobody_share_one_series_and_only_fail() -> None:
     assert metrics.by_model() == {}
 
 
-def test_by_model_adds_up_the_devices() -> None:
+def test_by_model_sums_over_the_devices() -> None:
     metrics = Metrics()
     for device, rows in (("cpu", 1), ("cuda:0", 2)):
         metrics.series(("m", "1", device)).rows += rows

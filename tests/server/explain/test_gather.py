@@ -1,4 +1,4 @@
-"""What the data plane says about a request that isn't made, and that it says what it would do."""
+"""Explanations of hypothetical requests, compared with what the data plane does with real ones."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,13 +29,13 @@ from turnout_server.serving.tracing import Tracer
 
 from tests.server.fakes import AddingSession, FakeEngine, deployment, profile
 
-#: What runs of so many rows take on each device.
+#: The service time of runs by device and rows.
 SERVICE_US = {"cpu": {1: 10_000.0, 8: 80_000.0}, "cuda:0": {1: 2000.0, 8: 4000.0}}
 ROW = np.ones((1, 2), np.float32)
 
 
 class Served:
-    """A data plane over one adding model on a CPU and on a GPU that is faster and more expensive."""
+    """A data plane with one adding model, on a CPU and on a GPU that is faster and more expensive."""
 
     def __init__(self, root: Path, configuration: ModelConfiguration | None = None) -> None:
         (root / "adds" / "1").mkdir(parents=True)
@@ -85,7 +85,7 @@ class Served:
         self.dataplane.infer(InferRequest("adds", "", "", {"a": array, "b": array}, device=device), self.outcomes.put)
 
     def hold(self, device: str, requests: int = 1) -> None:
-        """Has a request run on a device, until `release`, and others wait there."""
+        """Lets one request run on a device until `release`, and the others wait there."""
         self.sessions[device].gate.clear()
         self.infer(device)
         assert self.sessions[device].started.acquire(timeout=10)
@@ -113,22 +113,22 @@ def on(explanation: Explanation, device: str) -> DeviceFacts:
     return next(facts for facts in explanation.devices if facts.name == device)
 
 
-def test_the_device_and_the_reason_are_those_that_a_request_gets(served: Served) -> None:
+def test_the_device_and_the_reason_are_those_of_a_real_request(served: Served) -> None:
     for device in ("", "cpu", "cuda:0", "cuda,cpu", "coreml,cpu"):
-        said = served.explain(device=device)
+        explained = served.explain(device=device)
         served.infer(device)
         answer = served.outcomes.get(timeout=10)
         assert isinstance(answer, InferResponse)
-        assert (said.device, said.reason) == (answer.provenance.device, answer.provenance.route_reason)
+        assert (explained.device, explained.reason) == (answer.provenance.device, answer.provenance.route_reason)
 
 
-def test_nothing_is_run_and_nothing_remembered(served: Served) -> None:
+def test_explaining_runs_nothing_and_records_nothing(served: Served) -> None:
     assert served.explain().device == "cuda:0"
     assert served.model.last_routes == {}
     assert all(session.runs == [] for session in served.sessions.values())
 
 
-def test_each_device_says_what_it_knows(served: Served) -> None:
+def test_the_facts_about_a_device_are_complete(served: Served) -> None:
     facts = on(served.explain(rows=8, load_per_s=10.0), "cuda:0")
     assert facts.profile["8"]["service_us"] == 4000
     assert (facts.service_us, facts.finish_us, facts.cap, facts.problem) == (4000, 4000, 8, "")
@@ -138,7 +138,7 @@ def test_each_device_says_what_it_knows(served: Served) -> None:
     assert facts.load.utilisation == pytest.approx(10 * 4e-3)
 
 
-def test_queues_are_the_real_ones(served: Served) -> None:
+def test_the_queues_are_the_real_ones(served: Served) -> None:
     served.hold("cuda:0", requests=3)
     facts = on(served.explain(), "cuda:0")
     assert (facts.waiting, facts.running) == (2, 1)
@@ -146,7 +146,7 @@ def test_queues_are_the_real_ones(served: Served) -> None:
     assert facts.finish_us > 2000
 
 
-def test_what_others_would_wait_is_told_of_each_device_that_others_come_to(served: Served) -> None:
+def test_the_imposed_delay_is_given_for_each_device_with_recent_arrivals(served: Served) -> None:
     assert on(served.explain(), "cuda:0").delay_us is None
     served.infer("cuda:0")
     served.outcomes.get(timeout=10)
@@ -155,47 +155,47 @@ def test_what_others_would_wait_is_told_of_each_device_that_others_come_to(serve
     assert on(seen, "cpu").delay_us is None
 
 
-def test_a_full_gpu_spills_to_the_cpu(served: Served) -> None:
+def test_a_busy_gpu_spills_to_the_cpu(served: Served) -> None:
     for rows in (1, 8):
         served.model.deployments["cuda:0"].profile.measure(rows, [8000.0] * 5)
     served.hold("cuda:0", requests=2)
-    said = served.explain()
-    assert (said.device, said.reason) == ("cpu", "spill")
+    explained = served.explain()
+    assert (explained.device, explained.reason) == ("cpu", "spill")
 
 
-def test_the_objective_decides(served: Served) -> None:
+def test_the_objective_decides_between_devices(served: Served) -> None:
     assert served.explain(objective="cost").device == "cpu"
     assert served.explain(objective="cost").reason == "cheapest-in-time"
     assert served.explain(objective="cost", deadline_us=5000.0).device == "cuda:0"
 
 
-def test_what_no_device_can_do_in_time_is_refused_with_the_reasons(served: Served) -> None:
-    said = served.explain(deadline_us=100.0)
-    assert (said.device, said.reason, said.predicted_us) == ("", "", None)
-    assert "cpu" in said.problem
-    assert all("the deadline is in" in facts.problem for facts in said.devices)
+def test_a_deadline_that_no_device_can_meet_is_refused_with_the_reasons(served: Served) -> None:
+    explained = served.explain(deadline_us=100.0)
+    assert (explained.device, explained.reason, explained.predicted_us) == ("", "", None)
+    assert "cpu" in explained.problem
+    assert all("the deadline is in" in facts.problem for facts in explained.devices)
 
 
-def test_a_device_that_was_not_asked_for_is_shown_as_such(served: Served) -> None:
-    said = served.explain(device="cpu")
-    assert [(facts.name, facts.asked) for facts in said.devices] == [("cpu", True), ("cuda:0", False)]
-    assert on(said, "cuda:0").finish_us == 2000
+def test_a_device_that_the_request_excludes_is_shown_as_not_asked_for(served: Served) -> None:
+    explained = served.explain(device="cpu")
+    assert [(facts.name, facts.asked) for facts in explained.devices] == [("cpu", True), ("cuda:0", False)]
+    assert on(explained, "cuda:0").finish_us == 2000
 
 
-def test_a_device_that_does_not_work_says_why(served: Served) -> None:
+def test_an_unavailable_device_is_shown_with_the_reason(served: Served) -> None:
     served.engines["cuda:0"].trouble = Unavailable("it restarts")
-    said = served.explain()
-    assert (said.device, said.reason, on(said, "cuda:0").problem) == ("cpu", "only-device", "it restarts")
+    explained = served.explain()
+    assert (explained.device, explained.reason, on(explained, "cuda:0").problem) == ("cpu", "only-device", "it restarts")
 
 
-def test_a_model_that_is_not_on_a_device_says_why(served: Served) -> None:
+def test_a_device_without_the_model_is_shown_with_the_reason(served: Served) -> None:
     only = {"cpu": served.model.deployments["cpu"]}
     served.model = replace(served.model, deployments=only, unavailable={"cuda:0": FailedPrecondition("not allowed")})
     served.repository.load("adds")
     assert on(served.explain(), "cuda:0") == DeviceFacts("cuda:0", asked=True, problem="not allowed")
 
 
-def test_what_was_never_measured_is_left_open(served: Served) -> None:
+def test_values_that_were_never_measured_are_none(served: Served) -> None:
     served.model = replace(served.model, deployments={name: deployment(device=name) for name in SERVICE_US})
     served.repository.load("adds")
     facts = on(served.explain(load_per_s=10.0), "cpu")
@@ -216,7 +216,7 @@ def test_an_unknown_model_is_not_found(served: Served) -> None:
         served.explainer.explain(Question("other"))
 
 
-def test_an_evicted_model_stays_so(served: Served, tmp_path: Path) -> None:
+def test_explaining_does_not_reload_an_evicted_model(served: Served, tmp_path: Path) -> None:
     (tmp_path / "more" / "1").mkdir(parents=True)
     served.repository.load("more")
     with pytest.raises(Unavailable, match="unloaded to make room"):
@@ -239,15 +239,17 @@ def test_several_rows_of_a_model_without_batches_are_refused(served: Served) -> 
         ({"profile": profile({1: 100, 2: 190, 4: 380, 8: 760})}, {}, "not be worth its wait"),
         ({"profile": profile({1: 100, 2: 110, 4: 120, 8: 140}), "target_us": 115}, {}, "latency target of 0.115 ms"),
         ({"queue": Queue(preferred_rows=(4,)), "max_rows": 4}, {}, "preferred_batch_size"),
-        ({"batchable": False}, {"batchable": False}, "could not be shown"),
+        ({"batchable": False}, {}, "could not be shown"),
         (
             {"batchable": False},
-            {"batchable": False, "configuration": ModelConfiguration("adds", batches=False)},
+            {"configuration": ModelConfiguration("adds", batches=False)},
             "turnout.batching",
         ),
-        ({"batchable": False}, {"batchable": False, "signature": Signature((), (), 0)}, "takes no batches"),
+        ({"batchable": False}, {"signature": Signature((), (), 0)}, "takes no batches"),
     ],
 )
-def test_the_cap_says_why(served: Served, options: dict[str, object], changes: dict[str, object], words: str) -> None:
+def test_the_batch_limit_comes_with_its_reason(
+    served: Served, options: dict[str, object], changes: dict[str, object], words: str
+) -> None:
     model = replace(served.model, **changes)  # type: ignore[arg-type]
     assert words in effective_max_batch_reason(model, deployment(**options))  # type: ignore[arg-type]

@@ -22,11 +22,11 @@ EXPLANATION = Explanation(
         Question("a model", "2", 3, "cuda,cpu", "cost", "fp16", 1, 50_000.0, 12.5),
     ],
 )
-def test_a_question_survives_the_way(question: Question) -> None:
+def test_a_question_survives_encoding_and_decoding(question: Question) -> None:
     assert queries.question_of(queries.query_of(question)) == question
 
 
-def test_an_explanation_survives_the_way() -> None:
+def test_an_explanation_survives_encoding_and_decoding() -> None:
     assert queries.explanation_of(queries.as_json(EXPLANATION)) == EXPLANATION
 
 
@@ -48,7 +48,7 @@ def test_an_explanation_survives_the_way() -> None:
         ("model=m&rows=1&rows=2", "more than once"),
     ],
 )
-def test_a_bad_question_is_told_what_is_wrong(query: str, words: str) -> None:
+def test_a_bad_question_is_refused_with_what_is_wrong(query: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         queries.question_of(query)
     assert words in str(caught.value)
@@ -63,7 +63,7 @@ def test_a_bad_question_is_told_what_is_wrong(query: str, words: str) -> None:
         (Unavailable("no"), "503 Service Unavailable"),
     ],
 )
-def test_what_cannot_be_answered_has_a_status_and_a_text(error: ServingError, status: str) -> None:
+def test_an_error_has_an_http_status_and_a_text(error: ServingError, status: str) -> None:
     def explain(question: Question) -> Explanation:
         raise error
 
@@ -74,6 +74,6 @@ def test_what_cannot_be_answered_has_a_status_and_a_text(error: ServingError, st
     "text",
     ["", "[]", "{}", "<html>", json.dumps({"schema_version": 2}), json.dumps({"schema_version": 1, "devices": []})],
 )
-def test_what_is_no_explanation_is_refused(text: str) -> None:
+def test_a_text_that_is_not_an_explanation_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"explanation|Expecting"):
         queries.explanation_of(text)

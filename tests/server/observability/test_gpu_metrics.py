@@ -1,4 +1,4 @@
-"""GPUs' numbers in the text that Prometheus reads, from an NVML that is made up here."""
+"""The GPUs' values in the text that Prometheus reads, from a fake NVML."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +75,7 @@ def registry(nvml: Nvml) -> CollectorRegistry:
     return registry
 
 
-def test_each_gpu_has_its_numbers_in_tritons_units_and_lacks_what_it_cannot_tell(registry: CollectorRegistry) -> None:
+def test_each_gpu_has_the_values_it_supports_in_tritons_units(registry: CollectorRegistry) -> None:
     shared = {
         "nv_gpu_memory_total_bytes": 8 * 2**30,
         "nv_gpu_memory_used_bytes": 2**30,
@@ -90,7 +90,7 @@ def test_each_gpu_has_its_numbers_in_tritons_units_and_lacks_what_it_cannot_tell
     }
 
 
-def test_a_driver_that_goes_away_takes_the_numbers_along_and_nothing_else(registry: CollectorRegistry, nvml: Nvml) -> None:
+def test_a_driver_that_goes_away_takes_only_its_values_along(registry: CollectorRegistry, nvml: Nvml) -> None:
     nvml.alive = False
     assert scraped(registry) == {}
 

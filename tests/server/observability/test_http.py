@@ -47,26 +47,26 @@ def test_metrics_are_what_the_registry_holds(monitored: Monitored) -> None:
     assert "answer 42.0" in text
 
 
-def test_live_does_not_depend_on_ready(monitored: Monitored) -> None:
+def test_liveness_does_not_depend_on_readiness(monitored: Monitored) -> None:
     assert (monitored.get("/healthz")[0], monitored.get("/readyz")[0]) == (200, 503)
     monitored.ready = True
     assert (monitored.get("/healthz")[0], monitored.get("/readyz")[0]) == (200, 200)
 
 
-def test_a_question_is_answered_in_json_and_a_bad_one_in_words(monitored: Monitored) -> None:
+def test_an_explanation_is_json_and_an_error_is_plain_text(monitored: Monitored) -> None:
     status, text = monitored.get("/explain?model=adds&rows=3")
     assert (status, queries.explanation_of(text).rows) == (200, 3)
     assert monitored.get("/explain?model=adds&rows=x") == (400, "rows: 'x' is not a whole number\n")
     assert monitored.get("/explain?model=other") == (404, "there is no 'other'\n")
 
 
-def test_anything_else_is_told_what_there_is(monitored: Monitored) -> None:
+def test_an_unknown_path_is_answered_with_those_that_exist(monitored: Monitored) -> None:
     status, text = monitored.get("/")
     assert status == 404
     assert "/metrics" in text
 
 
-def test_a_port_in_use_is_named(monitored: Monitored) -> None:
+def test_a_port_in_use_is_named_in_the_error(monitored: Monitored) -> None:
     port = monitored.server.port
     with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: "):
         MonitoringServer("127.0.0.1", port, CollectorRegistry(), lambda: True, monitored.explain)

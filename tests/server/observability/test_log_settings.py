@@ -1,4 +1,4 @@
-"""What reaches the log, and how it looks, may be changed while serving."""
+"""The log's filter and format can be changed while serving."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ class Log:
         self.logger.addHandler(handler)
 
     def shown(self) -> list[str]:
-        """Which levels get through now."""
+        """Logs at each level; returns the levels that are shown."""
         for level in LEVELS:
             self.logger.log(getattr(logging, level.upper()), "at %s", level)
         return [level for level in LEVELS if f"at {level}" in self.text()]
@@ -36,7 +36,7 @@ def log() -> Log:
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_the_level_at_the_start_says_what_is_shown(level: str, count: int) -> None:
+def test_the_initial_level_decides_what_is_shown(level: str, count: int) -> None:
     assert Log(level).shown() == list(LEVELS[4 - count :])
 
 
@@ -49,7 +49,7 @@ def test_the_level_at_the_start_says_what_is_shown(level: str, count: int) -> No
         ({"log_verbose_level": 1}, ["debug", "info", "warning", "error"]),
     ],
 )
-def test_each_setting_acts(log: Log, changes: dict[str, Value], shown: list[str]) -> None:
+def test_each_setting_takes_effect(log: Log, changes: dict[str, Value], shown: list[str]) -> None:
     log.settings.update(changes)
     assert log.shown() == shown
 
@@ -70,7 +70,9 @@ def test_the_format_becomes_iso_8601(log: Log) -> None:
         ({"log_format": "xml"}, "log_format 'xml' is unknown"),
     ],
 )
-def test_a_wrong_setting_is_refused_and_none_of_its_companions_holds(log: Log, changes: dict[str, Value], words: str) -> None:
+def test_a_wrong_setting_is_refused_together_with_the_others_of_its_request(
+    log: Log, changes: dict[str, Value], words: str
+) -> None:
     before = log.settings.settings()
     with pytest.raises(InvalidRequest, match=words):
         log.settings.update({"log_warning": False, **changes})

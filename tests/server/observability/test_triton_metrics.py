@@ -1,4 +1,4 @@
-"""The counts under Triton's names, in the text that Prometheus reads."""
+"""The server's counts under Triton's names, in the text that Prometheus reads."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -52,7 +52,7 @@ def test_failures_are_counted_by_tritons_reasons() -> None:
     assert counts == {"REJECTED": 2, "CANCELED": 1, "OTHER": 2}
 
 
-def test_names_that_clients_make_up_are_no_models() -> None:
+def test_unknown_model_names_are_not_exported() -> None:
     metrics = Metrics()
     metrics.series(NOBODY).failures["NOT_FOUND"] += 1
     assert scraped(metrics) == {}

@@ -1,4 +1,4 @@
-"""Models as messages."""
+"""Tests how models are described in messages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +25,13 @@ from tests.server.fakes import AddingSession, spec
 def version(max_batch_size: int = 8, devices: tuple[str, ...] = ("cpu",), **configuration: Any) -> ModelVersion:
     inputs = (spec("x", -1, 4), spec("text", -1, -1, datatype="BYTES"))
     signature = Signature(inputs, (spec("y", -1, 2, datatype="FP16"),), max_batch_size)
-    deployments = {device: Deployment(("m", "3", device), AddingSession()) for device in devices}
-    chosen = ModelConfiguration("m", **configuration)
-    joins = bool(max_batch_size) and chosen.batches
-    return ModelVersion("m", 3, chosen, signature, deployments, {}, joins)
+    config = ModelConfiguration("m", **configuration)
+    batchable = bool(max_batch_size) and config.batches
+    deployments = {device: Deployment(("m", "3", device), AddingSession(), batchable=batchable) for device in devices}
+    return ModelVersion("m", 3, config, signature, deployments, unavailable={})
 
 
-def test_metadata_shows_the_batch_dimension_and_configuration_leaves_it_out() -> None:
+def test_metadata_includes_the_batch_dimension_and_the_configuration_does_not() -> None:
     model = version()
     shapes = [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in describe.metadata(model, [1, 3]).inputs]
     assert shapes == [("x", "FP32", [-1, 4]), ("text", "BYTES", [-1, -1])]
@@ -41,13 +41,13 @@ def test_metadata_shows_the_batch_dimension_and_configuration_leaves_it_out() ->
     assert describe.metadata(model, []).platform == config.platform == "onnxruntime_onnx"
 
 
-def test_without_a_batch_both_show_the_whole_shape() -> None:
+def test_without_a_batch_dimension_both_have_the_whole_shape() -> None:
     config = describe.configuration(version(max_batch_size=0))
     assert [list(each.dims) for each in config.input] == [[-1, 4], [-1, -1]]
     assert not config.HasField("dynamic_batching")
 
 
-def test_the_scheduler_can_be_told_from_the_configuration() -> None:
+def test_the_configuration_describes_queues_and_batching() -> None:
     default = QueuePolicy(max_size=9, timeout_us=7, timeout_override=False, rejects=False)
     queue = Queue((4, 8), 5, levels=2, default_level=1, policy=default, policies={2: QueuePolicy(max_size=3)})
     batching = describe.configuration(version(queue=queue)).dynamic_batching
@@ -66,7 +66,7 @@ def test_every_device_is_an_instance_group() -> None:
     assert kinds == [("m_cpu", 2, []), ("m_cuda:1", 1, [1]), ("m_cpu:slow", 2, [])]
 
 
-def test_a_group_has_the_instances_and_the_share_that_the_configuration_gives() -> None:
+def test_a_group_has_the_instances_and_the_weight_of_the_configuration() -> None:
     model = version(devices=("cpu", "cuda:1"), instances={"cpu": 2}, weight=1 / 3)
     groups = describe.configuration(model).instance_group
     assert [(group.count, group.rate_limiter.priority) for group in groups] == [(2, 3), (0, 3)]
@@ -85,21 +85,21 @@ def test_a_group_has_the_instances_and_the_share_that_the_configuration_gives() 
         'parameters { key: "turnout.latency_target_us" value { string_value: "20000" } }',
     ],
 )
-def test_what_is_described_reads_as_what_was_configured(text: str, tmp_path: Path) -> None:
-    said = interpret(text_format.Parse(f"max_batch_size: 8 {text}", ModelConfig()), "m", tmp_path)
+def test_a_described_configuration_is_read_back_unchanged(text: str, tmp_path: Path) -> None:
+    configured = interpret(text_format.Parse(f"max_batch_size: 8 {text}", ModelConfig()), "m", tmp_path)
     fields = ("queue", "instances", "weight", "objective", "latency_target_us")
-    model = version(**{field: getattr(said, field) for field in fields})
+    model = version(**{field: getattr(configured, field) for field in fields})
     described = interpret(describe.configuration(model), "m", tmp_path)
     for field in fields:
-        assert getattr(described, field) == getattr(said, field), field
+        assert getattr(described, field) == getattr(configured, field), field
 
 
 @pytest.mark.parametrize(("versions", "choice"), [(None, "all"), (2, "latest"), ((1, 3), "specific")])
-def test_the_version_policy_is_the_one_in_force(versions: Any, choice: str) -> None:
+def test_the_version_policy_is_the_effective_one(versions: Any, choice: str) -> None:
     assert describe.configuration(version(versions=versions)).version_policy.WhichOneof("policy_choice") == choice
 
 
-def test_our_own_settings_come_back_as_they_would_be_written() -> None:
+def test_turnouts_own_settings_are_described_as_parameters() -> None:
     files = {"": "other.onnx", "cuda": "model.fp16.onnx"}
     config = describe.configuration(
         version(files=files, default_device="cpu", batches=False, objective="cost", latency_target_us=5)
@@ -118,13 +118,13 @@ def test_our_own_settings_come_back_as_they_would_be_written() -> None:
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_every_datatype_has_its_name_in_a_configuration(datatype: str) -> None:
     signature = Signature((spec("x", 1, datatype=datatype),), (spec("y", 1, datatype=datatype),), 0)
-    model = ModelVersion("m", 1, ModelConfiguration("m"), signature, {}, {})
+    model = ModelVersion("m", 1, ModelConfiguration("m"), signature, deployments={}, unavailable={})
     expected = "STRING" if datatype == "BYTES" else datatype
     assert DataType.Name(describe.configuration(model).input[0].data_type) == f"TYPE_{expected}"
 
 
-def test_statistics_sum_the_devices_into_one_row() -> None:
-    cpu, gpu, nowhere = Series(), Series(), Series()
+def test_statistics_sum_over_the_devices() -> None:
+    cpu, gpu, without_device = Series(), Series(), Series()
     for series, seconds, rows in [(cpu, 0.25, 1), (gpu, 0.5, 4)]:
         series.request_s.observe(2 * seconds)
         series.queue_s.observe(seconds)
@@ -133,9 +133,9 @@ def test_statistics_sum_the_devices_into_one_row() -> None:
         series.batches[rows].observe(0.0, seconds, 0.0)
         series.rows += rows
         series.last_s = seconds
-    nowhere.failures["INVALID_ARGUMENT"] += 2
+    without_device.failures["INVALID_ARGUMENT"] += 2
     gpu.failures["CANCELLED"] += 1
-    row = describe.statistics(version(devices=("cpu", "cuda:0")), {"cpu": cpu, "cuda:0": gpu, "": nowhere})
+    row = describe.statistics(version(devices=("cpu", "cuda:0")), {"cpu": cpu, "cuda:0": gpu, "": without_device})
     assert (row.name, row.version, row.inference_count, row.execution_count, row.last_inference) == ("m", "3", 5, 2, 500)
     stats = row.inference_stats
     assert (stats.success.count, stats.success.ns, stats.queue.ns, stats.compute_infer.ns) == (
@@ -151,9 +151,9 @@ def test_statistics_sum_the_devices_into_one_row() -> None:
     assert sorted(row.response_stats) == ["cpu", "cuda:0"]
 
 
-def test_the_index_is_told_line_by_line() -> None:
-    (line,) = describe.index([IndexEntry("m", "1", "UNAVAILABLE", "why")]).models
-    assert (line.name, line.version, line.state, line.reason) == ("m", "1", "UNAVAILABLE", "why")
+def test_the_index_has_an_entry_per_model_version() -> None:
+    (entry,) = describe.index([IndexEntry("m", "1", "UNAVAILABLE", "why")]).models
+    assert (entry.name, entry.version, entry.state, entry.reason) == ("m", "1", "UNAVAILABLE", "why")
 
 
 @pytest.mark.parametrize(("dims", "reshape"), [((4,), (2, 3)), ((-1,), (2, 2)), ((4,), (-1, 4)), ((4, 4), (15,)), ((0,), (1,))])
@@ -165,7 +165,7 @@ def test_a_reshape_that_would_lose_elements_is_refused_when_the_model_loads(
         declared((graph,), (TensorConfig("x", "TYPE_FP32", dims, reshape),), 8, "input")
 
 
-def test_what_loading_showed_stands_beside_the_settings() -> None:
+def test_the_load_report_is_part_of_the_parameters() -> None:
     report = DeviceReport(0.25, {"CPUExecutionProvider": 3, "CUDAExecutionProvider": 7}, Parity(2e-7, "golden"))
     gpu = Deployment(("m", "3", "cuda:0"), AddingSession(), report=report)
     model = replace(version(), deployments={"cuda:0": gpu}, unavailable={"cpu": FailedPrecondition("it is broken")})
@@ -177,7 +177,8 @@ def test_what_loading_showed_stands_beside_the_settings() -> None:
     assert parameters["turnout.report.cpu"].string_value == "does not run here: it is broken"
 
 
-def test_which_rows_have_a_cuda_graph_stands_there_too_and_why_the_others_have_none() -> None:
-    gpu = Deployment(("m", "3", "cuda:0"), AddingSession(graphs={1: "", 8: "it is too large"}))
+def test_the_load_report_contains_the_buckets_and_what_was_found_out() -> None:
+    report = DeviceReport(0.0, {}, Parity(None, ""), ("no CUDA graph for 8 rows",))
+    gpu = Deployment(("m", "3", "cuda:0"), AddingSession(buckets=(1, 8)), report=report)
     shown = describe.configuration(replace(version(), deployments={"cuda:0": gpu})).parameters["turnout.report.cuda:0"]
-    assert shown.string_value.endswith("; CUDA graph for 1 rows: yes; CUDA graph for 8 rows: none: it is too large")
+    assert shown.string_value.endswith("; runs are padded to 1, 8 rows; no CUDA graph for 8 rows")

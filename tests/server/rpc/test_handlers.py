@@ -16,13 +16,13 @@ def live(request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
     return pb.ServerLiveResponse(live=True)
 
 
-def test_what_a_function_returns_is_sent_and_the_call_ends_well() -> None:
+def test_a_functions_result_is_sent_and_the_call_ends_with_ok() -> None:
     call = FakeCall()
     answering(pb.ServerLiveRequest, live)(call, b"")
     assert ([pb.ServerLiveResponse.FromString(m).live for m in call.sent], call.ended) == ([True], [OK])
 
 
-def test_a_message_that_is_none_is_refused_by_its_name() -> None:
+def test_an_invalid_message_is_refused_with_the_name_of_its_type() -> None:
     call = FakeCall()
     answering(pb.ModelReadyRequest, live)(call, b"\xff")
     assert call.ended == [
@@ -31,7 +31,7 @@ def test_a_message_that_is_none_is_refused_by_its_name() -> None:
     assert not call.sent
 
 
-def test_an_unexpected_exception_is_told_to_the_log_and_not_to_the_caller(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_is_logged_and_hidden_from_the_client(caplog: pytest.LogCaptureFixture) -> None:
     def broken(request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         raise RuntimeError("/secret/path")
 
@@ -46,28 +46,28 @@ def test_an_unexpected_exception_is_told_to_the_log_and_not_to_the_caller(caplog
 
 
 @given(st.text(), st.text())
-def test_no_text_breaks_a_status(text: str, request_id: str) -> None:
+def test_any_text_becomes_valid_status_details(text: str, request_id: str) -> None:
     details = status(NotFound(text), request_id).details
     assert details.isprintable()
     assert len(details.encode()) <= MAX_DETAILS_BYTES
 
 
 @given(st.text(alphabet=st.characters(categories=["L", "N", "P"]), max_size=100))
-def test_plain_text_stays_as_it_is(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
-def test_the_text_is_capped_after_escaping() -> None:
+def test_the_text_is_truncated_after_escaping() -> None:
     assert len(printable("\n" * 10_000)) == MAX_DETAILS_BYTES
     assert len(printable("ä" * 10_000).encode()) <= MAX_DETAILS_BYTES
 
 
-def test_the_request_id_stands_before_the_text() -> None:
+def test_the_request_id_precedes_the_text() -> None:
     assert status(InvalidRequest("no"), "7").details == "[request id: 7] no"
     assert status(InvalidRequest("no")).details == "no"
 
 
-def test_pushback_goes_into_the_trailing_metadata() -> None:
+def test_the_pushback_is_sent_in_the_trailing_metadata() -> None:
     assert status(Overloaded("full")).trailing_metadata == (("grpc-retry-pushback-ms", "-1"),)
     assert status(Unavailable("later", 500)).trailing_metadata == (("grpc-retry-pushback-ms", "500"),)
     assert status(Unavailable("later")).trailing_metadata == ()

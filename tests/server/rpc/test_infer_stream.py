@@ -1,4 +1,4 @@
-"""Answers of a stream keep the order of their requests, whatever order they are found in."""
+"""Tests that a stream's answers have the order of its requests, whatever order they are computed in."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from turnout_server.transport.base import OK, Call, Status
 
 
 class StreamCall:
-    """Keeps what was sent and how it ended."""
+    """A call that records its messages and its status."""
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         self.metadata = metadata
@@ -45,7 +45,7 @@ class StreamCall:
 
 
 class Stream:
-    """A stream whose requests are answered when a test says so; a request's bytes are its id."""
+    """A stream whose requests the test answers; a request's bytes are its id."""
 
     def __init__(self, **metadata: str) -> None:
         self.call = StreamCall(metadata)
@@ -79,13 +79,13 @@ class Stream:
 
 
 @given(st.permutations("abcdef"))
-def test_answers_leave_in_the_order_of_their_requests(order: list[str]) -> None:
+def test_answers_are_sent_in_the_order_of_their_requests(order: list[str]) -> None:
     stream = Stream()
     stream.ask(*"abcdef")
     for number, request_id in enumerate(order):
         stream.answer(request_id)
-        found = set(order[: number + 1])
-        ready = next((n for n, known in enumerate("abcdef") if known not in found), 6)
+        answered = set(order[: number + 1])
+        ready = next((n for n, asked in enumerate("abcdef") if asked not in answered), 6)
         assert "".join(stream.ids) == "abcdef"[:ready]
 
 
@@ -104,7 +104,7 @@ def test_an_empty_stream_ends_at_once() -> None:
     assert stream.call.code is grpc.StatusCode.OK
 
 
-def test_every_answer_says_that_it_is_the_final_one() -> None:
+def test_every_answer_is_marked_as_final() -> None:
     stream = Stream()
     stream.ask("a", "b")
     stream.answer("a")
@@ -112,7 +112,7 @@ def test_every_answer_says_that_it_is_the_final_one() -> None:
     assert [answer.infer_response.parameters["triton_final_response"].bool_param for answer in stream.sent] == [True, True]
 
 
-def test_an_error_is_a_message_with_the_id_and_the_stream_goes_on() -> None:
+def test_an_error_is_a_message_with_the_request_id_and_the_stream_continues() -> None:
     stream = Stream()
     stream.ask("a", "b")
     stream.fail("a")
@@ -122,7 +122,7 @@ def test_an_error_is_a_message_with_the_id_and_the_stream_goes_on() -> None:
     assert stream.call.status is None
 
 
-def test_with_the_header_an_error_ends_the_stream_in_its_turn() -> None:
+def test_with_the_header_an_error_ends_the_stream_after_the_earlier_answers() -> None:
     stream = Stream(**{ERROR_HEADER: "true"})
     stream.ask("a", "b", "c")
     stream.fail("b")
@@ -133,14 +133,14 @@ def test_with_the_header_an_error_ends_the_stream_in_its_turn() -> None:
 
 
 @pytest.mark.parametrize("value", ["false", "", "1"])
-def test_any_other_value_of_the_header_leaves_errors_inside(value: str) -> None:
+def test_with_other_values_of_the_header_an_error_does_not_end_the_stream(value: str) -> None:
     stream = Stream(**{ERROR_HEADER: value})
     stream.ask("a")
     stream.fail("a")
     assert stream.call.status is None
 
 
-def test_who_goes_away_cancels_what_has_not_been_answered() -> None:
+def test_cancelling_the_stream_cancels_the_unanswered_requests() -> None:
     stream = Stream()
     stream.ask("a", "b", "c")
     stream.answer("a")
@@ -148,7 +148,7 @@ def test_who_goes_away_cancels_what_has_not_been_answered() -> None:
     assert stream.cancelled == ["b", "c"]
 
 
-def test_answers_from_many_threads_are_all_sent_once() -> None:
+def test_each_answer_is_sent_once_when_many_threads_answer() -> None:
     stream = Stream()
     ids = [str(number) for number in range(200)]
     stream.ask(*ids)

@@ -1,4 +1,4 @@
-"""What a call's metadata and deadline add to its request."""
+"""Tests how a call becomes a request for the data plane."""
 
 from collections.abc import Callable
 from typing import cast
@@ -17,7 +17,7 @@ from tests.wire import Parameter, request
 
 
 class RecordingDataPlane:
-    """Keeps the requests that it gets."""
+    """Records the requests that it receives."""
 
     def __init__(self) -> None:
         self.requests: list[InferRequest] = []
@@ -34,7 +34,7 @@ class RecordingDataPlane:
 
 
 def infer(*calls: tuple[FakeCall, dict[str, Parameter]]) -> list[InferRequest]:
-    """The requests that reach the data plane, each with its call's metadata and its own parameters."""
+    """The requests that the data plane receives from these calls and parameters."""
     dataplane = RecordingDataPlane()
     service = InferenceService(cast(DataPlane, dataplane), Codec(None), InlineRunner({}))
     for call, parameters in calls:
@@ -43,13 +43,15 @@ def infer(*calls: tuple[FakeCall, dict[str, Parameter]]) -> list[InferRequest]:
 
 
 @pytest.mark.parametrize("key", ["device", "objective"])
-def test_metadata_counts_where_the_parameter_is_absent(key: str) -> None:
-    said, other = ("cuda", "cpu") if key == "device" else ("energy", "cost")
-    by_metadata, by_both, by_none = infer((FakeCall({key: said}), {}), (FakeCall({key: said}), {key: other}), (FakeCall(), {}))
-    assert [getattr(each, key) for each in (by_metadata, by_both, by_none)] == [said, other, ""]
+def test_metadata_applies_if_the_parameter_is_absent(key: str) -> None:
+    value, other = ("cuda", "cpu") if key == "device" else ("energy", "cost")
+    by_metadata, by_both, by_none = infer(
+        (FakeCall({key: value}), {}), (FakeCall({key: value}), {key: other}), (FakeCall(), {})
+    )
+    assert [getattr(each, key) for each in (by_metadata, by_both, by_none)] == [value, other, ""]
 
 
-def test_an_objective_that_does_not_exist_is_refused_in_metadata_too() -> None:
+def test_an_unknown_objective_in_the_metadata_is_refused() -> None:
     call = FakeCall({"objective": "speed"})
     assert infer((call, {})) == []
     (status,) = call.ended
@@ -57,7 +59,7 @@ def test_an_objective_that_does_not_exist_is_refused_in_metadata_too() -> None:
     assert status.details == "[request id: 7] unknown objective 'speed'; there are: latency, cost, energy"
 
 
-def test_what_cannot_be_decoded_is_passed_on_to_be_counted() -> None:
+def test_requests_that_cannot_be_decoded_are_counted_by_the_data_plane() -> None:
     dataplane = RecordingDataPlane()
     service = InferenceService(cast(DataPlane, dataplane), Codec(None), InlineRunner({}))
     for message in (request("m", {}, parameters={"objective": "speed"}).SerializeToString(), b"\xff"):
@@ -66,7 +68,7 @@ def test_what_cannot_be_decoded_is_passed_on_to_be_counted() -> None:
 
 
 @pytest.mark.parametrize("runs_inline", [True, False])
-def test_only_a_thread_that_runs_inline_work_is_given_any(runs_inline: bool) -> None:
+def test_only_calls_that_run_inline_get_the_inline_runner(runs_inline: bool) -> None:
     dataplane, inline, call = RecordingDataPlane(), InlineRunner({}), FakeCall()
     call.runs_inline = runs_inline
     InferenceService(cast(DataPlane, dataplane), Codec(None), inline).model_infer(call, request("m", {}).SerializeToString())

@@ -1,4 +1,4 @@
-"""Which transport a server takes, and when it does without the fast one."""
+"""Tests which transport is selected, and when it falls back to the slower one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from turnout_server.transport.base import Handlers
 from turnout_server.transport.completion_queue import NEEDED, CompletionQueueTransport
 
 
-def test_the_tested_grpcio_gets_the_completion_queue(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_supported_grpcio_uses_the_completion_queue(caplog: pytest.LogCaptureFixture) -> None:
     assert selection.choose("auto") is CompletionQueueTransport
     assert selection.choose("completion-queue") is CompletionQueueTransport
     assert selection.choose("aio") is AioTransport
@@ -21,7 +21,7 @@ def test_the_tested_grpcio_gets_the_completion_queue(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("name", NEEDED)
-def test_a_grpcio_that_lacks_something_gets_aio_and_one_sentence(
+def test_a_grpcio_that_lacks_a_name_falls_back_to_aio_with_one_warning(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delattr(cygrpc, name)
@@ -31,7 +31,7 @@ def test_a_grpcio_that_lacks_something_gets_aio_and_one_sentence(
     assert "grpc.aio" in warning
 
 
-def test_a_grpcio_whose_calls_never_end_gets_aio_and_one_sentence(
+def test_a_grpcio_whose_calls_never_end_falls_back_to_aio_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(selection, "CHECK_TIMEOUT_S", 0.2)
@@ -41,7 +41,7 @@ def test_a_grpcio_whose_calls_never_end_gets_aio_and_one_sentence(
     assert "DEADLINE_EXCEEDED" in warning
 
 
-def test_who_asked_for_the_completion_queue_is_told_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_completion_queue_that_does_not_work_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(cygrpc, "Server")
     with pytest.raises(FailedPrecondition, match="--transport=aio"):
         selection.choose("completion-queue")
@@ -52,7 +52,7 @@ def test_both_transports_pass_the_check() -> None:
         selection.check(transport)
 
 
-def test_a_transport_that_answers_wrongly_fails_the_check() -> None:
+def test_a_transport_with_wrong_answers_fails_the_check() -> None:
     def wrong(
         address: str, handlers: Handlers, options: Sequence[tuple[str, Any]], credentials: grpc.ServerCredentials | None
     ) -> CompletionQueueTransport:

@@ -1,4 +1,4 @@
-"""What every transport promises the handlers behind it. Each test runs on all of them."""
+"""Tests of what every transport guarantees to its handlers. Most run on all transports."""
 
 import gc
 import shutil
@@ -23,7 +23,7 @@ OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 8 << 20
 
 
 class Waiter:
-    """A handler that keeps its calls; each has an event that tells of its cancellation."""
+    """A handler that records its calls, each with an event that is set when the call is cancelled."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Call, threading.Event]] = []
@@ -37,14 +37,14 @@ class Waiter:
             self._grown.notify_all()
 
     def wait(self, count: int = 1) -> tuple[Call, threading.Event]:
-        """The last call, once there were `count`."""
+        """Waits for `count` calls and returns the last one."""
         with self._grown:
             assert self._grown.wait_for(lambda: len(self.calls) >= count, TIMEOUT_S)
             return self.calls[-1]
 
 
-class Streamed:
-    """A receiver that does with each message what it is told to."""
+class FunctionReceiver:
+    """A receiver that passes each message to a function."""
 
     def __init__(self, call: Call, on_message: Callable[[Call, bytes], None]) -> None:
         self._call = call
@@ -77,7 +77,7 @@ def fail(call: Call, message: bytes) -> None:
     raise ZeroDivisionError("/a/secret/path")
 
 
-def exit_(call: Call, message: bytes) -> None:
+def exit_process(call: Call, message: bytes) -> None:
     raise SystemExit(3)
 
 
@@ -101,7 +101,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 def serving(
     make: Make, handlers: Handlers, credentials: grpc.ServerCredentials | None = None, port: int = 0
 ) -> Iterator[tuple[Any, Any]]:
-    """(a transport that serves these handlers, a channel to it)."""
+    """A transport that serves these handlers, and a channel to it."""
     transport = make(f"127.0.0.1:{port}", handlers, OPTIONS, credentials)
     transport.start()
     options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
@@ -116,7 +116,7 @@ def unary(**handlers: Callable[[Call, bytes], None]) -> Handlers:
 
 
 def stream(on_message: Callable[[Call, bytes], None]) -> Handlers:
-    return Handlers({"/t/echo": echo}, {"/t/stream": lambda call: Streamed(call, on_message)})
+    return Handlers({"/t/echo": echo}, {"/t/stream": lambda call: FunctionReceiver(call, on_message)})
 
 
 def ask(channel: Any, method: str, message: bytes = b"x", timeout: float = TIMEOUT_S, **options: Any) -> bytes:
@@ -125,7 +125,7 @@ def ask(channel: Any, method: str, message: bytes = b"x", timeout: float = TIMEO
 
 
 def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[str, str]:
-    """(code, details) of the failure of a call."""
+    """The code and details with which a call fails."""
     with pytest.raises(grpc.RpcError) as caught:
         function(*arguments, **options)
     error: Any = caught.value
@@ -133,7 +133,7 @@ def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> t
 
 
 class Inline:
-    """Inline work that is a function."""
+    """Inline work defined by a function."""
 
     def __init__(self, run: Callable[[], bool]) -> None:
         self.run = run
@@ -141,7 +141,7 @@ class Inline:
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
 @pytest.mark.parametrize("handler", [echo, answer_from_a_thread])
-def test_a_message_comes_back(make: Make, size: int, handler: Callable[[Call, bytes], None]) -> None:
+def test_a_message_is_echoed(make: Make, size: int, handler: Callable[[Call, bytes], None]) -> None:
     with serving(make, unary(echo=handler)) as (_, channel):
         message = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
         assert ask(channel, "echo", message) == message
@@ -163,13 +163,13 @@ def test_code_details_and_trailing_metadata_reach_the_client(make: Make) -> None
         assert ("grpc-retry-pushback-ms", "-1") in [tuple(pair) for pair in error.trailing_metadata()]
 
 
-def test_the_first_answer_counts(make: Make) -> None:
+def test_only_the_first_answer_is_sent(make: Make) -> None:
     with serving(make, unary(twice=answer_twice)) as (_, channel):
         assert [ask(channel, "twice") for _ in range(3)] == [b"first"] * 3
 
 
-@pytest.mark.parametrize("failing", [fail, exit_])
-def test_a_handler_that_raises_is_internal_for_that_call_alone(make: Make, failing: Callable[[Call, bytes], None]) -> None:
+@pytest.mark.parametrize("failing", [fail, exit_process])
+def test_a_handler_that_raises_fails_only_its_call_with_internal(make: Make, failing: Callable[[Call, bytes], None]) -> None:
     waiter = Waiter()
     with serving(make, unary(fail=failing, wait=waiter, echo=echo)) as (_, channel):
         other = channel.unary_unary("/t/wait").future(b"", timeout=TIMEOUT_S)
@@ -182,8 +182,8 @@ def test_a_handler_that_raises_is_internal_for_that_call_alone(make: Make, faili
         assert ask(channel, "echo") == b"x"
 
 
-@pytest.mark.parametrize("failing", [fail, exit_])
-def test_a_receiver_that_raises_is_internal_for_that_stream_alone(make: Make, failing: Callable[[Call, bytes], None]) -> None:
+@pytest.mark.parametrize("failing", [fail, exit_process])
+def test_a_receiver_that_raises_fails_only_its_stream_with_internal(make: Make, failing: Callable[[Call, bytes], None]) -> None:
     with serving(make, stream(failing)) as (_, channel):
         answers = channel.stream_stream("/t/stream")(iter([b"a", b"b"]), timeout=TIMEOUT_S)
         assert error_of(list, answers)[0] == "INTERNAL"
@@ -201,18 +201,18 @@ def test_a_message_over_the_limit_is_resource_exhausted(make: Make) -> None:
         assert ask(channel, "echo") == b"x"
 
 
-def test_compressed_messages_are_read(make: Make) -> None:
+def test_compressed_messages_are_decompressed(make: Make) -> None:
     with serving(make, unary(echo=echo)) as (_, channel):
         assert ask(channel, "echo", bytes(100_000), compression=grpc.Compression.Gzip) == bytes(100_000)
 
 
-def test_stream_answers_keep_their_order(make: Make) -> None:
+def test_answers_in_a_stream_keep_their_order(make: Make) -> None:
     with serving(make, stream(lambda call, message: call.send(message))) as (_, channel):
         messages = [str(number).encode() for number in range(10 * STREAM_WINDOW)]
         assert list(channel.stream_stream("/t/stream")(iter(messages), timeout=TIMEOUT_S)) == messages
 
 
-def test_a_message_may_have_many_answers_and_a_stream_a_status(make: Make) -> None:
+def test_a_message_may_have_many_answers_and_a_stream_may_end_with_an_error(make: Make) -> None:
     def burst(call: Call, message: bytes) -> None:
         for number in range(5 * STREAM_WINDOW):
             call.send(str(number).encode())
@@ -230,8 +230,8 @@ def test_a_stream_without_messages_ends(make: Make) -> None:
         assert list(channel.stream_stream("/t/stream")(iter([]), timeout=TIMEOUT_S)) == []
 
 
-def test_a_slow_reader_stops_the_reading(make: Make) -> None:
-    """Ten thousand answers of 64 KiB would be 640 MB; the window and the sockets hold a few."""
+def test_a_slow_client_stops_the_server_from_reading(make: Make) -> None:
+    """Ten thousand answers of 64 KiB would take 640 MB; the window and the sockets only hold a few of them."""
     read = 0
 
     def amplify(call: Call, message: bytes) -> None:
@@ -243,9 +243,9 @@ def test_a_slow_reader_stops_the_reading(make: Make) -> None:
         before = psutil.Process().memory_info().rss
         answers = channel.stream_stream("/t/stream")((b"" for _ in range(10_000)), timeout=60)
         for _ in range(3):
-            next(answers)  # and no more
+            next(answers)  # the client reads no further answers
         seen = -1
-        for _ in range(100):  # until it stands still
+        for _ in range(100):  # until the server stops reading
             if seen == read:
                 break
             seen = read
@@ -257,7 +257,7 @@ def test_a_slow_reader_stops_the_reading(make: Make) -> None:
 
 
 @pytest.mark.parametrize("ending", ["cancel", "deadline", "disconnect"])
-def test_a_client_that_goes_away_is_noticed(make: Make, ending: str) -> None:
+def test_a_client_that_cancels_expires_or_disconnects_cancels_its_call(make: Make, ending: str) -> None:
     waiter = Waiter()
     with serving(make, unary(wait=waiter, echo=echo)) as (_, channel):
         future = channel.unary_unary("/t/wait").future(b"", timeout=0.3 if ending == "deadline" else None)
@@ -270,10 +270,10 @@ def test_a_client_that_goes_away_is_noticed(make: Make, ending: str) -> None:
         late = threading.Event()
         call.on_cancel(late.set)
         assert late.wait(TIMEOUT_S)
-        echo(call, b"for nobody")
+        echo(call, b"dropped")
 
 
-def test_a_stream_that_goes_away_is_noticed(make: Make) -> None:
+def test_a_cancelled_stream_is_reported_to_its_handler(make: Make) -> None:
     waiter = Waiter()
     with serving(make, stream(waiter)) as (_, channel):
         answers = channel.stream_stream("/t/stream")(iter([b""]), timeout=TIMEOUT_S)
@@ -283,7 +283,7 @@ def test_a_stream_that_goes_away_is_noticed(make: Make) -> None:
         assert ask(channel, "echo") == b"x"
 
 
-def test_many_calls_from_many_threads_all_get_their_own_answer(make: Make) -> None:
+def test_concurrent_calls_get_their_own_answers(make: Make) -> None:
     failures: list[str] = []
 
     def client(number: int) -> None:
@@ -302,7 +302,7 @@ def test_many_calls_from_many_threads_all_get_their_own_answer(make: Make) -> No
     assert failures == []
 
 
-def test_stop_lets_calls_in_flight_finish_and_takes_no_new_ones(make: Make) -> None:
+def test_stop_waits_for_calls_in_flight_and_refuses_new_ones(make: Make) -> None:
     waiter = Waiter()
     with serving(make, unary(wait=waiter)) as (transport, channel):
         future = channel.unary_unary("/t/wait").future(b"", timeout=TIMEOUT_S)
@@ -310,7 +310,7 @@ def test_stop_lets_calls_in_flight_finish_and_takes_no_new_ones(make: Make) -> N
         stopping = threading.Thread(target=transport.stop, args=(TIMEOUT_S,))
         stopping.start()
         deadline_s = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline_s:  # the stop begins in its thread when it does
+        while time.monotonic() < deadline_s:  # until the other thread has started the stop
             late = channel.unary_unary("/t/wait").future(b"", timeout=0.5)
             code = late.code()
             if code is grpc.StatusCode.UNAVAILABLE:
@@ -324,7 +324,7 @@ def test_stop_lets_calls_in_flight_finish_and_takes_no_new_ones(make: Make) -> N
         assert not stopping.is_alive()
 
 
-def test_stop_cancels_what_outlives_the_grace(make: Make) -> None:
+def test_stop_cancels_calls_after_the_grace_period(make: Make) -> None:
     waiter = Waiter()
     with serving(make, unary(wait=waiter)) as (transport, channel):
         future = channel.unary_unary("/t/wait").future(b"", timeout=TIMEOUT_S)
@@ -333,15 +333,15 @@ def test_stop_cancels_what_outlives_the_grace(make: Make) -> None:
         transport.stop(0.2)
         assert 0.2 <= time.monotonic() - started_s < 5
         assert future.code() is grpc.StatusCode.UNAVAILABLE
-        echo(call, b"for nobody")
-        transport.stop(0.2)  # once more does nothing
+        echo(call, b"dropped")
+        transport.stop(0.2)  # a second stop does nothing
 
 
-def test_a_transport_that_never_started_stops(make: Make) -> None:
+def test_a_transport_that_was_never_started_can_be_stopped(make: Make) -> None:
     make("127.0.0.1:0", unary(), OPTIONS, None).stop(0)
 
 
-def test_a_taken_port_is_an_error(make: Make) -> None:
+def test_a_port_in_use_is_an_error(make: Make) -> None:
     with serving(make, unary()) as (transport, _), pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{transport.port}"):
         make(f"127.0.0.1:{transport.port}", unary(), OPTIONS, None)
 
@@ -353,9 +353,9 @@ def test_the_port_is_free_again_after_a_stop(make: Make) -> None:
         assert ask(channel, "echo") == b"x"
 
 
-def test_tls(make: Make, tmp_path: Path) -> None:
+def test_a_client_connects_with_tls_only(make: Make, tmp_path: Path) -> None:
     if not shutil.which("openssl"):
-        pytest.skip("there is no openssl to make a certificate with")
+        pytest.skip("openssl, which creates the certificate, isn't installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     newkey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
@@ -370,8 +370,8 @@ def test_tls(make: Make, tmp_path: Path) -> None:
         assert error_of(ask, plain, "echo")[0] == "UNAVAILABLE"
 
 
-def test_what_came_together_is_run_together_by_the_polling_thread() -> None:
-    """Only a transport that polls has drains; the others must do without."""
+def test_handlers_and_inline_work_run_in_the_polling_thread() -> None:
+    """Only the polling transport runs inline work."""
     pending: list[tuple[Call, bytes]] = []
     threads: list[set[int]] = [set(), set()]
 
@@ -393,41 +393,41 @@ def test_what_came_together_is_run_together_by_the_polling_thread() -> None:
     assert threads[0] == threads[1]
 
 
-def test_the_polling_thread_hands_over_all_that_came_before_it_runs_any() -> None:
-    came: list[Call] = []
+def test_the_polling_thread_handles_all_received_messages_before_it_runs_inline_work() -> None:
+    received: list[Call] = []
     runs: list[int] = []
-    held, free = threading.Event(), threading.Event()
+    held, released = threading.Event(), threading.Event()
 
-    def take(call: Call, message: bytes) -> None:
-        came.append(call)
+    def receive(call: Call, message: bytes) -> None:
+        received.append(call)
         if message == b"hold":
             held.set()
-            assert free.wait(TIMEOUT_S)
+            assert released.wait(TIMEOUT_S)
 
     def run() -> bool:
-        if came:
-            runs.append(len(came))
-        while came:
-            echo(came.pop(), b"x")
+        if received:
+            runs.append(len(received))
+        while received:
+            echo(received.pop(), b"x")
         return False
 
-    with serving(CompletionQueueTransport, Handlers({"/t/take": take}, {}, inline=Inline(run))) as (_, channel):
-        first = channel.unary_unary("/t/take").future(b"hold", timeout=TIMEOUT_S)
-        assert held.wait(TIMEOUT_S)  # the thread is busy, and what comes meanwhile waits in gRPC
-        others = [channel.unary_unary("/t/take").future(b"", timeout=TIMEOUT_S) for _ in range(8)]
-        time.sleep(0.5)  # for all of them to arrive
-        free.set()
+    with serving(CompletionQueueTransport, Handlers({"/t/receive": receive}, {}, inline=Inline(run))) as (_, channel):
+        first = channel.unary_unary("/t/receive").future(b"hold", timeout=TIMEOUT_S)
+        assert held.wait(TIMEOUT_S)  # the polling thread is busy, so further calls wait in gRPC
+        others = [channel.unary_unary("/t/receive").future(b"", timeout=TIMEOUT_S) for _ in range(8)]
+        time.sleep(0.5)  # until all have arrived
+        released.set()
         assert [future.result() for future in (first, *others)] == [b"x"] * 9
     assert runs[0] == 1
     assert max(runs) > 1
 
 
 @pytest.mark.parametrize("answered_by", ["the polling thread", "another thread"])
-def test_a_call_that_has_ended_leaves_nothing_to_the_garbage_collector(answered_by: str) -> None:
-    """Else each keeps its message until the collector comes: 60 of them were 40 MB."""
+def test_an_ended_call_is_freed_without_the_garbage_collector(answered_by: str) -> None:
+    """Otherwise each call would keep its message until the next collection: 60 calls took 40 MB."""
 
     def answer(call: Call, message: bytes) -> None:
-        call.on_cancel(lambda: call.finish(OK))  # refers to the call, as a request's own callback does
+        call.on_cancel(lambda: call.finish(OK))  # refers to the call, as the callbacks of real requests do
         if answered_by == "another thread":
             threading.Timer(0.01, echo, (call, message)).start()
         else:
@@ -449,7 +449,7 @@ def test_a_call_that_has_ended_leaves_nothing_to_the_garbage_collector(answered_
             gc.enable()
 
 
-def test_inline_work_that_raises_leaves_the_server_alive() -> None:
+def test_inline_work_that_raises_does_not_stop_the_server() -> None:
     def fails() -> bool:
         raise ZeroDivisionError
 
@@ -457,5 +457,5 @@ def test_inline_work_that_raises_leaves_the_server_alive() -> None:
         assert [ask(channel, "echo") for _ in range(3)] == [b"x"] * 3
 
 
-def test_ok_is_the_default_end() -> None:
+def test_the_default_status_is_ok() -> None:
     assert OK.code is grpc.StatusCode.OK

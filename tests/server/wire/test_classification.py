@@ -1,4 +1,4 @@
-"""The largest values of an output as text."""
+"""Tests that classification gives the largest values as text."""
 
 import ml_dtypes
 import numpy as np
@@ -7,17 +7,17 @@ from turnout_server.core.errors import InvalidRequest
 from turnout_server.wire.classification import classify
 
 
-def test_each_row_has_its_largest_first() -> None:
+def test_each_row_starts_with_its_largest_value() -> None:
     scores = np.array([[0.1, 0.7, 0.2], [3, 2, 1]], np.float32)
     text = classify(scores, 2, ("a", "b", "c"), batched=True)
     assert text.tolist() == [["0.700000:1:b", "0.200000:2:c"], ["3.000000:0:a", "2.000000:1:b"]]
 
 
-def test_without_a_batch_everything_is_one_list_of_classes() -> None:
+def test_an_unbatched_output_is_one_list_of_classes() -> None:
     assert classify(np.array([[1, 4], [3, 2]]), 3, (), batched=False).tolist() == ["4:1", "3:2", "2:3"]
 
 
-def test_what_is_not_a_row_is_flattened() -> None:
+def test_dimensions_after_the_first_are_flattened() -> None:
     assert classify(np.arange(8).reshape(2, 2, 2), 1, (), batched=True).tolist() == [["3:3"], ["7:3"]]
 
 
@@ -25,7 +25,7 @@ def test_equal_values_keep_their_order() -> None:
     assert classify(np.zeros((1, 3), np.int32), 3, (), batched=True).tolist() == [["0:0", "0:1", "0:2"]]
 
 
-def test_a_class_beyond_the_labels_has_none() -> None:
+def test_a_class_without_a_label_has_only_its_index() -> None:
     assert classify(np.array([[1, 2]]), 2, ("a",), batched=True).tolist() == [["2:1", "1:0:a"]]
 
 
@@ -45,7 +45,7 @@ def test_there_are_never_more_classes_than_values(shape: tuple[int, ...], n: int
         (np.uint8(255), "255:0"),
     ],
 )
-def test_numbers_are_written_as_c_writes_them(value: np.generic, text: str) -> None:
+def test_numbers_are_formatted_as_in_c(value: np.generic, text: str) -> None:
     assert classify(np.array([[value]]), 1, (), batched=True).tolist() == [[text]]
 
 

@@ -1,4 +1,4 @@
-"""What a request's own parameters become."""
+"""Tests how parameters and metadata are decoded into the fields of a request."""
 
 from collections.abc import Mapping
 
@@ -16,23 +16,23 @@ def decode(codec: Codec, message: pb.ModelInferRequest, metadata: Mapping[str, s
     return codec.decode(message.SerializeToString(), metadata or {}, None, 0.0)[0]
 
 
-def decoded(**parameters: Parameter) -> InferRequest:
+def decode_parameters(**parameters: Parameter) -> InferRequest:
     return decode(Codec(None), request("m", {}, parameters=parameters))
 
 
-def test_a_request_without_parameters_leaves_everything_open() -> None:
-    plain = decoded()
+def test_a_request_without_parameters_has_no_preferences() -> None:
+    plain = decode_parameters()
     assert (plain.device, plain.objective, plain.precision, plain.priority, plain.timeout_us) == ("", "", "", 0, None)
 
 
 def test_parameters_are_read() -> None:
-    preferences = decoded(device="cuda,cpu", objective="energy", precision="fp16", priority=3, timeout=20_000)
+    preferences = decode_parameters(device="cuda,cpu", objective="energy", precision="fp16", priority=3, timeout=20_000)
     assert (preferences.device, preferences.objective, preferences.precision) == ("cuda,cpu", "energy", "fp16")
     assert (preferences.priority, preferences.timeout_us) == (3, 20_000)
 
 
 @pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
-def test_a_priority_comes_in_either_kind_of_whole_number(kind: str) -> None:
+def test_a_priority_may_be_a_signed_or_an_unsigned_integer(kind: str) -> None:
     message = request("m", {})
     setattr(message.parameters["priority"], kind, 1)
     assert decode(Codec(None), message).priority == 1
@@ -51,39 +51,39 @@ def test_a_priority_comes_in_either_kind_of_whole_number(kind: str) -> None:
         ("priority", -1, "the 'priority' parameter must not be negative, got -1"),
     ],
 )
-def test_a_wrong_parameter_is_refused_by_name_and_value(key: str, value: Parameter, text: str) -> None:
+def test_an_invalid_parameter_is_refused_with_its_name_and_value(key: str, value: Parameter, text: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        decoded(**{key: value})
+        decode_parameters(**{key: value})
     assert str(caught.value) == text
 
 
 def test_a_refused_parameter_is_refused_again() -> None:
-    one = Codec(None)
+    codec = Codec(None)
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="unknown objective"):
-            decode(one, request("m", {}, parameters={"objective": "speed"}))
+            decode(codec, request("m", {}, parameters={"objective": "speed"}))
 
 
 @pytest.mark.parametrize(
     ("message", "request_id"),
     [(request("", {}, id="7").SerializeToString(), "7"), (b"\xff", ""), (pb.ModelInferRequest().SerializeToString(), "")],
 )
-def test_the_id_of_a_broken_request_is_found_where_it_has_one(message: bytes, request_id: str) -> None:
+def test_the_id_of_an_invalid_request_is_read_if_it_has_one(message: bytes, request_id: str) -> None:
     assert codec.identify(message).id == request_id
 
 
-def test_a_request_says_what_its_model_is_even_if_it_cannot_be_decoded() -> None:
+def test_the_identity_of_a_request_is_read_even_if_it_cannot_be_decoded() -> None:
     message = request("m", {}, id="7", version="3", parameters={"objective": "speed"}).SerializeToString()
     assert codec.identify(message) == ("7", "m", "3")
 
 
-def test_metadata_counts_where_the_message_says_nothing() -> None:
+def test_metadata_applies_where_the_message_has_no_parameter() -> None:
     metadata = {"device": "cpu", "objective": "energy"}
-    for parameters, said in (({}, ("cpu", "energy")), ({"device": "cuda", "objective": "cost"}, ("cuda", "cost"))):
-        found = decode(Codec(None), request("m", {}, parameters=parameters), metadata)
-        assert (found.device, found.objective) == said
+    for parameters, expected in (({}, ("cpu", "energy")), ({"device": "cuda", "objective": "cost"}, ("cuda", "cost"))):
+        decoded = decode(Codec(None), request("m", {}, parameters=parameters), metadata)
+        assert (decoded.device, decoded.objective) == expected
 
 
-def test_a_wrong_objective_in_the_metadata_is_refused() -> None:
+def test_an_unknown_objective_in_the_metadata_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="unknown objective 'speed'"):
         decode(Codec(None), request("m", {}), {"objective": "speed"})

@@ -1,4 +1,4 @@
-"""A request that is read from the cache is what parsing would have made of it; otherwise it isn't read from there."""
+"""Tests that a request read from the cache equals the parsed one, and that other requests are parsed."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -20,13 +20,13 @@ from turnout_server.wire.shared_memory import DIRECTORY, SharedMemory
 from tests.wire import assert_same, request
 
 NUMBERS = sorted(name for name in DATATYPES if name != "BYTES")
-#: As long as an id may be whose length takes one byte.
+#: The longest id whose length takes one byte.
 LONGEST_ID = 127
 
 Inputs = dict[str, np.ndarray]
 
 
-#: When the client of every request here stops waiting, and when its message was received.
+#: The deadline and the arrival of all requests in this module.
 DEADLINE_S, ARRIVED_S = 7e9, 1.0
 
 
@@ -35,19 +35,19 @@ def read(codec: Codec, message: bytes) -> tuple[InferRequest, OutputFormats]:
 
 
 def decoded(message: bytes) -> tuple[InferRequest, OutputFormats]:
-    """What a message says, parsed."""
+    """A message as parsed without a cache."""
     return read(Codec(None), message)
 
 
-def from_cache(model: bytes, message: bytes) -> InferRequest | None:
-    """A message as read by a cache that has seen `model`; None if it doesn't know it."""
+def from_cache(earlier: bytes, message: bytes) -> InferRequest | None:
+    """A message as read by a codec that has read `earlier` before; None if the cache doesn't find it."""
     codec = Codec(None)
-    read(codec, model)
+    read(codec, earlier)
     return read(codec, message)[0] if codec._cache.find(message) is not None else None
 
 
 def assert_equal(got: InferRequest, want: InferRequest) -> None:
-    """All but the layout's identity and the clock's readings."""
+    """Asserts equality, except for the layout's identity and the decoding time."""
     assert list(got.inputs) == list(want.inputs)
     for name, array in want.inputs.items():
         assert_same(got.inputs[name], array)
@@ -71,7 +71,7 @@ def layouts(draw: st.DrawFn) -> list[tuple[str, str, tuple[int, ...]]]:
 
 @st.composite
 def tensors(draw: st.DrawFn, layout: list[tuple[str, str, tuple[int, ...]]]) -> Inputs:
-    """Inputs so laid out, of any bit pattern that their datatypes have."""
+    """Inputs of this layout, with any bit pattern that their datatypes allow."""
     arrays: Inputs = {}
     for name, datatype, shape in layout:
         dtype, size = DATATYPES[datatype].dtype, int(np.prod(shape, dtype=int))
@@ -98,8 +98,8 @@ IDS = st.text(max_size=30)
 
 
 @st.composite
-def alike(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """Two requests that differ in nothing but their ids and numbers."""
+def similar_messages(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Two requests that differ only in their ids and in their tensors' values."""
     layout = draw(layouts())
     model, version = draw(st.text(min_size=1, max_size=20)), draw(st.sampled_from(["", "1", "12"]))
     outputs = draw(st.lists(st.text(max_size=5), max_size=2, unique=True))
@@ -111,21 +111,19 @@ def alike(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return first.SerializeToString(deterministic=True), second.SerializeToString(deterministic=True)
 
 
-@given(alike())
-def test_the_cache_reads_what_parsing_would(messages: tuple[bytes, bytes]) -> None:
+@given(similar_messages())
+def test_a_cached_request_equals_the_parsed_one(messages: tuple[bytes, bytes]) -> None:
     first, second = messages
     got = from_cache(first, second)
     want, _ = decoded(second)
     if got is None:
-        assert not want.inputs  # a name and nothing else, where there is nothing to gain
+        assert not want.inputs  # a message that consists of a name only isn't cached
     else:
         assert_equal(got, want)
 
 
-@given(alike(), st.data())
-def test_whatever_a_message_is_changed_to_it_is_read_as_if_there_were_no_cache(
-    messages: tuple[bytes, bytes], data: st.DataObject
-) -> None:
+@given(similar_messages(), st.data())
+def test_a_changed_message_is_read_as_without_a_cache(messages: tuple[bytes, bytes], data: st.DataObject) -> None:
     codec = Codec(None)
     read(codec, messages[0])
     changed = bytearray(messages[1])
@@ -150,7 +148,7 @@ def outcome(codec: Codec, message: bytes) -> tuple[InferRequest, OutputFormats] 
         return error
 
 
-# One request, changed everywhere
+# One request, changed at each byte
 
 PAIR: Inputs = {"a": np.arange(4, dtype=np.float32), "b": np.arange(6, dtype=np.int64).reshape(2, 3)}
 PLAIN = request("m", PAIR, version="1", id="7", outputs=["y"], parameters={"device": "cpu"})
@@ -158,23 +156,25 @@ MESSAGE = PLAIN.SerializeToString()
 
 
 ID_AT = MESSAGE.index(b"\x1a\x017") + 2
-#: Where the tensors' bytes are.
-NUMBERS_AT = {at for data in PLAIN.raw_input_contents for at in range(MESSAGE.index(data), MESSAGE.index(data) + len(data))}
+#: The positions of the tensors' bytes.
+TENSOR_BYTES_AT = {
+    at for data in PLAIN.raw_input_contents for at in range(MESSAGE.index(data), MESSAGE.index(data) + len(data))
+}
 
 
 @pytest.mark.parametrize("at", range(len(MESSAGE)))
-def test_every_byte_outside_the_placeholders_counts(at: int) -> None:
+def test_every_byte_outside_the_placeholders_must_match(at: int) -> None:
     for other in set(range(256)) - {MESSAGE[at]}:
         changed = MESSAGE[:at] + bytes([other]) + MESSAGE[at + 1 :]
         got = from_cache(MESSAGE, changed)
-        in_placeholder = at in NUMBERS_AT or (at == ID_AT and other < 0x80)  # a lone byte above isn't UTF-8
+        in_placeholder = at in TENSOR_BYTES_AT or (at == ID_AT and other < 0x80)  # a single byte from 0x80 isn't UTF-8
         assert (got is not None) == in_placeholder
         if got is not None:
             assert_equal(got, decoded(changed)[0])
 
 
 @pytest.mark.parametrize("at", range(len(MESSAGE)))
-def test_a_message_cut_off_is_refused_with_and_without_a_cache(at: int) -> None:
+def test_a_truncated_message_is_read_as_without_a_cache(at: int) -> None:
     codec = Codec(None)
     read(codec, MESSAGE)
     assert_like_a_fresh_codec(codec, MESSAGE[:at])
@@ -182,19 +182,19 @@ def test_a_message_cut_off_is_refused_with_and_without_a_cache(at: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, LONGEST_ID])
-def test_an_id_may_be_of_another_length_or_missing(size: int) -> None:
+def test_the_id_may_have_another_length_or_be_missing(size: int) -> None:
     other = pb.ModelInferRequest()
     other.CopyFrom(PLAIN)
     other.id = "x" * size
     longer, shorter = other.SerializeToString(), MESSAGE
-    for model, message in [(shorter, longer), (longer, shorter)]:
-        got = from_cache(model, message)
+    for earlier, message in [(shorter, longer), (longer, shorter)]:
+        got = from_cache(earlier, message)
         assert got is not None
         assert_equal(got, decoded(message)[0])
 
 
 @pytest.mark.parametrize("size", [LONGEST_ID + 1, 300, 20_000])
-def test_a_longer_id_is_left_to_parsing(size: int) -> None:
+def test_a_message_with_a_longer_id_is_parsed(size: int) -> None:
     longer = pb.ModelInferRequest()
     longer.CopyFrom(PLAIN)
     longer.id = "x" * size
@@ -202,7 +202,7 @@ def test_a_longer_id_is_left_to_parsing(size: int) -> None:
     assert from_cache(longer.SerializeToString(), longer.SerializeToString()) is None
 
 
-#: Outputs whose description, entered in its middle, is another message: `z` is the tag of a field that nobody knows.
+#: Names of outputs that parse as other fields when parsing starts in their middle; `z` is the tag of an unknown field.
 FORGED_FROM_LONG_NAME = "a" * 47 + "z" + chr(48) + "b" * 48
 FORGED_FROM_LONG_ID = "a" * 9 + "z" + chr(109) + "b" * 109
 
@@ -215,14 +215,14 @@ FORGED_FROM_LONG_ID = "a" * 9 + "z" + chr(109) + "b" * 109
     ],
     ids=["a long name", "a long id"],
 )
-def test_what_lies_within_another_field_is_not_taken_for_an_id(model: str, output: str, at: int, forged: bytes) -> None:
+def test_bytes_within_another_field_are_not_mistaken_for_an_id(model: str, output: str, at: int, forged: bytes) -> None:
     honest = request(model, {}, outputs=[output]).SerializeToString()
     message = honest[:at] + forged + honest[at:]
     assert decoded(message)[0].outputs == () != decoded(honest)[0].outputs
     assert from_cache(honest, message) is None
 
 
-def test_an_id_that_is_no_text_is_left_to_parsing_which_refuses_it() -> None:
+def test_an_id_that_is_not_utf8_is_parsed_and_refused() -> None:
     changed = MESSAGE.replace(b"\x1a\x017", b"\x1a\x01\xff")
     assert changed != MESSAGE
     assert from_cache(MESSAGE, changed) is None
@@ -233,7 +233,7 @@ def test_an_id_that_is_no_text_is_left_to_parsing_which_refuses_it() -> None:
 
 
 @pytest.mark.parametrize("size", range(1, 17))
-def test_arrays_are_views_of_the_message_wherever_they_lie_in_it(size: int) -> None:
+def test_arrays_are_views_of_the_message_at_any_alignment(size: int) -> None:
     message = request("m", PAIR, id="x" * size).SerializeToString()
     got = from_cache(message, message)
     assert got is not None
@@ -242,24 +242,24 @@ def test_arrays_are_views_of_the_message_wherever_they_lie_in_it(size: int) -> N
         assert np.shares_memory(array, np.frombuffer(message, np.uint8))
 
 
-# Messages that aren't cached, or that are laid out unusually
+# Messages that aren't cached, or have an unusual layout
 
 
 NAME, TAIL = MESSAGE[: ID_AT - 2], MESSAGE[ID_AT + 1 :]
 UNUSUAL = {
-    "its id comes first": b"\x1a\x017" + NAME + TAIL,
-    "its id comes last": NAME + TAIL + b"\x1a\x017",
-    "its id comes twice": NAME + b"\x1a\x018\x1a\x017" + TAIL,
-    "its id comes again later": MESSAGE + b"\x1a\x018",
-    "the id's length takes more bytes than it needs": NAME + b"\x1a\x81\x007" + TAIL,
-    "the name's length takes more bytes than it needs": b"\x0a\x81\x00m" + MESSAGE[3:],
+    "the id is first": b"\x1a\x017" + NAME + TAIL,
+    "the id is last": NAME + TAIL + b"\x1a\x017",
+    "the id is repeated": NAME + b"\x1a\x018\x1a\x017" + TAIL,
+    "the id is repeated at the end": MESSAGE + b"\x1a\x018",
+    "the id's length is longer than necessary": NAME + b"\x1a\x81\x007" + TAIL,
+    "the name's length is longer than necessary": b"\x0a\x81\x00m" + MESSAGE[3:],
     "an unknown field follows the tensors": MESSAGE + b"\x42\x02xy",
     "an unknown number follows the tensors": MESSAGE + b"\x40\x01",
 }
 
 
 @pytest.mark.parametrize("change", UNUSUAL)
-def test_a_message_whose_fields_are_not_where_they_usually_are_is_left_to_parsing(change: str) -> None:
+def test_a_message_with_an_unusual_layout_is_parsed(change: str) -> None:
     message = UNUSUAL[change]
     want, _ = decoded(message)
     assert want.model == "m"
@@ -270,7 +270,7 @@ def test_a_message_whose_fields_are_not_where_they_usually_are_is_left_to_parsin
 
 
 @given(st.sampled_from(sorted(UNUSUAL)), st.data())
-def test_nothing_is_read_wrongly_after_an_unusual_message(change: str, data: st.DataObject) -> None:
+def test_messages_after_an_unusual_one_are_read_as_without_a_cache(change: str, data: st.DataObject) -> None:
     codec = Codec(None)
     message = bytearray(UNUSUAL[change])
     read(codec, bytes(message))
@@ -290,9 +290,9 @@ TEXT = np.array([b"one", b"two"], np.object_)
         request("m", PAIR, outputs=["y" * LONGEST_HEADER_BYTES]),
         request("m", {}),
     ],
-    ids=["BYTES", "BYTES beside numbers", "typed", "described at length", "nothing but a name"],
+    ids=["BYTES", "BYTES beside numbers", "typed", "long header", "only a name"],
 )
-def test_a_request_of_another_kind_is_never_cached(message: pb.ModelInferRequest) -> None:
+def test_requests_without_raw_numeric_tensors_or_with_long_headers_are_not_cached(message: pb.ModelInferRequest) -> None:
     data = message.SerializeToString()
     assert from_cache(data, data) is None
     codec = Codec(None)
@@ -300,14 +300,14 @@ def test_a_request_of_another_kind_is_never_cached(message: pb.ModelInferRequest
         assert_like_a_fresh_codec(codec, data)
 
 
-def test_a_request_of_more_fields_than_are_looked_through_is_left_to_parsing() -> None:
+def test_a_request_with_too_many_fields_is_parsed() -> None:
     data = request("m", PAIR).SerializeToString() + b"\x40\x01" * 5000
     assert len(decoded(data)[0].inputs) == 2
     assert from_cache(data, data) is None
 
 
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
-def test_a_region_of_shared_memory_is_looked_up_for_each_request(side: str) -> None:
+def test_a_shared_memory_region_is_looked_up_for_each_request(side: str) -> None:
     message = request("m", PAIR if side == "outputs" else {"a": PAIR["a"]}, outputs=["y"])
     if side == "inputs":
         del message.raw_input_contents[:]
@@ -324,7 +324,7 @@ def test_a_region_of_shared_memory_is_looked_up_for_each_request(side: str) -> N
 
 @contextmanager
 def shared_memory_of(size: int) -> Iterator[SharedMemory]:
-    """Shared memory with one region, `r`."""
+    """Shared memory with one region, `r`, of this size in bytes."""
     path = DIRECTORY / f"turnout-test-{uuid.uuid4().hex}"
     path.write_bytes(bytes(size))
     memory = SharedMemory()
@@ -335,18 +335,18 @@ def shared_memory_of(size: int) -> Iterator[SharedMemory]:
         path.unlink()
 
 
-# Many of them
+# Many messages
 
 
 def cached(messages: Iterable[bytes]) -> DecodeCache[OutputFormats]:
-    """The cache of a codec that has read these messages."""
+    """The cache of a codec after it has read these messages."""
     codec = Codec(None)
     for message in messages:
         read(codec, message)
     return codec._cache
 
 
-def test_the_oldest_message_leaves_first() -> None:
+def test_the_oldest_message_is_evicted_first() -> None:
     messages = [request(f"m{number:04}", PAIR).SerializeToString() for number in range(LIMIT + 2)]
     cache = cached(messages)
     assert [number for number, message in enumerate(messages) if cache.find(message)] == list(range(2, LIMIT + 2))
@@ -359,14 +359,14 @@ def test_requests_of_equal_length_are_kept_up_to_a_limit() -> None:
     assert devices == [f"cuda:{number}" for number in range(6)][-LIMIT_ALIKE:]
 
 
-def test_requests_that_are_alike_share_a_layout() -> None:
+def test_requests_with_the_same_layout_share_the_layout_object() -> None:
     codec = Codec(None)
     first, second = (read(codec, request("m", PAIR, id=text).SerializeToString())[0] for text in ("1", "22"))
     assert first.layout is second.layout
     assert first.inputs is not second.inputs
 
 
-def test_what_is_done_to_a_request_does_not_reach_the_next() -> None:
+def test_changes_to_a_decoded_request_do_not_affect_the_next_one() -> None:
     codec = Codec(None)
     first, _ = read(codec, MESSAGE)
     first.device, first.objective, first.deadline_s = "cuda", "cost", 1.0

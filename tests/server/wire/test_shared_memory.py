@@ -1,4 +1,4 @@
-"""Shared memory of clients who may do anything to it at any moment."""
+"""Tests of shared memory that clients may truncate, remove or rewrite at any time."""
 
 import os
 import uuid
@@ -38,28 +38,28 @@ def test_a_region_is_read_and_written_at_its_offset(memory: SharedMemory, path: 
 @pytest.mark.parametrize(
     "key", ["", "/", "//", "///", ".", "..", "/.", "/..", "a/b", "/../etc/passwd", "a\0b", "x" * 300, "é" * 200]
 )
-def test_a_key_that_is_no_plain_name_is_refused_and_not_repeated(memory: SharedMemory, key: str) -> None:
+def test_a_key_that_is_no_plain_name_is_refused_without_repeating_it(memory: SharedMemory, key: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         memory.register("r", key, 0, 1)
     assert len(key) < 4 or key not in str(caught.value)
     assert memory.regions("") == []
 
 
-def test_an_object_that_is_not_there_is_refused_by_the_regions_name_only(memory: SharedMemory) -> None:
+def test_a_missing_object_is_refused_with_the_regions_name_but_not_its_key(memory: SharedMemory) -> None:
     with pytest.raises(InvalidRequest, match="Unable to open shared memory region: 'r': No such file") as caught:
-        memory.register("r", "secret-of-somebody", 0, 1)
+        memory.register("r", "secret-of-another-client", 0, 1)
     assert "secret" not in str(caught.value)
 
 
-def test_a_link_a_directory_and_a_pipe_are_no_shared_memory(memory: SharedMemory, path: Path, tmp_path: Path) -> None:
+def test_links_directories_and_pipes_are_refused(memory: SharedMemory, path: Path, tmp_path: Path) -> None:
     link, directory, pipe = (path.with_name(f"{path.name}-{kind}") for kind in ("link", "directory", "pipe"))
     link.symlink_to(tmp_path)
     directory.mkdir()
     os.mkfifo(pipe)
     try:
-        for odd in (link, directory, pipe):
+        for irregular in (link, directory, pipe):
             with pytest.raises(InvalidRequest):
-                memory.register("r", odd.name, 0, 1)
+                memory.register("r", irregular.name, 0, 1)
     finally:
         link.unlink()
         directory.rmdir()
@@ -77,13 +77,15 @@ def test_a_range_outside_the_object_is_refused_at_registration(
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 33), (32, 1), (1, 32), (-1, 1), (2**64, 1), (0, 2**64)])
-def test_a_range_outside_the_region_is_refused_at_use(memory: SharedMemory, path: Path, offset: int, size: int) -> None:
+def test_a_range_outside_the_region_is_refused_when_it_is_used(
+    memory: SharedMemory, path: Path, offset: int, size: int
+) -> None:
     memory.register("r", path.name, 0, 32)
     with pytest.raises(InvalidRequest, match="Invalid offset"):
         memory.find("r").read(offset, size)
 
 
-def test_an_object_cut_short_after_registration_gives_an_error_and_no_signal(memory: SharedMemory, path: Path) -> None:
+def test_an_object_truncated_after_registration_causes_an_error_and_no_signal(memory: SharedMemory, path: Path) -> None:
     memory.register("r", path.name, 0, 64)
     os.truncate(path, 10)
     with pytest.raises(InvalidRequest, match="gave 10 of 64 bytes: its object was truncated"):
@@ -92,7 +94,7 @@ def test_an_object_cut_short_after_registration_gives_an_error_and_no_signal(mem
     assert path.stat().st_size == 64
 
 
-def test_a_full_disk_behind_a_region_is_an_error_and_no_signal(
+def test_exhausted_memory_causes_an_error_and_no_signal(
     memory: SharedMemory, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
@@ -104,16 +106,16 @@ def test_a_full_disk_behind_a_region_is_an_error_and_no_signal(
         memory.find("r").write(0, bytes(64))
 
 
-def test_a_region_unregistered_while_in_use_stays_readable_for_who_holds_it(memory: SharedMemory, path: Path) -> None:
+def test_a_region_unregistered_while_in_use_stays_readable_for_its_users(memory: SharedMemory, path: Path) -> None:
     memory.register("r", path.name, 0, 64)
-    held = memory.find("r")
+    in_use = memory.find("r")
     memory.unregister("r")
     with pytest.raises(NotFound, match="Unable to find shared memory region: 'r'"):
         memory.find("r")
-    assert held.read(0, 2) == b"\0\1"
+    assert in_use.read(0, 2) == b"\0\1"
 
 
-def test_a_region_that_nobody_holds_gives_its_descriptor_back(memory: SharedMemory, path: Path) -> None:
+def test_the_descriptor_of_an_unused_region_is_closed(memory: SharedMemory, path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         memory.register("r", path.name, 0, 64)
@@ -124,7 +126,7 @@ def test_a_region_that_nobody_holds_gives_its_descriptor_back(memory: SharedMemo
     assert path.exists()  # the object is the client's
 
 
-def test_a_name_is_taken_once(memory: SharedMemory, path: Path) -> None:
+def test_a_name_that_is_in_use_is_refused(memory: SharedMemory, path: Path) -> None:
     memory.register("r", path.name, 0, 64)
     with pytest.raises(AlreadyExists, match="'r' already in manager"):
         memory.register("r", path.name, 0, 32)
@@ -136,7 +138,7 @@ def test_a_region_without_a_name_is_refused(memory: SharedMemory, path: Path) ->
         memory.register("", path.name, 0, 64)
 
 
-def test_there_are_only_so_many_regions(memory: SharedMemory, path: Path) -> None:
+def test_the_number_of_regions_is_limited(memory: SharedMemory, path: Path) -> None:
     for number in range(3):
         memory.register(str(number), path.name, 0, 64)
     with pytest.raises(Overloaded, match="unregister some"):
@@ -144,4 +146,4 @@ def test_there_are_only_so_many_regions(memory: SharedMemory, path: Path) -> Non
     memory.unregister("")
     memory.register("3", path.name, 0, 64)
     assert [region.name for region in memory.regions("")] == ["3"]
-    memory.unregister("nowhere")  # no error: clients do this first, to be sure
+    memory.unregister("nowhere")  # no error: clients call this first to clean up

@@ -16,7 +16,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=3)
 
 @st.composite
 def arrays(draw: st.DrawFn, names: list[str]) -> np.ndarray:
-    """Arrays of any datatype and bit pattern; BYTES as `str`, as the server keeps them."""
+    """Arrays of any datatype and bit pattern; BYTES are `str` objects, as in the server."""
     datatype = DATATYPES[draw(st.sampled_from(names))]
     shape = draw(SHAPES)
     size = int(np.prod(shape, dtype=int))
@@ -32,7 +32,7 @@ def arrays(draw: st.DrawFn, names: list[str]) -> np.ndarray:
 
 
 def tensor(array: np.ndarray) -> tuple[Tensor, bytes]:
-    """What a client would send."""
+    """What a client sends for an array: the tensor's description and its raw bytes."""
     datatype = next(d for d in DATATYPES.values() if d.dtype == array.dtype)
     if datatype.name == "BYTES":
         encoded = np.empty(array.size, np.object_)
@@ -42,7 +42,7 @@ def tensor(array: np.ndarray) -> tuple[Tensor, bytes]:
 
 
 @given(arrays(sorted(DATATYPES)))
-def test_raw_bytes_become_the_array_they_were_and_back(array: np.ndarray) -> None:
+def test_raw_tensors_round_trip(array: np.ndarray) -> None:
     message, data = tensor(array)
     got = from_raw(message, data, "m")
     assert_same(got, array)
@@ -50,14 +50,14 @@ def test_raw_bytes_become_the_array_they_were_and_back(array: np.ndarray) -> Non
 
 
 @given(arrays(sorted(DATATYPES)), st.integers(0, 8))
-def test_a_view_at_any_offset_is_read_alike(array: np.ndarray, offset: int) -> None:
+def test_data_at_any_offset_is_read(array: np.ndarray, offset: int) -> None:
     message, data = tensor(array)
     got = from_raw(message, memoryview(bytes(offset) + data)[offset:], "m")
     assert_same(got, array)
 
 
 @given(arrays(sorted(CONTENTS)))
-def test_typed_values_become_the_array_they_were(array: np.ndarray) -> None:
+def test_typed_tensors_become_the_original_array(array: np.ndarray) -> None:
     message, _ = tensor(array)
     message.contents.SetInParent()
     values = [text.encode() for text in array.flat] if message.datatype == "BYTES" else array.ravel().tolist()
@@ -74,7 +74,7 @@ def test_typed_values_become_the_array_they_were(array: np.ndarray) -> None:
     shape=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 4), max_size=20),
     data=st.binary(max_size=64),
 )
-def test_any_bytes_are_an_array_or_an_invalid_request(datatype: str, shape: list[int], data: bytes) -> None:
+def test_any_bytes_become_an_array_or_an_invalid_request(datatype: str, shape: list[int], data: bytes) -> None:
     message = Tensor(name="x", datatype=datatype, shape=shape)
     try:
         array = from_raw(message, data, "m")
@@ -91,7 +91,7 @@ def test_any_bytes_are_an_array_or_an_invalid_request(datatype: str, shape: list
     field=st.sampled_from(["int_contents", "int64_contents"]),
     values=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4),
 )
-def test_typed_integers_are_kept_or_refused_but_never_wrapped(datatype: str, field: str, values: list[int]) -> None:
+def test_typed_integers_are_kept_or_refused_but_never_wrap_around(datatype: str, field: str, values: list[int]) -> None:
     message = Tensor(name="x", datatype=datatype, shape=[len(values)])
     message.contents.SetInParent()
     getattr(message.contents, field).extend(values)
@@ -103,14 +103,14 @@ def test_typed_integers_are_kept_or_refused_but_never_wrapped(datatype: str, fie
 
 
 @given(arrays(sorted(set(DATATYPES) - {"BYTES"})), st.integers(1, 9))
-def test_one_byte_more_or_less_is_refused_with_both_numbers(array: np.ndarray, extra: int) -> None:
+def test_extra_bytes_are_refused_with_both_sizes(array: np.ndarray, extra: int) -> None:
     message, data = tensor(array)
     with pytest.raises(InvalidRequest, match=rf"Expected {len(data)}, got {len(data) + extra}"):
         from_raw(message, data + bytes(extra), "m")
 
 
 @pytest.mark.parametrize("value", [b"bytes", "text", 7])
-def test_text_outputs_may_hold_anything_that_prints(value: object) -> None:
+def test_text_outputs_may_contain_bytes_strings_and_other_objects(value: object) -> None:
     array = np.empty(1, np.object_)
     array[0] = value
     text = value if isinstance(value, bytes) else str(value).encode()
