@@ -1,7 +1,7 @@
-"""`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits 0 once drained.
+"""`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits with 0 once drained.
 
-With `doctor` as its first argument, it says instead what each device is, and what is missing; with `explain`, where a request
-would run and why.
+`turnout-server doctor` prints what each device is and what is missing; `turnout-server explain` prints where a request would
+run, and why.
 """
 
 import gc
@@ -29,29 +29,29 @@ _SUBCOMMANDS = {"doctor": doctor.main, "explain": explain.main}
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command line."""
     subcommand = _SUBCOMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     try:
         sys.exit(_server(sys.argv[1:]) if subcommand is None else subcommand(sys.argv[2:]))
     except settings_sources.UsageError as error:
-        sys.exit(_complain(str(error), 2))
+        sys.exit(_print_error(str(error), 2))
 
 
 def _server(arguments: Sequence[str]) -> int:
-    """Serves until it is told to stop; returns the exit status."""
+    """Serves until a signal stops it; returns the exit status."""
     chosen = settings_sources.read(arguments)
     handler = logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # what of it is shown, LogSettings decides
+    logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # LogSettings decides which records are shown
     log = LogSettings(handler, chosen.log_level)
     try:
         from turnout_server.app import Server  # noqa: PLC0415, fails where ONNX Runtime is broken
 
         server = Server(chosen, log)
     except ImportError as error:
-        return _complain(f"{error}; 'turnout-server doctor' has the fix", 1)
+        return _print_error(f"{error}; 'turnout-server doctor' has the fix", 1)
     except (OSError, ServingError) as error:
-        return _complain(str(error), 1)
+        return _print_error(str(error), 1)
     _serve(server)
     return 0
 
@@ -59,15 +59,15 @@ def _server(arguments: Sequence[str]) -> int:
 def _serve(server: "Server") -> None:
     stop = threading.Event()
 
-    def asked_to_stop(number: int, _: FrameType | None) -> None:
-        if stop.is_set():  # the second time means now
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if stop.is_set():  # a second signal ends the process at once
             os._exit(128 + number)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, asked_to_stop)
-    # Requests leave no cycles, but a few hundred objects of each round live at once, which has the collector look through them
-    # every time: a tenth of a small request's CPU.
+        signal.signal(number, on_signal)
+    # Requests create no reference cycles, but a few hundred of their objects are alive at a time, enough to start the collector
+    # again and again. With its default thresholds it takes a tenth of a small request's CPU time.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     server.start()
@@ -77,7 +77,7 @@ def _serve(server: "Server") -> None:
     logger.info("stopped")
 
 
-def _complain(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     for line in text.splitlines():
         print(f"turnout-server: {line}", file=sys.stderr)
     return code

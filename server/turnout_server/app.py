@@ -1,4 +1,4 @@
-"""The composition root: builds everything from the settings, and passes it to those that need it."""
+"""The composition root: builds every object from the settings and passes it to the objects that need it."""
 
 import importlib.metadata
 import logging
@@ -49,7 +49,7 @@ from turnout_server.wire.shared_memory import SharedMemory
 
 logger = logging.getLogger(__name__)
 
-#: What ServerMetadata lists: only what really works.
+#: The extensions that ServerMetadata lists; each of them works.
 EXTENSIONS = (
     "classification",
     "model_repository",
@@ -68,7 +68,7 @@ class Core:
 
     Attributes:
         executors: by device name.
-        inline: runs tiny jobs of the transport's thread.
+        inline: runs very short jobs in the transport's thread.
         changes: notified whenever readiness may have changed.
     """
 
@@ -85,7 +85,7 @@ class Core:
     changes: Listeners
 
     def stop(self, timeout_s: float = 1.0) -> None:
-        """Ends every thread and process; requests that are queued get so many seconds."""
+        """Ends every thread and process; queued requests have `timeout_s` to finish."""
         self.profiler.stop()
         self.control.stop()
         self.inline.stop()
@@ -118,8 +118,8 @@ def build(settings: Settings, running: Engines | None = None) -> Core:
 
 
 def _assemble(settings: Settings, running: Engines, changes: Listeners, device_changes: Listeners) -> Core:
-    _warn_of_no_default(settings.default_device, running)
-    ready_when = _existing(settings.ready_when, running)
+    _warn_about_missing_default(settings.default_device, running)
+    ready_when = _checked_ready_when(settings.ready_when, running)
     metrics = Metrics(lambda: _device_states(running, executors, inline))
     runners = {name: BatchRunner(name, metrics) for name in running.by_name}
     in_process = {name: runners[name] for name, engine in running.by_name.items() if not engine.device.isolated}
@@ -213,7 +213,7 @@ class Server:
         return self._monitoring.port
 
     def start(self) -> None:
-        """Answers from now on; ready once the models have settled."""
+        """Starts to answer; the server is ready once the models have settled."""
         self._transport.start()
         self._monitoring.start()
         host = self._settings.host
@@ -221,7 +221,7 @@ class Server:
         self._core.control.start()
 
     def stop(self) -> None:
-        """Says 'not ready', goes on serving for the drain delay, lets calls in flight finish, and ends."""
+        """Reports 'not ready', keeps serving for the drain delay, lets calls in flight finish, and stops."""
         self._core.dataplane.drain()
         time.sleep(self._settings.drain_delay_s)
         self._core.changes.end()
@@ -267,35 +267,35 @@ def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
 
 
 def _pinned_to(device: Device) -> tuple[int, ...]:
-    """The cores that a device's worker threads keep to; those of a device in a process of its own only wait for it."""
+    """The cores that a device's worker threads are pinned to: none if they only wait for a device process."""
     return () if device.isolated else device.cpus
 
 
-def _existing(ready_when: str, devices: Engines) -> str:
-    """`ready_when`, after checking that it can be met."""
+def _checked_ready_when(ready_when: str, devices: Engines) -> str:
+    """`ready_when`, after checking that the device it names exists."""
     if ready_when not in ("any", "all", *devices.by_name):
-        why = _absence(ready_when, devices)
+        why = _why_missing(ready_when, devices)
         raise FailedPrecondition(f"--ready-when={ready_when}: {why}; it must be any, all or one of {list(devices.by_name)}")
     return ready_when
 
 
-def _absence(name: str, devices: Engines) -> str:
-    """Why there is no such device, or none of such a kind."""
+def _why_missing(name: str, devices: Engines) -> str:
+    """Why there is no device of this name or kind."""
     return routing.why_missing(name, devices.missing) or "there is no such device"
 
 
-def _warn_of_no_default(default_device: str, devices: Engines) -> None:
-    """Logs a warning if every request that names no device will fail, because the default isn't there."""
+def _warn_about_missing_default(default_device: str, devices: Engines) -> None:
+    """Logs a warning if every request that names no device will fail, because the default device is missing."""
     entries = entries_of(default_device, {kind_of(name) for name in devices.by_name})
     if {AUTO, *devices.by_name, *map(kind_of, devices.by_name)}.isdisjoint(entries):
-        why = "; ".join(dict.fromkeys(_absence(entry, devices) for entry in entries))
+        why = "; ".join(dict.fromkeys(_why_missing(entry, devices) for entry in entries))
         logger.warning("requests that name no device will fail: --default-device=%s: %s", default_device, why)
 
 
 def _options(settings: Settings) -> list[tuple[str, Any]]:
-    ours = {
-        "grpc.so_reuseport": 0,  # otherwise a second server on a taken port starts happily and steals its calls
+    defaults = {
+        "grpc.so_reuseport": 0,  # otherwise a second server can bind the same port and take some of its calls
         "grpc.max_receive_message_length": settings.max_message_bytes,
         "grpc.max_send_message_length": settings.max_message_bytes,
     }
-    return list({**ours, **settings.grpc_options}.items())
+    return list({**defaults, **settings.grpc_options}.items())

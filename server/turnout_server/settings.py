@@ -1,4 +1,4 @@
-"""The server's settings: their names, types, defaults and what they may be. `settings_sources` reads them."""
+"""The server's settings: names, types, defaults and allowed values. `settings_sources` reads them."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_settings import BaseSettings, CliSuppress, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout_server.core.device_names import KINDS, entries_of, is_device_name, kind_of, number_of
-from turnout_server.devices.device import PROVIDERS, Device, default_options
+from turnout_server.devices.device import GPU_INSTANCES, GPU_THREADS, PROVIDERS, Device, default_options
 from turnout_server.devices.host import usable_cpus
 from turnout_server.models.control import Mode
 from turnout_server.transport import selection
@@ -20,7 +20,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class DeviceSettings(BaseModel):
-    """One `[devices.NAME]` table; what isn't given stays as it is for a device that isn't declared."""
+    """One `[devices.NAME]` table; a key that is left out has the value of an undeclared device."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,7 +30,7 @@ class DeviceSettings(BaseModel):
     provider_options: dict[str, str | int | float] = {}
     threads: int | None = Field(None, ge=0)
     cpus: str = ""
-    instances: int = Field(1, ge=1, le=64)
+    instances: int | None = Field(None, ge=1, le=64)
     memory_limit_mb: int = Field(0, ge=0)
     price_per_hour: float | None = Field(None, ge=0)
     idle_w: float | None = Field(None, ge=0)
@@ -38,7 +38,7 @@ class DeviceSettings(BaseModel):
     isolation: Literal["process", "in-process"] | None = None
     watchdog_s: float = Field(10.0, gt=0)
     tf32: bool = True
-    cuda_graph_rows: list[Annotated[int, Field(ge=1)]] = []
+    cuda_graph_rows: list[Annotated[int, Field(ge=1)]] | None = None
     disabled: bool = False
 
     @field_validator("cpus")
@@ -51,32 +51,33 @@ class DeviceSettings(BaseModel):
         """The device that this table declares."""
         kind = kind_of(name)
         provider = self.provider or PROVIDERS[kind]
-        ours = default_options(provider, number_of(name), self.memory_limit_mb, tf32=self.tf32)
+        defaults = default_options(provider, number_of(name), self.memory_limit_mb, tf32=self.tf32)
         declared = {key: str(value) for key, value in self.provider_options.items()}
         cores = cores_of(self.cpus)
-        default_threads = len(cores) or (usable_cpus() if kind == "cpu" else 0)
+        on_cuda = provider == PROVIDERS["cuda"] and not self.library
+        default_threads = len(cores) or (usable_cpus() if kind == "cpu" else GPU_THREADS if on_cuda else 0)
         default_isolated = kind != "cpu" or bool(self.library)
         return Device(
             name=name,
             kind=kind,
             provider=provider,
-            provider_options=declared if self.library else ours | declared,
+            provider_options=declared if self.library else defaults | declared,
             library=self.library and str(Path(self.library).absolute()),  # ONNX Runtime looks in its own directory
             hardware=self.hardware,
             threads=default_threads if self.threads is None else self.threads,
             cpus=cores,
-            instances=self.instances,
+            instances=self.instances or (GPU_INSTANCES if on_cuda else 1),
             memory_limit_mb=self.memory_limit_mb,
             price_per_hour=self.price_per_hour,
             idle_w=self.idle_w,
             busy_w=self.busy_w,
-            graph_rows=tuple(sorted(set(self.cuda_graph_rows))),
+            graph_rows=None if self.cuda_graph_rows is None else tuple(sorted(set(self.cuda_graph_rows))),
             isolated=default_isolated if self.isolation is None else self.isolation == "process",
             watchdog_s=self.watchdog_s,
         )
 
     def rejection(self, name: str) -> str | None:
-        """Why `name` can't be declared so; None if it can."""
+        """Why this table can't declare a device called `name`; None if it can."""
         kind = kind_of(name)
         bare = name == kind and kind != "cpu" and not (self.disabled and kind in KINDS)
         if bare or not is_device_name(name):
@@ -90,15 +91,15 @@ class DeviceSettings(BaseModel):
         return None if self.disabled else self._without_effect(self.device(name))
 
     def _without_effect(self, device: Device) -> str | None:
-        """What this table asks for that would do nothing on such a device."""
+        """Which setting of this table would have no effect on the device; None if each has one."""
         if not self.tf32 and not device.is_cuda:
             return "the setting 'tf32' is for CUDA devices"
         if self.provider_options and device.provider == PROVIDERS["cpu"] and not device.library:
             return f"{device.provider} has no provider_options; there are threads, cpus and instances"
         if self.cuda_graph_rows and not device.is_cuda:
             return "the setting 'cuda_graph_rows' is for CUDA devices"
-        if self.cuda_graph_rows and (not device.isolated or device.instances > 1):
-            return 'cuda_graph_rows needs isolation = "process" and instances = 1: a graph is recorded while nothing else runs'
+        if self.cuda_graph_rows and not device.isolated:
+            return 'cuda_graph_rows needs isolation = "process": a graph is captured while nothing else uses the GPU'
         if not self.memory_limit_mb or device.is_cuda:
             return None
         if device.kind != "cpu":
@@ -110,7 +111,7 @@ def cores_of(text: str) -> tuple[int, ...]:
     """The cores in a list such as `0-3,6`.
 
     Raises:
-        ValueError: it isn't one, or names a core that this process may not use.
+        ValueError: it isn't such a list, or names a core that this process may not use.
     """
     cores: set[int] = set()
     for part in filter(None, text.split(",")):
@@ -138,35 +139,35 @@ class Settings(BaseSettings):
     )
 
     model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx")
-    model_name: str = Field("", description="what the model is called, where the repository is one bare model")
-    model_control_mode: Mode = Field("none", description="load all at the start; also follow the disk; or on request only")
+    model_name: str = Field("", description="the model's name, if the repository is a single bare model")
+    model_control_mode: Mode = Field(
+        "none", description="load all models at the start, also follow the disk, or load on request"
+    )
     load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
-    max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for any number")
-    max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for any number")
-    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two looks at the disk in mode poll")
+    max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for no limit")
+    max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for no limit")
+    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
     config: Path | None = Field(None, description="TOML file with any of these settings")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
-    transport: selection.Name = Field("auto", description="how gRPC is served; auto takes the fast way where it works")
+    transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
     devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; --device declares one")
-    default_device: str = Field(
-        "auto", description="where a request runs that doesn't say: auto, cpu, cuda, cuda:0, 'cuda,cpu'"
-    )
-    objective: Literal["latency", "cost", "energy"] = Field("latency", description="what decides between several devices")
+    default_device: str = Field("auto", description="device of requests that name none: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
+    objective: Literal["latency", "cost", "energy"] = Field("latency", description="how to choose between several devices")
     ready_when: str = Field("any", description="devices that must work for the server to be ready: any, all, or a name")
-    server_name: str = Field("turnout", description="the name that ServerMetadata answers")
+    server_name: str = Field("turnout", description="the server name in ServerMetadata")
     reflection: bool = Field(True, description="answer reflection requests")
     cache_dir: Path | None = Field(None, description="directory for measured profiles, so that the next start is faster")
-    profile_budget_s: float = Field(30.0, ge=0, description="seconds to measure models before ready; 0 measures nothing")
+    profile_budget_s: float = Field(30.0, ge=0, description="seconds for measuring models before ready; 0 measures nothing")
     allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
     trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
-    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message taken or sent")
+    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
     grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments, as JSON: '{\"grpc.NAME\": VALUE}'")
     max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
-    drain_timeout_s: float = Field(30.0, ge=0, description="seconds that calls in flight get to finish, on SIGTERM")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe messages to log")
+    drain_timeout_s: float = Field(30.0, ge=0, description="seconds for calls in flight to finish, on SIGTERM")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
 
     @field_validator("model_repository")
     @classmethod
@@ -194,18 +195,18 @@ class Settings(BaseSettings):
     @classmethod
     def _are_channel_arguments(cls, value: dict[str, int | str]) -> dict[str, int | str]:
         for name in value:
-            if not name.startswith("grpc."):  # gRPC passes over what it doesn't know
+            if not name.startswith("grpc."):  # gRPC ignores arguments that it doesn't know
                 raise ValueError(f"'{name}' is no channel argument: their names begin with 'grpc.'")
             if name in _LIMITS:
                 raise ValueError(f"'{name}' is set by --max-message-bytes")
         return value
 
     def declared_devices(self) -> list[Device]:
-        """The devices that the file declares and doesn't disable."""
+        """The devices that are declared and not disabled."""
         return [chosen.device(name) for name, chosen in self.devices.items() if not chosen.disabled]
 
     def disabled(self) -> set[str]:
-        """The names of devices, and of whole kinds, that the file says to do without."""
+        """The names of the devices, and of whole kinds, that are disabled."""
         return {name for name, chosen in self.devices.items() if chosen.disabled}
 
     @classmethod
@@ -217,11 +218,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command line (put in front by `settings_sources`), then environment, then the file."""
+        """The order of precedence: command line (inserted by `settings_sources`), environment, file."""
         return env_settings, init_settings
 
 
 class DoctorSettings(Settings):
-    """The same where nothing is required."""
+    """The same settings, none of them required."""
 
     model_repository: Path | None = None  # type: ignore[assignment]

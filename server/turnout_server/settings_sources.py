@@ -1,7 +1,7 @@
 """Reads the settings: command line over environment over file over default.
 
 The flag `--grpc-port`, the variable `TURNOUT_GRPC_PORT` and the TOML key `grpc_port` are one setting. An unknown name is an
-error in all three places, because a server that silently ignores a setting isn't what its operator thinks it is.
+error in all three places: a server that ignored a setting would not behave as its operator expects.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from turnout_server.settings import PREFIX, DeviceSettings, DoctorSettings, Sett
 
 S = TypeVar("S", bound=Settings)
 
-#: Kubernetes sets these for every Service in the namespace, and one may well be called `turnout`.
+#: Kubernetes sets these for every Service in the namespace, and a Service may be called `turnout`.
 _KUBERNETES = re.compile(r"TURNOUT_(SERVICE_(HOST|PORT)|PORT)(_.*)?")
 
 
@@ -39,22 +39,22 @@ def read(arguments: Sequence[str]) -> Settings:
 
 
 def read_for_doctor(arguments: Sequence[str]) -> DoctorSettings:
-    """What a server with these arguments would be set to, as far as they go; raises what `read` raises."""
+    """The same settings, none of them required; raises what `read` raises."""
     return _read(arguments, DoctorSettings)
 
 
-def _read(arguments: Sequence[str], kind: type[S]) -> S:
+def _read(arguments: Sequence[str], settings: type[S]) -> S:
     _refuse_unknown_variables()
     file = _config_file(arguments)
     try:
-        values = TomlConfigSettingsSource(kind, toml_file=file)() if file else {}
+        values = TomlConfigSettingsSource(settings, toml_file=file)() if file else {}
         tables = dict(map(_table_of, _flags_parser().parse_known_args(arguments)[0].device))
         if tables:
             values["devices"] = {**values.get("devices", {}), **tables}
         command_line: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-            kind, cli_parse_args=list(arguments), root_parser=_flags_parser(kind)
+            settings, cli_parse_args=list(arguments), root_parser=_flags_parser(settings)
         )
-        return kind(_cli_settings_source=command_line, **values)  # type: ignore[call-arg]
+        return settings(_cli_settings_source=command_line, **values)  # type: ignore[call-arg]
     except ValidationError as error:
         raise UsageError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
     except (SettingsError, tomllib.TOMLDecodeError) as error:
@@ -71,16 +71,22 @@ def _config_file(arguments: Sequence[str]) -> Path | None:
 
 
 def _flags_parser(settings: type[BaseModel] | None = None) -> argparse.ArgumentParser:
-    """Knows the flag that isn't a field: pydantic would split its value at commas. The help is for these settings."""
-    about = settings.__doc__ if settings else None
-    parser = argparse.ArgumentParser("turnout-server", description=about, add_help=about is not None, allow_abbrev=False)
-    what = "a declared device, with the keys of its table in the file: 'cpu:slow={threads = 1}'; may be repeated"
-    parser.add_argument("--device", metavar="NAME={...}", action="append", default=[], help=what)
+    """Parses `--device`, which isn't a field because pydantic would split its value at commas.
+
+    Args:
+        settings: the settings that `--help` describes; None for a parser without it.
+    """
+    description = settings.__doc__ if settings else None
+    parser = argparse.ArgumentParser(
+        "turnout-server", description=description, add_help=settings is not None, allow_abbrev=False
+    )
+    text = "a declared device, with the keys of its table in the file: 'cpu:slow={threads = 1}'; may be repeated"
+    parser.add_argument("--device", metavar="NAME={...}", action="append", default=[], help=text)
     return parser
 
 
 def _table_of(value: str) -> tuple[str, dict[str, Any]]:
-    """The name and the table in `cpu:slow={threads = 1}`; a name alone has an empty one."""
+    """The name and the table in `cpu:slow={threads = 1}`; a name alone stands for an empty table."""
     name, _, table = value.partition("=")
     try:
         parsed = tomllib.loads(f"table = {table or '{}'}")["table"]
@@ -109,7 +115,7 @@ def _explain(problem: dict[str, Any]) -> str:
         table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
         return f"unknown setting '{name}'{_suggestion(name, table if in_table else set(Settings.model_fields))}"
     reason = str(problem["msg"]).removeprefix("Value error, ")
-    if location == ["devices"]:  # there is no such flag, and the text says which table
+    if location == ["devices"]:  # there is no flag of this name, and the reason names the table
         return reason
     return f"{shown}: {problem['input']!s}: {reason}"
 

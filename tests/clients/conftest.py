@@ -1,4 +1,4 @@
-"""The servers that other people's clients talk to: over a repository that was written for Triton."""
+"""Fixtures for tests with third-party clients: servers of a repository that was written for Triton."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ def triton_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_servers(
     triton_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], RunningServer]]:
-    """The one server of each transport that all tests share, started when the first of them asks."""
+    """Returns the server of a transport, which all tests share; the first call starts it."""
     traces = tmp_path_factory.mktemp("traces")
 
     def start(transport: str) -> RunningServer:
@@ -36,7 +36,7 @@ def shared_servers(
 
 @pytest.fixture
 def server(shared_servers: Callable[[str], RunningServer], transport: str) -> RunningServer:
-    """A server that answers as `triton` and takes shared memory. Don't stop it, and leave its settings as they were."""
+    """A shared server with the name `triton` that allows shared memory. Tests must not stop it or change its settings."""
     return shared_servers(transport)
 
 
@@ -48,7 +48,7 @@ def client(server: RunningServer) -> Iterator[triton.InferenceServerClient]:
 
 @pytest.fixture
 def explicit_client(triton_repository: Path, transport: str) -> Iterator[triton.InferenceServerClient]:
-    """A client of a server of its own, which loads what it is asked for."""
+    """A client of its own server in explicit model-control mode."""
     with (
         running(triton_repository, "--model-control-mode=explicit", "--load-model=simple", transport=transport) as server,
         triton.InferenceServerClient(server.address) as client,

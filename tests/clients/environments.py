@@ -1,4 +1,4 @@
-"""Environments of other clients, which can't share ours; `make test` creates them before pytest starts."""
+"""Virtual environments of clients that can't be installed beside Turnout; `make test` creates them before pytest starts."""
 
 import os
 import subprocess
@@ -13,17 +13,17 @@ PERF = ROOT / ".venv-perf"
 
 
 def run_python(environment: Path | None, script: str, *arguments: str, timeout_s: float = 60) -> str:
-    """Runs a script in an environment (None for ours) that finds turnout_proto too; returns what it printed.
+    """Runs a script in an environment (None for the current one), with turnout_proto on its path; returns its output.
 
     Raises:
-        AssertionError: it failed; the text is what it said.
+        AssertionError: the script failed; the text is its standard error.
     """
     python = Path(sys.executable) if environment is None else environment / "bin" / "python"
     if not python.exists():
         pytest.skip(f"there is no {python.parent.parent.name}; run: make {python.parent.parent.name}/.installed")
-    found = {**os.environ, "PYTHONPATH": str(ROOT / "proto")}
+    variables = {**os.environ, "PYTHONPATH": str(ROOT / "proto")}
     done = subprocess.run(
-        [str(python), "-c", script, *arguments], capture_output=True, text=True, timeout=timeout_s, env=found, check=False
+        [str(python), "-c", script, *arguments], capture_output=True, text=True, timeout=timeout_s, env=variables, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

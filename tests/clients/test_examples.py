@@ -1,7 +1,6 @@
-"""What Triton's own example clients check (client repository, src/python/examples), each in this project's words.
+"""The checks of Triton's example clients (client repository, src/python/examples), written anew for this project.
 
-The name of each test's example is in its comment. They run against a server that says its name is `triton`, as the operator
-chooses by `--server-name`.
+A comment names the example of each test. The server's name is `triton`, as set by `--server-name`.
 """
 
 from pathlib import Path
@@ -20,7 +19,7 @@ from tests.clients.tensors import PAIR, inputs
 from tests.servers import RunningServer
 
 
-def test_health_and_metadata(client: triton.InferenceServerClient) -> None:  # simple_grpc_health_metadata.py
+def test_a_client_reads_health_and_metadata(client: triton.InferenceServerClient) -> None:  # simple_grpc_health_metadata.py
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("simple")
@@ -31,7 +30,9 @@ def test_health_and_metadata(client: triton.InferenceServerClient) -> None:  # s
     assert "Request for unknown model" in caught.value.message()
 
 
-def test_model_control(explicit_client: triton.InferenceServerClient) -> None:  # simple_grpc_model_control.py
+def test_a_client_loads_and_unloads_models(
+    explicit_client: triton.InferenceServerClient,
+) -> None:  # simple_grpc_model_control.py
     client = explicit_client
     assert not client.is_model_ready("strings")
     client.load_model("strings")
@@ -56,32 +57,36 @@ def test_the_index_follows_loads_and_unloads(explicit_client: triton.InferenceSe
         explicit_client.infer("strings", inputs({"INPUT": np.array([[b"a"]], np.object_)}))
 
 
-def test_files_of_clients_are_never_taken(explicit_client: triton.InferenceServerClient) -> None:
+def test_files_sent_by_clients_are_refused(explicit_client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="files are never taken from clients") as caught:
         explicit_client.load_model("simple", config="{}", files={"file:1/model.onnx": b"model"})
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
     assert explicit_client.is_model_ready("simple")
 
 
-def test_custom_arguments(server: RunningServer) -> None:  # simple_grpc_custom_args_client.py, simple_grpc_keepalive_client.py
+def test_a_client_may_set_channel_arguments(
+    server: RunningServer,
+) -> None:  # simple_grpc_custom_args_client.py, simple_grpc_keepalive_client.py
     arguments = [("grpc.max_message_length", 2**31 - 1), ("grpc.keepalive_time_ms", 200_000)]
     with triton.InferenceServerClient(server.address, channel_args=arguments) as client:
         np.testing.assert_array_equal(client.infer("simple", inputs(PAIR)).as_numpy("OUTPUT0"), PAIR["INPUT0"] + 1)
 
 
-def test_keepalive(server: RunningServer) -> None:  # simple_grpc_keepalive_client.py
+def test_a_client_may_use_keepalive(server: RunningServer) -> None:  # simple_grpc_keepalive_client.py
     options = triton.KeepAliveOptions(2**31 - 1, 20_000, False, 2)
     with triton.InferenceServerClient(server.address, keepalive_options=options) as client:
         assert client.infer("simple", inputs(PAIR)).as_numpy("OUTPUT1") is not None
 
 
-def test_a_timeout_of_the_client(client: triton.InferenceServerClient) -> None:  # client_timeout_test in qa/L0_client_timeout
+def test_a_timeout_of_the_client_is_a_deadline(
+    client: triton.InferenceServerClient,
+) -> None:  # client_timeout_test in qa/L0_client_timeout
     with pytest.raises(InferenceServerException, match="Deadline Exceeded") as caught:
         client.infer("slow", inputs({"n": np.array(300_000)}), client_timeout=0.05)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
 
 
-def test_generated_stubs_with_raw_and_with_typed_contents(server: RunningServer) -> None:  # grpc_client.py, grpc_explicit_*.py
+def test_generated_stubs_may_send_raw_and_typed_contents(server: RunningServer) -> None:  # grpc_client.py, grpc_explicit_*.py
     stub = service_pb2_grpc.GRPCInferenceServiceStub(server.channel)
     config = stub.ModelConfig(service_pb2.ModelConfigRequest(name="simple", version="1"))
     assert config.config.input[0].data_type == model_config_pb2.TYPE_INT32
@@ -97,8 +102,8 @@ def test_generated_stubs_with_raw_and_with_typed_contents(server: RunningServer)
         np.testing.assert_array_equal(got, PAIR["INPUT0"][0] + 1)
 
 
-def test_decoupled_parameters_and_sequences_are_no_hindrance(client: triton.InferenceServerClient) -> None:
-    # simple_grpc_sequence_stream_infer_client.py sends these; a model without state is free to pass them over
+def test_parameters_of_sequences_are_ignored(client: triton.InferenceServerClient) -> None:
+    # simple_grpc_sequence_stream_infer_client.py sends these; a stateless model may ignore them
     result = client.infer("simple", inputs(PAIR), sequence_id=7, sequence_start=True, priority=1, parameters={"colour": "blue"})
     np.testing.assert_array_equal(result.as_numpy("OUTPUT0"), PAIR["INPUT0"] + 1)
 
@@ -111,7 +116,7 @@ def test_a_health_probe_is_answered(server: RunningServer) -> None:
             assert status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_who_knows_the_service_only_by_reflection_can_call_it(server: RunningServer) -> None:
+def test_a_client_can_call_the_service_by_reflection_alone(server: RunningServer) -> None:
     with grpc.insecure_channel(server.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert list(database.get_services()) == ["inference.GRPCInferenceService"]
@@ -127,7 +132,7 @@ def test_who_knows_the_service_only_by_reflection_can_call_it(server: RunningSer
         assert call(request).ready
 
 
-def test_a_repository_written_for_triton_loads_as_it_is(client: triton.InferenceServerClient, triton_repository: Path) -> None:
+def test_a_repository_written_for_triton_loads_unchanged(client: triton.InferenceServerClient, triton_repository: Path) -> None:
     index = {(model.name, model.version): model.state for model in client.get_model_repository_index().models}
     assert set(index.values()) == {"READY"}
     assert {version for name, version in index if name == "chosen"} == {"1", "3"}
@@ -138,7 +143,7 @@ def test_a_repository_written_for_triton_loads_as_it_is(client: triton.Inference
 @pytest.mark.parametrize(
     ("model", "version", "added"), [("chosen", "1", 1), ("chosen", "", 3), ("newest", "2", 2), ("renamed", "", 1)]
 )
-def test_version_policies_and_file_names_are_followed(
+def test_version_policies_and_file_names_are_respected(
     client: triton.InferenceServerClient, model: str, version: str, added: int
 ) -> None:
     result = client.infer(model, inputs({"x": np.zeros((1, 2), np.float32)}), model_version=version)
@@ -150,7 +155,7 @@ def test_a_version_outside_the_policy_is_not_served(client: triton.InferenceServ
         client.infer("chosen", inputs({"x": np.zeros((1, 2), np.float32)}), model_version="2")
 
 
-def test_reshaped_tensors_have_the_declared_shape_outside_and_the_graphs_inside(client: triton.InferenceServerClient) -> None:
+def test_clients_see_the_declared_shapes_of_reshaped_tensors(client: triton.InferenceServerClient) -> None:
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
     result = client.infer("squares", inputs({"x": x}))
     np.testing.assert_array_equal(result.as_numpy("y"), 2 * x)

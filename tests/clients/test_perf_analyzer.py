@@ -1,7 +1,7 @@
-"""Triton's perf_analyzer, unmodified, measures a model of ours, and the server's own statistics agree with it.
+"""Tests that Triton's unmodified perf_analyzer measures a model, in agreement with the server's statistics.
 
-It prints nothing where three windows differ too much, as they do on a busy machine: hence the wide stability, and windows of
-counts instead of time.
+perf_analyzer prints nothing if three windows differ too much, as they do on a busy machine. So the tests allow large
+differences, and use windows of requests instead of time.
 """
 
 import csv
@@ -15,14 +15,14 @@ from turnout_proto import inference_pb2 as pb
 from tests.clients.environments import PERF
 from tests.servers import RunningServer
 
-#: Where it finds libcudart, of a wheel, and libb64, of a Debian package.
+#: The directories of libcudart (from a wheel) and libb64 (from a Debian package).
 LIBRARIES = ("lib/python3*/site-packages/nvidia/cuda_runtime/lib", "usr/lib/*-linux-gnu")
 QUICK = ["--measurement-mode=count_windows", "--measurement-request-count=20", "--stability-percentage=999", "--max-trials=3"]
 
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """What perf_analyzer needs to start."""
+    """The environment variables that perf_analyzer needs."""
     if not (PERF / "bin" / "perf_analyzer").exists():
         pytest.skip("there is no .venv-perf; run: make .venv-perf/.installed")
     paths = [str(path) for pattern in LIBRARIES for path in PERF.glob(pattern)]

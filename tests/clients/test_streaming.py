@@ -1,4 +1,4 @@
-"""tritonclient's streams, synchronous and asyncio."""
+"""Tests with tritonclient's synchronous and asyncio streams."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -17,74 +17,74 @@ from tests.servers import RunningServer
 
 Answers = SimpleQueue[tuple[Any, InferenceServerException | None]]
 
-#: Seconds for an answer to come.
-SHORT_PAUSE = 20
+#: How long a test waits for an answer.
+ANSWER_TIMEOUT_S = 20
 
 
 @contextmanager
 def streaming(client: triton.InferenceServerClient, **options: Any) -> Iterator[Answers]:
-    """A stream, and what its callback was given."""
+    """Opens a stream; yields a queue of its callback's arguments."""
     answers: Answers = SimpleQueue()
     client.start_stream(lambda result, error: answers.put((result, error)), **options)
     yield answers
     client.stop_stream()
 
 
-def test_answers_come_in_the_order_of_their_requests(client: triton.InferenceServerClient) -> None:
+def test_answers_have_the_order_of_their_requests(client: triton.InferenceServerClient) -> None:
     with streaming(client) as answers:
         for number in range(100):
             pair = {"INPUT0": np.full((1, 16), number, np.int32), "INPUT1": ONES}
             client.async_stream_infer("simple", inputs(pair), request_id=str(number))
         for number in range(100):
-            result, error = answers.get(timeout=SHORT_PAUSE)
+            result, error = answers.get(timeout=ANSWER_TIMEOUT_S)
             assert error is None
             assert result.get_response().id == str(number)
             assert result.as_numpy("OUTPUT0")[0, 0] == number + 1
 
 
-def test_a_quick_request_waits_for_the_slow_one_before_it(client: triton.InferenceServerClient) -> None:
+def test_a_fast_request_is_answered_after_the_slow_one_before_it(client: triton.InferenceServerClient) -> None:
     with streaming(client) as answers:
         client.async_stream_infer("slow", inputs({"n": np.array(200_000)}), request_id="slow")
         client.async_stream_infer("simple", inputs(PAIR), request_id="quick")
-        assert [answers.get(timeout=SHORT_PAUSE)[0].get_response().id for _ in range(2)] == ["slow", "quick"]
+        assert [answers.get(timeout=ANSWER_TIMEOUT_S)[0].get_response().id for _ in range(2)] == ["slow", "quick"]
 
 
-def test_every_answer_is_final(client: triton.InferenceServerClient) -> None:
+def test_every_answer_is_marked_as_final(client: triton.InferenceServerClient) -> None:
     with streaming(client) as answers:
         client.async_stream_infer("simple", inputs(PAIR), enable_empty_final_response=True)
-        result, _ = answers.get(timeout=SHORT_PAUSE)
+        result, _ = answers.get(timeout=ANSWER_TIMEOUT_S)
         assert result.get_response().parameters["triton_final_response"].bool_param
 
 
-def test_an_error_stays_inside_the_stream_and_the_next_request_is_answered(client: triton.InferenceServerClient) -> None:
+def test_an_error_does_not_end_the_stream(client: triton.InferenceServerClient) -> None:
     with streaming(client) as answers:
         client.async_stream_infer("nowhere", inputs(PAIR), request_id="7")
         client.async_stream_infer("simple", inputs(PAIR), request_id="8")
-        _, error = answers.get(timeout=SHORT_PAUSE)
+        _, error = answers.get(timeout=ANSWER_TIMEOUT_S)
         assert error is not None
         assert error.message() == "[request id: 7] Request for unknown model: 'nowhere' is not found"
-        result, error = answers.get(timeout=SHORT_PAUSE)
+        result, error = answers.get(timeout=ANSWER_TIMEOUT_S)
         assert (result.get_response().id, error) == ("8", None)
 
 
-def test_who_asks_for_grpc_errors_has_the_stream_ended_by_one(client: triton.InferenceServerClient) -> None:
+def test_an_error_ends_the_stream_if_the_client_asks_for_grpc_errors(client: triton.InferenceServerClient) -> None:
     with streaming(client, headers={"triton_grpc_error": "true"}) as answers:
         client.async_stream_infer("simple", inputs(PAIR), request_id="1")
         client.async_stream_infer("nowhere", inputs(PAIR), request_id="2")
-        assert answers.get(timeout=SHORT_PAUSE)[0].get_response().id == "1"
-        _, error = answers.get(timeout=SHORT_PAUSE)
+        assert answers.get(timeout=ANSWER_TIMEOUT_S)[0].get_response().id == "1"
+        _, error = answers.get(timeout=ANSWER_TIMEOUT_S)
         assert error is not None
         assert error.status() == "StatusCode.NOT_FOUND"
         assert "[request id: 2] Request for unknown model" in error.message()
 
 
-def test_a_stream_given_up_half_way_leaves_the_server_answering(client: triton.InferenceServerClient) -> None:
+def test_a_cancelled_stream_does_not_affect_later_requests(client: triton.InferenceServerClient) -> None:
     answers: Answers = SimpleQueue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     for _ in range(20):
         client.async_stream_infer("slow", inputs({"n": np.array(100_000)}))
     client.stop_stream(cancel_requests=True)
-    _, error = answers.get(timeout=SHORT_PAUSE)
+    _, error = answers.get(timeout=ANSWER_TIMEOUT_S)
     assert error is not None
     assert error.status() == "StatusCode.CANCELLED"
     np.testing.assert_array_equal(client.infer("simple", inputs(PAIR)).as_numpy("OUTPUT0"), PAIR["INPUT0"] + 1)
@@ -93,7 +93,7 @@ def test_a_stream_given_up_half_way_leaves_the_server_answering(client: triton.I
 def run(server: RunningServer, body: Callable[[triton_aio.InferenceServerClient], Any]) -> None:
     async def main() -> None:
         async with triton_aio.InferenceServerClient(server.address) as client:
-            await asyncio.wait_for(body(client), SHORT_PAUSE)
+            await asyncio.wait_for(body(client), ANSWER_TIMEOUT_S)
 
     asyncio.run(main())
 
@@ -113,7 +113,7 @@ def test_the_asyncio_client_streams_in_order(server: RunningServer) -> None:
     run(server, body)
 
 
-def test_the_asyncio_client_asks_everything(server: RunningServer) -> None:
+def test_the_asyncio_client_calls_all_methods(server: RunningServer) -> None:
     async def body(client: triton_aio.InferenceServerClient) -> None:
         assert await client.is_server_live()
         assert await client.is_server_ready()
@@ -129,7 +129,7 @@ def test_the_asyncio_client_asks_everything(server: RunningServer) -> None:
     run(server, body)
 
 
-def test_the_asyncio_client_cancels(server: RunningServer) -> None:
+def test_the_asyncio_client_can_cancel_a_request(server: RunningServer) -> None:
     async def body(client: triton_aio.InferenceServerClient) -> None:
         task = asyncio.create_task(client.infer("slow", inputs({"n": np.array(300_000)})))
         await asyncio.sleep(0.1)

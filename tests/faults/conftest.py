@@ -1,4 +1,4 @@
-"""A server with two devices: the CPU itself, and a CPU in a process of its own to which bad things happen."""
+"""A server with two devices: the CPU in process, and a CPU in a process of its own, in which faults are provoked."""
 
 import re
 import signal
@@ -21,26 +21,27 @@ from tests.faulty import Faults, freeze, until
 from tests.servers import RunningServer, running
 from tests.wire import parameters, request
 
-CHILD = "cpu:child"
+#: The device whose worker process fails.
+ISOLATED = "cpu:child"
 ROW = {"x": np.array([[1.0, 2.0]], np.float32)}
 DEVICES = f"""
 [devices.cpu]
 threads = 1
-[devices."{CHILD}"]
+[devices."{ISOLATED}"]
 threads = 1
 isolation = "process"
 watchdog_s = 0.5
 memory_limit_mb = 256
 """
-#: Makes `auto` choose the process: the CPU itself has a file that gives the same, and takes a hundred times as long.
-QUICK_THERE = f"""
+#: Makes `auto` choose the isolated device: the other one's file gives the same results, but takes a hundred times as long.
+FAST_ON_ISOLATED = f"""
 max_batch_size: 8
-parameters {{ key: "turnout.file.{CHILD}" value {{ string_value: "quick.onnx" }} }}
+parameters {{ key: "turnout.file.{ISOLATED}" value {{ string_value: "quick.onnx" }} }}
 """
 
 
 class Site:
-    """The server, and what happens to its device."""
+    """A server, and the means to provoke faults in its isolated device."""
 
     def __init__(self, server: RunningServer, repository: Path, faults: Faults) -> None:
         self.repository = repository
@@ -49,48 +50,48 @@ class Site:
         self._process = psutil.Process(server.process.pid)
 
     @property
-    def child(self) -> psutil.Process:
-        """The device's process, once there is one."""
+    def worker(self) -> psutil.Process:
+        """The device's worker process; waits until there is one."""
         alive: list[psutil.Process] = []
 
-        def look() -> bool:
-            alive[:] = [child for child in self._process.children() if child.status() != psutil.STATUS_ZOMBIE]
+        def one_is_alive() -> bool:
+            alive[:] = [process for process in self._process.children() if process.status() != psutil.STATUS_ZOMBIE]
             return len(alive) == 1
 
-        until(look)
+        until(one_is_alive)
         return alive[0]
 
     def seen(self, device: str, model: str = "work", inputs: Mapping[str, np.ndarray] = ROW) -> str:
-        """What a client who asks for that device sees, in a few words."""
+        """What a client that asks for this device sees, in a few words."""
         try:
             answer = self._server.stub.ModelInfer(request(model, inputs, parameters={"device": device}), timeout=30)
         except grpc.RpcError as error:
             call = cast(grpc.Call, error)
             pushback = dict(call.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
             return call.code().name + ("" if pushback is None else f", again in {pushback!s} ms")
-        said = parameters(answer)
+        answered = parameters(answer)
         if model == "work":
             assert answer.raw_output_contents[0] == ROW["x"].tobytes()
-        return f"OK on {said['device']}" + (", retried" if said["route_reason"] == "retried" else "")
+        return f"OK on {answered['device']}" + (", retried" if answered["route_reason"] == "retried" else "")
 
     def wait_until_recovered(self) -> None:
-        """Returns once the device answers those again who name it."""
-        until(lambda: self.seen(CHILD) == f"OK on {CHILD}", timeout_s=30)
+        """Returns once requests that name the device are answered again."""
+        until(lambda: self.seen(ISOLATED) == f"OK on {ISOLATED}", timeout_s=30)
 
     def wait_until_restarted(self, before: int) -> None:
-        """Returns once the device has been restarted since that count."""
+        """Returns once the device was restarted more than `before` times and works."""
         until(lambda: self.metric("turnout_device_restarts_total") > before and self.metric("turnout_device_up") == 1)
 
     def metric(self, name: str) -> int:
-        """A number of the device's."""
+        """The value of a metric of the isolated device."""
         with urllib.request.urlopen(f"{self._server.monitoring}/metrics", timeout=10) as page:
-            found = re.search(rf'^{name}{{device="{CHILD}"}} (\S+)$', page.read().decode(), re.MULTILINE)
+            found = re.search(rf'^{name}{{device="{ISOLATED}"}} (\S+)$', page.read().decode(), re.MULTILINE)
         assert found, name
         return int(float(found[1]))
 
     @contextmanager
     def steady_load(self) -> Iterator["Steady"]:
-        """A client of the CPU who asks for it all the time, and must never notice anything."""
+        """Runs a client that sends requests to the other device all the time, and must not notice any fault."""
         with grpc.insecure_channel(self._server.address) as channel:
             steady = Steady(Stub(channel))
             thread = threading.Thread(target=steady.run)
@@ -104,14 +105,14 @@ class Site:
                 thread.join()
 
     def kill(self) -> None:
-        self.child.send_signal(signal.SIGKILL)
+        self.worker.send_signal(signal.SIGKILL)
 
     def freeze(self) -> None:
-        freeze(self.child)
+        freeze(self.worker)
 
 
 class Steady:
-    """A client who sends one request after another to the CPU."""
+    """A client that sends one request after another to the other device."""
 
     def __init__(self, stub: Stub) -> None:
         self.stopping = threading.Event()
@@ -125,8 +126,8 @@ class Steady:
         while not self.stopping.wait(0.002):
             started_s = time.monotonic()
             try:
-                said = parameters(self._stub.ModelInfer(self._request, timeout=10))
-                assert (said["device"], said["route_reason"]) == ("cpu", "requested")
+                answered = parameters(self._stub.ModelInfer(self._request, timeout=10))
+                assert (answered["device"], answered["route_reason"]) == ("cpu", "requested")
                 self.answers += 1
             except (grpc.RpcError, AssertionError) as error:
                 self.failures.append(repr(error))
@@ -138,7 +139,7 @@ def save_repository(root: Path) -> None:
     models.save(root, "fill", models.fill())
     models.save(root, "text", models.identity("BYTES", ("n",)))
     for name in ("work", "gone"):
-        models.save(root, name, models.lazy(20_000), configuration=QUICK_THERE)
+        models.save(root, name, models.lazy(20_000), configuration=FAST_ON_ISOLATED)
         (root / name / "1" / "quick.onnx").write_bytes(models.add_constant(0).SerializeToString())
 
 

@@ -12,22 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.conftest import CHILD, ROW, Site
+from tests.faults.conftest import ISOLATED, ROW, Site
 
 PAGE = Path(__file__).parents[2] / "docs" / "device-faults.md"
 
 LOST = "UNAVAILABLE, again in 1000 ms"
-THERE = f"OK on {CHILD}"
+UNHARMED = f"OK on {ISOLATED}"
 MOVED = "OK on cpu, retried"
-#: A request that comes before anybody has noticed is retried; a later one isn't even sent there.
+#: A request that was sent before the server noticed the fault is retried; a later one isn't sent to the device at all.
 ELSEWHERE = "OK on cpu(, retried)?"
 REFUSED = "RESOURCE_EXHAUSTED, again in -1 ms"
 
+#: Sends a request; returns what its client sees.
 Ask = Callable[[], str]
 
 
 def ask_after(happens: Callable[[Site], object]) -> Callable[[Site, Ask], str]:
-    """The fault happens while nothing runs; the request comes right after."""
+    """The fault happens while the device is idle; the request is sent right after."""
 
     def provoke(site: Site, ask: Ask) -> str:
         happens(site)
@@ -51,16 +52,16 @@ def ask_before(happens: Callable[[Site], object]) -> Callable[[Site, Ask], str]:
 
 
 def run_does(fault: str) -> Callable[[Site, Ask], str]:
-    """The run itself ends like that."""
+    """The fault happens in the run of the request."""
     return ask_after(lambda site: site.faults.at("run", fault))
 
 
 def sent(number: signal.Signals) -> Callable[[Site], None]:
-    return lambda site: site.child.send_signal(number)
+    return lambda site: site.worker.send_signal(number)
 
 
 def kill_with(moment: str, *faults: str) -> Callable[[Site], None]:
-    """Kills the process, and has something go wrong with its successor."""
+    """Kills the process, and provokes faults in its successor."""
 
     def happens(site: Site) -> None:
         site.faults.at(moment, *faults)
@@ -70,11 +71,11 @@ def kill_with(moment: str, *faults: str) -> Callable[[Site], None]:
 
 
 def kill_the_next_one_too(site: Site) -> None:
-    first = site.child
+    first = site.worker
     site.faults.at("start", "hang")
     site.kill()
     site.faults.wait_until_happening()
-    assert site.child.pid != first.pid
+    assert site.worker.pid != first.pid
     site.kill()
 
 
@@ -92,10 +93,11 @@ class Fault:
     """One row of the table.
 
     Attributes:
-        provoke: has the fault happen around a request, and returns what its client saw.
-        named, auto: what clients see who name the device, and who leave the choice to the server; patterns.
-        restarts: how many processes that takes.
-        asks: the model, its inputs, and how the second client asks.
+        provoke: provokes the fault around a request, and returns what its client saw.
+        named, auto: patterns of what clients see that name the device, and that leave the choice to the server.
+        restarts: the number of restarts that a fault causes.
+        model, inputs: the request.
+        asks: the `device` parameter of the second client.
     """
 
     what: str
@@ -108,7 +110,7 @@ class Fault:
     asks: str = "auto"
 
 
-PREFERS = f"{CHILD},cpu"
+PREFERS = f"{ISOLATED},cpu"
 LONG_TEXT = {"INPUT": np.array([b"x" * 4_000_000], np.object_)}
 ONE_GIB = {"shape": np.array([2**14, 2**14])}
 
@@ -130,17 +132,17 @@ FAULTS = [
     Fault("out of memory in a run (rlimit)", ask_after(lambda site: None), REFUSED, REFUSED, 0, "fill", ONE_GIB, PREFERS),
     Fault("out of GPU memory in a run", run_does("out of memory"), REFUSED, REFUSED, 0),
     Fault("an error nobody expected in a run", run_does("raise"), "INTERNAL", "INTERNAL", 0),
-    Fault("SIGTERM to all processes of the server's group", ask_after(sent(signal.SIGTERM)), THERE, THERE, 0),
-    Fault("SIGINT to all processes of the server's group", ask_after(sent(signal.SIGINT)), THERE, THERE, 0),
+    Fault("SIGTERM to all processes of the server's group", ask_after(sent(signal.SIGTERM)), UNHARMED, UNHARMED, 0),
+    Fault("SIGINT to all processes of the server's group", ask_after(sent(signal.SIGINT)), UNHARMED, UNHARMED, 0),
 ]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
-def test_a_fault_is_seen_by_those_it_concerns_and_by_nobody_else(fault: Fault, site: Site) -> None:
+def test_a_fault_is_seen_only_by_the_clients_of_its_device(fault: Fault, site: Site) -> None:
     restarts = site.metric("turnout_device_restarts_total")
     recoveries_s = []
     with site.steady_load() as steady:
-        for device, expected in [(CHILD, fault.named), (fault.asks, fault.auto)]:
+        for device, expected in [(ISOLATED, fault.named), (fault.asks, fault.auto)]:
             started_s = time.monotonic()
             seen = fault.provoke(site, partial(site.seen, device, fault.model, fault.inputs))
             assert re.fullmatch(expected, seen), seen
@@ -156,7 +158,7 @@ def _shown(pattern: str) -> str:
     return pattern.replace("(, retried)?", ", perhaps retried")
 
 
-def test_the_page_shows_this_table() -> None:
+def test_the_page_has_this_table() -> None:
     rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     assert [row[:4] for row in rows[1:]] == [
         [fault.what, _shown(fault.named), _shown(fault.auto), "OK on cpu"] for fault in FAULTS

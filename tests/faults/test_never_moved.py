@@ -1,4 +1,4 @@
-"""However devices fail and come back, a request that names one runs there or fails."""
+"""A request that names a device runs there or fails, however devices fail and come back."""
 
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,7 +16,7 @@ from tests.server.serving.test_dataplane import ROW, Served
 NAMES = ("cpu", "cpu:slow", "cuda:0")
 ERRORS = (DeviceLost("its process was killed"), Overloaded("no memory"), internal_error(), FailedPrecondition("broken"))
 
-#: What happens next: a device restarts or is back; its next runs fail so; or a request that asks for this.
+#: What happens next: a device is lost or works again, its next runs fail with these errors, or a request asks for a device.
 STEPS = st.one_of(
     st.tuples(st.just("restarts"), st.sampled_from(NAMES), st.booleans()),
     st.tuples(st.just("fails"), st.sampled_from(NAMES), st.lists(st.sampled_from(ERRORS), max_size=2)),
@@ -25,7 +25,7 @@ STEPS = st.one_of(
 
 
 class Host(Served):
-    """A data plane over three devices that fail as they are told; it notes on which one each request ran."""
+    """A data plane on three devices that fail as the steps say; records on which devices a request was tried."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, *NAMES[1:])
@@ -43,7 +43,7 @@ class Host(Served):
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STEPS, max_size=25))
-def test_a_named_device_is_never_moved_whatever_fails(steps: list[tuple[str, str, object]]) -> None:
+def test_a_request_that_names_a_device_is_never_moved_whatever_fails(steps: list[tuple[str, str, object]]) -> None:
     with TemporaryDirectory() as root:
         host = Host(Path(root))
         try:
@@ -65,7 +65,7 @@ def _check(host: Host, asked: str) -> None:
     tried = [host.tried.get() for _ in range(host.tried.qsize())]
     allowed = [name for name in NAMES if _allows(asked, name)]
     assert set(tried) <= set(allowed) & working
-    assert len(tried) == len(set(tried)) <= 2  # nowhere twice, and moved once at most
+    assert len(tried) == len(set(tried)) <= 2  # on no device twice, and moved once at most
     if asked in NAMES:
         assert tried == ([asked] if asked in working else [])
     if isinstance(outcome, InferResponse):
@@ -77,5 +77,5 @@ def _check(host: Host, asked: str) -> None:
 
 
 def _allows(asked: str, device: str) -> bool:
-    """Whether a request that asks so may run there; an exact name wins over a kind."""
+    """Whether a request with this `device` may run there; an exact name wins over a kind."""
     return any(entry in ("auto", device) or (entry not in NAMES and entry == kind_of(device)) for entry in asked.split(","))

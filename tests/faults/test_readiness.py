@@ -1,4 +1,4 @@
-"""Ready or not, by each policy, while a device's process is gone for real: every way to ask says the same."""
+"""Readiness under each policy while a device process is really gone: all ways to ask agree."""
 
 import urllib.error
 import urllib.request
@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from turnout_proto import inference_pb2 as pb
 
 from tests import models
-from tests.faults.conftest import CHILD, DEVICES, ROW
+from tests.faults.conftest import DEVICES, ISOLATED, ROW
 from tests.faulty import Faults, until
 from tests.servers import RunningServer, running
 from tests.wire import parameters, request
@@ -28,8 +28,8 @@ def page(server: RunningServer, path: str) -> int:
         return error.code
 
 
-def said_ready(server: RunningServer) -> set[bool]:
-    """What the three ways to ask a whole server say."""
+def readiness(server: RunningServer) -> set[bool]:
+    """The answers of the three ways to ask a server."""
     health = server.health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
     return {
         page(server, "/readyz") == 200,
@@ -40,11 +40,11 @@ def said_ready(server: RunningServer) -> set[bool]:
 
 def up(server: RunningServer) -> bool:
     with urllib.request.urlopen(f"{server.monitoring}/metrics", timeout=10) as answer:
-        return f'turnout_device_up{{device="{CHILD}"}} 1.0' in answer.read().decode()
+        return f'turnout_device_up{{device="{ISOLATED}"}} 1.0' in answer.read().decode()
 
 
-@pytest.mark.parametrize(("ready_when", "ready_without"), [("any", True), ("all", False), ("cpu", True), (CHILD, False)])
-def test_a_server_is_ready_without_a_device_only_if_it_does_not_wait_for_that(
+@pytest.mark.parametrize(("ready_when", "ready_without"), [("any", True), ("all", False), ("cpu", True), (ISOLATED, False)])
+def test_a_server_is_ready_without_a_device_only_if_its_policy_allows_it(
     tmp_path: Path, ready_when: str, ready_without: bool
 ) -> None:
     for name in ("models", "faults"):
@@ -56,21 +56,21 @@ def test_a_server_is_ready_without_a_device_only_if_it_does_not_wait_for_that(
     with running(tmp_path / "models", *flags, env=faults.environment) as server:
         watch = server.health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert next(watch).status == SERVING
-        faults.at("start", *["exit"] * 50)  # it stays down until that is cleared
-        (child,) = psutil.Process(server.process.pid).children()
-        child.kill()
+        faults.at("start", *["exit"] * 50)  # it stays down until the faults are cleared
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.kill()
         until(lambda: not up(server))
-        assert said_ready(server) == {ready_without}
-        assert page(server, "/healthz") == 200  # the process is well
-        said = parameters(server.stub.ModelInfer(request("adds", ROW, parameters={"device": f"{CHILD},cpu"})))
-        assert said["device"] == "cpu"
+        assert readiness(server) == {ready_without}
+        assert page(server, "/healthz") == 200  # the server process is alive
+        answered = parameters(server.stub.ModelInfer(request("adds", ROW, parameters={"device": f"{ISOLATED},cpu"})))
+        assert answered["device"] == "cpu"
         with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
-            server.stub.ModelInfer(request("adds", ROW, parameters={"device": CHILD}))
+            server.stub.ModelInfer(request("adds", ROW, parameters={"device": ISOLATED}))
         if not ready_without:
             assert next(watch).status == NOT_SERVING
         faults.clear()
         until(lambda: up(server), timeout_s=30)
-        assert said_ready(server) == {True}
+        assert readiness(server) == {True}
         if not ready_without:
             assert next(watch).status == SERVING
         watch.cancel()

@@ -1,4 +1,4 @@
-"""Two CPU devices on a core each, kept busy by clients who don't care which answers them, and one of the two dies."""
+"""Two CPU devices on a core each, kept busy by clients that ask for `auto`; the process of one of them is killed."""
 
 import os
 import statistics
@@ -20,11 +20,11 @@ from tests.faulty import until
 from tests.servers import RunningServer, running
 from tests.wire import parameters, request
 
-INSIDE, CHILD = "cpu:a", "cpu:b"
+IN_PROCESS, ISOLATED = "cpu:a", "cpu:b"
 ROW = {"x": np.array([[1.0, 2.0]], np.float32)}
 CLIENTS = 4
-#: Answers of a device that show that it is in use.
-SOME = 10
+#: So many answers show that a device is in use.
+ENOUGH = 10
 DEVICES = """
 [devices."cpu:a"]
 threads = 1
@@ -44,17 +44,17 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
     cores = sorted(os.sched_getaffinity(0))
     (tmp_path / "turnout.toml").write_text(DEVICES.format(cores[0], cores[-1]))
     with running(tmp_path / "models", f"--config={tmp_path / 'turnout.toml'}") as server:
-        for device in (INSIDE, CHILD):  # nothing is known of them yet, and `auto` tries such a device last
+        for device in (IN_PROCESS, ISOLATED):  # `auto` tries a device that was never measured last
             server.stub.ModelInfer(request("work", ROW, parameters={"device": device}), timeout=30)
         yield server
 
 
 class Load:
-    """Clients who ask for a device, one request after another.
+    """Clients that send one request after another to a device.
 
     Attributes:
         answers, failures: counted by device and by status.
-        ratios: of the answers, how long each took to how long it was predicted to.
+        ratios: for each answer, the time it took over the predicted time.
     """
 
     def __init__(self, server: RunningServer, device: str) -> None:
@@ -71,17 +71,19 @@ class Load:
             stub = Stub(channel)
             while not self.stopping.wait(0.001):
                 try:
-                    said = parameters(stub.ModelInfer(self._request, timeout=30))
+                    answered = parameters(stub.ModelInfer(self._request, timeout=30))
                 except grpc.RpcError as error:
                     self._note(self.failures, cast(grpc.Call, error).code().name)
                 else:
-                    self._note(self.answers, str(said["device"]))
-                    self.ratios.append((int(said["queue_us"]) + int(said["compute_us"])) / int(said["predicted_us"]))
+                    self._note(self.answers, str(answered["device"]))
+                    self.ratios.append(
+                        (int(answered["queue_us"]) + int(answered["compute_us"])) / int(answered["predicted_us"])
+                    )
 
-    def wait_for_some(self, *devices: str) -> None:
-        """Returns once each of these has answered some more."""
+    def wait_for_answers(self, *devices: str) -> None:
+        """Returns once each of these devices has given `ENOUGH` more answers."""
         before = self.answers.copy()
-        until(lambda: all(self.answers[device] >= before[device] + SOME for device in devices), timeout_s=30)
+        until(lambda: all(self.answers[device] >= before[device] + ENOUGH for device in devices), timeout_s=30)
 
     def _note(self, counts: Counter[str], what: str) -> None:
         with self._lock:
@@ -90,27 +92,27 @@ class Load:
 
 @contextmanager
 def load(server: RunningServer, device: str, clients: int) -> Iterator[Load]:
-    going = Load(server, device)
-    threads = [threading.Thread(target=going.run) for _ in range(clients)]
+    running_load = Load(server, device)
+    threads = [threading.Thread(target=running_load.run) for _ in range(clients)]
     for thread in threads:
         thread.start()
     try:
-        yield going
+        yield running_load
     finally:
-        going.stopping.set()
+        running_load.stopping.set()
         for thread in threads:
             thread.join()
 
 
-def test_auto_uses_both_devices_and_nobody_on_it_notices_when_one_is_killed(server: RunningServer) -> None:
-    with load(server, "auto", CLIENTS) as anywhere, load(server, CHILD, 1) as there:
-        anywhere.wait_for_some(INSIDE, CHILD)
-        (child,) = psutil.Process(server.process.pid).children()
-        child.kill()
-        anywhere.wait_for_some(INSIDE)
-        anywhere.wait_for_some(INSIDE, CHILD)  # it is back
-        there.wait_for_some(CHILD)
-    assert not anywhere.failures
-    assert 0.2 < statistics.median(anywhere.ratios) < 5
-    assert set(there.failures) == {"UNAVAILABLE"}
-    assert set(there.answers) == {CHILD}
+def test_auto_uses_both_devices_and_its_clients_do_not_notice_when_one_is_killed(server: RunningServer) -> None:
+    with load(server, "auto", CLIENTS) as on_auto, load(server, ISOLATED, 1) as on_isolated:
+        on_auto.wait_for_answers(IN_PROCESS, ISOLATED)
+        (worker,) = psutil.Process(server.process.pid).children()
+        worker.kill()
+        on_auto.wait_for_answers(IN_PROCESS)
+        on_auto.wait_for_answers(IN_PROCESS, ISOLATED)  # the killed one works again
+        on_isolated.wait_for_answers(ISOLATED)
+    assert not on_auto.failures
+    assert 0.2 < statistics.median(on_auto.ratios) < 5
+    assert set(on_isolated.failures) == {"UNAVAILABLE"}
+    assert set(on_isolated.answers) == {ISOLATED}

@@ -1,4 +1,4 @@
-"""Devices' processes that fail when a test says so."""
+"""Faults in device processes, which tests provoke."""
 
 import os
 import time
@@ -9,15 +9,15 @@ import psutil
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
-    """Returns once that is so; for what another process does and nobody tells."""
+    """Returns once the condition holds; for changes in other processes, which send no notice."""
     ends_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < ends_s, "it did not become so in time"
+        assert time.monotonic() < ends_s, "the condition did not hold in time"
         time.sleep(0.005)
 
 
 def freeze(process: psutil.Process) -> None:
-    """Stops a process; returns once each of its threads stands still."""
+    """Stops a process; returns once all of its threads have stopped."""
     process.suspend()
     until(lambda: all(_state(task) == "T" for task in Path(f"/proc/{process.pid}/task").iterdir()))
 
@@ -27,7 +27,7 @@ def _state(task: Path) -> str:
 
 
 class Faults:
-    """What the processes that are started with `environment` do wrong, told through files in `directory`."""
+    """The faults of processes that are started with `environment`, which read them from files in `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -35,16 +35,16 @@ class Faults:
         self.environment = {"PYTHONPATH": os.pathsep.join(path), "FAULTS": str(directory)}
 
     def at(self, moment: str, *faults: str) -> None:
-        """Has these happen, one each time that the moment comes: `start` of a process, `load` of a model, or a `run`."""
+        """Provokes these faults one by one, each time a process reaches the moment: `start`, `load` of a model, or `run`."""
         (self._directory / "happened").unlink(missing_ok=True)
         (self._directory / "next").write_text("\n".join(faults))
         (self._directory / "next").rename(self._directory / moment)
 
     def clear(self) -> None:
-        """Has nothing more happen."""
+        """Cancels the faults that haven't happened yet."""
         for file in self._directory.iterdir():
             file.unlink(missing_ok=True)
 
     def wait_until_happening(self) -> None:
-        """Returns once the first of them happens."""
+        """Returns once the first of the faults happens."""
         until((self._directory / "happened").exists)

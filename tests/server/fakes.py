@@ -1,7 +1,8 @@
-"""Stand-ins for what is slow or hard to steer: a session that adds numbers, a clock that tests set."""
+"""Fakes for what is slow or hard to control: a session that adds numbers, a clock that tests set."""
 
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from turnout_server.core.errors import ServingError
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices.device import Device
-from turnout_server.devices.sessions import Session
+from turnout_server.devices.sessions import Run, Session, staged_in_place
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import ModelVersion
 from turnout_server.models.profiler import Profiler
@@ -38,18 +39,21 @@ def spec(name: str, *shape: int, datatype: str = "FP32") -> TensorSpec:
 
 @dataclass(eq=False)
 class AddingSession:
-    """y = a + b, rows of two numbers; runs are recorded, and can be made to wait or to fail.
+    """y = a + b, all float32 of shape (rows, 2). Runs are recorded, and tests can make them wait or fail.
 
     Attributes:
-        trims: the number of runs before each time that it was trimmed.
-        gate: a run waits for it.
-        trouble: called with a run's inputs before it is answered; may raise.
+        runs: the rows of each run.
+        trims: the number of runs before each call of `trim`.
+        gate: runs wait until it is set.
+        started: released at the start of each run.
+        trouble: called with the inputs of each run; may raise.
     """
 
     inputs: tuple[TensorSpec, ...] = (spec("a", -1, 2), spec("b", -1, 2))
     outputs: tuple[TensorSpec, ...] = (spec("y", -1, 2),)
     placement: Mapping[str, int] = field(default_factory=dict)
-    graphs: Mapping[int, str] = field(default_factory=dict)
+    buckets: Sequence[int] = ()
+    notes: Sequence[str] = ()
     runs: list[int] = field(default_factory=list)
     trims: list[int] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
@@ -66,12 +70,15 @@ class AddingSession:
         self.trouble(inputs)
         return [inputs["a"] + inputs["b"] for _ in outputs]
 
+    def stage(self, requests: Sequence[Mapping[str, np.ndarray]], outputs: Sequence[str]) -> AbstractContextManager[Run]:
+        return staged_in_place(self, requests, outputs)
+
     def trim(self) -> None:
         self.trims.append(len(self.runs))
 
 
 def profile(measured_us: Mapping[int, float]) -> Profile:
-    """What runs of so many rows take; each was measured a few times."""
+    """A profile with these service times by rows, each measured five times."""
     made = Profile()
     for rows, service_us in measured_us.items():
         made.measure(rows, [service_us] * 5)
@@ -79,13 +86,13 @@ def profile(measured_us: Mapping[int, float]) -> Profile:
 
 
 def deployment(session: Session | None = None, name: str = "adds", device: str = "cpu", **options: Any) -> Deployment:
-    """A model on a device, where up to eight rows may run together."""
+    """A model on a device, with up to eight rows per batch."""
     return Deployment((name, "1", device), session or AddingSession(), **({"max_rows": 8} | options))
 
 
 @dataclass(eq=False)
 class FakeTenant:
-    """A model whose runs take `run_us`, and `row_us` more for each row; None if that was never measured."""
+    """A model whose runs take `run_us` plus `row_us` for each row; `run_us` is None if it was never measured."""
 
     account: Account = field(default_factory=Account)
     weight: float = 1.0
@@ -106,7 +113,7 @@ class FakeTenant:
 
 @dataclass(eq=False)
 class FakeRequest:
-    """A waiting request; `number` tells it from others like it."""
+    """A waiting request, identified by `number`."""
 
     tenant: FakeTenant
     number: int = 0
@@ -120,7 +127,7 @@ class FakeRequest:
 
 
 class FakeCall:
-    """A call of the transport's: keeps what was sent, how it ended, and what to do when its client goes away."""
+    """A call of the transport: records its messages, its final status, and the callbacks for its cancellation."""
 
     def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
         self.metadata: Mapping[str, str] = metadata or {}
@@ -141,25 +148,25 @@ class FakeCall:
 
 
 class FakeEngine:
-    """The engine of a device of that name, as well as its `trouble` lets it be."""
+    """The engine of a device of that name; unavailable while `trouble` is set."""
 
     def __init__(self, name: str) -> None:
         self.device = Device(name, kind_of(name), "FakeExecutionProvider")
         self.restarts = 0
         self.trouble: ServingError | None = None
 
-    def open(self, path: Path, options: RuntimeOptions) -> Session:
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
         return AddingSession()
 
     def unavailable_reason(self) -> ServingError | None:
         return self.trouble
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Does nothing."""
 
 
 class FakeProfiler(Profiler):
-    """Measures nothing, and remembers what it was told of."""
+    """Measures nothing, and records the models that it was given."""
 
     def __init__(self) -> None:
         self.added: list[ModelVersion] = []
@@ -168,12 +175,12 @@ class FakeProfiler(Profiler):
         self.added.append(model)
 
     def settle(self) -> None:
-        """There is nothing to wait for."""
+        """Returns at once."""
 
 
 @dataclass
 class FakeObserver:
-    """What a repository tells, passed on to two functions."""
+    """Passes two of a repository's events on to functions."""
 
     on_change: Callable[[], None] = lambda: None
     on_wanted: Callable[[str], None] = lambda name: None
@@ -182,10 +189,10 @@ class FakeObserver:
         self.on_change()
 
     def loaded(self, version: ModelVersion) -> None:
-        """Of no interest."""
+        """Ignored."""
 
     def settling(self) -> None:
-        """Of no interest."""
+        """Ignored."""
 
     def wanted(self, name: str) -> None:
         self.on_wanted(name)

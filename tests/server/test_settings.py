@@ -49,7 +49,7 @@ def test_flag_wins_over_variable_over_file_over_default(
     assert (chosen.grpc_port, chosen.metrics_port, chosen.max_queue_size) == (3, 2, 1)
 
 
-def test_grpc_options_come_from_anywhere(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpc_options_can_come_from_each_source(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = [f"--model-repository={repository}"]
     assert settings_sources.read(flags).grpc_options == {}
     file = tmp_path / "turnout.toml"
@@ -68,20 +68,20 @@ def test_grpc_options_come_from_anywhere(repository: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "fix"), [("max_concurrent_streams", "begin with 'grpc.'"), ("grpc.max_send_message_length", "--max-message-bytes")]
 )
-def test_grpc_options_that_would_do_nothing_are_refused(repository: Path, name: str, fix: str) -> None:
+def test_grpc_options_without_effect_are_refused(repository: Path, name: str, fix: str) -> None:
     with pytest.raises(UsageError, match=re.escape(fix)) as refused:
         settings_sources.read([f"--model-repository={repository}", f'--grpc-options={{"{name}": 1}}'])
     assert name in str(refused.value)
 
 
-def test_the_objective_is_one_that_routing_knows(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_objective_of_routing_is_a_valid_setting(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_sources.read([f"--model-repository={repository}"]).objective == "latency"
     for objective in OBJECTIVES:
         monkeypatch.setenv("TURNOUT_OBJECTIVE", objective)
         assert settings_sources.read([f"--model-repository={repository}"]).objective == objective
 
 
-def test_a_variable_names_the_file_too(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_can_name_the_config_file(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text(f'model_repository = "{repository}"\nhost = "0.0.0.0"\n')
     monkeypatch.setenv("TURNOUT_CONFIG", str(file))
@@ -89,7 +89,7 @@ def test_a_variable_names_the_file_too(repository: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(("flags", "value"), [([], True), (["--no-reflection"], False), (["--reflection"], True)])
-def test_a_switch_has_both_forms(repository: Path, flags: list[str], value: bool) -> None:
+def test_a_switch_has_a_positive_and_a_negative_flag(repository: Path, flags: list[str], value: bool) -> None:
     assert settings_sources.read([f"--model-repository={repository}", *flags]).reflection is value
 
 
@@ -122,7 +122,7 @@ def test_an_unknown_key_in_the_file_is_an_error_with_a_suggestion(repository: Pa
         settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
 
 
-def test_a_file_that_is_no_toml_is_named(repository: Path, tmp_path: Path) -> None:
+def test_an_invalid_toml_file_is_named_in_the_error(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text("grpc_port: 1")
     with pytest.raises(UsageError, match=r"turnout\.toml"):
@@ -158,11 +158,11 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
     assert caught.value.code == 0
     text = capsys.readouterr().out
     for name, field in Settings.model_fields.items():
-        assert (f"--{name.replace('_', '-')}" in text) is (name != "devices")  # tables: only in the file
+        assert (f"--{name.replace('_', '-')}" in text) is (name != "devices")  # the tables are for the file
         assert field.description
 
 
-def test_a_declared_device_keeps_what_its_table_leaves_out(repository: Path, tmp_path: Path) -> None:
+def test_keys_that_a_device_table_leaves_out_have_their_defaults(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text(
         """
@@ -192,9 +192,14 @@ def test_a_gpus_memory_limit_and_precision_become_its_providers_options(reposito
     assert gpu.memory_limit_mb == 2
 
 
-def test_the_rows_that_a_gpu_records_graphs_for_are_in_order_and_each_there_once(repository: Path, tmp_path: Path) -> None:
+def test_cuda_graph_rows_are_sorted_without_duplicates(repository: Path, tmp_path: Path) -> None:
     (gpu,) = declared(repository, tmp_path, '[devices."cuda:0"]\ncuda_graph_rows = [8, 1, 8]').declared_devices()
     assert gpu.graph_rows == (1, 8)
+
+
+def test_a_cuda_device_with_graphs_may_run_several_batches_at_once(repository: Path, tmp_path: Path) -> None:
+    (gpu,) = declared(repository, tmp_path, '[devices."cuda:0"]\ncuda_graph_rows = [1]\ninstances = 3').declared_devices()
+    assert gpu.instances == 3
 
 
 @pytest.mark.parametrize(
@@ -203,8 +208,10 @@ def test_the_rows_that_a_gpu_records_graphs_for_are_in_order_and_each_there_once
         ("[devices.cpu]\ntf32 = false", "'tf32' is for CUDA devices"),
         ('[devices."cuda:0"]\nprovider = "TensorrtExecutionProvider"\ntf32 = false', "'tf32' is for CUDA devices"),
         ("[devices.cpu]\ncuda_graph_rows = [1]", "'cuda_graph_rows' is for CUDA devices"),
-        ('[devices."cuda:0"]\ncuda_graph_rows = [1]\ninstances = 2', 'needs isolation = "process" and instances = 1'),
-        ('[devices."cuda:0"]\ncuda_graph_rows = [1]\nisolation = "in-process"', "a graph is recorded while nothing else runs"),
+        (
+            '[devices."cuda:0"]\ncuda_graph_rows = [1]\nisolation = "in-process"',
+            "a graph is captured while nothing else uses the GPU",
+        ),
         ('[devices."cuda:0"]\ncuda_graph_rows = [0]', "devices.cuda:0.cuda_graph_rows.0: 0"),
         (
             "[devices.cpu]\nmemory_limit_mb = 1",
@@ -237,7 +244,7 @@ def test_a_device_that_cannot_be_declared_is_refused(repository: Path, tmp_path:
         settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
 
 
-def test_a_flag_declares_a_device_as_a_table_would_and_wins_over_one_of_its_name(repository: Path, tmp_path: Path) -> None:
+def test_a_flag_declares_a_device_like_a_table_and_overrides_a_table_of_its_name(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices.cpu]\nthreads = 3\n[devices."cpu:slow"]\nthreads = 3\nisolation = "process"\n')
     core = min(os.sched_getaffinity(0))
@@ -259,12 +266,12 @@ def test_a_flag_declares_a_device_as_a_table_would_and_wins_over_one_of_its_name
         ("cuda={}", "[devices.'cuda'] cannot be declared"),
     ],
 )
-def test_a_flag_that_declares_no_device_is_refused_with_the_reason(repository: Path, value: str, words: str) -> None:
+def test_an_invalid_device_flag_is_refused_with_the_reason(repository: Path, value: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
         settings_sources.read([f"--model-repository={repository}", f"--device={value}"])
 
 
-def test_a_disabled_device_is_not_looked_for(repository: Path, tmp_path: Path) -> None:
+def test_a_disabled_device_is_not_declared(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices.cpu]\ndisabled = true\n[devices."cpu:a"]\n')
     chosen = settings_sources.read([f"--model-repository={repository}", f"--config={file}"])
@@ -293,7 +300,7 @@ def declared(repository: Path, directory: Path, tables: str) -> Settings:
         ("coreml:0", "CoreMLExecutionProvider", {}),
     ],
 )
-def test_each_kind_has_its_provider_and_a_process_of_its_own(
+def test_each_kind_has_its_provider_and_is_isolated(
     repository: Path, tmp_path: Path, name: str, provider: str, options: dict[str, str]
 ) -> None:
     (device,) = declared(repository, tmp_path, f'[devices."{name}"]').declared_devices()
@@ -301,7 +308,7 @@ def test_each_kind_has_its_provider_and_a_process_of_its_own(
     assert device.isolated
 
 
-def test_options_of_cuda_go_to_no_other_provider(repository: Path, tmp_path: Path) -> None:
+def test_cuda_options_go_to_no_other_provider(repository: Path, tmp_path: Path) -> None:
     tables = """
         [devices."cuda:1"]
         provider = "TensorrtExecutionProvider"
@@ -336,10 +343,10 @@ def test_a_provider_from_a_library_may_be_of_any_kind(repository: Path, tmp_path
     npu, cpu = declared(repository, tmp_path, tables).declared_devices()
     assert (npu.kind, npu.library, npu.hardware, npu.threads) == ("npu", "/opt/vendor/libvendor.so", "npu", 0)
     assert npu.isolated
-    assert cpu.isolated  # code of somebody's, which may end its process
+    assert cpu.isolated  # third-party code, which may crash its process
 
 
-def test_the_default_device_may_be_of_a_declared_kind_only(repository: Path, tmp_path: Path) -> None:
+def test_the_default_device_must_be_of_a_known_or_declared_kind(repository: Path, tmp_path: Path) -> None:
     table = '[devices."npu:0"]\nprovider = "X"\n'
     with pytest.raises(UsageError, match="--default-device: tpu: unknown device 'tpu'"):
         declared(repository, tmp_path, f'default_device = "tpu"\n{table}')
@@ -347,7 +354,7 @@ def test_the_default_device_may_be_of_a_declared_kind_only(repository: Path, tmp
         declared(repository, tmp_path, f'default_device = "npu"\n{table}disabled = true')
 
 
-def test_the_doctor_requires_nothing_and_checks_what_it_is_given(repository: Path) -> None:
+def test_the_doctor_requires_no_settings_but_checks_those_given(repository: Path) -> None:
     assert settings_sources.read_for_doctor([]).model_repository is None
     assert settings_sources.read_for_doctor([f"--model-repository={repository}"]).model_repository == repository
     with pytest.raises(UsageError, match="it is not a directory"):

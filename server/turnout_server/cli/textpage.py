@@ -1,4 +1,4 @@
-"""What a page for a terminal is made of: lines of 100 columns, and tables."""
+"""Lines of 100 columns and tables, for pages on a terminal."""
 
 import os
 import sys
@@ -11,12 +11,12 @@ _LABEL = 19
 
 
 def line(label: str, text: str) -> str:
-    """A label and what there is to say of it, in as many lines as it takes."""
+    """A label and its text, wrapped."""
     return "\n".join(wrapped(f"  {label:{_LABEL}}{text}", _LABEL + 2))
 
 
 def wrapped(text: str, indent: int) -> list[str]:
-    """Lines, all but the first of them indented."""
+    """The lines of a text; all but the first are indented."""
     return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
@@ -28,14 +28,14 @@ def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[
 
 
 @contextmanager
-def output_aside() -> Iterator[None]:
-    """Sends to stderr what others write to stdout meanwhile, such as ONNX Runtime about libraries: the page is all that is."""
+def stdout_to_stderr() -> Iterator[None]:
+    """Redirects stdout to stderr, so that only the page goes to stdout and no messages of ONNX Runtime, for example."""
     sys.stdout.flush()
-    ours = os.dup(1)
+    stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(ours, 1)
-        os.close(ours)
+        os.dup2(stdout, 1)
+        os.close(stdout)

@@ -10,7 +10,10 @@ from turnout_server.core.device_names import KINDS, kind_of
 from turnout_server.core.errors import FailedPrecondition, ServingError
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices import discovery
+from turnout_server.devices.bucket_session import BucketSession
+from turnout_server.devices.cuda_runtime import gpu_of
 from turnout_server.devices.device import Device, cpu, cuda, shared_cores
+from turnout_server.devices.gpu_power import with_power
 from turnout_server.devices.probe import unavailable_reason
 from turnout_server.devices.process_engine import ProcessEngine
 from turnout_server.devices.sessions import OnnxSession, Session, built_in_providers
@@ -33,8 +36,13 @@ class Engine(Protocol):
     device: Device
     restarts: int
 
-    def open(self, path: Path, options: RuntimeOptions) -> Session:
-        """Opens a model there; see OnnxSession for what it raises."""
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
+        """Opens a model there; see OnnxSession for what it raises.
+
+        Args:
+            buckets: the numbers of rows to pad runs to, if the device can; only for models whose rows are independent.
+            graphs: whether to try a CUDA graph for each of them.
+        """
         ...
 
     def unavailable_reason(self) -> ServingError | None:
@@ -59,7 +67,9 @@ class LocalEngine:
         if (reason := unavailable_reason(device)) is not None:
             raise FailedPrecondition(reason)
 
-    def open(self, path: Path, options: RuntimeOptions) -> Session:
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
+        if buckets:
+            return BucketSession(path, self.device, options, buckets, gpu_of(self.device))
         return OnnxSession(path, self.device, options)
 
     def unavailable_reason(self) -> ServingError | None:
@@ -78,7 +88,8 @@ def start(device: Device, changed: Callable[[], None]) -> Engine:
     Raises:
         FailedPrecondition: a test run on it doesn't succeed; the text says why.
     """
-    return ProcessEngine(device, changed) if device.isolated else LocalEngine(device)
+    known = with_power(device)
+    return ProcessEngine(known, changed) if device.isolated else LocalEngine(known)
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ def _find_gpus(by_name: dict[str, Engine], disabled: Collection[str], changed: C
 def _warn_of_shared_cores(running: Sequence[Device]) -> None:
     for one, other, cores in shared_cores(running):
         logger.warning(
-            "devices %s and %s share the cores %s: the profile of each is wrong while the other works; keep them apart with "
+            "devices %s and %s share the cores %s: the profile of each is wrong while the other is busy; keep them apart with "
             "cpus, or disable one",
             one.name,
             other.name,

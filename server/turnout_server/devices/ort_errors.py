@@ -21,7 +21,56 @@ _NO_MEMORY = (
     "out of memory",
     "alloc_failed",
     "allocation_failed",
+    "the resource allocation failed",
 )
+
+#: Texts of CUDA errors after which, by its documentation, a process must be started anew (driver_types.h, CUDA 13.0), of memory
+#: and links beyond repair, and of libraries that met such an error first.
+_END_DEVICE = (
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "invalid program counter",
+    "global/shared address space",
+    "hardware stack error",
+    "device-side assert",
+    "unspecified launch failure",
+    "the launch timed out",
+    "tensor memory not completely freed",
+    "Invalid access of peer GPU memory",
+    "MPS client has been terminated",
+    "external entity outside of CUDA",
+    "context is destroyed",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "driver shutting down",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUDNN_STATUS_EXECUTION",
+    "CUFFT_EXEC_FAILED",
+)
+#: Texts of errors that may mean the same, or something about one model: a test run tells.
+_MAY_END_DEVICE = (
+    "unknown error",
+    "busy or unavailable",
+    "no CUDA-capable device",
+    "CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "previous error during capture",
+    "CUDA failure",
+    "CUDA error",
+)
+
+
+def ends_device(text: str) -> bool:
+    """Whether nothing can run in the process any more in which this error came up."""
+    return any(part in text for part in _END_DEVICE)
+
+
+def may_end_device(text: str) -> bool:
+    """Whether an error makes it worth finding out if anything can still run in its process."""
+    return any(part in text for part in _MAY_END_DEVICE)
 
 
 def first_line(error: BaseException) -> str:
@@ -49,5 +98,6 @@ def run_error(error: Exception, device: "Device") -> ServingError:
     if lacks_memory(error):
         return Overloaded(f"this request does not fit {memory_of(device)}: {text}")
     internal = internal_error()
+    internal.cause = text
     logger.error("a run failed: %s (%s)", error, internal)
     return internal

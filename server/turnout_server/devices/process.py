@@ -18,7 +18,9 @@ from dataclasses import asdict
 from typing import Any
 
 from turnout_server.core.errors import DeviceLost
+from turnout_server.devices import messages
 from turnout_server.devices.device import Device
+from turnout_server.devices.memory_layouts import MemoryLayout
 from turnout_server.devices.tensor_memory import TensorMemory
 
 #: Starting a process, opening a model and its first run may take this long: CUDA compiles and tunes kernels then.
@@ -34,23 +36,41 @@ class Channel:
 
     def __init__(self) -> None:
         self._socket, self.theirs = socket.socketpair()
-        self._answers = self._socket.makefile("rb")
+        self._connection = messages.Connection(self._socket)
 
-    def exchange(self, message: Any, timeout_s: float) -> Any:
+    def exchange(self, message: bytes, timeout_s: float) -> tuple[str, Any]:
         """Sends a message and waits for its answer.
 
         Raises:
             TimeoutError: there was none in time.
-            EOFError, OSError, UnpicklingError: the other end is gone.
+            EOFError, OSError: the other end is gone.
         """
-        self._socket.settimeout(timeout_s)
-        self._socket.sendall(pickle.dumps(message))
-        return pickle.load(self._answers)
+        self._connection.limit(timeout_s)
+        self._connection.send(message)
+        return messages.outcome_of(self._connection.receive())
 
     def close(self) -> None:
-        self._answers.close()
         self._socket.close()
         self.theirs.close()
+
+
+class Prepared:
+    """A layout in a slot's memory.
+
+    Attributes:
+        inputs: arrays over the inputs, in the model's order.
+        outputs: arrays over those outputs whose places are known, by name.
+        message: what asks the worker to run it.
+        described: whether the worker was told the layout.
+    """
+
+    __slots__ = ("described", "inputs", "message", "outputs")
+
+    def __init__(self, memory: TensorMemory, uid: int, layout: MemoryLayout) -> None:
+        self.inputs = [memory.view(placed) for placed in layout.inputs]
+        self.outputs = {placed.name: memory.view(placed) for placed in layout.placed}
+        self.message = messages.run(uid, layout.size)
+        self.described = False
 
 
 class Slot:
@@ -59,9 +79,29 @@ class Slot:
     def __init__(self) -> None:
         self.memory = TensorMemory()
         self.channel = Channel()
+        self._prepared: dict[int, Prepared] = {}
+        self._mappings = 0
+
+    def prepare(self, uid: int, layout: MemoryLayout) -> Prepared:
+        """A layout in the memory, which grows for it if it must.
+
+        Args:
+            uid: the layout's number, to recognise it by.
+
+        Raises:
+            Overloaded: there isn't enough memory.
+        """
+        self.memory.reserve(layout.size)
+        if self._mappings != self.memory.mappings or len(self._prepared) >= messages.MAX_LAYOUTS:
+            self._prepared.clear()  # its arrays would keep the memory's last mapping
+            self._mappings = self.memory.mappings
+        if (prepared := self._prepared.get(uid)) is None:
+            prepared = self._prepared[uid] = Prepared(self.memory, uid, layout)
+        return prepared
 
     def close(self) -> None:
         self.channel.close()
+        self._prepared.clear()
         self.memory.close()
 
 
@@ -106,7 +146,7 @@ class DeviceProcess:
             ServingError: the worker's own.
         """
         with self._controlling:
-            return self.exchange(self._control, (command, *arguments), LOAD_TIMEOUT_S)
+            return self.exchange(self._control, messages.call(command, *arguments), LOAD_TIMEOUT_S)[1]
 
     @contextmanager
     def slot(self) -> Iterator[Slot]:
@@ -123,14 +163,22 @@ class DeviceProcess:
         finally:
             self._slots.put(slot)
 
-    def exchange(self, channel: Channel, message: Any, timeout_s: float) -> Any:
-        """Sends a message and waits for its answer; kills a worker that gives none in time."""
+    def exchange(self, channel: Channel, message: bytes, timeout_s: float) -> tuple[str, Any]:
+        """Sends a message and waits for its answer; kills a worker that gives none in time.
+
+        Returns:
+            `ok` and the result, or `unknown layout`.
+
+        Raises:
+            DeviceLost: there was no answer.
+            ServingError: the worker's own.
+        """
         try:
             kind, result = channel.exchange(message, timeout_s)
         except TimeoutError:
             self.end(f"it did not answer within {timeout_s:.1f} s")
             raise self.lost() from None
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError, pickle.UnpicklingError, ValueError, IndexError):
             self._process.kill()
             self.wait()
             raise self.lost() from None
@@ -139,7 +187,7 @@ class DeviceProcess:
             raise self.lost()
         if kind == "error":
             raise result
-        return result
+        return kind, result
 
     def end(self, why: str) -> None:
         """Kills the process; everything that waits for it fails."""

@@ -9,93 +9,29 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-
 from turnout_server.core.errors import DeviceLost, FailedPrecondition, ServingError
 from turnout_server.core.model_config import RuntimeOptions
-from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices.device import Device
-from turnout_server.devices.process import LOAD_TIMEOUT_S, DeviceProcess
+from turnout_server.devices.process import DeviceProcess
+from turnout_server.devices.remote_session import RemoteSession
 
 logger = logging.getLogger(__name__)
 
-#: A run may take this many times as long as the longest one so far, but at least the device's `watchdog_s`.
-WATCHDOG_FACTOR = 20.0
 #: Pauses between a failure and the next start.
 BACK_OFF_S = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 #: A process that lived this long has recovered; its next failure counts as the first.
 STABLE_S = 60.0
+#: Internal errors in a row, whatever the models, after which a test run shows whether the device still works.
+SUSPICIOUS_FAILURES = 5
 #: What a process needs for itself, and for the stack of each thread of a model.
 PROCESS_MB, THREAD_MB = 32, 8
 #: A killed process that isn't gone after this long hangs in a driver, and is left to the system.
 STOP_TIMEOUT_S = 5.0
-
-
-class RemoteSession:
-    """A session in a worker process; its callers can't tell it from one in this process."""
-
-    def __init__(self, owner: "ProcessEngine", number: int, path: Path, options: RuntimeOptions) -> None:
-        self._owner = owner
-        self.number = number
-        self.path = path
-        self.options = options
-        self.inputs: tuple[TensorSpec, ...] = ()
-        self.outputs: tuple[TensorSpec, ...] = ()
-        self.placement: Mapping[str, int] = {}
-        self.graphs: Mapping[int, str] = {}
-        self._reopen_error: str | None = None
-        self._longest_s: float | None = (
-            None  # over all processes, because the first run in the next one takes as long as in this one
-        )
-
-    def __del__(self) -> None:
-        self._owner.dropped.put(self.number)
-
-    def open_in(self, process: DeviceProcess) -> None:
-        """Opens the model in this process."""
-        self.inputs, self.outputs, self.placement = process.ask("open", self.number, str(self.path), self.options)
-        if self._owner.device.graph_rows:  # captured by the slot's thread, because a graph belongs to its thread
-            with process.slot() as slot:
-                self.graphs = process.exchange(slot.channel, ("bind", self.number), LOAD_TIMEOUT_S)
-
-    def reopen_in(self, process: DeviceProcess) -> None:
-        """Opens the model again. If that fails, because its file is gone, for example, other models still come back."""
-        self._reopen_error = None
-        try:
-            self.open_in(process)
-        except DeviceLost:
-            raise
-        except ServingError as error:
-            self._reopen_error = f"the model could not be opened again when the device restarted: {error}"
-            logger.error("%s on %s: %s", self.path, self._owner.device.name, self._reopen_error)
-
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        """See Session.run. Raises DeviceLost besides."""
-        process = self._owner.process()
-        if self._reopen_error is not None:
-            raise DeviceLost(self._reopen_error)
-        with process.slot() as slot:
-            started_s = time.monotonic()
-            message = ("run", self.number, slot.memory.put(inputs), list(outputs))
-            references = process.exchange(slot.channel, message, self._timeout_s())
-            results = slot.memory.get(references)
-            copies = [np.array(results[index]) for index in range(len(outputs))]
-        self._longest_s = max(self._longest_s or 0.0, time.monotonic() - started_s)
-        return copies
-
-    def trim(self) -> None:
-        """See Session.trim."""
-        self._owner.process().ask("trim", self.number)
-
-    def _timeout_s(self) -> float:
-        if self._longest_s is None:
-            return LOAD_TIMEOUT_S
-        return max(self._owner.device.watchdog_s, WATCHDOG_FACTOR * self._longest_s)
 
 
 def _hint(device: Device) -> str:
@@ -112,9 +48,6 @@ class ProcessEngine:
     Args:
         changed: called whenever the device becomes ready or stops being ready.
 
-    Attributes:
-        dropped: numbers of sessions that nobody holds any more, for the worker to close; None at the end.
-
     Raises:
         FailedPrecondition: a test run on the device doesn't succeed.
     """
@@ -122,7 +55,9 @@ class ProcessEngine:
     def __init__(self, device: Device, changed: Callable[[], None] = lambda: None) -> None:
         self.device = device
         self.restarts = 0
-        self.dropped: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # its `put` may be called from a destructor
+        #: Numbers of sessions that nobody holds any more; None at the end. Its `put` may be called from a destructor.
+        self._dropped: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._failures_in_a_row = 0
         self._changed = changed
         self._numbers = count(1)
         self._sessions: dict[int, weakref.ref[RemoteSession]] = {}
@@ -142,8 +77,8 @@ class ProcessEngine:
         for thread in self._threads:
             thread.start()
 
-    def open(self, path: Path, options: RuntimeOptions) -> RemoteSession:
-        """Opens a model there.
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> RemoteSession:
+        """See Engine.open.
 
         Raises:
             FailedPrecondition: the model is unusable on this device.
@@ -151,7 +86,7 @@ class ProcessEngine:
         """
         with self._opening:
             process = self.process()
-            session = RemoteSession(self, next(self._numbers), path, options)
+            session = RemoteSession(self, next(self._numbers), path, options, buckets, graphs=graphs)
             session.open_in(process)
             self._sessions[session.number] = weakref.ref(session)
             return session
@@ -166,6 +101,20 @@ class ProcessEngine:
             raise reason
         return self._process
 
+    def dropped(self, number: int) -> None:
+        """Nobody holds a session any more: the worker closes it soon."""
+        self._dropped.put(number)
+
+    def ran(self, process: DeviceProcess, *, failed: bool) -> None:
+        """Counts how runs end. Several failures in a row may mean that the device is broken in a way that nobody recognised."""
+        self._failures_in_a_row = self._failures_in_a_row + 1 if failed else 0
+        if self._failures_in_a_row < SUSPICIOUS_FAILURES:
+            return
+        self._failures_in_a_row = 0
+        with suppress(DeviceLost):
+            if (reason := process.ask("probe")) is not None:
+                process.end(f"{SUSPICIOUS_FAILURES} runs in a row failed, and so did a test run: {reason}")
+
     def unavailable_reason(self) -> ServingError | None:
         """See Engine."""
         if self._ready and self._process.failure is None:
@@ -178,7 +127,7 @@ class ProcessEngine:
         with self._replacing:
             self._stopping.set()
             self._process.end("the server is stopping")
-        self.dropped.put(None)
+        self._dropped.put(None)
         for thread in self._threads:
             thread.join(STOP_TIMEOUT_S)
 
@@ -236,7 +185,7 @@ class ProcessEngine:
 
     def _close_dropped(self) -> None:
         """Closes the sessions in the worker that nobody holds any more."""
-        for number in iter(self.dropped.get, None):
+        for number in iter(self._dropped.get, None):
             with self._opening, suppress(ServingError):  # a process that is gone has none to close
                 self._sessions.pop(number, None)
                 self.process().ask("close", number)

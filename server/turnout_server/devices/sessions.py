@@ -8,11 +8,10 @@ import ctypes
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -22,8 +21,10 @@ from turnout_server.core.datatypes import of_dtype, of_onnx
 from turnout_server.core.errors import FailedPrecondition, Overloaded
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.core.signatures import TensorSpec
+from turnout_server.devices import cuda_libraries
 from turnout_server.devices.ort_errors import first_line, lacks_memory, memory_of, run_error
 from turnout_server.devices.plugins import hardware_of
+from turnout_server.scheduling.batching import collate
 
 if TYPE_CHECKING:
     from turnout_server.devices.device import Device
@@ -46,12 +47,17 @@ _LEVELS = {
 }
 
 
+#: Runs a staged batch; returns an array for each wanted output, without padding, valid until the batch is unstaged.
+Run = Callable[[], list[np.ndarray]]
+
+
 class Session(Protocol):
     """A model version on one device.
 
     Attributes:
-        placement: how many of the graph's nodes each execution provider runs.
-        graphs: by the rows that were to have a CUDA graph, why they have none; empty for those that do.
+        placement: how many nodes of the graph each execution provider runs.
+        buckets: the numbers of rows that runs are padded to, ascending; empty if runs aren't padded.
+        notes: what is worth knowing about how it was opened, for people.
     """
 
     @property
@@ -61,7 +67,9 @@ class Session(Protocol):
     @property
     def placement(self) -> Mapping[str, int]: ...
     @property
-    def graphs(self) -> Mapping[int, str]: ...
+    def buckets(self) -> Sequence[int]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """Runs once.
@@ -74,12 +82,24 @@ class Session(Protocol):
             An array for each of `outputs`, in that order.
 
         Raises:
-            ServingError: what went wrong, fit for the caller.
+            ServingError: what went wrong, in words for the caller.
+        """
+        ...
+
+    def stage(self, requests: Sequence[Mapping[str, np.ndarray]], outputs: Sequence[str]) -> AbstractContextManager[Run]:
+        """Joins the inputs of requests along axis 0, in the memory that the session reads, and gives what runs them.
+
+        Args:
+            requests: for each, an array for every input; several only if rows are independent.
+            outputs: the names of the outputs to compute.
+
+        Raises:
+            ServingError: as `run`. So does the run.
         """
         ...
 
     def trim(self) -> None:
-        """Has the next run give back the memory that it doesn't need itself, where the device can; larger ones take it again.
+        """Has the next run free memory that it doesn't need, if the device can; larger runs allocate it again.
 
         Raises:
             ServingError: the device is gone.
@@ -87,37 +107,47 @@ class Session(Protocol):
         ...
 
 
+def staged_in_place(
+    session: Session, requests: Sequence[Mapping[str, np.ndarray]], outputs: Sequence[str]
+) -> AbstractContextManager[Run]:
+    """Session.stage of a session that reads any memory."""
+    return nullcontext(partial(session.run, collate(requests), outputs))
+
+
 class OnnxSession:
     """An ONNX Runtime session that really is on the device it names.
 
     Attributes:
         placement: how many of the graph's nodes each provider runs.
+        device: where it runs.
     """
 
-    graphs: Mapping[int, str] = MappingProxyType({})
+    buckets: Sequence[int] = ()
+    notes: Sequence[str] = ()
 
-    def __init__(self, model: Path | bytes, device: "Device", options: RuntimeOptions | None = None) -> None:
+    def __init__(
+        self, model: Path | bytes, device: "Device", options: RuntimeOptions | None = None, *, graphs: bool = False
+    ) -> None:
         """Loads.
 
         Args:
             model: an ONNX file, or its bytes.
+            graphs: whether some of its runs are to be captured as CUDA graphs; `run` never captures or replays one.
 
         Raises:
             FailedPrecondition: the model or the device is unusable; the text says why.
             Overloaded: the device doesn't have the memory for it.
         """
-        self._device = device
-        self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions())
+        self.device = device
+        self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions(), graphs)
         self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
         self.placement: Counter[str] = Counter()
         for subgraph in self._session.get_provider_graph_assignment_info():
             self.placement[subgraph.ep_name] += len(subgraph.get_nodes())
-        self._usual = _run_options({GRAPH_ID: "-1"}) if device.graph_rows else None  # neither records a graph nor replays one
+        self._usual = _run_options({GRAPH_ID: "-1"}) if graphs else None
         self._options = self._usual
-        self._trims = self._session.get_providers() == ["CPUExecutionProvider"] and _has_arena(
-            device, options or RuntimeOptions()
-        )
+        self._arenas = _arenas(device, self._session.get_providers(), options or RuntimeOptions())
         self._by_value = any(spec.datatype.name == "BF16" for spec in (*self.inputs, *self.outputs))
 
     @property
@@ -133,18 +163,27 @@ class OnnxSession:
                 return self._run_by_value(inputs, outputs, options)
             result: list[np.ndarray] = self._session.run(outputs, inputs, options)
         except Exception as error:
-            raise run_error(error, self._device) from error
+            raise run_error(error, self.device) from error
         return result
+
+    def stage(self, requests: Sequence[Mapping[str, np.ndarray]], outputs: Sequence[str]) -> AbstractContextManager[Run]:
+        """See Session.stage."""
+        return staged_in_place(self, requests, outputs)
+
+    def run_bound(self, binding: Any) -> None:
+        """Runs on tensors that are bound to the session. Raises what ONNX Runtime raises."""
+        options, self._options = self._options, self._usual
+        self._session.run_with_iobinding(binding, options)
 
     def trim(self) -> None:
         """See Session.trim."""
-        if self._trims:
-            self._options = _run_options({SHRINKAGE: "cpu:0"})
+        if self._arenas:
+            self._options = _run_options({SHRINKAGE: self._arenas})
 
     def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], options: Any) -> list[np.ndarray]:
         """The long way round for BF16, which numpy and so ONNX Runtime's plain `run` don't know."""
         values = {name: _to_value(array) for name, array in inputs.items()}
-        return [_from_value(value) for value in self._session.run_with_ort_values(outputs, values, options)]
+        return [from_value(value) for value in self._session.run_with_ort_values(outputs, values, options)]
 
 
 def _run_options(entries: Mapping[str, str]) -> Any:
@@ -152,6 +191,13 @@ def _run_options(entries: Mapping[str, str]) -> Any:
     for key, value in entries.items():
         options.add_run_config_entry(key, value)
     return options
+
+
+def _arenas(device: "Device", providers: Sequence[str], chosen: RuntimeOptions) -> str:
+    """The arenas of a session that can free what they don't use, as ONNX Runtime names them; empty for none."""
+    if device.is_cuda:
+        return f"gpu:{device.provider_options.get('device_id', '0')}"
+    return "cpu:0" if list(providers) == ["CPUExecutionProvider"] and _has_arena(device, chosen) else ""
 
 
 def _has_arena(device: "Device", chosen: RuntimeOptions) -> bool:
@@ -163,7 +209,7 @@ def _has_arena(device: "Device", chosen: RuntimeOptions) -> bool:
     return chosen.memory_arena and not (device.kind == "cpu" and device.memory_limit_mb)
 
 
-def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any:
+def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions, graphs: bool) -> Any:
     if device.library == "" and device.provider not in built_in_providers():
         raise FailedPrecondition(f"the installed ONNX Runtime has no {device.provider}; it has {list(built_in_providers())}")
     provider_options = {**device.provider_options, **(chosen.cuda if device.is_cuda else {})}
@@ -171,7 +217,7 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions) -> Any
         # A graph reads the addresses that it was captured with, and a plain run brings its own.
         if provider_options.get(option, "0").lower() not in ("0", "false"):
             raise FailedPrecondition(f"'{option}' would give wrong answers here; remove it, or see the setting cuda_graph_rows")
-    if device.is_cuda and device.graph_rows:
+    if device.is_cuda and graphs:
         provider_options["enable_cuda_graph"] = "1"
     options = _session_options(device, chosen)
     providers = _providers(device, provider_options, options)
@@ -233,11 +279,12 @@ def _providers(device: "Device", provider_options: dict[str, str], options: Any)
         options.add_provider_for_devices([hardware_of(device)], provider_options)
         return []
     if device.provider in NEED_CUDA:
-        _preload_cuda()
+        cuda_libraries.preload(int(str(getattr(onnxruntime, "cuda_version", "") or "13").partition(".")[0]))
     return [(device.provider, provider_options)]
 
 
 def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
+    _quiet()
     options = onnxruntime.SessionOptions()
     threads = device.threads if chosen.intra_op_threads is None else chosen.intra_op_threads
     # Left to itself, ONNX Runtime pins a thread to every core of the machine, whichever its process is kept to.
@@ -254,6 +301,12 @@ def _session_options(device: "Device", chosen: RuntimeOptions) -> Any:
     return options
 
 
+@cache
+def _quiet() -> None:
+    """Silences ONNX Runtime's own log of this process, which writes a warning for every CUDA session, for example."""
+    onnxruntime.set_default_logger_severity(4)  # what goes wrong is raised, or checked afterwards
+
+
 def runtime_version() -> str:
     """ONNX Runtime's."""
     return str(onnxruntime.__version__)
@@ -262,12 +315,6 @@ def runtime_version() -> str:
 def built_in_providers() -> tuple[str, ...]:
     """What ONNX Runtime was compiled with, which doesn't say that any of it works."""
     return tuple(onnxruntime.get_available_providers())
-
-
-@cache
-def _preload_cuda() -> None:
-    """Loads the CUDA and cuDNN libraries that came as wheels, which ONNX Runtime doesn't find by itself."""
-    onnxruntime.preload_dlls()
 
 
 def _spec(argument: Any) -> TensorSpec:
@@ -285,7 +332,8 @@ def _to_value(array: np.ndarray) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, 16)  # TensorProto.BFLOAT16
 
 
-def _from_value(value: Any) -> np.ndarray:
+def from_value(value: Any) -> np.ndarray:
+    """The array that ONNX Runtime holds as a value of its own."""
     datatype = of_onnx(value.data_type())
     if datatype.name != "BF16":
         array: np.ndarray = value.numpy()

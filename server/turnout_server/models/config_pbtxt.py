@@ -1,7 +1,7 @@
-"""Reads `config.pbtxt`, or the same as JSON, into a ModelConfiguration.
+"""Reads a model configuration, from `config.pbtxt` or JSON.
 
-Every field of ModelConfig is either acted on, or noted in the log as having no effect here, or refused. Nothing that would
-change answers is passed over. docs/protocol.md has the table.
+Every field of ModelConfig is acted on, logged as having no effect here, or refused; a field that would change answers is never
+ignored. docs/protocol.md has the table.
 """
 
 import difflib
@@ -21,18 +21,18 @@ from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePol
 from turnout_server.models.runtime_options import PARAMETERS, runtime_options
 from turnout_server.scheduling.routing import OBJECTIVES
 
-#: Sections that ask for something Turnout doesn't do, and what that is.
+#: Sections that ask for something that Turnout doesn't support, and the error text of each.
 REFUSED = {
     "sequence_batching": "sequence batching: requests that depend on earlier ones are not supported",
     "ensemble_scheduling": "an ensemble: models that feed each other are not supported; export them as one ONNX graph",
     "batch_input": "batch inputs: not supported; compute them in the ONNX graph",
     "batch_output": "batch outputs: not supported; compute them in the ONNX graph",
     "cc_model_filenames": "a file by compute capability: not supported; set turnout.file.<device> in parameters",
-    "model_operations": "libraries of custom operators: never loaded, because they are code of somebody's",
+    "model_operations": "libraries of custom operators: never loaded, because they are third-party code",
     "model_repository_agents": "repository agents: not supported",
     "runtime": "another runtime: only ONNX Runtime is served",
 }
-#: Fields that don't change answers and have no effect here, by the section they stand in.
+#: Fields that have no effect here and don't change answers, by section.
 WITHOUT_EFFECT = {
     "": ("metric_tags", "response_cache", "model_metrics"),
     "input": ("format",),
@@ -48,20 +48,21 @@ WITHOUT_EFFECT = {
     ),
 }
 
-#: Stands for every device in place of a name.
+#: Stands for every device, in place of a device name.
 ANYWHERE = ""
 
-OURS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")
+#: Turnout's own parameters, without their prefix.
+TURNOUT_PARAMETERS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")
 
 
 def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfiguration:
-    """Reads the `config.pbtxt` of a model's directory; a missing file is an empty one.
+    """Reads the `config.pbtxt` of a model's directory; a missing file counts as an empty one.
 
     Args:
-        kinds: those of this server's devices, which may be others than those that Turnout knows by itself.
+        kinds: the kinds of this server's devices; declared devices may be of kinds that Turnout doesn't know by itself.
 
     Raises:
-        FailedPrecondition: it isn't a model configuration, or asks for what Turnout doesn't do. The text says which and what.
+        FailedPrecondition: it isn't a model configuration, or it asks for something unsupported; the text says what.
     """
     path = directory / "config.pbtxt"
     try:
@@ -77,8 +78,8 @@ def parse_json(text: str, name: str, directory: Path, kinds: Collection[str] = (
     """The configuration in a load request's JSON; the arguments are those of `read`.
 
     Raises:
-        InvalidRequest: it isn't one.
-        FailedPrecondition: it asks for what Turnout doesn't do.
+        InvalidRequest: it isn't a model configuration.
+        FailedPrecondition: it asks for something unsupported.
     """
     try:
         if not text.lstrip().startswith("{"):
@@ -93,26 +94,26 @@ def interpret(message: ModelConfig, name: str, directory: Path, kinds: Collectio
     """What a configuration means for this server; label files and warm-up data are read from `directory`.
 
     Raises:
-        FailedPrecondition: a section isn't supported, or is wrong.
+        FailedPrecondition: a section isn't supported or has a wrong value.
     """
     _refuse(message, name)
-    ours = _ours(message)
+    parameters = _turnout_parameters(message)
     return ModelConfiguration(
         name=name,
         max_batch_size=message.max_batch_size,
         inputs=tuple(_tensor(spec) for spec in message.input),
         outputs=tuple(_tensor(spec, directory) for spec in message.output),
-        default_device=_checked_devices(ours, "default_device", kinds),
-        devices=_devices(message, ours, kinds),
+        default_device=_checked_devices(parameters, "default_device", kinds),
+        devices=_devices(message, parameters, kinds),
         files=_files(message, kinds),
         versions=_versions(message.version_policy),
         queue=_queue(message.dynamic_batching, message.max_batch_size),
-        batches=_switch(ours, "batching"),
-        objective=_objective(ours, "objective"),
-        latency_target_us=_microseconds(ours, "latency_target_us"),
+        batches=_switch(parameters, "batching"),
+        objective=_objective(parameters, "objective"),
+        latency_target_us=_microseconds(parameters, "latency_target_us"),
         instances=_instances(message),
         weight=1 / min(_rate_priorities(message), default=1),
-        tolerance=_share(ours, "tolerance"),
+        tolerance=_non_negative(parameters, "tolerance"),
         runtime=runtime_options(message),
         warmups=tuple(_warmup(warmup, directory) for warmup in message.model_warmup),
         notes=tuple(_notes(message)),
@@ -127,7 +128,7 @@ def _refuse(message: ModelConfig, name: str) -> None:
         raise FailedPrecondition(f"platform or backend '{asked}' is not served here: only 'onnxruntime_onnx' is")
     if message.max_batch_size < 0:
         raise FailedPrecondition(f"max_batch_size is {message.max_batch_size}; it must not be negative")
-    for section in _set_in(message):
+    for section in _fields_set(message):
         if section in REFUSED:
             raise FailedPrecondition(f"config.pbtxt has '{section}', {REFUSED[section]}")
     if message.model_transaction_policy.decoupled:
@@ -151,99 +152,99 @@ def _refuse_in_tensors(message: ModelConfig) -> None:
             raise FailedPrecondition(f"input '{declared.name}' is declared '{which}', which is not supported")
 
 
-def _set_in(message: Message) -> list[str]:
+def _fields_set(message: Message) -> list[str]:
     return [descriptor.name for descriptor, _ in message.ListFields()]
 
 
 def _notes(message: ModelConfig) -> list[str]:
-    """The fields that are set and have no effect here, each once."""
+    """The fields that are set but have no effect here, without repetition."""
     notes = [
         f"{section}.{name}".removeprefix(".")
         for section, names in WITHOUT_EFFECT.items()
-        for part in _parts(message, section)
-        for name in _set_in(part)
+        for part in _messages_at(message, section)
+        for name in _fields_set(part)
         if name in names
     ]
     if any(group.gpus and group.kind != model_config_pb2.ModelInstanceGroup.KIND_GPU for group in message.instance_group):
         notes.append("instance_group.gpus of a group that isn't KIND_GPU")
     if len(set(_rate_priorities(message))) > 1:
         notes.append("instance_group.rate_limiter.priority other than the most urgent")
-    notes += [f"parameters['{key}']" for key in message.parameters if not _acts(key)]
+    notes += [f"parameters['{key}']" for key in message.parameters if not _has_effect(key)]
     return list(dict.fromkeys(notes))
 
 
-def _parts(message: Any, section: str) -> list[Message]:
-    """The messages that stand at a dotted path, none where it isn't set."""
-    parts: list[Any] = [message]
+def _messages_at(message: Any, section: str) -> list[Message]:
+    """The messages at a dotted path; none if the path isn't set."""
+    messages: list[Any] = [message]
     for field in filter(None, section.split(".")):
         repeated = isinstance(getattr(ModelConfig(), field, None), Sequence)
-        parts = [each for part in parts for each in (getattr(part, field) if repeated else [getattr(part, field)])]
-    return parts
+        messages = [each for parent in messages for each in (getattr(parent, field) if repeated else [getattr(parent, field)])]
+    return messages
 
 
-def _acts(key: str) -> bool:
-    """Whether a parameter has an effect; that of our prefix which doesn't exist is refused elsewhere."""
+def _has_effect(key: str) -> bool:
+    """Whether a parameter has an effect; unknown ones with the prefix `turnout.` are refused before."""
     return key.startswith("turnout.") or key in PARAMETERS
 
 
-def _ours(message: ModelConfig) -> dict[str, str]:
-    """Our own parameters, without their prefix.
+def _turnout_parameters(message: ModelConfig) -> dict[str, str]:
+    """Turnout's own parameters, without their prefix.
 
     Raises:
-        FailedPrecondition: one that doesn't exist, because a typing error would go unnoticed.
+        FailedPrecondition: one doesn't exist; a typing error would otherwise go unnoticed.
     """
-    ours = {
+    parameters = {
         key.removeprefix("turnout."): value.string_value
         for key, value in message.parameters.items()
         if key.startswith("turnout.") and not key.startswith(("turnout.file.", "turnout.report."))
     }
-    for key in ours:
-        if key not in OURS:
-            near = difflib.get_close_matches(key, OURS, n=1) or OURS
+    for key in parameters:
+        if key not in TURNOUT_PARAMETERS:
+            near = difflib.get_close_matches(key, TURNOUT_PARAMETERS, n=1) or TURNOUT_PARAMETERS
             raise FailedPrecondition(
                 f"unknown parameter 'turnout.{key}'; did you mean {' or '.join(f'turnout.{n}' for n in near)}?"
             )
-    return ours
+    return parameters
 
 
-def _share(ours: dict[str, str], key: str) -> float:
+def _non_negative(parameters: dict[str, str], key: str) -> float:
     try:
-        value = float(ours.get(key, ModelConfiguration.tolerance))
+        value = float(parameters.get(key, ModelConfiguration.tolerance))
     except ValueError:
         value = -1.0
     if not 0 <= value < math.inf:
-        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{ours[key]}'; it must be a number such as 0.01")
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{parameters[key]}'; it must be a number such as 0.01")
     return value
 
 
-def _switch(ours: dict[str, str], key: str) -> bool:
-    value = ours.get(key, "on")
+def _switch(parameters: dict[str, str], key: str) -> bool:
+    value = parameters.get(key, "on")
     if value not in ("on", "off"):
         raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be 'on' or 'off'")
     return value == "on"
 
 
-def _objective(ours: dict[str, str], key: str) -> str:
-    value = ours.get(key, "")
-    if key in ours and value not in OBJECTIVES:
+def _objective(parameters: dict[str, str], key: str) -> str:
+    value = parameters.get(key, "")
+    if key in parameters and value not in OBJECTIVES:
         raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be one of {', '.join(OBJECTIVES)}")
     return value
 
 
-def _microseconds(ours: dict[str, str], key: str) -> int | None:
-    if key not in ours:
+def _microseconds(parameters: dict[str, str], key: str) -> int | None:
+    if key not in parameters:
         return None
     try:
-        value = int(ours[key])
+        value = int(parameters[key])
     except ValueError:
         value = 0
     if value <= 0:
-        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{ours[key]}'; it must be a whole number such as 20000")
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{parameters[key]}'; it must be a whole number such as 20000")
     return value
 
 
-def _checked_devices(ours: dict[str, str], key: str, kinds: Collection[str]) -> str:
-    value = ours.get(key, "")
+def _checked_devices(parameters: dict[str, str], key: str, kinds: Collection[str]) -> str:
+    value = parameters.get(key, "")
     try:
         if value:
             entries_of(value, kinds)
@@ -252,16 +253,16 @@ def _checked_devices(ours: dict[str, str], key: str, kinds: Collection[str]) -> 
     return value
 
 
-def _devices(message: ModelConfig, ours: dict[str, str], kinds: Collection[str]) -> tuple[str, ...]:
+def _devices(message: ModelConfig, parameters: dict[str, str], kinds: Collection[str]) -> tuple[str, ...]:
     """`turnout.devices` where given, else what the instance groups say."""
-    if listed := _checked_devices(ours, "devices", kinds):
+    if listed := _checked_devices(parameters, "devices", kinds):
         return tuple(entries_of(listed, kinds))
     devices = [device for group in message.instance_group for device in _devices_of(group)]
     return () if ANYWHERE in devices else tuple(devices)
 
 
 def _devices_of(group: model_config_pb2.ModelInstanceGroup) -> list[str]:
-    """Where the instances of a group are, each of these having as many as the group counts."""
+    """The devices of an instance group; each of them gets the group's count of instances."""
     if group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU:
         return ["cpu"]
     if group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU:
@@ -270,7 +271,7 @@ def _devices_of(group: model_config_pb2.ModelInstanceGroup) -> list[str]:
 
 
 def _instances(message: ModelConfig) -> dict[str, int]:
-    """How many runs may go on at once where instance groups give a count; what several say of one device adds up."""
+    """How many runs may go on at once, by device, where instance groups give a count; counts for one device add up."""
     instances: dict[str, int] = {}
     for group in message.instance_group:
         if group.count < 0:
@@ -281,7 +282,7 @@ def _instances(message: ModelConfig) -> dict[str, int]:
 
 
 def _rate_priorities(message: ModelConfig) -> list[int]:
-    """Of each instance group: 2 gets half as many turns as 1, which is what a group gets that doesn't say."""
+    """The rate limiter's priority of each instance group, 1 by default; priority 2 gets half as many turns as 1."""
     return [group.rate_limiter.priority or 1 for group in message.instance_group]
 
 
@@ -348,7 +349,7 @@ def _queue(batching: model_config_pb2.ModelDynamicBatching, max_batch_size: int)
 
 
 def _check_levels(batching: model_config_pb2.ModelDynamicBatching) -> None:
-    """Raises FailedPrecondition for a priority that is spoken of and doesn't exist."""
+    """Raises FailedPrecondition if the configuration mentions a priority level that doesn't exist."""
     levels, default = batching.priority_levels, batching.default_priority_level
     if levels and not 1 <= default <= levels:
         raise FailedPrecondition(

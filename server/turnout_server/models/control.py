@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: `none` loads every model at the start; `poll` also follows changes on disk; `explicit` loads what clients ask for.
 Mode = Literal["none", "poll", "explicit"]
-#: Receives the outcome of a load or unload: None, or what went wrong.
+#: Receives the outcome of a load or unload: None, or the error.
 OnSettled = Callable[[ServingError | None], None]
 
 
@@ -27,9 +27,9 @@ class Control:
     """Runs the loads and unloads of a repository, and observes it.
 
     Args:
-        profiler: measures what was loaded.
+        profiler: measures the models that were loaded.
         changes: notified after every change of a model's state.
-        load_models: what `explicit` loads at the start; `*` stands for all.
+        load_models: the models that mode `explicit` loads at the start; `*` stands for all.
         poll_s: seconds between two scans of the disk in mode `poll`.
     """
 
@@ -50,20 +50,20 @@ class Control:
         self._names = set(load_models or []) if mode == "explicit" and "*" not in (load_models or []) else None
         self._poll_s = poll_s
         self._stopping = threading.Event()
-        self._returning: set[str] = set()
+        self._reloading: set[str] = set()
         self._lock = threading.Lock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control")
         self._poller = threading.Thread(target=self._poll, name="poller", daemon=True)
         repository.observer = self
 
     def start(self) -> None:
-        """Begins to load what is to be there from the start."""
+        """Starts to load the initial models, and to poll in mode `poll`."""
         self._worker.submit(self._guarded, lambda: self._repository.start(self._names))
         if self._mode == "poll":
             self._poller.start()
 
     def stop(self) -> None:
-        """Finishes the change in progress, and makes no further ones."""
+        """Finishes the change in progress and starts no further ones."""
         self._stopping.set()
         self._worker.shutdown(cancel_futures=True)
 
@@ -73,7 +73,7 @@ class Control:
         Raises:
             Unavailable: this server's mode doesn't allow it.
         """
-        self._ask(lambda: self._repository.load(name, configuration), settled)
+        self._submit(lambda: self._repository.load(name, configuration), settled)
 
     def unload(self, name: str, settled: OnSettled) -> None:
         """Unloads a model; see Repository.unload.
@@ -81,10 +81,10 @@ class Control:
         Raises:
             Unavailable: this server's mode doesn't allow it.
         """
-        self._ask(lambda: self._repository.unload(name), settled)
+        self._submit(lambda: self._repository.unload(name), settled)
 
     def reopen(self) -> None:
-        """Loads the models again that lack a device which has come back."""
+        """Reloads the models that lack a device which works again."""
         with suppress(RuntimeError):  # the server is shutting down
             self._worker.submit(self._guarded, self._repository.reopen)
 
@@ -101,22 +101,22 @@ class Control:
         self._profiler.settle()
 
     def wanted(self, name: str) -> None:
-        """See Observer: loads an evicted model again, once, however many requests ask for it."""
+        """See Observer: reloads an evicted model, once however many requests ask for it."""
         with self._lock:
-            if name in self._returning:
+            if name in self._reloading:
                 return
-            self._returning.add(name)
+            self._reloading.add(name)
         with suppress(RuntimeError):  # the server is shutting down
-            self._worker.submit(self._bring_back, name)
+            self._worker.submit(self._reload, name)
 
-    def _bring_back(self, name: str) -> None:
+    def _reload(self, name: str) -> None:
         error = self._guarded(lambda: self._repository.load(name))
         if error is not None:
             logger.error("model %s could not be loaded again: %s", name, error)
         with self._lock:
-            self._returning.discard(name)
+            self._reloading.discard(name)
 
-    def _ask(self, change: Callable[[], None], settled: OnSettled) -> None:
+    def _submit(self, change: Callable[[], None], settled: OnSettled) -> None:
         if self._mode != "explicit":
             why = "if polling is enabled" if self._mode == "poll" else "without --model-control-mode=explicit"
             raise Unavailable(f"explicit model load / unload is not allowed {why}")
@@ -137,7 +137,7 @@ class Control:
         return None
 
     def _poll(self) -> None:
-        """Has the worker scan the disk every so often; between two scans it is free for other changes."""
+        """Makes the worker scan the disk every `poll_s` seconds; between two scans it is free for other changes."""
         while not self._stopping.wait(self._poll_s):
             try:
                 error = self._worker.submit(self._guarded, self._repository.poll).result()

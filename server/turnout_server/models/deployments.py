@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from turnout_server.core.metrics import Key
 from turnout_server.core.model_config import Queue
+from turnout_server.devices.buckets import bucket_for, doubling
 from turnout_server.devices.sessions import Session
 from turnout_server.models.profile_store import ProfileKey
 from turnout_server.models.verification import Parity
@@ -25,11 +26,13 @@ class DeviceReport:
         load_s: how long opening it took, in seconds.
         placement: how many nodes of its graph each execution provider runs.
         parity: how far its outputs are from the reference.
+        notes: what was found out about how it runs best.
     """
 
     load_s: float
     placement: Mapping[str, int]
     parity: Parity
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -72,13 +75,33 @@ class Deployment:
         self.preferred_rows = self.queue.preferred_rows
         self.max_delay_s = self.queue.max_delay_us * 1e-6
         self.target_s = None if self.target_us is None else self.target_us * 1e-6
-        self.predict_us = self.profile.predict_us
-        self.likely_us = self.profile.likely_us
+        self.buckets = tuple(self.session.buckets)
         self.review_batch_size()
+
+    def predict_us(self, rows: int) -> float | None:
+        """The expected service time in microseconds of a run of so many rows; None before the first run."""
+        return self.profile.predict_us(self.executed_rows(rows))
+
+    def likely_us(self, rows: int) -> float | None:
+        """The service time that about 90 % of such runs stay below."""
+        return self.profile.likely_us(self.executed_rows(rows))
+
+    def fastest_us(self, rows: int) -> float | None:
+        """The service time of the fastest such run."""
+        return self.profile.fastest_us(self.executed_rows(rows))
+
+    def executed_rows(self, rows: int) -> int:
+        """The rows of a run of so many, padding included."""
+        return (bucket_for(rows, self.buckets) or rows) if self.buckets else rows
+
+    def sizes(self, max_rows: int) -> tuple[int, ...]:
+        """The batch sizes that are worth measuring."""
+        larger = (size for size in doubling(max(1, max_rows)) if not self.buckets or size > self.buckets[-1])
+        return (*self.buckets, *larger)
 
     def observe(self, rows: int, service_us: float) -> None:
         """Takes in a run that served requests."""
-        self.profile.observe(rows, service_us)
+        self.profile.observe(self.executed_rows(rows), service_us)
         if self.profile.total_runs >= self._next_review:
             self.review_batch_size()
 
@@ -99,7 +122,7 @@ class Deployment:
             deadline_s: when its answer must be there; even the fastest run ever seen would miss it if it started later.
             start_by_s: when it has waited long enough.
         """
-        if deadline_s is None or (fastest_us := self.profile.fastest_us(rows)) is None:
+        if deadline_s is None or (fastest_us := self.fastest_us(rows)) is None:
             return start_by_s
         latest_s = deadline_s - fastest_us * 1e-6
         return latest_s if start_by_s is None else min(start_by_s, latest_s)

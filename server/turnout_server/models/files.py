@@ -1,7 +1,7 @@
-"""The files of a model repository: where they lie, what they weigh, and what precision they compute in.
+"""The files of a model repository: their layout, and each model file's precision and size.
 
 Usually `<root>/<model>/<version>/model.onnx` with `<root>/<model>/config.pbtxt`. A root that is itself one model, as KServe
-mounts it (`/mnt/models/model.onnx`, or `/mnt/models/1/model.onnx`), is served under a name that the operator gives.
+mounts it (`/mnt/models/model.onnx`, or `/mnt/models/1/model.onnx`), is served under the name that the operator gives it.
 """
 
 import json
@@ -28,9 +28,9 @@ class ModelFiles:
     error: str = ""
 
     def fingerprint(self) -> tuple[tuple[str, int, int], ...]:
-        """Changes when a file of the model does: (path, modification time in ns, bytes) of each.
+        """(path, modification time in ns, size in bytes) of each file: changes when a file of the model does.
 
-        A directory that can't be listed counts as empty, so that it changes when it can.
+        A directory that can't be listed counts as empty, so the fingerprint also changes once it can be.
         """
         paths = [self.directory / "config.pbtxt"]
         for version in self.versions.values():
@@ -39,13 +39,13 @@ class ModelFiles:
 
 
 def find_models(root: Path, model_name: str) -> dict[str, ModelFiles]:
-    """The models below `root`, by name. A directory that can't be listed is among them, with the reason.
+    """The models below `root`, by name. A directory that can't be listed is included, with the reason.
 
     Args:
-        model_name: the name of the model that `root` itself is; empty if `root` is a directory of models.
+        model_name: the name of the single model in `root`; empty if `root` is a directory of models.
 
     Raises:
-        FailedPrecondition: `root` can't be listed, is a bare model that nobody named, or is none although it was named.
+        FailedPrecondition: `root` can't be listed; or it is a bare model without a name, or a name is given and it isn't one.
     """
     try:
         entries = sorted(root.iterdir())
@@ -64,7 +64,7 @@ def precision_of(directory: Path, file: str) -> str:
     """The precision of one of a version's files: what `model.json` says, else its name, else `fp32`.
 
     Args:
-        directory: the version's.
+        directory: the directory of the version.
         file: `model.onnx`, `model.fp16.onnx`.
     """
     return _stated_precision(directory / "model.json", file) or _precision_in_name(file) or "fp32"
@@ -73,7 +73,7 @@ def precision_of(directory: Path, file: str) -> str:
 def weight_bytes(model: Path) -> int:
     """The bytes of an ONNX file and of the external data that it names; 0 if it can't be read.
 
-    A session takes more than that, by what its runs need, which isn't known before it has run.
+    A session takes more: its runs need memory as well, and how much isn't known before the first one.
     """
     try:
         size = model.stat().st_size
@@ -125,12 +125,12 @@ def _entry(path: Path) -> tuple[str, int, int] | None:
 
 
 def _stated_precision(manifest: Path, file: str) -> str:
-    """What a manifest says of a file; empty if there is no manifest that can be read, or it says nothing."""
+    """The precision that a manifest states for a file; empty if it states none or can't be read."""
     try:
-        said = json.loads(manifest.read_text(encoding="utf-8"))["files"][file]["precision"]
+        precision = json.loads(manifest.read_text(encoding="utf-8"))["files"][file]["precision"]
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return ""
-    return said if isinstance(said, str) else ""
+    return precision if isinstance(precision, str) else ""
 
 
 def _precision_in_name(file: str) -> str:

@@ -2,27 +2,29 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from turnout_server.core.errors import FailedPrecondition, ServingError
+from turnout_server.core.errors import FailedPrecondition, Overloaded, ServingError
 from turnout_server.core.model_config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
 from turnout_server.core.signatures import Signature, declared
+from turnout_server.devices.device import Device
 from turnout_server.devices.discovery import fingerprint
 from turnout_server.devices.engines import Engine
 from turnout_server.devices.sessions import Session, runtime_version
 from turnout_server.models.deployments import Deployment, DeviceReport
 from turnout_server.models.files import precision_of, weight_bytes
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
+from turnout_server.models.tuning import ModelFile, Tuned, for_batches, with_fitting_threads
 from turnout_server.models.verification import Parity, samples, verify
-from turnout_server.models.warmup import measured, quickest_us, rows_are_independent, run_configured
+from turnout_server.models.warmup import measured, rows_are_independent, run_configured, tolerance_of
 from turnout_server.scheduling.profiles import Profile
 
 logger = logging.getLogger(__name__)
 
-#: A run that is longer than this is worth sharing out between threads.
-SMALL_US = 2000.0
+#: The most rows of a batch on a GPU, for models whose configuration doesn't say.
+GPU_MAX_BATCH_SIZE = 256
 #: Different `device` values that are remembered for each model.
 LAST_ROUTES = 64
 
@@ -34,7 +36,6 @@ class ModelVersion:
     Attributes:
         deployments: by the names of the devices that it runs on.
         unavailable: why it doesn't run on the others.
-        batchable: whether requests may be batched: its rows were shown not to depend on each other.
         last_routes: the device chosen last, by what was asked for.
     """
 
@@ -44,8 +45,12 @@ class ModelVersion:
     signature: Signature
     deployments: Mapping[str, Deployment]
     unavailable: Mapping[str, ServingError]
-    batchable: bool = True
     last_routes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def batchable(self) -> bool:
+        """Whether requests may be batched on any of its devices."""
+        return any(deployment.batchable for deployment in self.deployments.values())
 
     def remember(self, requested: str, device: str) -> None:
         """The device chosen last for what was asked for; forgets all when clients find ever new words for it."""
@@ -79,48 +84,49 @@ class Loader:
         _require(sessions, unavailable)
         parities = self._verify(directory, configuration, sessions, unavailable)
         _require(sessions, unavailable)
-        independent = _independent(configuration, sessions)
-        signature = _signature(configuration, *next(iter(sessions.items())), independent)
+        independent = self._independent(directory, configuration, sessions)
+        signature = self._signature(configuration, sessions, independent)
+        batchable = _batchable(configuration, signature, independent)
         for device, reason in unavailable.items():
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, reason)
-        for device, session in sessions.items():
-            for rows, why in session.graphs.items():
-                if why:
-                    logger.warning("model %s has no CUDA graph for %d rows on %s: %s", configuration.name, rows, device, why)
-        for session in sessions.values():
-            run_configured(configuration.name, session, signature, configuration.warmups)
-        batchable = _batchable(configuration, signature, independent)
-        keys = self._profile_keys(directory, configuration, sessions)
-        reports = {device: DeviceReport(load_s[device], s.placement, parities[device]) for device, s in sessions.items()}
+        tuned = {
+            device: self._tuned(directory, configuration, sessions.pop(device), device, signature, batchable.get(device, False))
+            for device in list(sessions)
+        }
+        for device, result in tuned.items():
+            for note in result.notes:
+                logger.info("model %s version %d on %s: %s", configuration.name, number, device, note)
+            run_configured(configuration.name, result.session, signature, configuration.warmups)
+        keys = self._profile_keys(directory, configuration, tuned)
         deployments: dict[str, Deployment] = {}
-        for name, session in sessions.items():
-            kind = self._engines[name].device.kind
+        for name, result in tuned.items():
+            place = self._engines[name].device
             deployments[name] = Deployment(
                 key=(configuration.name, str(number), name),
-                session=session,
-                profile=self._profile(keys.get(name), session),
-                max_rows=signature.max_batch_size if batchable else 1,
-                batchable=batchable,
+                session=result.session,
+                profile=self._profile(keys.get(name), result.session),
+                max_rows=result.max_rows,
+                batchable=batchable.get(name, False),
                 queue=configuration.queue,
-                instances=configuration.instances_on(name, kind),
+                instances=configuration.instances_on(name, place.kind),
                 weight=configuration.weight,
                 target_us=configuration.latency_target_us,
-                precision=precision_of(directory, configuration.file_for(name, kind)),
+                precision=precision_of(directory, configuration.file_for(name, place.kind)),
                 profile_key=keys.get(name),
-                report=reports[name],
+                report=DeviceReport(load_s[name], result.session.placement, parities[name], result.notes),
             )
-        return ModelVersion(configuration.name, number, configuration, signature, deployments, unavailable, batchable)
+        return ModelVersion(configuration.name, number, configuration, signature, deployments, unavailable)
 
     def kinds(self) -> set[str]:
         """The kinds of the devices."""
         return {engine.device.kind for engine in self._engines.values()}
 
     def weight_bytes(self, directory: Path, configuration: ModelConfiguration) -> int:
-        """What a version's weights take on all the devices that it may use, in each as often as that opens it."""
+        """What a version's weights take on all the devices that it may use."""
         allowed = [e.device for e in self._engines.values() if configuration.allows(e.device.name, e.device.kind)]
         files = [directory / configuration.file_for(device.name, device.kind) for device in allowed]
         sizes = {file: weight_bytes(file) for file in set(files)}
-        return sum(sizes[file] * device.copies for file, device in zip(files, allowed, strict=True))
+        return sum(sizes[file] for file in files)
 
     def _open_all(
         self, directory: Path, configuration: ModelConfiguration, unavailable: dict[str, ServingError]
@@ -145,10 +151,8 @@ class Loader:
                 f"which lists {list(configuration.devices)}"
             )
         file = _checked(directory / configuration.file_for(device.name, device.kind))
-        session = engine.open(file, configuration.runtime)
-        if device.kind == "cpu" and device.threads > 1 and configuration.runtime.intra_op_threads is None:
-            return _with_fitting_threads(session, lambda: engine.open(file, replace(configuration.runtime, intra_op_threads=1)))
-        return session
+        _require_room(file, device)
+        return with_fitting_threads(ModelFile(engine, file, configuration.runtime))
 
     def _verify(
         self,
@@ -168,13 +172,57 @@ class Loader:
                 del sessions[device]
         return parities
 
+    def _independent(
+        self, directory: Path, configuration: ModelConfiguration, sessions: Mapping[str, Session]
+    ) -> dict[str, bool]:
+        """Whether rows were shown not to depend on each other, by device; empty where nothing depends on it."""
+        if configuration.max_batch_size == 0 or (configuration.max_batch_size and not configuration.batches):
+            return {}
+        shown = {}
+        for name, session in sessions.items():
+            device = self._engines[name].device
+            precision = precision_of(directory, configuration.file_for(name, device.kind))
+            shown[name] = rows_are_independent(session, tolerance_of(precision, device))
+        return shown
+
+    def _signature(
+        self, configuration: ModelConfiguration, sessions: Mapping[str, Session], independent: Mapping[str, bool]
+    ) -> Signature:
+        """What the model takes and gives, as its configuration shows it."""
+        max_batch_size = configuration.max_batch_size
+        if max_batch_size is None:
+            limits = [default_max_batch(self._engines[device].device) for device, shown in independent.items() if shown]
+            max_batch_size = max(limits, default=0)
+        session = next(iter(sessions.values()))
+        inputs = declared(session.inputs, configuration.inputs, max_batch_size, "input")
+        outputs = declared(session.outputs, configuration.outputs, max_batch_size, "output")
+        return Signature(inputs, outputs, max_batch_size)
+
+    def _tuned(
+        self,
+        directory: Path,
+        configuration: ModelConfiguration,
+        session: Session,
+        name: str,
+        signature: Signature,
+        batchable: bool,
+    ) -> Tuned:
+        """The session, or a better one for the batches that the model may have on a device."""
+        device = self._engines[name].device
+        file = configuration.file_for(name, device.kind)
+        model = ModelFile(self._engines[name], directory / file, configuration.runtime)
+        if not batchable:
+            return Tuned(session, configuration.runtime, max_rows=1)
+        tolerance = tolerance_of(precision_of(directory, file), device)
+        return for_batches(model, session, _row_limit(configuration, signature, device), tolerance)
+
     def _profile_keys(
-        self, directory: Path, configuration: ModelConfiguration, sessions: dict[str, Session]
+        self, directory: Path, configuration: ModelConfiguration, tuned: Mapping[str, Tuned]
     ) -> dict[str, ProfileKey]:
         """What the profile on each device is true of; nothing where profiles aren't kept, because hashing reads whole files."""
         if not self._store.keeps:
             return {}
-        devices = {name: self._engines[name].device for name in sessions}
+        devices = {name: self._engines[name].device for name in tuned}
         files = {name: configuration.file_for(name, device.kind) for name, device in devices.items()}
         hashes = {file: sha256_of(directory / file) for file in set(files.values())}
         return {
@@ -183,7 +231,7 @@ class Loader:
                 file=files[name],
                 device=fingerprint(device),
                 runtime=runtime_version(),
-                options=repr(configuration.runtime),
+                options=tuned[name].fingerprint(),
             )
             for name, device in devices.items()
         }
@@ -193,43 +241,44 @@ class Loader:
         return (self._store.load(key) if key else None) or measured(session)
 
 
-def _with_fitting_threads(session: Session, open_with_one: Callable[[], Session]) -> Session:
-    """The session, or one with a single thread if the model is so small that sharing it out costs more than it saves.
-
-    Three layers of 256 to 256 take half as long on one thread as on two (docs/results/benchmarks.md).
-    """
-    shared_us = quickest_us(session)
-    if shared_us is None or shared_us > SMALL_US:
-        return session
-    alone = open_with_one()
-    alone_us = quickest_us(alone)
-    return session if alone_us is None or alone_us > shared_us else alone
-
-
 def _require(sessions: dict[str, Session], unavailable: dict[str, ServingError]) -> None:
     if not sessions:
         raise FailedPrecondition("; ".join(f"{device}: {reason}" for device, reason in unavailable.items()))
 
 
-def _independent(configuration: ModelConfiguration, sessions: dict[str, Session]) -> dict[str, bool]:
-    """Whether rows were shown not to depend on each other, by device; empty where nothing hangs on it."""
-    if configuration.max_batch_size == 0 or (configuration.max_batch_size and not configuration.batches):
-        return {}
-    return {device: rows_are_independent(session) for device, session in sessions.items()}
-
-
-def _batchable(configuration: ModelConfiguration, signature: Signature, independent: dict[str, bool]) -> bool:
-    """Whether requests may share a run, which must be shown on every device."""
+def _batchable(configuration: ModelConfiguration, signature: Signature, independent: Mapping[str, bool]) -> dict[str, bool]:
+    """Whether requests may be batched on each device: only where rows were shown not to depend on each other."""
     if not signature.max_batch_size or not configuration.batches:
-        return False
-    mixing = [device for device, shown in independent.items() if not shown]
-    if mixing:
+        return {}
+    if mixing := [device for device, shown in independent.items() if not shown]:
         logger.warning(
-            "model %s is served unbatched: rows run together could not be shown to equal rows run alone on %s",
+            "model %s is served unbatched on %s: rows run together could not be shown to equal rows run alone",
             configuration.name,
             ", ".join(mixing),
         )
-    return not mixing
+    return dict(independent)
+
+
+def default_max_batch(device: Device) -> int:
+    """The most rows of a batch on a device, for models whose configuration doesn't say."""
+    return DEFAULT_MAX_BATCH_SIZE if device.kind == "cpu" else GPU_MAX_BATCH_SIZE
+
+
+def _row_limit(configuration: ModelConfiguration, signature: Signature, device: Device) -> int:
+    limit = signature.max_batch_size
+    return limit if configuration.max_batch_size is not None else min(limit, default_max_batch(device))
+
+
+def _require_room(file: Path, device: Device) -> None:
+    """Raises Overloaded where a GPU's memory limit is too small for the weights, which ONNX Runtime allocates outside of it."""
+    if not device.is_cuda or not device.memory_limit_mb:
+        return
+    weights_mb = weight_bytes(file) / 2**20
+    if weights_mb > device.memory_limit_mb:
+        raise Overloaded(
+            f"a model of {weights_mb:.1f} MiB does not fit into the memory of device '{device.name}', "
+            f"which may take {device.memory_limit_mb} MiB"
+        )
 
 
 def _checked(path: Path) -> Path:
@@ -241,13 +290,3 @@ def _checked(path: Path) -> Path:
     if not path.is_file():
         raise FailedPrecondition(f"{path.name} is not a regular file")
     return path
-
-
-def _signature(configuration: ModelConfiguration, device: str, session: Session, independent: dict[str, bool]) -> Signature:
-    """What the session on `device` takes and gives, as the configuration shows it."""
-    max_batch_size = configuration.max_batch_size
-    if max_batch_size is None:
-        max_batch_size = DEFAULT_MAX_BATCH_SIZE if independent[device] else 0
-    inputs = declared(session.inputs, configuration.inputs, max_batch_size, "input")
-    outputs = declared(session.outputs, configuration.outputs, max_batch_size, "output")
-    return Signature(inputs, outputs, max_batch_size)

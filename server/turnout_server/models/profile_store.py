@@ -1,7 +1,7 @@
 """Measured profiles on disk, so that the next start needn't measure again.
 
-An entry belongs to one model file on one device under one ONNX Runtime with one set of options; its name is a hash of all of
-that, so an entry for anything else is never read. What can't be read is measured anew.
+An entry is valid for one model file, device, ONNX Runtime version and set of options; its file name is a hash of all of these,
+so an entry for anything else is never read. An entry that can't be read is ignored, and its profile is measured again.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ProfileKey:
-    """What a profile is true of."""
+    """What a profile was measured on."""
 
     model_sha256: str
     file: str
@@ -34,7 +34,7 @@ class ProfileKey:
 
 
 class ProfileStore:
-    """Profiles below one directory; without a directory, or with one that can't be written, nothing is kept."""
+    """Stores profiles in a directory; without one, or if it can't be written, nothing is stored."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -42,15 +42,15 @@ class ProfileStore:
             if directory is not None:
                 directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
     @property
     def keeps(self) -> bool:
-        """Whether anything that is saved will be found again."""
+        """Whether saved profiles are stored."""
         return self._directory is not None
 
     def load(self, key: ProfileKey) -> Profile | None:
-        """The profile that was saved for exactly this; None if there is none that can be read."""
+        """The profile that was saved under this key; None if there is none or it can't be read."""
         if self._directory is None:
             return None
         try:
@@ -62,7 +62,7 @@ class ProfileStore:
             return None
 
     def save(self, key: ProfileKey, profile: Profile) -> None:
-        """Writes a profile, whole or not at all."""
+        """Writes a profile atomically."""
         if self._directory is None:
             return
         entry = {"schema_version": SCHEMA_VERSION, "key": asdict(key), "service_us": profile.saved()}
@@ -72,15 +72,15 @@ class ProfileStore:
             temporary.write_text(json.dumps(entry, indent=1))
             temporary.replace(path)
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
-    def _give_up(self, error: OSError) -> None:
-        logger.warning("profiles are not kept: %s cannot be written: %s", self._directory, error.strerror)
+    def _disable(self, error: OSError) -> None:
+        logger.warning("profiles are not stored: %s cannot be written: %s", self._directory, error.strerror)
         self._directory = None
 
 
 def sha256_of(path: Path) -> str:
-    """Of a model's file and of its external data, if there is any."""
+    """The hash of a model's file and of its external data, if there is any."""
     digest = hashlib.sha256()
     for file in [path, *sorted(path.parent.glob(f"{path.name}.data*"))]:
         with file.open("rb") as stream:

@@ -70,9 +70,10 @@ class Profiler:
         if not self._budget_s:
             return
         self._refresher.add(model)
-        powers = [1 << bit for bit in range(max(1, model.signature.max_batch_size).bit_length())]
         for device, deployment in model.deployments.items():
-            if sizes := [rows for rows in powers if deployment.profile.runs(rows) < RUNS]:
+            largest = deployment.max_rows if deployment.batchable else model.signature.max_batch_size
+            worth_measuring = deployment.sizes(largest)
+            if sizes := [rows for rows in worth_measuring if deployment.profile.runs(rows) < RUNS]:
                 with self._changed:
                     self._open += 1
                 self._tasks.put(_Task(deployment, device, sizes))

@@ -1,4 +1,4 @@
-"""The model repository: which models there are, how each one stands, and which version answers a request."""
+"""The model repository: its models, the state of each, and the version that answers a request."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Model:
-    """How a model stands. Never changed, only replaced whole: who holds one sees a consistent state.
+    """The state of a model. Never changed, only replaced as a whole, so that every thread sees a consistent state.
 
     Attributes:
         state: `settled` means that every version is in `versions` or in `failures`; `evicted`, that it was unloaded to make
-            room and comes back with the next request for it.
-        versions: those that answer, by number.
-        failures: why others don't, by number; None stands for the model as a whole.
+            room and is loaded again at the next request for it.
+        versions: the loaded versions, by number.
+        failures: why the others failed to load, by number; None stands for the model as a whole.
         fingerprint: of the files that it was loaded from.
-        weight_bytes: what the weights of its versions take, if that is limited.
+        weight_bytes: the size of its versions' weights; 0 unless it is limited.
     """
 
     name: str
@@ -74,7 +74,7 @@ class IndexEntry:
 
 
 class Observer(Protocol):
-    """What a repository tells about its models. Calls come on the control thread, except for `wanted`."""
+    """Receives the events of a repository, on the control thread, except for `wanted`."""
 
     def changed(self) -> None:
         """The state of a model, or of the repository, has changed."""
@@ -89,12 +89,12 @@ class Observer(Protocol):
         ...
 
     def wanted(self, name: str) -> None:
-        """A request, on any thread, asked for a model that was evicted."""
+        """A request asked for a model that was evicted; called on any thread."""
         ...
 
 
 class NullObserver:
-    """Ignores everything."""
+    """Ignores every event."""
 
     def changed(self) -> None: ...
     def loaded(self, version: ModelVersion) -> None: ...
@@ -108,15 +108,15 @@ class Repository:
     Methods that load or unload belong to one control thread; the others may be called from any thread meanwhile.
 
     Args:
-        model_name: what the one bare model is called that `root` holds; empty for a directory of models.
-        limits: how much may be loaded at once. Beyond that, the models that were asked for least recently are evicted.
+        model_name: the name of the single model in `root`; empty for a directory of models.
+        limits: how much may be loaded at once; beyond that, the least recently requested models are evicted.
 
     Attributes:
-        observer: is told of every change.
+        observer: receives every event.
         settled: whether every model was loaded or failed.
 
     Raises:
-        FailedPrecondition: `root` is no repository, or can't be listed.
+        FailedPrecondition: `root` isn't a model repository, or can't be listed.
     """
 
     def __init__(self, root: Path, loader: Loader, model_name: str = "", limits: Limits = Limits()) -> None:
@@ -126,12 +126,12 @@ class Repository:
         self._loader = loader
         self._model_name = model_name
         self._limits = limits
-        self._moments = count(1)
-        self._asked_for: dict[str, int] = {}  # when each model was last asked for, by `_moments`
+        self._requests = count(1)
+        self._last_request: dict[str, int] = {}  # by model: the number of the last request for it
         self._models = {name: Model(name) for name in find_models(root, model_name)}
 
     def start(self, names: set[str] | None = None) -> None:
-        """Loads the models named, or all; one that fails is reported and harms no other. Then the repository has settled."""
+        """Loads the named models, or all, after which the repository has settled. A model that fails doesn't affect others."""
         for name in sorted(self._models.keys() if names is None else names):
             self._load_or_report(name, evicts=False)
         self.observer.settling()
@@ -139,14 +139,14 @@ class Repository:
         self.observer.changed()
 
     def load(self, name: str, configuration: str = "", *, evicts: bool = True) -> None:
-        """Loads or reloads a model; the version it had goes on answering until the new one can.
+        """Loads or reloads a model; its previous version answers until the new one can.
 
         Args:
             configuration: JSON that replaces config.pbtxt; empty for the file.
-            evicts: whether others make room for it; else it waits as one that was unloaded to make room.
+            evicts: whether other models are evicted if there is no room; otherwise the model itself becomes `evicted`.
 
         Raises:
-            InvalidRequest: it can't be loaded. What answered before still does.
+            InvalidRequest: it can't be loaded; the previous version still answers.
             InternalError: there is no such model; Triton's status, which its clients expect.
         """
         files = find_models(self._root, self._model_name).get(name)
@@ -162,14 +162,14 @@ class Repository:
             raise InvalidRequest(f"load failed for model '{name}': {_reasons(loaded)}")
 
     def reopen(self) -> None:
-        """Loads again the models that lack a device because it was lost while they were being loaded."""
+        """Reloads the models that lack a device because it was lost while they were being loaded."""
         for name, model in list(self._models.items()):
             reasons = [reason for version in model.versions.values() for reason in version.unavailable.values()]
             if any(isinstance(reason, DeviceLost) for reason in reasons):
                 self._load_or_report(name)
 
     def unload(self, name: str) -> None:
-        """Answers no more requests for a model; those in flight finish.
+        """Unloads a model; requests in flight finish.
 
         Raises:
             InvalidRequest: there is no such model.
@@ -180,7 +180,7 @@ class Repository:
         logger.info("model %s is unloaded", name)
 
     def poll(self) -> None:
-        """Loads what is new or has changed on disk, and unloads what is gone."""
+        """Loads models that are new or have changed on disk, and unloads those that are gone."""
         found = find_models(self._root, self._model_name)
         for name in [name for name, model in self._models.items() if name not in found]:
             self.unload(name)
@@ -197,13 +197,13 @@ class Repository:
             version: decimal text; empty for the highest that is ready.
 
         Raises:
-            InvalidRequest: the version is no positive number.
+            InvalidRequest: the version isn't a positive number.
             NotFound, Unavailable, FailedPrecondition: no such model or version; still loading; broken.
         """
         model = self._models.get(name)
         if model is None or model.state == "unloaded":
             raise NotFound(f"Request for unknown model: '{name}' is not found")
-        self._asked_for[name] = next(self._moments)
+        self._last_request[name] = next(self._requests)
         if model.state == "evicted":
             self.observer.wanted(name)
             raise Unavailable(f"model '{name}' is not at ready state: it is being loaded again", pushback_ms=1000)
@@ -213,7 +213,7 @@ class Repository:
         raise _absence(model, number)
 
     def look_up(self, name: str, version: str = "") -> ModelVersion:
-        """The same for those who only ask how it stands: that brings no evicted model back."""
+        """Like `find`, for callers that only read the state: an evicted model isn't loaded again."""
         model = self._models.get(name)
         if model is not None and model.state == "evicted":
             raise Unavailable(f"model '{name}' was unloaded to make room; the next request brings it back")
@@ -224,7 +224,7 @@ class Repository:
         return name in self._models
 
     def is_ready(self, name: str, version: str = "") -> bool:
-        """Whether the model can answer; False also for one that isn't there."""
+        """Whether the model can answer; False if it doesn't exist."""
         try:
             self.look_up(name, version)
         except (NotFound, Unavailable, FailedPrecondition):
@@ -237,34 +237,34 @@ class Repository:
         return [model.versions[number] for model in models for number in sorted(model.versions)]
 
     def index(self) -> list[IndexEntry]:
-        """How every version of every model stands."""
+        """The state of every version of every model."""
         return [entry for model in list(self._models.values()) for entry in _index_of(model)]
 
     def _load_or_report(self, name: str, *, evicts: bool = True) -> None:
-        """Loads a model; one that fails is reported and harms no other."""
+        """Loads a model, and logs the error if that fails."""
         try:
             self.load(name, evicts=evicts)
         except ServingError as error:
             logger.error("model %s failed to load: %s", name, error)
 
     def _loaded_models(self) -> list[Model]:
-        """Those that are loaded, who was asked for least recently first."""
+        """The loaded models, the least recently requested first."""
         loaded = [model for model in self._models.values() if model.versions]
-        return sorted(loaded, key=lambda model: self._asked_for.get(model.name, 0))
+        return sorted(loaded, key=lambda model: self._last_request.get(model.name, 0))
 
     def _weight_of(self, versions: Sequence[Path], configuration: ModelConfiguration) -> int:
-        """What these versions take, if that is limited: whole files may be read to know."""
+        """The size of these versions' weights; 0 unless it is limited, because finding out may read whole files."""
         if not self._limits.weight_bytes:
             return 0
         return sum(self._loader.weight_bytes(version, configuration) for version in versions)
 
-    def _has_room(self, name: str, weight_bytes: int, evicts: bool) -> bool:
-        """Whether a model may be loaded, once those asked for least recently have been unloaded, if it `evicts` them.
+    def _make_room(self, name: str, weight_bytes: int, evicts: bool) -> bool:
+        """Evicts the least recently requested models to make room for a model, if `evicts`; returns whether there is room.
 
-        Requests in flight for those finish.
+        Requests in flight for evicted models finish.
 
         Raises:
-            FailedPrecondition: it is too heavy even alone.
+            FailedPrecondition: its weights alone exceed the limit.
         """
         if not self._limits.leave_room([], weight_bytes):
             weight_mb, limit_mb = weight_bytes / 2**20, self._limits.weight_bytes / 2**20
@@ -289,18 +289,18 @@ class Repository:
             if files.error:
                 raise FailedPrecondition(files.error)
             configuration = _configuration(name, files, json, self._loader.kinds())
-            numbers = _chosen(configuration, files)
+            numbers = _versions_to_serve(configuration, files)
             weight_bytes = self._weight_of([files.versions[number] for number in numbers], configuration)
-            if not self._has_room(name, weight_bytes, evicts):
+            if not self._make_room(name, weight_bytes, evicts):
                 return Model(name, "evicted")
             for number in numbers:
                 try:
                     versions[number] = self._loader.load(files.versions[number], number, configuration)
                 except (ServingError, OSError) as error:
-                    failures[number] = _told(error)
+                    failures[number] = _public_text(error)
         except (ServingError, OSError) as error:
-            failures[None] = _told(error)
-        except Exception:  # what we didn't foresee in one model must not keep the others from loading
+            failures[None] = _public_text(error)
+        except Exception:  # an unexpected error in one model must not keep the others from loading
             failures[None] = str(hidden := internal_error())
             logger.exception("model %s: %s", name, hidden)
         for number, version in versions.items():
@@ -309,8 +309,8 @@ class Repository:
         return Model(name, "settled", versions, failures, fingerprint, weight_bytes)
 
 
-def _told(error: ServingError | OSError) -> str:
-    """What clients may know of an error: names of files, not where they lie."""
+def _public_text(error: ServingError | OSError) -> str:
+    """The text of an error for clients: it names files, but not their directories."""
     return f"{Path(error.filename or '').name}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
@@ -322,7 +322,7 @@ def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> 
     return configuration
 
 
-def _chosen(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
+def _versions_to_serve(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
     numbers = configuration.select(list(files.versions))
     if not numbers:
         raise FailedPrecondition("there is no version to serve: expected a directory such as '1' with a model.onnx")

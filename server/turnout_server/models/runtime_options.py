@@ -1,7 +1,7 @@
-"""ONNX Runtime's knobs, as a model configuration spells them.
+"""The options of ONNX Runtime in a model configuration.
 
 The keys are those of Triton's ONNX Runtime backend (triton-inference-server/onnxruntime_backend, README.md, "Model Config
-Options"), so that its repositories are tuned here as they were there.
+Options"), so a repository that was tuned for Triton is tuned here as well.
 """
 
 from turnout_proto.model_config_pb2 import ModelConfig, ModelOptimizationPolicy
@@ -32,7 +32,7 @@ def runtime_options(message: ModelConfig) -> RuntimeOptions:
     """The options that a configuration asks for.
 
     Raises:
-        FailedPrecondition: a value that isn't one, or an accelerator that isn't here.
+        FailedPrecondition: a value is invalid, or an execution accelerator isn't supported.
     """
     values = {key: value.string_value.strip() for key, value in message.parameters.items()}
     return RuntimeOptions(
@@ -47,7 +47,7 @@ def runtime_options(message: ModelConfig) -> RuntimeOptions:
 
 
 def _cuda_accelerator(optimization: ModelOptimizationPolicy) -> dict[str, str]:
-    """The options of a `cuda` accelerator, which are those of ONNX Runtime's provider; every other one is refused."""
+    """The parameters of a `cuda` accelerator, which are options of ONNX Runtime's provider; any other one is refused."""
     accelerators = optimization.execution_accelerators
     options: dict[str, str] = {}
     for accelerator in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator):

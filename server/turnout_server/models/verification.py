@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from turnout_server.core.errors import FailedPrecondition, InternalError, InvalidRequest, Overloaded, ServingError
+from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded, ServingError, Unavailable
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs
 
@@ -66,43 +66,38 @@ def verify(
         tolerance: the largest error that is allowed.
 
     Returns:
-        For each device how far off it is, or that it is further off than allowed or hasn't the memory.
+        For each device how far off it is, or why the model can't run there: it is further off than allowed, it lacks the
+        memory, or it fails on inputs that another device, or whoever published them, could run.
     """
     order = sorted(sessions, key=lambda name: not name.startswith("cpu"))
     results: dict[str, Parity | ServingError] = {}
     reference, right = "golden", [sample.outputs for sample in samples]
     for device in order:
-        try:
-            outputs = _outputs(sessions[device], samples)
-        except Overloaded as error:
-            results[device] = error
-            continue
+        outputs = _outputs(sessions[device], samples)
         results[device] = _judged(device, outputs, right, reference, tolerance)
-        if right[0] is None and outputs is not None and isinstance(results[device], Parity):
+        if right[0] is None and not isinstance(outputs, ServingError) and isinstance(results[device], Parity):
             reference, right = device, list(outputs)
     return results
 
 
-def _outputs(session: Session, samples: list[VerificationSample]) -> list[dict[str, np.ndarray]] | None:
-    """The outputs for each sample; None if the model doesn't take them, which made-up inputs can't help."""
+def _outputs(session: Session, samples: list[VerificationSample]) -> list[dict[str, np.ndarray]] | ServingError:
+    """The outputs for each sample, or why a run failed."""
     names = [spec.name for spec in session.outputs]
     try:
         return [dict(zip(names, session.run(sample.inputs, names), strict=True)) for sample in samples]
-    except (InvalidRequest, InternalError):
-        return None
+    except ServingError as error:
+        return error
 
 
 def _judged(
     device: str,
-    outputs: list[dict[str, np.ndarray]] | None,
+    outputs: list[dict[str, np.ndarray]] | ServingError,
     right: list[dict[str, np.ndarray] | None],
     reference: str,
     tolerance: float,
-) -> Parity | FailedPrecondition:
-    if outputs is None and reference == "golden" and right[0] is not None:
-        return FailedPrecondition(f"it refuses the inputs of {GOLDEN} on device '{device}'")
-    if outputs is None:
-        return Parity(None)
+) -> Parity | ServingError:
+    if isinstance(outputs, ServingError):
+        return _failed(device, outputs, reference, known=right[0] is not None)
     pairs = [(got, want) for got, want in zip(outputs, right, strict=True) if want is not None]
     errors = [relative_error(got[name], want[name]) for got, want in pairs for name in want if name in got]
     if not errors:
@@ -114,6 +109,21 @@ def _judged(
             f"{tolerance:g} is allowed (parameter turnout.tolerance)"
         )
     return Parity(worst, reference)
+
+
+def _failed(device: str, error: ServingError, reference: str, *, known: bool) -> Parity | ServingError:
+    """What a failed run says about a device; nothing if synthetic inputs fail everywhere, because the model may not take them.
+
+    Args:
+        known: whether the right outputs are known, so that the inputs can be run.
+    """
+    if isinstance(error, (Overloaded, Unavailable)):
+        return error
+    if not known:
+        return Parity(None)
+    why = error.cause if isinstance(error, InternalError) and error.cause else str(error)
+    whose = f"the inputs of {GOLDEN}" if reference == "golden" else f"inputs that '{reference}' runs"
+    return FailedPrecondition(f"it fails on device '{device}' with {whose}: {why}")
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:

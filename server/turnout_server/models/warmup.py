@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,22 @@ from turnout_server.core.errors import FailedPrecondition, ServingError
 from turnout_server.core.messages import InferRequest
 from turnout_server.core.model_config import Warmup, WarmupInput
 from turnout_server.core.signatures import Signature, TensorSpec
+from turnout_server.devices.device import Device
 from turnout_server.devices.sessions import Session
-from turnout_server.devices.synthetic import close, synthetic_inputs, synthetic_tensor
+from turnout_server.devices.synthetic import synthetic_inputs, synthetic_tensor
 from turnout_server.scheduling.batching import collate, scatter
 from turnout_server.scheduling.profiles import Profile
 
+#: Rows of a full-precision model may differ by this share of the largest value, because kernels sum in different orders.
+EXACT = 1e-3
+#: And those of others; on an H200 BERT in fp16 differed from the CPU by 3.4e-3, fp32 models with TF32 by up to 5.4e-4.
+REDUCED = {"tf32": 5e-3, "fp16": 2e-2, "bf16": 8e-2}
+#: A difference that is larger than this share of how much rows differ from each other isn't rounding.
+MAX_SHARE_OF_SPREAD = 0.1
 #: The quickest of so many runs counts.
 QUICKEST_OF = 5
+#: Rows of the runs that show what a change of size costs.
+CHANGED_ROWS = 8
 #: Runs that took this long in total are enough to tell how fast a model is.
 ENOUGH_US = 100_000.0
 
@@ -55,8 +65,16 @@ def _warmup_input(name: str, batch: tuple[int, ...], spec: WarmupInput) -> np.nd
         ) from None
 
 
-def rows_are_independent(session: Session) -> bool:
-    """Whether axis 0 is a batch: two requests run together give what each gives alone."""
+def rows_are_independent(session: Session, tolerance: float = EXACT) -> bool:
+    """Whether axis 0 is a batch: two requests run together give what each gives alone.
+
+    A device that computes with reduced precision rounds differently for every batch size. So its answers may differ by up to
+    `tolerance`, if that is small against how much the answers for different rows differ. Rows that influenced each other would
+    show that much.
+
+    Args:
+        tolerance: the allowed difference as a share of the largest value; see `tolerance_of`.
+    """
     specs = (*session.inputs, *session.outputs)
     if not session.inputs or any(spec.shape[:1] != (-1,) for spec in specs):
         return False
@@ -64,10 +82,38 @@ def rows_are_independent(session: Session) -> bool:
     requests = [synthetic_inputs(session.inputs, rows, seed=rows) for rows in (1, 2)]
     try:
         alone = [session.run(inputs, names) for inputs in requests]
-        together = scatter(session.run(collate(requests), names), [1, 2])
+        together = session.run(collate(requests), names)
+        scatter(together, [1, 2])
     except (ServingError, ValueError):
         return False
-    return all(close(a, b) for one, other in zip(alone, together, strict=True) for a, b in zip(one, other, strict=True))
+    return all(
+        agree(np.concatenate(parts), whole, tolerance) for parts, whole in zip(zip(*alone, strict=True), together, strict=True)
+    )
+
+
+def tolerance_of(precision: str, device: Device) -> float:
+    """By how much of the largest value the answers of a file may differ between batch sizes on a device."""
+    tf32 = device.is_cuda and device.provider_options.get("use_tf32", "1") != "0"
+    return REDUCED.get(precision, EXACT) if precision != "fp32" or not tf32 else REDUCED["tf32"]
+
+
+def agree(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
+    """Whether the same rows, (n, ...), got the same answers in two ways: alone and together, for example.
+
+    Args:
+        tolerance: the allowed difference as a share of the largest value; it must also be small against the spread of the rows.
+    """
+    if one.shape != other.shape or one.dtype.kind in "OUSbiu":
+        return one.shape == other.shape and one.tolist() == other.tolist()
+    x, y = one.astype(np.float64), other.astype(np.float64)
+    if not np.array_equal(np.isnan(x), np.isnan(y)):
+        return False
+    x, y = np.nan_to_num(x), np.nan_to_num(y)
+    difference, scale = np.max(np.abs(x - y), initial=0.0), np.max(np.abs(x), initial=0.0)
+    if difference <= EXACT * scale:
+        return True
+    spread = max(float(np.max(np.abs(x[a] - x[b]), initial=0.0)) for a, b in combinations(range(len(x)), 2))
+    return bool(difference <= tolerance * scale and difference <= MAX_SHARE_OF_SPREAD * spread)
 
 
 def measured(session: Session) -> Profile:
@@ -79,12 +125,12 @@ def measured(session: Session) -> Profile:
     return profile
 
 
-def quickest_us(session: Session) -> float | None:
-    """The quickest of a few runs of one row, in microseconds; None if synthetic inputs don't run."""
+def quickest_us(session: Session, rows: int = 1) -> float | None:
+    """The quickest of a few runs of so many rows, in microseconds; None if synthetic inputs don't run."""
     runs_us: list[float] = []
     try:
         while len(runs_us) < QUICKEST_OF and sum(runs_us) < ENOUGH_US:
-            runs_us.append(timed_us(session, 1, batched=False))
+            runs_us.append(timed_us(session, rows, batched=False))
     except ServingError:
         return None
     return min(runs_us)
@@ -105,3 +151,22 @@ def timed_us(session: Session, rows: int, *, batched: bool) -> float:
     started_s = time.perf_counter()
     scatter(session.run(collate(requests), names), [rows // count] * count)
     return (time.perf_counter() - started_s) * 1e6
+
+
+def size_change_us(session: Session, max_rows: int) -> tuple[float, float] | None:
+    """What a run takes after one of the same size, and after one of another size, in microseconds.
+
+    None if no other size fits, or synthetic inputs don't run.
+    """
+    rows = min(CHANGED_ROWS, max_rows)
+    if rows < 2:
+        return None
+    try:
+        for _ in range(2):
+            timed_us(session, rows, batched=True)
+        steady_us = min(timed_us(session, rows, batched=True) for _ in range(2))
+        timed_us(session, rows - 1, batched=True)
+        changed_us = [timed_us(session, size, batched=True) for size in (rows, rows - 1, rows)]
+    except ServingError:
+        return None
+    return steady_us, sorted(changed_us)[1]

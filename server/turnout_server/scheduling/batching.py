@@ -1,6 +1,6 @@
 """How many rows run together, and how requests are joined into a batch and split again. Pure functions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def select(queue: Sequence[E], now_s: float) -> tuple[Selection[E], list[E]]:
     return selection, rest
 
 
-def collate(requests: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def collate(requests: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Joins the inputs of several requests along axis 0; the inputs of a single request are passed on as they are.
 
     Arrays that are views of a message may lie at any address. The result is aligned, which runtimes rely on.

@@ -1,4 +1,4 @@
-"""How long a run of n rows takes on one device: measured, kept current, and asked for predictions."""
+"""Service time of runs on one device by their rows: measured, updated with every run, and used for predictions."""
 
 import statistics
 from bisect import bisect_left
@@ -21,9 +21,9 @@ class Estimate:
 
     Attributes:
         service_us: the expected service time of the next run.
-        spread_us: the median distance of a run from the median.
-        fastest_us: the fastest run, which nothing disturbed.
-        runs: how many runs the estimate is made of.
+        spread_us: the typical distance of a run from `service_us`: at first, the median absolute deviation.
+        fastest_us: the fastest run, taken to be undisturbed.
+        runs: the number of runs behind the estimate.
     """
 
     service_us: float
@@ -45,11 +45,11 @@ class Estimate:
 class Profile:
     """Service time of one model version on one device, as a function of the batch size in rows.
 
-    Sizes that never ran are interpolated between measured neighbours; above the largest in proportion, below the smallest as
-    the smallest.
+    A size that never ran is interpolated between its measured neighbours. Above the largest, time is proportional to rows;
+    below the smallest, it is that of the smallest.
 
     Attributes:
-        total_runs: the number of runs taken in; it only grows.
+        total_runs: the number of runs recorded.
     """
 
     def __init__(self) -> None:
@@ -58,10 +58,10 @@ class Profile:
 
     @classmethod
     def restored(cls, saved: Mapping[str, Mapping[str, float]]) -> "Profile":
-        """The profile that `saved` described.
+        """The profile of which `saved` is the result.
 
         Raises:
-            ValueError, TypeError: it doesn't describe one.
+            ValueError, TypeError: it isn't the result of `saved`.
         """
         profile = cls()
         for rows, fields in saved.items():
@@ -76,20 +76,20 @@ class Profile:
         return {str(rows): asdict(estimate) for rows, estimate in sorted(self._estimates.items())}
 
     def measure(self, rows: int, services_us: Sequence[float]) -> None:
-        """Replaces the estimate of a size by the median of runs made to measure it."""
+        """Replaces the estimate of a size with runs that were made to measure it."""
         middle_us = statistics.median(services_us)
         spread_us = statistics.median(abs(service_us - middle_us) for service_us in services_us)
         self._estimates[rows] = Estimate(middle_us, spread_us, min(services_us), len(services_us))
         self.total_runs += len(services_us)
 
     def observe(self, rows: int, service_us: float) -> None:
-        """Takes in a run that served requests."""
+        """Records a run that served requests."""
         known = self._estimates.get(rows)
         self._estimates[rows] = known.after(service_us) if known else Estimate(service_us, 0.0, service_us, 1)
         self.total_runs += 1
 
     def runs(self, rows: int) -> int:
-        """How many runs of exactly this size were taken in."""
+        """How many runs of exactly this size were recorded."""
         return self._estimates[rows].runs if rows in self._estimates else 0
 
     def settled_us(self, rows: int) -> float | None:

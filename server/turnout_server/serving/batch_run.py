@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from turnout_server.core.errors import Cancelled, DeadlineExceeded, ServingError, internal_error
 from turnout_server.core.metrics import Metrics
 from turnout_server.scheduling import batching
@@ -14,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class BatchRunner:
-    """Runs batches for one device, in the thread of whoever calls.
+    """Runs batches for one device, in the caller's thread.
 
     Args:
         metrics: records every run.
@@ -30,11 +32,12 @@ class BatchRunner:
         started_s = self._clock()
         tenant = batch[0].tenant
         try:
-            inputs = batching.collate([job.inputs for job in batch])
-            collated_s = self._clock()
-            outputs = tenant.session.run(inputs, batch[0].outputs)
-            ran_s = self._clock()
-            per_job = batching.scatter(outputs, [job.rows for job in batch])
+            with tenant.session.stage([job.inputs for job in batch], batch[0].outputs) as run:
+                staged_s = self._clock()
+                outputs = run()
+                ran_s = self._clock()
+                per_job = batching.scatter(outputs, [job.rows for job in batch])
+                self._complete(batch, per_job, (started_s, staged_s, ran_s))
         except ServingError as error:
             if len(batch) == 1:
                 _fail(batch, error)
@@ -45,19 +48,27 @@ class BatchRunner:
             hidden = internal_error()
             logger.exception("a batch of %d failed on %s: %s", len(batch), self._device, hidden)
             _fail(batch, hidden)
-        else:
-            ended_s = self._clock()
-            input_s, compute_s, output_s = collated_s - started_s, ran_s - collated_s, ended_s - ran_s
-            rows = batch[0].rows if len(batch) == 1 else sum(job.rows for job in batch)
-            if rows:  # an empty request says nothing about service time
-                tenant.observe(rows, (ended_s - started_s) * 1e6)
-            series = self._metrics.series(tenant.key)
-            series.batch_rows.observe(rows)
-            series.batches[rows].observe(input_s, compute_s, output_s)
-            for job, own in zip(batch, per_job, strict=True):
-                queue_s = started_s - job.enqueued_s
-                series.late += not job.complete(Execution(own, queue_s, compute_s, rows, input_s, output_s))
         return self._clock() - started_s
+
+    def _complete(self, batch: Sequence[Job], per_job: Sequence[list[np.ndarray]], times_s: tuple[float, float, float]) -> None:
+        """Records a run and hands out its outputs, which may lie in memory that the next run overwrites.
+
+        Args:
+            times_s: when it began, when its inputs were staged, and when it had run.
+        """
+        started_s, staged_s, ran_s = times_s
+        tenant = batch[0].tenant
+        ended_s = self._clock()
+        input_s, compute_s, output_s = staged_s - started_s, ran_s - staged_s, ended_s - ran_s
+        rows = batch[0].rows if len(batch) == 1 else sum(job.rows for job in batch)
+        if rows:  # an empty request says nothing about service time
+            tenant.observe(rows, (ended_s - started_s) * 1e6)
+        series = self._metrics.series(tenant.key)
+        series.batch_rows.observe(rows)
+        series.batches[rows].observe(input_s, compute_s, output_s)
+        for job, own in zip(batch, per_job, strict=True):
+            queue_s = started_s - job.enqueued_s
+            series.late += not job.complete(Execution(own, queue_s, compute_s, rows, input_s, output_s))
 
 
 def drop(selection: Selection[Job]) -> None:

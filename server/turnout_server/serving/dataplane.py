@@ -70,12 +70,12 @@ class DataPlane:
         return any(self._engines.by_name[device].unavailable_reason() is None for device in deployments)
 
     def drain(self) -> None:
-        """Not ready from now on; requests are still answered."""
+        """Reports 'not ready' from now on; requests are still answered."""
         self.draining = True
         self.changes.notify()
 
     def statistics(self, model: ModelVersion) -> dict[str, Series]:
-        """The counters of a model version, by device; under the empty name those of requests that never had one."""
+        """The counters of a model version, by device; the empty name has the requests that failed before they had one."""
         return self._metrics.by_device(model.name, str(model.version))
 
     def infer(self, request: InferRequest, done: Done, inline: InlineRunner | None = None) -> Callable[[], None]:
@@ -83,7 +83,7 @@ class DataPlane:
 
         Args:
             done: receives the answer or the error, from the thread that has it, possibly before this returns.
-            inline: runs tiny jobs of the calling thread.
+            inline: runs very short jobs in the calling thread.
 
         Returns:
             Call this when the client has gone away.
@@ -202,7 +202,7 @@ class DataPlane:
 
 
 def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int]:
-    """When each step of a request that has just ended began, on the monotonic clock."""
+    """The start of each step of a request that has just ended, in ns on the monotonic clock."""
     end_s = time.monotonic()
     computed_s = end_s - execution.output_s
     started_s = computed_s - execution.compute_s

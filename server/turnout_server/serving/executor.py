@@ -28,7 +28,7 @@ class Executor:
     Args:
         runner: runs the batches.
         limit: how many requests may wait; further ones are refused at once.
-        cpus: the cores that the worker threads keep to; empty for all of the process's.
+        cpus: the cores that the worker threads are pinned to; empty for all of the process's.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Executor:
     ) -> Forecast:
         """What would happen to a request that was queued now."""
         full = self._full(tenant, priority, max_waiting)
-        alone_us, fastest_us = tenant.predict_us(rows), tenant.profile.fastest_us(rows)
+        alone_us, fastest_us = tenant.predict_us(rows), tenant.fastest_us(rows)
         if alone_us is None or fastest_us is None:
             return Forecast(self.name, full)
         if self.idle:
@@ -169,12 +169,12 @@ class Executor:
         return True
 
     def _pin(self) -> None:
-        """Keeps the calling thread to this device's cores. A core that the system took away isn't worth failing for."""
+        """Pins the calling thread to this device's cores. Only logs a failure: the system may have taken a core away."""
         if self._cpus:
             try:
-                os.sched_setaffinity(0, self._cpus)  # on Linux, of this thread only
+                os.sched_setaffinity(0, self._cpus)  # on Linux, for this thread only
             except OSError as error:
-                logger.warning("device %s is not kept to the cores %s: %s", self.name, list(self._cpus), error)
+                logger.warning("device %s is not pinned to the cores %s: %s", self.name, list(self._cpus), error)
 
     def _next(self, worker: int) -> Selection[Job] | None:
         """Waits for work and takes the next batch; None once stopped and empty."""

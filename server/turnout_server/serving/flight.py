@@ -17,12 +17,12 @@ class Flight:
 
     Attributes:
         model: the version that answers.
-        inline: runs tiny jobs of the thread that brought the request; None in any other thread.
+        inline: runs very short jobs in the thread that received the request; None in any other thread.
         route, job: where it runs now; replaced once if its device is lost.
         routed_s: when that was decided, on the monotonic clock.
         lost: the device that was lost with the request in it; empty if none was.
-        deadline_s: when its answer must be there, on the monotonic clock; None for any time.
-        start_by_s: when its run must have started; None for any time.
+        deadline_s: when the answer must be there, on the monotonic clock; None for any time.
+        start_by_s: when the run must have started, on the monotonic clock; None for any time.
     """
 
     request: InferRequest
@@ -43,7 +43,7 @@ class Flight:
         return self.model.name, str(self.model.version), self.route.device if self.route else ""
 
     def apply(self, plan: Plan) -> None:
-        """Sets the times by which it must have started and ended."""
+        """Sets the times by which the request must have started and ended."""
         self.deadline_s = self._earlier_s(plan.timeout_us)
         self.start_by_s = self._earlier_s(plan.queue_timeout_us)
 

@@ -1,4 +1,4 @@
-"""Runs tiny jobs in the transport's own thread, because waking a worker costs more than a model that takes 20 us.
+"""Runs very short jobs in the transport's own thread: waking a worker would cost more than a run of 20 us.
 
 A transport that polls collects what has arrived, hands it to its handlers and then calls `run`: the jobs that accumulated
 meanwhile are batched and run at once. Nothing else submits here, so no lock is needed.
@@ -17,12 +17,12 @@ from turnout_server.serving.job import Job
 INLINE_US = 250.0
 #: How long the transport's thread may be kept from polling.
 INLINE_BUDGET_US = 500.0
-#: A deployment may be in debt by so much and still run inline: a single run that the machine disturbed is no pattern.
+#: A deployment may be in debt by this much and still run inline, because other load may have disturbed a single run.
 MAX_DEBT_S = 1.0
 
 
 class InlineRunner:
-    """The tiny jobs of one transport thread. All methods but `waiting` belong to that thread.
+    """Runs the inline jobs of one transport thread. All methods but `waiting` belong to that thread.
 
     Args:
         runners: by device: the devices whose sessions live in this process.
@@ -38,10 +38,10 @@ class InlineRunner:
         self._jobs: list[Job] = []
 
     def accepts(self, deployment: Deployment, rows: int) -> bool:
-        """Whether a request of so many rows is tiny enough to run here."""
+        """Whether a request of this many rows is short enough to run here."""
         if deployment.device not in self._runners or deployment.max_delay_s or len(self._jobs) >= self._limit:
             return False
-        fastest_us = deployment.profile.fastest_us(rows)
+        fastest_us = deployment.fastest_us(rows)
         if fastest_us is None or fastest_us >= INLINE_US:
             return False
         return not deployment.debt_free_s or self._clock() + MAX_DEBT_S >= deployment.debt_free_s

@@ -43,10 +43,10 @@ class Job:
     Args:
         tenant: the deployment that runs it.
         batch_key: equal for jobs that may be batched.
-        done: receives the outcome, from whichever thread has it.
+        done: receives the outcome, on any thread.
         start_by_s: the latest time at which starting it makes sense, on the monotonic clock; None for any time.
         deadline_s: when its answer must be there to be of use, on the monotonic clock; None for any time.
-        max_waiting: refuse it if so many requests of its tenant and priority wait already; 0 for the device's limit only.
+        max_waiting: the job is refused if this many of its tenant and priority wait already; 0 for the device's limit only.
     """
 
     __slots__ = (
@@ -100,7 +100,7 @@ class Job:
             return False
         try:
             done(outcome)
-        except Exception:  # the thread that brings an outcome must survive what its receiver does
+        except Exception:  # an error in the receiver must not end the thread that delivers
             hidden = internal_error()
             logger.exception("a request's outcome could not be delivered: %s", hidden)
             with suppress(Exception):
@@ -155,6 +155,8 @@ class _Reassembly:
                 chunk.cancelled = True
             self._job.complete(outcome)
             return
+        # The outputs may lie in memory that the next chunk's run overwrites.
+        outcome = outcome._replace(outputs=[np.array(array) for array in outcome.outputs])
         with self._lock:
             self._executions[at] = outcome
             self._missing -= 1

@@ -48,7 +48,7 @@ class Plan:
         return self.model() is model and self.device == request.device and self.objective == request.objective
 
     def provenance(self, deployment: Deployment, reason: str) -> Provenance:
-        """What an answer says about where it comes from."""
+        """The provenance that answers state."""
         model, version, device = deployment.key
         provenance = self._provenances.get((device, reason))
         if provenance is None:

@@ -26,7 +26,7 @@ class Selector:
         self._executors = executors
 
     def select(self, flight: Flight, plan: Plan) -> tuple[Route, bool]:
-        """The route of a request, and whether it is tiny enough to run inline.
+        """The route of a request, and whether it runs inline.
 
         Raises:
             FailedPrecondition, Unavailable, Overloaded: no device that it may run on can take it.
@@ -57,7 +57,7 @@ class Selector:
         deployment, executor = flight.model.deployments[device], self._executors[device]
         if _runs_inline(deployment, flight, plan):  # it won't wait in the queue
             alone_us = deployment.predict_us(plan.rows) or 0.0
-            fastest_us = deployment.profile.fastest_us(plan.rows) or alone_us
+            fastest_us = deployment.fastest_us(plan.rows) or alone_us
             forecast = Forecast(device, None, 0.0, alone_us, alone_us, alone_us, fastest_us)
         else:
             start_by_s = deployment.start_by_s(plan.rows, flight.deadline_s, flight.start_by_s)
@@ -110,7 +110,7 @@ def _runs_inline(deployment: Deployment, flight: Flight, plan: Plan) -> bool:
 
 
 def _rate(device: Device, objective: str) -> float | None:
-    """What an hour of a device's time costs by an objective; None if nobody set it."""
+    """What an hour of a device's time costs by an objective; None if it isn't set."""
     if objective == routing.LATENCY:
         return None
     return device.price_per_hour if objective == routing.COST else device.extra_w

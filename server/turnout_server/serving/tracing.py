@@ -1,7 +1,8 @@
-"""Traces of single requests: when each step began, one JSON object a line (TraceSetting).
+"""Traces of single requests: the start time of each step, as one JSON object per line (TraceSetting).
 
-Settings are Triton's: `trace_level` (`OFF` or `TIMESTAMPS`), `trace_rate` (one request in so many), `trace_count` (traces still
-to write; -1 without end), `log_frequency` (traces to gather before writing them; 0 at once), `trace_file`, `trace_mode`.
+Settings are Triton's: `trace_level` (`OFF` or `TIMESTAMPS`), `trace_rate` (n for every n-th request), `trace_count` (traces
+left to write; -1 for no limit), `log_frequency` (traces to buffer before writing them; 0 to write at once), `trace_file`,
+`trace_mode`.
 """
 
 import json
@@ -19,10 +20,10 @@ _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 class Tracer:
-    """Writes traces of the requests that its settings pick. Any thread may call any method.
+    """Writes traces of the requests that its settings select. Any thread may call any method.
 
     Args:
-        file: where traces go; None if the server was started without.
+        file: the file that traces are appended to; None if the server was started without one.
     """
 
     def __init__(self, file: Path | None) -> None:
@@ -44,11 +45,11 @@ class Tracer:
         self.active = False
 
     def settings(self, model: str = "") -> Settings:
-        """The settings in force, of one model or of all that have none of their own."""
+        """The effective settings of one model, or of all models that have none of their own."""
         return {**self._global, **self._by_model.get(model, {})}
 
     def update(self, changes: Mapping[str, Sequence[str]], model: str = "") -> None:
-        """Changes settings: all of them, or none. An empty value goes back to what held before.
+        """Changes settings: all of these, or none. An empty value resets a setting, a model's to the global one.
 
         Raises:
             InvalidRequest: one doesn't exist, or can't have that value.
@@ -67,7 +68,7 @@ class Tracer:
             self.active = any("TIMESTAMPS" in self.settings(name)["trace_level"] for name in ("", *self._by_model))
 
     def record(self, model: str, version: str, device: str, request_id: str, timestamps_ns: Mapping[str, int]) -> None:
-        """Takes in a finished request; writes it if it is one that the settings pick."""
+        """Traces a finished request, if the settings select it."""
         settings = self.settings(model)
         if "TIMESTAMPS" not in settings["trace_level"] or next(self._seen) % int(settings["trace_rate"][0]):
             return
@@ -87,7 +88,7 @@ class Tracer:
                 self._write()
 
     def close(self) -> None:
-        """Writes what was gathered."""
+        """Writes the buffered traces."""
         with self._lock:
             self._write()
 

@@ -1,6 +1,7 @@
-"""Buckets on the CPU, where the number of a graph has no effect: everything about them but CUDA itself."""
+"""Sessions whose runs are replayed; on a CPU, which runs what is bound anew every time, but with the same buffers."""
 
-from collections.abc import Mapping, Sequence
+import ctypes
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,16 @@ import pytest
 from onnx import TensorProto, helper
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overloaded
 from turnout_server.core.model_config import RuntimeOptions
-from turnout_server.devices import cuda_graphs as bindings
 from turnout_server.devices import device as devices
 from turnout_server.devices.cuda_graphs import Bucket, GraphSession
+from turnout_server.devices.cuda_runtime import FREE_SHARE
 from turnout_server.devices.discovery import MAX_GPUS
 from turnout_server.devices.process_engine import ProcessEngine
 from turnout_server.devices.sessions import OnnxSession
 
 from tests import models
 
-DEVICE = replace(devices.cpu(), name="cpu:graphs", threads=1, isolated=True, graph_rows=(2, 8))
+DEVICE = replace(devices.cpu(), name="cpu:graphs", threads=1, isolated=True)
 #: The names of the two outputs of `models.add_sub`, the other way round.
 OUTPUTS = ["OUTPUT1", "OUTPUT0"]
 
@@ -31,11 +32,8 @@ def saved(root: Path, model: onnx.ModelProto) -> Path:
     return root / "m/1/model.onnx"
 
 
-def bound(root: Path, model: onnx.ModelProto) -> GraphSession:
-    """A session of this model, with its buckets."""
-    session = GraphSession(saved(root, model), DEVICE, RuntimeOptions())
-    assert session.bind() == session.graphs
-    return session
+def opened(root: Path, model: onnx.ModelProto, rows: tuple[int, ...] = (2, 8)) -> GraphSession:
+    return GraphSession(saved(root, model), DEVICE, RuntimeOptions(), rows)
 
 
 @pytest.fixture
@@ -44,9 +42,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = Bucket.run
 
-    def run(self: Bucket, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+    def run(self: Bucket, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> None:
         seen.append(self.rows)
-        return real(self, inputs, outputs)
+        real(self, inputs, targets)
 
     monkeypatch.setattr(Bucket, "run", run)
     return seen
@@ -58,8 +56,8 @@ def pair(rows: int, start: float = 0.0) -> dict[str, np.ndarray]:
 
 
 def test_a_run_goes_into_the_smallest_bucket_that_it_fits_and_gets_its_own_rows_back(tmp_path: Path, ran: list[int]) -> None:
-    session = bound(tmp_path, models.add_sub())
-    assert session.graphs == {2: "", 8: ""}
+    session = opened(tmp_path, models.add_sub())
+    assert (session.buckets, session.notes) == ((2, 8), [])
     ran.clear()
     for rows in (1, 2, 3, 8, 9, 5, 1):
         inputs = pair(rows, start=rows)
@@ -70,14 +68,14 @@ def test_a_run_goes_into_the_smallest_bucket_that_it_fits_and_gets_its_own_rows_
 
 
 def test_answers_stay_as_they_are_when_the_next_run_writes_to_the_same_buffers(tmp_path: Path) -> None:
-    session = bound(tmp_path, models.add_sub())
+    session = opened(tmp_path, models.add_sub())
     (first,) = session.run(pair(2), ["OUTPUT0"])
     session.run(pair(2, start=100), ["OUTPUT0"])
     np.testing.assert_array_equal(first, pair(2)["INPUT0"] * 3)
 
 
 def test_what_the_model_does_not_take_is_refused_as_by_a_plain_run(tmp_path: Path, ran: list[int]) -> None:
-    session = bound(tmp_path, models.add_sub())
+    session = opened(tmp_path, models.add_sub())
     ran.clear()
     for broken in ({"INPUT0": pair(2)["INPUT0"][:, :1]}, {"INPUT0": np.float32(1)}):
         with pytest.raises(InvalidRequest):
@@ -85,18 +83,20 @@ def test_what_the_model_does_not_take_is_refused_as_by_a_plain_run(tmp_path: Pat
     assert ran == []
 
 
-def test_a_model_whose_shapes_are_not_known_from_its_rows_runs_plainly(tmp_path: Path, ran: list[int]) -> None:
-    session = bound(tmp_path, models.add_constant(1))
-    why = "'x' has the shape [-1, -1], and only the first axis may be free"
-    assert session.graphs == {2: why, 8: why}
-    assert session.run({"x": np.ones((2, 3), np.float32)}, ["y"])[0].tolist() == [[2, 2, 2]] * 2
-    assert ran == []
-
-
-def test_text_and_bfloat16_run_plainly(tmp_path: Path) -> None:
-    for datatype in ("BYTES", "BF16"):
-        session = bound(tmp_path / datatype, models.identity(datatype, ("batch", 2)))
-        assert session.graphs == dict.fromkeys((2, 8), f"'INPUT' is {datatype}, which cannot be bound from numpy")
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (models.add_constant(1), r"'x' has the shape \[-1, -1\], and only the first axis may be free"),
+        (models.identity("BYTES", ("batch", 2)), "'INPUT' is BYTES, which cannot be bound from numpy"),
+        (models.identity("BF16", ("batch", 2)), "'INPUT' is BF16, which cannot be bound from numpy"),
+    ],
+    ids=["free axes", "text", "bfloat16"],
+)
+def test_a_model_whose_buffers_cannot_be_made_beforehand_is_refused_with_the_reason(
+    tmp_path: Path, model: onnx.ModelProto, why: str
+) -> None:
+    with pytest.raises(FailedPrecondition, match=why):
+        opened(tmp_path, model)
 
 
 class Stale:
@@ -115,78 +115,84 @@ class Stale:
             self._real.run_with_iobinding(binding, options)
 
 
-def test_a_bucket_that_goes_on_answering_what_it_read_first_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bucket_that_keeps_answering_what_it_read_first_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OnnxSession, "runtime", property(lambda self: Stale(self._session)))
-    session = bound(tmp_path, models.add_sub())
-    assert session.graphs[8] == "its answers for 8 rows, after 1 runs before, are not those of a plain run"
-    np.testing.assert_array_equal(session.run(pair(2), ["OUTPUT0"])[0], pair(2)["INPUT0"] * 3)
-
-
-def test_a_model_in_which_the_rows_that_fill_up_change_the_others_runs_plainly(tmp_path: Path, ran: list[int]) -> None:
-    what = (TensorProto.FLOAT, ("batch", 4))
-    mean = helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=1)
-    nodes = [mean, helper.make_node("Sub", ["x", "mean"], ["y"])]
-    session = bound(tmp_path, models.model(nodes, {"x": what}, {"y": what}, {"axes": np.array([0])}))
-    assert session.graphs[8] == "its answers for 4 rows, after 2 runs before, are not those of a plain run"
-    ran.clear()
-    rows = np.array([[0, 0, 0, 0], [2, 2, 2, 2]], np.float32)
-    assert session.run({"x": rows}, ["y"])[0].tolist() == [[-1] * 4, [1] * 4]
-    assert ran == []
+    with pytest.raises(FailedPrecondition, match="8 rows: its answers after 1 earlier runs are not those of a plain run"):
+        opened(tmp_path, models.add_sub())
 
 
 def test_nothing_is_shown_by_a_model_that_answers_the_same_to_everything(tmp_path: Path) -> None:
     what = (TensorProto.FLOAT, ("batch", 4))
     constants = {"zero": np.array(0, np.float32)}
-    session = bound(
-        tmp_path, models.model([helper.make_node("Mul", ["x", "zero"], ["y"])], {"x": what}, {"y": what}, constants)
-    )
-    assert session.graphs[2] == "other numbers give the same answers, so nothing was shown"
+    with pytest.raises(FailedPrecondition, match="other inputs give the same answers, so nothing was shown"):
+        opened(tmp_path, models.model([helper.make_node("Mul", ["x", "zero"], ["y"])], {"x": what}, {"y": what}, constants))
 
 
-def test_whole_numbers_differ_too_and_are_zero_or_one(tmp_path: Path) -> None:
-    assert bound(tmp_path, models.gather()).graphs == {2: "", 8: ""}
+def test_integers_differ_too_and_are_zero_or_one(tmp_path: Path) -> None:
+    assert opened(tmp_path, models.gather()).buckets == (2, 8)
 
 
-def test_a_bucket_that_cannot_be_made_leaves_a_new_session_that_runs_plainly(
+class Capturing:
+    """Fails from a size on, as a capture does that finds too little memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, from_rows: int, error: str) -> None:
+        self.sessions = 0
+        real_init, real_run = OnnxSession.__init__, Bucket.run
+
+        def init(session: OnnxSession, *arguments: Any, **options: Any) -> None:
+            self.sessions += 1
+            real_init(session, *arguments, **options)
+
+        def run(bucket: Bucket, inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> None:
+            if bucket.rows >= from_rows:
+                raise RuntimeError(error)
+            real_run(bucket, inputs, targets)
+
+        monkeypatch.setattr(OnnxSession, "__init__", init)
+        monkeypatch.setattr(Bucket, "run", run)
+
+
+def test_a_capture_that_fails_leaves_the_smaller_buckets_in_a_new_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[tuple[int, ...]] = []
-
-    class Noted(OnnxSession):
-        def __init__(self, path: Path, device: devices.Device, options: RuntimeOptions) -> None:
-            opened.append(device.graph_rows)
-            super().__init__(path, device, options)
-
-    def run(*arguments: Any) -> None:
-        raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing\nand more")
-
-    monkeypatch.setattr(bindings, "OnnxSession", Noted)
-    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", run)
-    session = bound(tmp_path, models.add_sub())
-    assert session.graphs == dict.fromkeys((2, 8), "CUDA failure 900: operation not permitted when stream is capturing")
-    assert opened == [(2, 8), ()]
+    capturing = Capturing(monkeypatch, 8, "CUDA failure 2: out of memory\nand more")
+    session = opened(tmp_path, models.add_sub(), (1, 2, 8, 16))
+    assert (session.buckets, capturing.sessions) == ((1, 2), 2)
+    assert session.notes == ["no CUDA graph for 8 rows: CUDA failure 2: out of memory"]
     np.testing.assert_array_equal(session.run(pair(2), ["OUTPUT0"])[0], pair(2)["INPUT0"] * 3)
 
 
-def test_a_model_that_onnx_runtime_has_no_graphs_for_is_opened_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    why = "This session cannot use the graph capture feature as the model has control flow nodes"
+def test_a_model_that_cannot_be_captured_at_all_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Capturing(monkeypatch, 1, "CUDA failure 900: operation not permitted when stream is capturing")
+    with pytest.raises(FailedPrecondition, match="no CUDA graph for 2 rows: CUDA failure 900"):
+        opened(tmp_path, models.add_sub())
 
-    class Refusing(OnnxSession):
-        def __init__(self, path: Path, device: devices.Device, options: RuntimeOptions) -> None:
-            if device.graph_rows:
-                raise FailedPrecondition(why)
-            super().__init__(path, device, options)
 
-    monkeypatch.setattr(bindings, "OnnxSession", Refusing)
-    session = bound(tmp_path, models.add_sub())
-    assert session.graphs == dict.fromkeys((2, 8), why)
-    np.testing.assert_array_equal(session.run(pair(2), ["OUTPUT0"])[0], pair(2)["INPUT0"] * 3)
+class SmallGpu:
+    """A GPU whose memory ends after some buckets."""
+
+    def __init__(self, buckets: int) -> None:
+        self._left = buckets
+
+    def memory(self) -> tuple[int, int]:
+        self._left -= 1
+        return (1000 if self._left >= 0 else int(1000 * FREE_SHARE) - 1), 1000
+
+    def copy_to_host(self, target: int, source: int, size: int) -> bool:
+        ctypes.memmove(target, source, size)
+        return True
+
+
+def test_no_bucket_takes_the_memory_that_others_may_need(tmp_path: Path) -> None:
+    session = GraphSession(saved(tmp_path, models.add_sub()), DEVICE, RuntimeOptions(), (1, 2, 4), SmallGpu(2))
+    assert session.buckets == (1, 2)
+    assert session.notes == ["no CUDA graph for 4 rows: 0 MiB of GPU memory are left"]
 
 
 def test_a_bucket_that_runs_out_of_memory_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = bound(tmp_path, models.add_sub())
+    session = opened(tmp_path, models.add_sub())
 
     def run(*arguments: Any) -> None:
         raise RuntimeError("Failed to allocate memory for requested buffer of size 17179869184")
@@ -196,22 +202,27 @@ def test_a_bucket_that_runs_out_of_memory_says_so(tmp_path: Path, monkeypatch: p
         session.run(pair(2), OUTPUTS)
 
 
-def test_the_process_of_a_device_records_in_its_lane_and_again_when_it_is_replaced(tmp_path: Path) -> None:
+def test_trimming_frees_nothing_because_graphs_need_their_work_memory(tmp_path: Path) -> None:
+    session = opened(tmp_path, models.add_sub())
+    session.trim()
+    np.testing.assert_array_equal(session.run(pair(2), ["OUTPUT0"])[0], pair(2)["INPUT0"] * 3)
+
+
+def test_the_process_of_a_device_captures_again_when_it_is_replaced(tmp_path: Path) -> None:
     engine = ProcessEngine(DEVICE)
     try:
-        session = engine.open(saved(tmp_path, models.add_sub()), RuntimeOptions())
-        assert session.graphs == {2: "", 8: ""}
-        np.testing.assert_array_equal(session.run(pair(3), ["OUTPUT0"])[0], pair(3)["INPUT0"] * 3)
-        session.graphs = {}
+        session = engine.open(saved(tmp_path, models.add_sub()), RuntimeOptions(), (2, 8), graphs=True)
+        assert session.buckets == (2, 8)
+        for rows in (3, 9, 1):
+            np.testing.assert_array_equal(session.run(pair(rows), ["OUTPUT0"])[0], pair(rows)["INPUT0"] * 3)
+        session.buckets = []
         session.reopen_in(engine.process())
-        assert session.graphs == {2: "", 8: ""}
+        assert list(session.buckets) == [2, 8]
     finally:
         engine.stop()
 
 
-def test_what_a_gpu_is_told_records_graphs_and_keeps_plain_runs_out_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_is_told_to_capture_and_plain_runs_are_kept_out_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, str]] = []
 
     class Gpu(onnxruntime.InferenceSession):  # type: ignore[misc]
@@ -226,11 +237,11 @@ def test_what_a_gpu_is_told_records_graphs_and_keeps_plain_runs_out_of_them(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Gpu)
     monkeypatch.setattr("turnout_server.devices.sessions.built_in_providers", lambda: ("CUDAExecutionProvider",))
-    monkeypatch.setattr("turnout_server.devices.sessions._preload_cuda", lambda: None)
-    gpu = replace(devices.cuda(MAX_GPUS - 1), graph_rows=(4,))  # which no machine has
-    session = GraphSession(saved(tmp_path, models.add_sub()), gpu, RuntimeOptions())
+    gpu = devices.cuda(MAX_GPUS - 1)  # which no machine has
+    path = saved(tmp_path, models.add_sub())
+    session = OnnxSession(path, gpu, graphs=True)
     assert told[0]["enable_cuda_graph"] == "1"
-    assert session._session._options is not None
-    assert session._session._options.get_run_config_entry("gpu_graph_id") == "-1"
-    assert session.bind()[4] != ""  # and so no memory of
+    assert session._options is not None
+    assert session._options.get_run_config_entry("gpu_graph_id") == "-1"
+    OnnxSession(path, gpu)
     assert "enable_cuda_graph" not in told[1]

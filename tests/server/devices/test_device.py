@@ -49,11 +49,6 @@ def test_only_a_provider_that_takes_a_number_is_told_one() -> None:
     assert default_options("OpenVINOExecutionProvider", 3) == default_options("CPUExecutionProvider", 3) == {}
 
 
-def test_on_a_cpu_all_instances_run_one_session() -> None:
-    assert replace(CPU, instances=4).copies == 1
-    assert replace(cuda(0), instances=4).copies == replace(NPU, instances=4).copies == 4
-
-
 def test_another_library_is_another_device_to_a_profile(tmp_path: Path) -> None:
     library = tmp_path / "libvendor.so"
     library.write_bytes(b"1")

@@ -20,7 +20,8 @@ from turnout_server.devices import device as devices
 from turnout_server.devices import process_engine
 from turnout_server.devices.device import Device
 from turnout_server.devices.process import Channel, DeviceProcess
-from turnout_server.devices.process_engine import ProcessEngine, RemoteSession
+from turnout_server.devices.process_engine import ProcessEngine
+from turnout_server.devices.remote_session import RemoteSession
 from turnout_server.devices.sessions import OnnxSession
 
 from tests import models
@@ -203,12 +204,12 @@ def test_even_a_message_too_large_for_a_stopped_process_waits_no_longer_than_tha
 def test_nothing_waits_for_the_other_end_of_a_line_longer_than_it_was_told_to() -> None:
     line = Channel()
     with pytest.raises(TimeoutError):
-        line.exchange("x" * 10_000_000, 0.05)  # nobody reads
+        line.exchange(bytes(10_000_000), 0.05)  # nobody reads
     line.close()
     line = Channel()
-    line.theirs.send(b"\x80\x05")  # the beginning of an answer
+    line.theirs.send(b"\x05\x00\x00\x00\x01")  # the beginning of an answer
     with pytest.raises(TimeoutError):
-        line.exchange("question", 0.05)
+        line.exchange(b"question", 0.05)
     line.close()
 
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded
 from turnout_server.core.model_config import RuntimeOptions
+from turnout_server.devices import cuda_libraries, sessions
 from turnout_server.devices import device as devices
-from turnout_server.devices import sessions
 from turnout_server.devices.sessions import OnnxSession
 
 from tests import models
@@ -106,7 +106,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_none_and_names_the_library_that_
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(onnxruntime, "InferenceSession", Cpu)
     monkeypatch.setattr(sessions, "built_in_providers", lambda: ("CUDAExecutionProvider",))
-    monkeypatch.setattr(sessions, "_preload_cuda", lambda: None)
+    monkeypatch.setattr(cuda_libraries, "preload", lambda major: ())
     monkeypatch.setattr(ctypes, "CDLL", load)
     with pytest.raises(FailedPrecondition, match=f"would have used the CPU instead: {re.escape(why)}"):
         OnnxSession(file, devices.cuda(0))

@@ -1,4 +1,4 @@
-"""Every field of a model configuration is acted on, noted, or refused: nothing is passed over in silence."""
+"""Every field of a model configuration is acted on, noted, or refused; none is silently ignored."""
 
 import re
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from turnout_proto.model_config_pb2 import ModelConfig
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest
 from turnout_server.core.model_config import ModelConfiguration, QueuePolicy
-from turnout_server.models import config_pbtxt as configfile
+from turnout_server.models import config_pbtxt
 
 
 def read(directory: Path, text: str) -> ModelConfiguration:
     (directory / "config.pbtxt").write_text(text)
-    return configfile.read(directory, "m")
+    return config_pbtxt.read(directory, "m")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def directory(tmp_path: Path) -> Path:
 # Field by field
 
 TENSOR = 'name: "x" data_type: TYPE_FP32 dims: [ 4 ]'
-#: By field, a text that sets it and changes what the configuration means, compared with the text after it.
+#: By field: a text that sets it, and one that doesn't; the two configurations differ.
 ACTED_ON = {
     "max_batch_size": ("max_batch_size: 8", ""),
     "default_model_filename": ('default_model_filename: "other.onnx"', ""),
@@ -94,7 +94,7 @@ ACTED_ON = {
         "model_warmup {}",
     ),
 }
-#: By field, a text whose effect is a line in the log.
+#: By field: a text that sets it, which has no effect and is noted in the log.
 NOTED = {
     "metric_tags": 'metric_tags { key: "a" value: "b" }',
     "response_cache": "response_cache { enable: true }",
@@ -110,7 +110,7 @@ NOTED = {
     "optimization.gather_kernel_buffer_threshold": "optimization { gather_kernel_buffer_threshold: 1 }",
     "optimization.eager_batching": "optimization { eager_batching: true }",
 }
-#: By field, a text and words of the sentence that refuses it.
+#: By field: a text that is refused, and words of the error.
 REFUSED = {
     "name": ('name: "other"', "names model 'other', but its directory is 'm'"),
     "platform": ('platform: "pytorch_libtorch"', "'pytorch_libtorch' is not served here: only 'onnxruntime_onnx' is"),
@@ -133,10 +133,10 @@ REFUSED = {
     "instance_group.secondary_devices": ("instance_group { secondary_devices {} }", "secondary devices"),
     "instance_group.passive": ("instance_group { passive: true }", "passive instances"),
 }
-#: What needs no effect: names for people, and an order that answers have anyway.
+#: Fields that need no effect: names for people, and an order that answers have anyway.
 HARMLESS = {"instance_group.name", "model_warmup.name", "dynamic_batching.preserve_ordering"}
 
-#: Sections whose fields are each looked at; every other message counts as one field.
+#: Sections whose fields are tested one by one; any other message counts as one field.
 OPENED = {
     "input",
     "output",
@@ -159,9 +159,9 @@ def fields(descriptor: Any, prefix: str = "") -> Iterator[str]:
             yield path
 
 
-def test_every_field_of_a_configuration_has_its_treatment() -> None:
-    treated = [*ACTED_ON, *NOTED, *REFUSED, *HARMLESS]
-    assert sorted(treated) == sorted(fields(ModelConfig.DESCRIPTOR))
+def test_every_field_of_a_configuration_is_tested() -> None:
+    tested = [*ACTED_ON, *NOTED, *REFUSED, *HARMLESS]
+    assert sorted(tested) == sorted(fields(ModelConfig.DESCRIPTOR))
 
 
 @pytest.mark.parametrize("field", ACTED_ON)
@@ -178,7 +178,7 @@ def test_a_field_without_effect_is_noted(directory: Path, field: str) -> None:
 
 
 @pytest.mark.parametrize("field", REFUSED)
-def test_a_field_that_is_not_supported_fails_the_load_with_a_sentence(directory: Path, field: str) -> None:
+def test_an_unsupported_field_is_refused_with_one_line_of_text(directory: Path, field: str) -> None:
     text, words = REFUSED[field]
     with pytest.raises(FailedPrecondition) as caught:
         read(directory, text)
@@ -186,14 +186,14 @@ def test_a_field_that_is_not_supported_fails_the_load_with_a_sentence(directory:
     assert "\n" not in str(caught.value)
 
 
-# Our own parameters
+# Turnout's own parameters
 
 
 def parameter(key: str, value: str) -> str:
     return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
 
 
-def test_our_parameters_are_read(directory: Path) -> None:
+def test_turnouts_parameters_are_read(directory: Path) -> None:
     text = parameter("turnout.default_device", "cuda,cpu") + parameter("turnout.devices", "cpu, cuda:0")
     text += parameter("turnout.objective", "energy") + parameter("turnout.latency_target_us", "20000")
     configuration = read(directory, text + parameter("turnout.file.cuda", "model.fp16.onnx"))
@@ -205,7 +205,7 @@ def test_our_parameters_are_read(directory: Path) -> None:
     assert configuration.notes == ()
 
 
-def test_a_misspelt_parameter_of_ours_is_refused_with_a_suggestion(directory: Path) -> None:
+def test_a_misspelt_turnout_parameter_is_refused_with_a_suggestion(directory: Path) -> None:
     with pytest.raises(FailedPrecondition, match=r"did you mean turnout\.default_device\?"):
         read(directory, parameter("turnout.default_devise", "cpu"))
 
@@ -234,7 +234,7 @@ def test_a_parameter_without_effect_is_noted(directory: Path, key: str) -> None:
         ("turnout.file.cpu", "", "must be a plain name"),
     ],
 )
-def test_a_wrong_value_of_ours_is_refused(directory: Path, key: str, value: str, words: str) -> None:
+def test_a_wrong_value_of_a_turnout_parameter_is_refused(directory: Path, key: str, value: str, words: str) -> None:
     with pytest.raises(FailedPrecondition, match=words):
         read(directory, parameter(key, value))
 
@@ -286,7 +286,7 @@ def test_instance_groups_say_how_many_runs_may_go_on_at_once(directory: Path, gr
         ([0, 2], 1, 1),
     ],
 )
-def test_a_rate_limiters_priority_divides_a_models_share(
+def test_a_rate_limiters_priority_divides_a_models_weight(
     directory: Path, priorities: list[int], weight: float, notes: int
 ) -> None:
     groups = [f"instance_group {{ rate_limiter {{ priority: {priority} }} }}" for priority in priorities]
@@ -303,14 +303,14 @@ def test_a_negative_count_is_refused(directory: Path) -> None:
 # Files
 
 
-def test_a_missing_file_leaves_everything_to_the_graph(tmp_path: Path) -> None:
-    configuration = configfile.read(tmp_path, "m")
+def test_a_missing_file_is_an_empty_configuration(tmp_path: Path) -> None:
+    configuration = config_pbtxt.read(tmp_path, "m")
     assert configuration == ModelConfiguration("m")
     assert configuration.max_batch_size is None
 
 
 @pytest.mark.parametrize("text", ["max_batch_size: many", "max_batch_sizes: 8", "input {", "max_batch_size: -1"])
-def test_what_is_no_configuration_is_refused(directory: Path, text: str) -> None:
+def test_an_invalid_configuration_is_refused(directory: Path, text: str) -> None:
     with pytest.raises(FailedPrecondition):
         read(directory, text)
 
@@ -318,11 +318,11 @@ def test_what_is_no_configuration_is_refused(directory: Path, text: str) -> None
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").write_bytes(b"\xff\xfe")
     with pytest.raises(FailedPrecondition, match="is not a model configuration"):
-        configfile.read(tmp_path, "m")
+        config_pbtxt.read(tmp_path, "m")
 
 
 @pytest.mark.parametrize("file", ["missing.txt", "../labels.txt", "/etc/hostname"])
-def test_labels_come_from_a_plain_file_of_the_models(directory: Path, file: str) -> None:
+def test_a_label_file_must_be_a_plain_file_of_the_model(directory: Path, file: str) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         read(directory, f'output {{ name: "y" label_filename: "{file}" }}')
     assert str(directory) not in str(caught.value)
@@ -336,7 +336,7 @@ def test_warm_up_data_needs_a_kind_and_a_datatype(directory: Path) -> None:
 # Queues
 
 
-def test_each_priority_may_have_a_policy_of_its_own(directory: Path) -> None:
+def test_each_priority_may_have_its_own_policy(directory: Path) -> None:
     policies = """
       default_queue_policy { max_queue_size: 9 }
       priority_queue_policy { key: 2 value { default_timeout_microseconds: 5 timeout_action: DELAY } }
@@ -347,7 +347,7 @@ def test_each_priority_may_have_a_policy_of_its_own(directory: Path) -> None:
     assert queue.policy_of(2) == QueuePolicy(timeout_us=5, timeout_override=False, rejects=False)
 
 
-def test_preferred_sizes_come_in_order(directory: Path) -> None:
+def test_preferred_sizes_are_sorted(directory: Path) -> None:
     text = "max_batch_size: 8 dynamic_batching { preferred_batch_size: [ 8, 4 ] max_queue_delay_microseconds: 100 }"
     queue = read(directory, text).queue
     assert (queue.preferred_rows, queue.max_delay_us) == ((4, 8), 100)
@@ -368,7 +368,7 @@ def test_preferred_sizes_come_in_order(directory: Path) -> None:
         ),
     ],
 )
-def test_what_contradicts_itself_is_refused(directory: Path, text: str, words: str) -> None:
+def test_contradictory_values_are_refused(directory: Path, text: str, words: str) -> None:
     with pytest.raises(FailedPrecondition, match=re.escape(words)):
         read(directory, f"max_batch_size: 8 dynamic_batching {{ {text} }}")
 
@@ -379,15 +379,15 @@ def test_what_contradicts_itself_is_refused(directory: Path, text: str, words: s
 def test_json_means_the_same_as_text(directory: Path) -> None:
     json = '{"maxBatchSize": 8, "dynamic_batching": {}, "parameters": {"turnout.devices": {"string_value": "cpu"}}}'
     text = "max_batch_size: 8 dynamic_batching {}" + parameter("turnout.devices", "cpu")
-    assert configfile.parse_json(json, "m", directory) == read(directory, text)
+    assert config_pbtxt.parse_json(json, "m", directory) == read(directory, text)
 
 
 @pytest.mark.parametrize(
     "json", ["", "[]", "5", "null", "{", '{"max_batch_size": "many"}', '{"colour": 1}', '{"input": ' + "[" * 5000]
 )
-def test_what_is_no_configuration_in_json_is_an_invalid_request(tmp_path: Path, json: str) -> None:
+def test_invalid_json_is_an_invalid_request(tmp_path: Path, json: str) -> None:
     with pytest.raises(InvalidRequest, match="'config' parameter is not a model configuration in JSON"):
-        configfile.parse_json(json, "m", tmp_path)
+        config_pbtxt.parse_json(json, "m", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -400,5 +400,5 @@ def test_what_is_no_configuration_in_json_is_an_invalid_request(tmp_path: Path, 
         ("version_policy { specific {} }", []),
     ],
 )
-def test_the_version_policy_picks_from_what_is_there(directory: Path, policy: str, served: list[int]) -> None:
+def test_the_version_policy_selects_from_the_existing_versions(directory: Path, policy: str, served: list[int]) -> None:
     assert read(directory, policy).select([2, 1, 3]) == served

@@ -1,4 +1,4 @@
-"""Loads and unloads: one at a time, on a thread of their own, and only where the mode allows them."""
+"""Loads and unloads: one at a time, on their own thread, and only if the mode allows them."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ Outcomes = SimpleQueue[ServingError | None]
 
 
 class Recorder(Repository):
-    """Remembers what it was asked, and by which thread."""
+    """Records the changes that it was asked for, and the threads that asked."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, Loader({}, ProfileStore(None)))
@@ -69,7 +69,7 @@ def control(repository: Recorder) -> Iterator[Control]:
     control.stop()
 
 
-def test_requests_are_carried_out_in_their_order_on_one_thread(control: Control, repository: Recorder) -> None:
+def test_changes_are_made_in_order_on_one_thread(control: Control, repository: Recorder) -> None:
     outcomes: Outcomes = SimpleQueue()
     control.load("a", "{}", outcomes.put)
     control.unload("a", outcomes.put)
@@ -78,7 +78,7 @@ def test_requests_are_carried_out_in_their_order_on_one_thread(control: Control,
     assert repository.threads == {"control_0"}
 
 
-def test_what_goes_wrong_is_told_and_a_surprise_is_hidden(control: Control, repository: Recorder) -> None:
+def test_an_expected_error_is_reported_and_an_unexpected_one_is_hidden(control: Control, repository: Recorder) -> None:
     outcomes: Outcomes = SimpleQueue()
     repository.trouble = InvalidRequest("no such model")
     control.load("a", "", outcomes.put)
@@ -93,7 +93,7 @@ def test_what_goes_wrong_is_told_and_a_surprise_is_hidden(control: Control, repo
 @pytest.mark.parametrize(
     ("mode", "words"), [("none", "without --model-control-mode=explicit"), ("poll", "if polling is enabled")]
 )
-def test_outside_explicit_mode_nobody_may_ask(repository: Recorder, mode: Mode, words: str) -> None:
+def test_clients_may_load_and_unload_in_explicit_mode_only(repository: Recorder, mode: Mode, words: str) -> None:
     control = controlled(repository, mode)
     refusal = f"explicit model load / unload is not allowed {words}"
     with pytest.raises(Unavailable, match=refusal):
@@ -113,14 +113,14 @@ def test_outside_explicit_mode_nobody_may_ask(repository: Recorder, mode: Mode, 
         ("explicit", ["*"], "start all"),
     ],
 )
-def test_each_mode_starts_with_its_models(repository: Recorder, mode: Mode, names: list[str], asked: str) -> None:
+def test_each_mode_loads_its_models_at_the_start(repository: Recorder, mode: Mode, names: list[str], asked: str) -> None:
     control = controlled(repository, mode, names)
     control.start()
     control.stop()
     assert repository.asked == [asked] or asked == "start all"
 
 
-def test_polling_goes_on_after_a_failure_and_ends_with_the_server(repository: Recorder) -> None:
+def test_polling_continues_after_a_failure_and_stops_with_the_server(repository: Recorder) -> None:
     mode: Literal["poll"] = "poll"
     repository.trouble = OSError("the disk is gone")
     control = controlled(repository, mode, poll_s=0.01)
@@ -147,7 +147,7 @@ def test_polling_leaves_the_thread_free_for_other_changes(repository: Recorder) 
     control.stop()
 
 
-def test_after_the_end_a_load_is_refused(control: Control) -> None:
+def test_a_load_after_the_stop_is_refused(control: Control) -> None:
     control.stop()
     with pytest.raises(Unavailable, match="shutting down"):
         control.load("a", "", lambda _: None)

@@ -1,4 +1,4 @@
-"""At most so many models, or so much of them, is loaded; who is asked for comes back in the place of who wasn't."""
+"""Limits on loaded models and their weights: a requested model replaces the least recently requested ones."""
 
 import threading
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def test_no_more_than_the_limit_are_loaded_at_the_start(repository: Repository) 
     assert [entry.state for entry in repository.index()] == ["READY", "READY", "UNAVAILABLE"]
 
 
-def test_asking_for_an_evicted_model_brings_it_back_in_place_of_the_one_not_asked_for(
+def test_a_request_for_an_evicted_model_reloads_it_in_place_of_the_least_recently_requested(
     repository: Repository, wanted: list[str]
 ) -> None:
     repository.find("a")
@@ -70,23 +70,23 @@ def test_asking_for_an_evicted_model_brings_it_back_in_place_of_the_one_not_aske
     assert repository.find("c").name == "c"
 
 
-def test_asking_how_an_evicted_model_stands_does_not_bring_it_back(repository: Repository, wanted: list[str]) -> None:
+def test_asking_whether_an_evicted_model_is_ready_does_not_reload_it(repository: Repository, wanted: list[str]) -> None:
     assert not repository.is_ready("c")
     assert wanted == []
 
 
-def test_a_reload_evicts_nobody(repository: Repository) -> None:
+def test_a_reload_evicts_no_other_model(repository: Repository) -> None:
     repository.load("a")
     assert loaded(repository) == ["a", "b"]
 
 
-def test_without_a_limit_nobody_is_evicted(tmp_path: Path, wanted: list[str]) -> None:
+def test_without_a_limit_no_model_is_evicted(tmp_path: Path, wanted: list[str]) -> None:
     repository = repository_of(tmp_path, wanted.append, Limits())
     repository.start()
     assert loaded(repository) == ["a", "b", "c"]
 
 
-def test_a_look_at_the_disk_brings_no_evicted_model_back(repository: Repository) -> None:
+def test_polling_does_not_reload_an_evicted_model(repository: Repository) -> None:
     repository.poll()
     assert loaded(repository) == ["a", "b"]
 
@@ -105,19 +105,19 @@ def test_no_more_than_the_allowed_weight_is_loaded_at_the_start(weighed: Reposit
     assert [entry.name for entry in weighed.index() if "unloaded to make room" in entry.reason] == ["c"]
 
 
-def test_as_many_of_those_not_asked_for_are_unloaded_as_the_one_asked_for_needs(weighed: Repository, wanted: list[str]) -> None:
+def test_as_many_models_are_evicted_as_the_requested_one_needs(weighed: Repository, wanted: list[str]) -> None:
     for name in "bda":
         weighed.find(name)
     with pytest.raises(Unavailable, match="being loaded again"):
         weighed.find("c")
     assert wanted == ["c"]
     weighed.load("c")
-    assert loaded(weighed) == ["a", "c"]  # without b 50 were left, so d had to go as well
+    assert loaded(weighed) == ["a", "c"]  # without b, a and d leave 50 bytes, so d has to go as well
     weighed.load("d")
     assert loaded(weighed) == ["c", "d"]
 
 
-def test_a_model_that_is_too_heavy_even_alone_fails_by_itself_and_says_what_to_set(weighed: Repository) -> None:
+def test_a_model_that_exceeds_the_limit_alone_fails_with_the_setting_to_change(weighed: Repository) -> None:
     with pytest.raises(FailedPrecondition, match=r"its weights take 0\.0 MiB, and --max-loaded-mb=0 is the limit"):
         weighed.find("e")
     with pytest.raises(InvalidRequest, match="is the limit"):
@@ -125,23 +125,23 @@ def test_a_model_that_is_too_heavy_even_alone_fails_by_itself_and_says_what_to_s
     assert loaded(weighed) == ["a", "b", "d"]
 
 
-def test_a_model_that_has_grown_makes_others_go_when_it_is_loaded_again(weighed: Repository, tmp_path: Path) -> None:
+def test_a_model_that_has_grown_evicts_others_when_it_is_reloaded(weighed: Repository, tmp_path: Path) -> None:
     (tmp_path / "d/1/model.onnx").write_bytes(bytes(60))
     weighed.find("a")
     weighed.load("d")
     assert loaded(weighed) == ["a", "d"]
 
 
-def test_weights_count_once_for_every_session_that_holds_them(tmp_path: Path) -> None:
+def test_weights_count_once_for_each_device(tmp_path: Path) -> None:
     gpu = FakeEngine("cuda:0")
     gpu.device = replace(gpu.device, instances=3)
     (tmp_path / "model.onnx").write_bytes(bytes(10))
     loader = Loader({"cpu": FakeEngine("cpu"), "cuda:0": gpu}, ProfileStore(None))
-    assert loader.weight_bytes(tmp_path, ModelConfiguration("m")) == 10 + 3 * 10
+    assert loader.weight_bytes(tmp_path, ModelConfiguration("m")) == 10 + 10
     assert loader.weight_bytes(tmp_path, ModelConfiguration("m", devices=("cpu",))) == 10
 
 
-def test_the_control_thread_loads_what_is_wanted(tmp_path: Path) -> None:
+def test_the_control_thread_reloads_a_requested_model(tmp_path: Path) -> None:
     came_back = threading.Event()
 
     def changed() -> None:

@@ -1,4 +1,4 @@
-"""Where models lie: Triton's layout, and a bare model as KServe mounts it."""
+"""The layout of a repository, Triton's or one bare model as KServe mounts it; the precision and size of files."""
 
 import json
 import os
@@ -82,11 +82,11 @@ def test_the_fingerprint_changes_with_every_file_of_the_model(tmp_path: Path) ->
         ("model", "fp32"),
     ],
 )
-def test_without_a_manifest_the_name_says_it(tmp_path: Path, file: str, precision: str) -> None:
+def test_without_a_manifest_the_file_name_gives_the_precision(tmp_path: Path, file: str, precision: str) -> None:
     assert precision_of(tmp_path, file) == precision
 
 
-def test_the_manifest_goes_before_the_name_for_the_files_that_it_has(tmp_path: Path) -> None:
+def test_the_manifest_overrides_the_file_name_for_the_files_it_lists(tmp_path: Path) -> None:
     files = {"model.onnx": {"precision": "bf16"}, "model.fp16.onnx": {"sha256": "..."}}
     (tmp_path / "model.json").write_text(json.dumps({"schema_version": 1, "files": files}))
     assert precision_of(tmp_path, "model.onnx") == "bf16"
@@ -115,12 +115,12 @@ def test_the_manifest_goes_before_the_name_for_the_files_that_it_has(tmp_path: P
     ],
     ids=lambda content: content[:40].decode(errors="replace"),
 )
-def test_a_manifest_that_is_none_says_nothing(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_manifest_is_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.json").write_bytes(content)
     assert precision_of(tmp_path, "model.fp16.onnx") == "fp16"
 
 
-def test_a_manifest_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
+def test_an_unreadable_manifest_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "model.json").mkdir()
     assert precision_of(tmp_path, "model.onnx") == "fp32"
 
@@ -140,7 +140,7 @@ def test_external_data_counts_if_the_model_names_it(tmp_path: Path) -> None:
     assert weight_bytes(model) == model.stat().st_size + 1500
 
 
-def test_what_is_not_there_or_empty_weighs_nothing(tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_has_no_weight(tmp_path: Path) -> None:
     assert weight_bytes(tmp_path / "nothing.onnx") == 0
     (tmp_path / "model.onnx").touch()
     (tmp_path / "labels.txt").touch()

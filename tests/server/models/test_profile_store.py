@@ -15,7 +15,7 @@ def profile() -> Profile:
     return made
 
 
-def test_what_was_saved_is_loaded_for_exactly_the_same_thing(tmp_path: Path) -> None:
+def test_a_profile_is_loaded_under_the_key_it_was_saved_under(tmp_path: Path) -> None:
     ProfileStore(tmp_path / "cache").save(KEY, profile())
     loaded = ProfileStore(tmp_path / "cache").load(KEY)
     assert loaded is not None
@@ -24,12 +24,12 @@ def test_what_was_saved_is_loaded_for_exactly_the_same_thing(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("field", ["model_sha256", "file", "device", "runtime", "options"])
-def test_a_profile_of_anything_else_is_not_loaded(tmp_path: Path, field: str) -> None:
+def test_a_profile_is_not_loaded_under_any_other_key(tmp_path: Path, field: str) -> None:
     store = ProfileStore(tmp_path)
     store.save(KEY, profile())
     other = ProfileKey(**{**KEY.__dict__, field: "another"})
     assert store.load(other) is None
-    (tmp_path / KEY.name).rename(tmp_path / other.name)  # nor under the other's name
+    (tmp_path / KEY.name).rename(tmp_path / other.name)  # nor under the other key's file name
     assert store.load(other) is None
 
 
@@ -45,7 +45,7 @@ def test_a_profile_of_anything_else_is_not_loaded(tmp_path: Path, field: str) ->
     ],
     ids=["empty", "cut", "a list", "a newer version", "nonsense", "no estimate"],
 )
-def test_a_damaged_entry_is_measured_anew(tmp_path: Path, damage: object) -> None:
+def test_a_damaged_entry_is_ignored(tmp_path: Path, damage: object) -> None:
     store = ProfileStore(tmp_path)
     store.save(KEY, profile())
     file = tmp_path / KEY.name
@@ -53,7 +53,7 @@ def test_a_damaged_entry_is_measured_anew(tmp_path: Path, damage: object) -> Non
     assert store.load(KEY) is None
 
 
-def test_a_directory_that_cannot_be_written_costs_one_line_of_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_directory_that_cannot_be_written_gives_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     store = ProfileStore(tmp_path / "file" / "cache")
     store.save(KEY, profile())
@@ -61,13 +61,13 @@ def test_a_directory_that_cannot_be_written_costs_one_line_of_log(tmp_path: Path
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_without_a_directory_nothing_is_kept() -> None:
+def test_without_a_directory_nothing_is_stored() -> None:
     store = ProfileStore(None)
     store.save(KEY, profile())
     assert store.load(KEY) is None
 
 
-def test_the_hash_is_of_the_model_and_its_external_data(tmp_path: Path) -> None:
+def test_the_hash_covers_the_model_and_its_external_data(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"graph")
     before = sha256_of(model)

@@ -19,7 +19,7 @@ KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
 
 def version(session: AddingSession, first_us: float = 10, max_batch_size: int = 8) -> ModelVersion:
     signature = Signature(session.inputs, session.outputs, max_batch_size)
-    on_cpu = deployment(session, profile_key=KEY, batchable=max_batch_size > 0)
+    on_cpu = deployment(session, profile_key=KEY, batchable=max_batch_size > 0, max_rows=max(1, max_batch_size))
     on_cpu.profile.observe(1, first_us)
     return ModelVersion("adds", 1, ModelConfiguration("adds"), signature, {"cpu": on_cpu}, {})
 

@@ -1,4 +1,4 @@
-"""Profiles of devices that requests pass by are refreshed while those idle, and what was learnt is kept."""
+"""Profiles of devices without requests are refreshed while the devices are idle, and the results are stored."""
 
 import gc
 import weakref
@@ -23,7 +23,7 @@ def key(device: str) -> ProfileKey:
 
 
 class Made:
-    """A refresher, a model on each of some devices, and what those devices are doing."""
+    """A refresher, a model on some devices, and the state of those devices."""
 
     def __init__(self, directory: Path, devices: tuple[str, ...] = ("cpu", "cuda:0"), service_us: float = 100) -> None:
         self.clock = Clock()
@@ -43,7 +43,7 @@ class Made:
         self.refresher.add(self.model)
 
     def served(self, device: str, rows: int = 1, times: int = 1) -> None:
-        """Requests ran there."""
+        """Records runs of requests on a device."""
         for _ in range(times):
             self.model.deployments[device].profile.observe(rows, 100)
 
@@ -62,7 +62,7 @@ def made(tmp_path: Path) -> Made:
     return Made(tmp_path)
 
 
-def test_a_device_that_requests_pass_by_gets_one_run_a_minute(made: Made) -> None:
+def test_a_device_without_requests_gets_one_run_per_minute(made: Made) -> None:
     for minute in (1, 2, 3):
         made.served("cuda:0")
         made.after(REFRESH_S - 1)
@@ -81,34 +81,34 @@ def test_the_run_moves_the_estimate_of_that_device(made: Made) -> None:
     assert profile.predict_us(1) != before
 
 
-def test_a_model_that_nobody_asks_for_is_left_alone(made: Made) -> None:
+def test_a_model_without_requests_is_not_refreshed(made: Made) -> None:
     for _ in range(10):
         made.after()
     assert made.runs == {"cpu": [], "cuda:0": []}
 
 
-def test_a_refreshing_run_does_not_count_as_somebody_asking(made: Made) -> None:
+def test_a_refreshing_run_does_not_count_as_a_request(made: Made) -> None:
     made.served("cuda:0")
     for _ in range(10):
         made.after()
     assert made.runs == {"cpu": [1], "cuda:0": []}
 
 
-def test_devices_that_all_serve_need_no_refreshing(made: Made) -> None:
+def test_devices_that_all_have_requests_need_no_refreshing(made: Made) -> None:
     made.served("cuda:0")
     made.served("cpu")
     made.after()
     assert made.runs == {"cpu": [], "cuda:0": []}
 
 
-def test_a_model_with_one_device_has_nothing_to_compare(tmp_path: Path) -> None:
+def test_a_model_on_one_device_is_not_refreshed(tmp_path: Path) -> None:
     made = Made(tmp_path, devices=("cpu",))
     made.served("cpu")
     made.after()
     assert made.runs == {"cpu": []}
 
 
-def test_a_busy_device_is_waited_for_without_holding_anything_up(made: Made) -> None:
+def test_a_busy_device_is_refreshed_once_it_is_idle(made: Made) -> None:
     made.busy.add("cpu")
     made.served("cuda:0")
     made.after()
@@ -118,7 +118,7 @@ def test_a_busy_device_is_waited_for_without_holding_anything_up(made: Made) -> 
     assert made.runs["cpu"] == [1]
 
 
-def test_a_request_that_comes_first_makes_the_run_unnecessary(made: Made) -> None:
+def test_a_request_that_runs_first_makes_the_refresh_unnecessary(made: Made) -> None:
     made.busy.add("cpu")
     made.served("cuda:0")
     made.after()
@@ -128,7 +128,7 @@ def test_a_request_that_comes_first_makes_the_run_unnecessary(made: Made) -> Non
     assert made.runs["cpu"] == []
 
 
-def test_a_device_that_does_not_work_is_not_tried_and_leaves_nothing_to_compare(tmp_path: Path) -> None:
+def test_an_unavailable_device_is_neither_refreshed_nor_compared_with(tmp_path: Path) -> None:
     made = Made(tmp_path, devices=("cpu", "cuda:0", "cuda:1"))
     made.broken.add("cuda:1")
     made.served("cuda:0")
@@ -140,7 +140,7 @@ def test_a_device_that_does_not_work_is_not_tried_and_leaves_nothing_to_compare(
     assert made.runs["cpu"] == [1]
 
 
-def test_a_device_lost_in_the_run_stops_nothing(made: Made) -> None:
+def test_a_device_lost_during_the_run_does_not_stop_the_refresher(made: Made) -> None:
     def trouble(inputs: Mapping[str, np.ndarray]) -> None:
         raise DeviceLost("its process ended")
 
@@ -153,14 +153,14 @@ def test_a_device_lost_in_the_run_stops_nothing(made: Made) -> None:
     assert made.runs["cpu"] == [1, 1]
 
 
-def test_a_run_that_would_take_long_is_not_made(tmp_path: Path) -> None:
+def test_a_run_that_would_take_too_long_is_not_made(tmp_path: Path) -> None:
     made = Made(tmp_path, service_us=LONGEST_RUN_S * 1e6 * 1.01)
     made.served("cuda:0")
     made.after()
     assert made.runs["cpu"] == []
 
 
-def test_the_run_has_the_rows_that_runs_there_mostly_had(made: Made) -> None:
+def test_the_run_has_the_most_frequent_number_of_rows(made: Made) -> None:
     made.served("cpu", rows=4, times=20)
     made.after()
     made.served("cuda:0")
@@ -168,7 +168,7 @@ def test_the_run_has_the_rows_that_runs_there_mostly_had(made: Made) -> None:
     assert made.runs["cpu"] == [4]
 
 
-def test_what_requests_and_refreshing_taught_is_kept(made: Made) -> None:
+def test_the_results_of_requests_and_refreshing_runs_are_stored(made: Made) -> None:
     made.served("cuda:0", times=7)
     made.after()
     for device, runs in (("cuda:0", 12), ("cpu", 6)):
@@ -177,7 +177,7 @@ def test_what_requests_and_refreshing_taught_is_kept(made: Made) -> None:
         assert kept.runs(1) == runs
 
 
-def test_an_unloaded_model_is_not_kept_alive(made: Made) -> None:
+def test_an_unloaded_model_is_not_kept_in_memory(made: Made) -> None:
     made.served("cuda:0")
     made.after()
     model, session = weakref.ref(made.model), weakref.ref(made.sessions["cpu"])
@@ -189,7 +189,7 @@ def test_an_unloaded_model_is_not_kept_alive(made: Made) -> None:
     made.after()
 
 
-def test_the_profiler_refreshes_and_keeps_what_was_learnt_when_it_stops(tmp_path: Path) -> None:
+def test_the_profiler_refreshes_and_stores_the_profiles_when_it_stops(tmp_path: Path) -> None:
     made = Made(tmp_path)
     for each in made.model.deployments.values():  # so that nothing is left to measure
         for rows in (2, 4, 8):
@@ -218,7 +218,7 @@ def test_without_a_budget_nothing_is_refreshed(tmp_path: Path) -> None:
     profiler.stop()
 
 
-def test_a_measured_model_can_be_unloaded_too(tmp_path: Path) -> None:
+def test_a_measured_model_is_not_kept_in_memory(tmp_path: Path) -> None:
     made = Made(tmp_path)
     profiler = Profiler(made.store, lambda device: True, 10)
     try:

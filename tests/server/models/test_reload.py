@@ -1,5 +1,6 @@
-"""Models change while they are asked for: who holds a version keeps it, and nobody meets a gap."""
+"""Models change while they serve: a request keeps its version, and there is always one that answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.server.fakes import AddingSession, FakeEngine
 
 
 class Disk:
-    """A repository of one model, `a`, whose file is broken if it says so, and the engine that opens it."""
+    """A repository with one model, `a`, and the engine that opens it; a file with the text `broken` fails."""
 
     device = Device("cpu", "cpu", "CPUExecutionProvider")
     restarts = 0
@@ -34,7 +35,7 @@ class Disk:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "model.onnx").write_text(content)
 
-    def open(self, path: Path, options: RuntimeOptions) -> Session:
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
         self.loads += 1
         if self.loads > 1:
             self.states_while_loading = [entry.state for entry in self.repository.index()]
@@ -46,7 +47,7 @@ class Disk:
         """It always works."""
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Does nothing."""
 
 
 @pytest.fixture
@@ -54,14 +55,14 @@ def disk(tmp_path: Path) -> Disk:
     return Disk(tmp_path)
 
 
-def test_a_reload_answers_with_the_old_version_until_the_new_one_can(disk: Disk) -> None:
+def test_during_a_reload_the_old_version_answers(disk: Disk) -> None:
     old = disk.repository.find("a")
     disk.repository.load("a")
     assert disk.states_while_loading == ["READY"]
     assert disk.repository.find("a") is not old
 
 
-def test_an_unloaded_model_is_unknown_but_finishes_for_who_holds_it_and_may_come_back(disk: Disk) -> None:
+def test_an_unloaded_model_is_unknown_but_finishes_its_requests_and_can_be_loaded_again(disk: Disk) -> None:
     held = disk.repository.find("a")
     disk.repository.unload("a")
     assert [(entry.name, entry.state) for entry in disk.repository.index()] == [("a", "")]
@@ -73,14 +74,14 @@ def test_an_unloaded_model_is_unknown_but_finishes_for_who_holds_it_and_may_come
     assert disk.repository.is_ready("a")
 
 
-def test_what_is_not_in_the_repository_is_neither_loaded_nor_unloaded(disk: Disk) -> None:
+def test_an_unknown_model_can_be_neither_loaded_nor_unloaded(disk: Disk) -> None:
     with pytest.raises(InternalError, match="failed to load 'x', failed to poll from model repository"):
         disk.repository.load("x")
     with pytest.raises(InvalidRequest, match="failed to unload 'x'"):
         disk.repository.unload("x")
 
 
-def test_a_configuration_given_with_the_load_holds_until_the_next_one(disk: Disk) -> None:
+def test_a_configuration_given_with_a_load_holds_until_the_next_load(disk: Disk) -> None:
     (disk.root / "a" / "config.pbtxt").write_text("max_batch_size: 4")
     disk.repository.load("a", '{"max_batch_size": 2}')
     assert disk.repository.find("a").signature.max_batch_size == 2
@@ -100,28 +101,28 @@ def test_polling_tries_a_broken_file_again_only_when_it_has_changed(disk: Disk) 
     assert disk.repository.find("a") is not old
 
 
-def test_nobody_is_told_where_files_lie(disk: Disk) -> None:
+def test_errors_do_not_reveal_directories(disk: Disk) -> None:
     (disk.root / "a" / "config.pbtxt").mkdir()
     with pytest.raises(InvalidRequest, match=r"^load failed for model 'a': config\.pbtxt: Is a directory$"):
         disk.repository.load("a")
 
 
-def test_a_model_that_lost_a_device_while_loading_is_loaded_again_when_it_is_back(tmp_path: Path) -> None:
+def test_a_model_that_lost_a_device_while_loading_is_reloaded_when_the_device_works_again(tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "1" / "model.onnx").touch()
-    cpu, child = FakeEngine("cpu"), FakeEngine("cpu:child")
-    child.open = lose  # type: ignore[method-assign]
-    repository = Repository(tmp_path, Loader({"cpu": cpu, "cpu:child": child}, ProfileStore(None)))
+    cpu, other = FakeEngine("cpu"), FakeEngine("cpu:other")
+    other.open = lose  # type: ignore[method-assign]
+    repository = Repository(tmp_path, Loader({"cpu": cpu, "cpu:other": other}, ProfileStore(None)))
     repository.start()
     before = repository.find("m")
     assert list(before.deployments) == ["cpu"]
-    del child.open  # it is back
+    del other.open  # the device works again
     repository.reopen()
-    assert list(repository.find("m").deployments) == ["cpu", "cpu:child"]
+    assert list(repository.find("m").deployments) == ["cpu", "cpu:other"]
     after = repository.find("m")
-    repository.reopen()  # nothing is lacking now
+    repository.reopen()  # no device is missing now
     assert repository.find("m") is after
 
 
-def lose(path: Path, options: RuntimeOptions) -> Session:
+def lose(path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
     raise DeviceLost("its process ended")

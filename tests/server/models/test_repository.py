@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ GPU = Device("cuda:0", "cuda", "CUDAExecutionProvider")
 
 
 class FakeEngine:
-    """Opens a session of whatever file, unless its content asks for trouble."""
+    """Opens a session for any file, unless its content asks for an error."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.restarts = 0
 
-    def open(self, path: Path, options: RuntimeOptions) -> Session:
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
         content = path.read_text()
         if content == "surprise":
-            raise ZeroDivisionError("nobody expected this")
+            raise ZeroDivisionError("unexpected")
         if content in ("broken", self.device.kind):
             raise FailedPrecondition(f"{path.name} is broken on {self.device.name}")
         return AddingSession()
@@ -40,7 +40,7 @@ class FakeEngine:
         return None
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Does nothing."""
 
 
 def add(root: Path, model: str, version: str = "1", content: str = "", configuration: str | None = None) -> None:
@@ -65,7 +65,7 @@ def states(repository: Repository) -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.parametrize("trouble", ["broken", "surprise"])
-def test_a_failing_model_harms_no_other(tmp_path: Path, trouble: str) -> None:
+def test_a_failing_model_does_not_affect_others(tmp_path: Path, trouble: str) -> None:
     for name in ("a", "c"):
         add(tmp_path, name)
     add(tmp_path, "b", content=trouble)
@@ -94,7 +94,7 @@ def test_the_index_has_a_line_for_each_version_and_the_reason_of_each_failure(tm
         ("version_policy { specific { versions: [1, 10] } }", [1, 10]),
     ],
 )
-def test_the_policy_says_which_versions_are_served(tmp_path: Path, policy: str, served: list[int]) -> None:
+def test_the_version_policy_decides_which_versions_are_served(tmp_path: Path, policy: str, served: list[int]) -> None:
     for version in ("1", "9", "10"):
         add(tmp_path, "m", version)
     (tmp_path / "m" / "config.pbtxt").write_text(policy)
@@ -105,13 +105,13 @@ def test_the_policy_says_which_versions_are_served(tmp_path: Path, policy: str, 
 
 
 @pytest.mark.parametrize("version", ["01", "x", "0", "-1", "1.5", "²"])
-def test_other_directories_are_no_versions(tmp_path: Path, version: str) -> None:
+def test_other_directories_are_not_versions(tmp_path: Path, version: str) -> None:
     add(tmp_path, "m", "1")
     add(tmp_path, "m", version)
     assert [v.version for v in started(tmp_path).ready("m")] == [1]
 
 
-def test_hidden_directories_and_files_are_no_models(tmp_path: Path) -> None:
+def test_hidden_directories_and_files_are_not_models(tmp_path: Path) -> None:
     add(tmp_path, "m")
     add(tmp_path, ".git")
     (tmp_path / "README.md").write_text("")
@@ -121,7 +121,7 @@ def test_hidden_directories_and_files_are_no_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "error"), [("2", NotFound), ("one", InvalidRequest), ("0", InvalidRequest), ("-1", InvalidRequest)]
 )
-def test_a_version_that_is_not_there_is_told_apart_from_one_that_cannot_be(
+def test_a_missing_version_and_an_invalid_one_have_different_errors(
     tmp_path: Path, version: str, error: type[ServingError]
 ) -> None:
     add(tmp_path, "m")
@@ -142,7 +142,7 @@ def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) ->
     add(tmp_path, "m")
     seen: list[type | None] = []
 
-    def look() -> None:
+    def observe() -> None:
         try:
             repository.find("m")
             seen.append(None)
@@ -150,7 +150,7 @@ def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) ->
             seen.append(type(error))
 
     repository = Repository(tmp_path, Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)))
-    repository.observer = FakeObserver(look)
+    repository.observer = FakeObserver(observe)
     repository.start()
     assert seen[0] is Unavailable
     assert seen[-1] is None
@@ -166,7 +166,7 @@ def test_a_reload_that_fails_leaves_the_old_version_answering(tmp_path: Path) ->
     assert repository.find("m") is before
 
 
-def test_a_poll_follows_the_disk(tmp_path: Path) -> None:
+def test_a_poll_loads_new_models_and_unloads_those_that_are_gone(tmp_path: Path) -> None:
     add(tmp_path, "gone")
     add(tmp_path, "kept")
     repository = started(tmp_path)
@@ -178,7 +178,7 @@ def test_a_poll_follows_the_disk(tmp_path: Path) -> None:
     assert repository.find("kept") is kept
 
 
-def test_a_model_serves_on_the_devices_that_take_it(tmp_path: Path) -> None:
+def test_a_model_serves_on_the_devices_that_can_load_it(tmp_path: Path) -> None:
     add(tmp_path, "m", content="cuda")
     version = started(tmp_path, CPU, GPU).find("m")
     assert list(version.deployments) == ["cpu"]
@@ -192,7 +192,7 @@ def test_a_configuration_keeps_a_model_off_a_device(tmp_path: Path) -> None:
     assert "not allowed on device 'cuda:0'" in str(version.unavailable["cuda:0"])
 
 
-def test_a_link_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> None:
+def test_a_link_out_of_the_models_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "repository" / "m" / "1").mkdir(parents=True)
     (tmp_path / "outside.onnx").write_text("")
     (tmp_path / "repository" / "m" / "1" / "model.onnx").symlink_to(tmp_path / "outside.onnx")
@@ -201,7 +201,7 @@ def test_a_link_that_leads_out_of_the_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
-def test_a_model_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_model_that_is_not_a_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "m" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
     if kind == "directory":
@@ -215,7 +215,7 @@ def test_a_model_that_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     "configuration", [b"max_batch_size: 'many'", b"colour: blue", b"\xff\xfe", b"name: 'other'", b"max_batch_size: -1"]
 )
-def test_a_configuration_that_is_wrong_is_told_by_name(tmp_path: Path, configuration: bytes) -> None:
+def test_an_error_in_a_configuration_names_the_file_or_the_field(tmp_path: Path, configuration: bytes) -> None:
     add(tmp_path, "m")
     (tmp_path / "m" / "config.pbtxt").write_bytes(configuration)
     with pytest.raises(FailedPrecondition, match=r"config\.pbtxt|max_batch_size"):
@@ -263,7 +263,7 @@ def test_a_configuration_may_name_kinds_that_this_server_declares(tmp_path: Path
 
 
 class Locked:
-    """Directories that the server may not list; tests may run as root, whom no mode keeps out."""
+    """Directories that can't be listed. File modes would not do: tests may run as root."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths: set[Path] = set()
@@ -285,7 +285,7 @@ def locked(monkeypatch: pytest.MonkeyPatch) -> Locked:
 DENIED = "its directory cannot be listed: Permission denied"
 
 
-def test_a_model_that_cannot_be_listed_fails_by_name_and_reason(tmp_path: Path, locked: Locked) -> None:
+def test_a_model_that_cannot_be_listed_fails_with_the_reason(tmp_path: Path, locked: Locked) -> None:
     add(tmp_path, "good")
     for name in ("bad", "lost+found"):
         (tmp_path / name).mkdir()
@@ -298,7 +298,7 @@ def test_a_model_that_cannot_be_listed_fails_by_name_and_reason(tmp_path: Path, 
         repository.find("bad")
 
 
-def test_a_model_that_cannot_be_listed_stops_no_start_in_explicit_mode(tmp_path: Path, locked: Locked) -> None:
+def test_a_model_that_cannot_be_listed_does_not_stop_the_start_in_explicit_mode(tmp_path: Path, locked: Locked) -> None:
     add(tmp_path, "good")
     (tmp_path / "bad").mkdir()
     locked.paths.add(tmp_path / "bad")
@@ -309,7 +309,7 @@ def test_a_model_that_cannot_be_listed_stops_no_start_in_explicit_mode(tmp_path:
         repository.load("bad")
 
 
-def test_a_version_that_cannot_be_listed_harms_no_other(tmp_path: Path, locked: Locked) -> None:
+def test_a_version_that_cannot_be_listed_does_not_affect_others(tmp_path: Path, locked: Locked) -> None:
     add(tmp_path, "m", "1", configuration="version_policy { all {} }")
     add(tmp_path, "m", "2")
     locked.paths.add(tmp_path / "m" / "2")
@@ -317,20 +317,20 @@ def test_a_version_that_cannot_be_listed_harms_no_other(tmp_path: Path, locked: 
     assert repository.find("m", "1").version == 1
 
 
-def test_polling_goes_on_when_a_model_becomes_unreadable_and_when_it_is_readable_again(tmp_path: Path, locked: Locked) -> None:
+def test_polling_continues_when_a_model_becomes_unreadable_and_readable_again(tmp_path: Path, locked: Locked) -> None:
     add(tmp_path, "m")
     repository = started(tmp_path)
     locked.paths.add(tmp_path / "m")
     add(tmp_path, "new")
     repository.poll()
     assert repository.find("new").name == "new"
-    assert repository.find("m").name == "m"  # what answered goes on answering
+    assert repository.find("m").name == "m"  # the loaded version still answers
     locked.paths.clear()
     repository.poll()
     assert states(repository)["m", "1"] == "READY"
 
 
-def test_a_repository_that_cannot_be_listed_is_not_said_to_be_missing(tmp_path: Path, locked: Locked) -> None:
+def test_a_repository_that_cannot_be_listed_fails_with_the_reason(tmp_path: Path, locked: Locked) -> None:
     locked.paths.add(tmp_path)
     with pytest.raises(FailedPrecondition, match=r"the model repository .* cannot be listed: Permission denied"):
         started(tmp_path)

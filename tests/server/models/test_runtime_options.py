@@ -1,4 +1,4 @@
-"""ONNX Runtime's knobs as Triton's backend spells them."""
+"""ONNX Runtime's options under the names of Triton's backend."""
 
 import pytest
 from google.protobuf import text_format
@@ -15,7 +15,7 @@ def options(text: str = "", **parameters: str) -> RuntimeOptions:
     return runtime_options(message)
 
 
-def test_without_a_word_everything_is_left_to_the_device() -> None:
+def test_without_parameters_all_options_have_their_defaults() -> None:
     assert options() == RuntimeOptions()
 
 
@@ -40,7 +40,7 @@ def test_each_parameter_sets_its_option(key: str, value: str, expected: RuntimeO
 
 
 @pytest.mark.parametrize(("level", "name"), [(0, "all"), (-1, "basic"), (1, "extended"), (2, "off")])
-def test_the_optimization_level_is_tritons(level: int, name: str) -> None:
+def test_the_optimization_level_has_tritons_numbers(level: int, name: str) -> None:
     assert options(f"optimization {{ graph {{ level: {level} }} }}").optimization_level == name
 
 
@@ -48,7 +48,7 @@ def test_the_optimization_level_is_tritons(level: int, name: str) -> None:
     ("key", "value"),
     [("intra_op_thread_count", "-1"), ("inter_op_thread_count", "two"), ("execution_mode", "2"), ("enable_mem_arena", "yes")],
 )
-def test_a_value_that_is_none_is_refused_by_name(key: str, value: str) -> None:
+def test_an_invalid_value_is_refused_with_its_parameter(key: str, value: str) -> None:
     with pytest.raises(FailedPrecondition, match=f"parameter '{key}' is '{value}'"):
         options(**{key: value})
 
@@ -59,7 +59,7 @@ def test_an_optimization_level_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
-def test_an_accelerator_that_is_not_here_is_refused(kind: str) -> None:
+def test_an_unavailable_accelerator_is_refused(kind: str) -> None:
     with pytest.raises(FailedPrecondition, match="'tensorrt' is not available here"):
         options(f'optimization {{ execution_accelerators {{ {kind}_execution_accelerator {{ name: "tensorrt" }} }} }}')
 

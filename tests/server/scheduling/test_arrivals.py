@@ -1,4 +1,4 @@
-"""Who comes to a device: how many of late, how urgent, and how patient."""
+"""Recent arrivals at a device: rate, urgency and slack."""
 
 import math
 
@@ -12,7 +12,7 @@ def per_s(arrivals: Arrivals, now_s: float, priority: int = 2) -> float:
     return sum(rate.per_s for rate in arrivals.recent(now_s, priority))
 
 
-def test_the_rate_is_that_of_late() -> None:
+def test_the_rate_is_that_of_recent_arrivals() -> None:
     arrivals = Arrivals()
     assert per_s(arrivals, 0.0) == 0
 
@@ -23,7 +23,7 @@ def test_the_rate_is_that_of_late() -> None:
     assert per_s(arrivals, 15.0) < 0.01
 
 
-def test_those_of_each_patience_have_a_rate_of_their_own() -> None:
+def test_each_class_of_slack_has_its_own_rate() -> None:
     arrivals = Arrivals()
     for number in range(1000):
         arrivals.add(0.005 * number, 2, 0.05 if number % 10 == 0 else None)
@@ -33,7 +33,7 @@ def test_those_of_each_patience_have_a_rate_of_their_own() -> None:
 
 
 @given(st.floats(-1, 1e4))
-def test_nobody_seems_to_be_in_more_of_a_hurry_than_they_are_nor_to_have_twice_the_time(slack_s: float) -> None:
+def test_slack_is_rounded_up_but_never_to_more_than_twice(slack_s: float) -> None:
     arrivals = Arrivals()
     arrivals.add(0.0, 1, slack_s)
 
@@ -42,7 +42,7 @@ def test_nobody_seems_to_be_in_more_of_a_hurry_than_they_are_nor_to_have_twice_t
     assert whole_us < slack_us <= max(1, 2 * whole_us)
 
 
-def test_the_less_urgent_do_not_count() -> None:
+def test_less_urgent_arrivals_do_not_count() -> None:
     arrivals = Arrivals()
     for priority in (1, 2, 2, 3):
         arrivals.add(0.0, priority, None)
@@ -51,10 +51,10 @@ def test_the_less_urgent_do_not_count() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 1e9)), max_size=50))
-def test_few_kinds_are_told_apart_whatever_comes(those: list[tuple[int, float]]) -> None:
+def test_the_number_of_classes_is_bounded_and_no_arrival_is_lost(added: list[tuple[int, float]]) -> None:
     arrivals = Arrivals()
-    for priority, slack_s in those:
+    for priority, slack_s in added:
         arrivals.add(0.0, priority, slack_s)
 
     assert len(arrivals.recent(0.0, 10**6)) <= LOWEST_RANK * 51
-    assert per_s(arrivals, 0.0, 10**6) == pytest.approx(len(those))
+    assert per_s(arrivals, 0.0, 10**6) == pytest.approx(len(added))

@@ -18,7 +18,7 @@ def test_nothing_is_predicted_before_the_first_run() -> None:
 
 
 @given(st.dictionaries(st.integers(1, 64), TIMES, min_size=1), st.integers(0, 200))
-def test_a_prediction_lies_between_its_neighbours(measured: dict[int, float], rows: int) -> None:
+def test_a_prediction_lies_between_its_measured_neighbours(measured: dict[int, float], rows: int) -> None:
     predicted = profile(measured).predict_us(rows)
     assert predicted is not None
     below = [size for size in measured if size <= rows]
@@ -33,14 +33,14 @@ def test_a_prediction_lies_between_its_neighbours(measured: dict[int, float], ro
 
 
 @given(st.dictionaries(st.integers(1, 64), TIMES, min_size=1))
-def test_what_was_measured_is_predicted(measured: dict[int, float]) -> None:
+def test_a_measured_size_is_predicted_as_measured(measured: dict[int, float]) -> None:
     made = profile(measured)
     for rows, service_us in measured.items():
         assert made.predict_us(rows) == pytest.approx(service_us)
 
 
 @given(TIMES, st.lists(TIMES, max_size=20))
-def test_an_outlier_moves_the_estimate_only_so_far(first: float, others: list[float]) -> None:
+def test_an_outlier_moves_the_estimate_by_a_limited_amount(first: float, others: list[float]) -> None:
     made = profile({1: first})
     for service_us in others:
         before = made.predict_us(1)
@@ -77,13 +77,13 @@ def test_only_sizes_that_ran_often_enough_are_settled() -> None:
     assert (made.settled_us(2), made.settled_us(1)) == (100, None)
 
 
-def test_what_was_measured_on_purpose_replaces_what_was_known() -> None:
+def test_a_measurement_replaces_the_estimate() -> None:
     made = profile({1: 10_000})
     made.measure(1, [100, 120, 5000])
     assert (made.predict_us(1), made.fastest_us(1), made.runs(1)) == (120, 100, 3)
 
 
-def test_a_run_hardly_ever_takes_longer_than_two_spreads_above_the_expected() -> None:
+def test_the_likely_time_is_two_spreads_above_the_expected_time() -> None:
     made = Profile()
     made.measure(1, [90, 100, 110])
     made.measure(3, [300] * 3)

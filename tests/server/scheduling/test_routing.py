@@ -21,19 +21,19 @@ from turnout_server.scheduling.routing import (
     resolve,
 )
 
-#: Every reason there is: each is a metric label, so a new one is a change of docs/protocol.md.
+#: All route reasons. Each is a metric label, so a new one also needs a change of docs/protocol.md.
 REASONS = {"requested", "only-device", "earliest", "cheapest-in-time", "preference", "spill", "retried"}
 
 
 def idle(name: str, service_us: float | None = None, rate: float | None = None) -> Forecast:
-    """A device with nothing to do."""
+    """An idle device; it was never measured if `service_us` is None."""
     if service_us is None:
         return Forecast(name, rate=rate)
     return busy(name, 0.0, service_us, rate)
 
 
 def busy(name: str, wait_us: float, service_us: float, rate: float | None = None) -> Forecast:
-    """A device that is free in so many microseconds."""
+    """A device that is free after `wait_us`."""
     return Forecast(name, None, wait_us, service_us, service_us, service_us, service_us, rate)
 
 
@@ -46,7 +46,7 @@ RESTARTING = Unavailable("restarting", 500)
 
 
 def choose(asked: str, host: list[Forecast], missing: dict[str, str] | None = None, **preferences: Any) -> Route:
-    """The route of a request that asks so, on a host with these devices."""
+    """The route of a request with this `device` on a host with these devices."""
     targets = resolve(asked, tuple(forecast.device for forecast in host))
     return routing.choose(Preferences(targets, **preferences), {forecast.device: forecast for forecast in host}, missing or {})
 
@@ -57,7 +57,7 @@ TIMES = st.one_of(st.none(), st.floats(1, 1e6))
 
 @st.composite
 def hosts(draw: st.DrawFn) -> list[Forecast]:
-    """Four devices in any state; what was never measured is known of no device in part."""
+    """Four devices in any state; each is measured or not, never in part."""
     host = []
     for name in NAMES:
         problem = draw(st.sampled_from([None, FailedPrecondition("not allowed"), RESTARTING, FULL]))
@@ -91,7 +91,7 @@ def test_a_named_device_is_never_moved(asked: str, host: list[Forecast], prefere
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), PREFERENCES)
-def test_every_reason_is_of_the_closed_set_and_comes_with_the_devices_prediction(
+def test_every_route_has_a_known_reason_and_its_devices_prediction(
     entries: list[str], host: list[Forecast], preferences: dict[str, Any]
 ) -> None:
     try:
@@ -103,7 +103,7 @@ def test_every_reason_is_of_the_closed_set_and_comes_with_the_devices_prediction
 
 
 @given(st.lists(ENTRIES, min_size=1, max_size=4), hosts(), PREFERENCES)
-def test_a_list_is_walked_in_order_to_the_first_entry_that_can_run_it(
+def test_a_list_goes_to_its_first_entry_that_can_run_the_request(
     entries: list[str], host: list[Forecast], preferences: dict[str, Any]
 ) -> None:
     able = {forecast.device for forecast in host if _able(forecast, preferences.get("deadline_us"))}
@@ -133,7 +133,7 @@ def _able(forecast: Forecast, deadline_us: float | None) -> bool:
         ("cuda:9,auto", "cuda:1", "preference"),
     ],
 )
-def test_each_way_to_ask_has_its_reason(asked: str, device: str, reason: str) -> None:
+def test_each_form_of_the_device_parameter_has_its_reason(asked: str, device: str, reason: str) -> None:
     route = choose(asked, ALL)
     assert (route.device, route.reason) == (device, reason)
 
@@ -142,7 +142,7 @@ def test_an_exact_name_wins_over_a_kind() -> None:
     assert choose("cpu", [idle("cpu:fast", 1), CPU]).device == "cpu"
 
 
-def test_auto_with_one_device_says_so() -> None:
+def test_auto_with_one_usable_device_has_the_reason_only_device() -> None:
     assert choose("auto", [CPU], MISSING).reason == "only-device"
     assert choose("auto", [CPU, GPU0._replace(unavailable=RESTARTING)]).reason == "only-device"
 
@@ -152,13 +152,13 @@ def test_a_device_that_was_never_measured_is_tried_last() -> None:
     assert choose("auto", [idle("cuda:0")]) == Route("cuda:0", "only-device", None)
 
 
-def test_a_device_with_work_ahead_is_passed_over_for_one_that_finishes_sooner() -> None:
+def test_a_busy_device_is_passed_over_for_one_that_finishes_sooner() -> None:
     assert choose("auto", [CPU, busy("cuda:0", wait_us=150, service_us=100)]) == Route("cuda:0", "earliest", 250)
     assert choose("auto", [CPU, busy("cuda:0", wait_us=250, service_us=100)]) == Route("cpu", "spill", 300)
 
 
 @pytest.mark.parametrize("asked", ["tpu", "", "cpu,tpu", "cuda:"])
-def test_a_malformed_name_is_an_invalid_request_that_lists_what_exists(asked: str) -> None:
+def test_an_unknown_device_is_an_invalid_request_and_the_error_lists_the_devices(asked: str) -> None:
     with pytest.raises(InvalidRequest, match=r"this server has: cpu, cpu:slow, cuda:0, cuda:1; or ask for 'auto'"):
         choose(asked, ALL)
 
@@ -166,7 +166,7 @@ def test_a_malformed_name_is_an_invalid_request_that_lists_what_exists(asked: st
 @pytest.mark.parametrize(
     ("asked", "why"), [("cuda", MISSING["cuda"]), ("cuda:3", MISSING["cuda"]), ("cpu:9", "no device of that name")]
 )
-def test_a_device_that_is_not_here_is_a_failed_precondition_with_the_reason(asked: str, why: str) -> None:
+def test_a_missing_device_is_a_failed_precondition_with_the_reason(asked: str, why: str) -> None:
     with pytest.raises(FailedPrecondition, match=why):
         choose(asked, [CPU], MISSING)
 
@@ -181,7 +181,7 @@ def test_a_list_fails_with_the_last_status_and_all_reasons() -> None:
         choose("cuda:0,cpu", [forbidden, restarting])
 
 
-def test_a_refusal_leaves_no_frames_behind() -> None:
+def test_a_refusal_does_not_add_a_traceback_to_the_shared_error() -> None:
     problem = FailedPrecondition("not allowed")
     with pytest.raises(FailedPrecondition):
         choose("cpu", [Forecast("cpu", problem)])
@@ -193,7 +193,7 @@ def test_spaces_around_entries_do_not_count(entries: list[str]) -> None:
     assert entries_of(" , ".join(entries)) == entries
 
 
-def test_near_ties_do_not_flap() -> None:
+def test_near_ties_do_not_change_the_device() -> None:
     last, chosen = "", []
     for cpu_us, gpu_us in [(100, 101), (101, 100), (100, 95), (95, 100), (100, 92)]:
         last = choose("auto", [idle("cpu", cpu_us), idle("cuda:0", gpu_us)], last=last).device
@@ -209,7 +209,7 @@ def test_the_last_choice_is_kept_exactly_while_it_is_within_the_hysteresis(soone
     assert route.device == (last if later <= sooner * (1 + HYSTERESIS) else other)
 
 
-def test_a_last_choice_that_cannot_run_is_forgotten() -> None:
+def test_an_unavailable_last_choice_is_ignored() -> None:
     assert choose("auto", [CPU._replace(unavailable=RESTARTING), SLOW_CPU], last="cpu").device == "cpu:slow"
     assert choose("auto", [CPU, SLOW_CPU], last="cuda:7").device == "cpu"
 
@@ -223,7 +223,7 @@ def test_a_last_choice_that_cannot_run_is_forgotten() -> None:
         ("auto", busy("cuda:1", 0, 295), "cuda:1", "earliest"),  # no faster than the other
         ("cuda:1,cpu", GPU1._replace(unavailable=FULL), "cpu", "spill"),
         ("cuda:1,cpu", GPU1._replace(unavailable=RESTARTING), "cpu", "preference"),
-        ("cuda:1,cpu", busy("cuda:1", 1000, 100), "cuda:1", "preference"),  # it asked for that order
+        ("cuda:1,cpu", busy("cuda:1", 1000, 100), "cuda:1", "preference"),  # the order of preference counts
         ("cpu,cuda:1", GPU1._replace(unavailable=FULL), "cpu", "preference"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_request_spills_where_a_faster_or_preferred_device_is_too_busy(
     assert (route.device, route.reason) == (device, reason)
 
 
-def test_a_preferred_device_that_is_too_late_is_spilled_from() -> None:
+def test_a_request_spills_from_a_preferred_device_that_is_too_late() -> None:
     late = busy("cuda:1", 1000, 100)
     route = choose("cuda:1,cpu", [CPU, late], deadline_us=500)
     assert (route.device, route.reason) == ("cpu", "spill")
@@ -243,40 +243,40 @@ def test_a_preferred_device_that_is_too_late_is_spilled_from() -> None:
 DEAR, CHEAP = idle("cuda:0", 100, rate=10), idle("cpu", 300, rate=1)
 
 
-def test_the_cheapest_device_wins_by_what_the_run_costs_and_not_by_its_hour() -> None:
+def test_the_cheapest_device_is_that_with_the_cheapest_run_not_the_cheapest_hour() -> None:
     assert choose("auto", [DEAR, CHEAP], objective=COST) == Route("cpu", "cheapest-in-time", 300)
     assert choose("auto", [DEAR, idle("cpu", 3000, rate=1)], objective=COST).device == "cuda:0"
     assert choose("auto", [DEAR, CHEAP], objective=LATENCY).device == "cuda:0"
 
 
-def test_a_batch_that_costs_a_device_nothing_more_is_free() -> None:
-    joined = DEAR._replace(added_us=0.0)
-    assert choose("auto", [joined, CHEAP], objective=COST).device == "cuda:0"
+def test_a_run_that_is_shared_at_no_extra_time_costs_nothing() -> None:
+    batched = DEAR._replace(added_us=0.0)
+    assert choose("auto", [batched, CHEAP], objective=COST).device == "cuda:0"
 
 
 @pytest.mark.parametrize("limit", ["deadline_us", "target_us"])
-def test_a_cheaper_device_must_finish_in_time_with_a_tenth_to_spare(limit: str) -> None:
+def test_a_cheaper_device_must_finish_in_time_with_a_margin_of_a_tenth(limit: str) -> None:
     for limit_us, device in [(334, "cpu"), (333, "cuda:0")]:
         preferences: dict[str, Any] = {"objective": COST, limit: limit_us}
         assert choose("auto", [DEAR, CHEAP], **preferences).device == device
 
 
-def test_where_none_meets_the_target_the_earliest_is_taken() -> None:
+def test_if_no_device_meets_the_target_the_earliest_is_chosen() -> None:
     assert choose("auto", [DEAR, CHEAP], objective=COST, target_us=1) == Route("cuda:0", "earliest", 100)
 
 
 @pytest.mark.parametrize(("objective", "setting"), [(COST, "price_per_hour"), (ENERGY, "idle_w and busy_w")])
-def test_an_objective_that_nobody_gave_numbers_for_says_what_to_set(objective: str, setting: str) -> None:
+def test_an_objective_without_rates_fails_and_names_the_settings(objective: str, setting: str) -> None:
     text = rf"'{objective}' needs {setting} of device 'cpu'; set it under \[devices.\"cpu\"\], or ask for 'latency'"
     with pytest.raises(FailedPrecondition, match=text):
         choose("auto", [DEAR, CHEAP._replace(rate=None)], objective=objective)
-    assert choose("cpu", [DEAR, CHEAP._replace(rate=None)], objective=objective).device == "cpu"  # nothing to compare
+    assert (
+        choose("cpu", [DEAR, CHEAP._replace(rate=None)], objective=objective).device == "cpu"
+    )  # no choice, so no rate is needed
 
 
 @given(hosts(), st.sampled_from([COST, ENERGY]))
-def test_no_device_in_time_with_the_margin_to_spare_is_cheaper_than_the_one_chosen(
-    host: list[Forecast], objective: str
-) -> None:
+def test_the_chosen_device_is_the_cheapest_of_those_in_time(host: list[Forecast], objective: str) -> None:
     rated = [forecast._replace(rate=forecast.rate or 1.0) for forecast in host]
     target_us = 1e6
     try:
@@ -295,26 +295,26 @@ def test_no_device_in_time_with_the_margin_to_spare_is_cheaper_than_the_one_chos
 
 
 @pytest.mark.parametrize("asked", ["cpu", "auto", "cpu,cpu"])
-def test_what_cannot_finish_in_time_is_refused_with_the_predicted_time(asked: str) -> None:
+def test_a_request_that_cannot_finish_in_time_is_refused_with_the_predicted_time(asked: str) -> None:
     late = Forecast("cpu", None, wait_us=60_000, service_us=30_000, alone_us=90, fastest_us=80)
     text = r"device 'cpu' would take at least 80.0 ms \(predicted 90.0 ms\), and the deadline is in 50.0 ms"
     with pytest.raises(Overloaded, match=text) as caught:
         choose(asked, [late], deadline_us=50_000)
     assert caught.value.pushback_ms == -1
-    assert choose(asked, [late], deadline_us=80_000).device == "cpu"  # it may yet
+    assert choose(asked, [late], deadline_us=80_000).device == "cpu"  # it may finish in time
 
 
-def test_a_deadline_that_has_passed_is_told_as_none_left() -> None:
+def test_a_deadline_in_the_past_is_reported_as_no_time_left() -> None:
     with pytest.raises(Overloaded, match=r"the deadline is in 0.0 ms"):
         choose("cpu", [CPU], deadline_us=-5)
 
 
-def test_a_device_that_was_never_measured_is_given_a_try() -> None:
+def test_a_device_that_was_never_measured_may_be_tried() -> None:
     assert choose("cpu", [idle("cpu")], deadline_us=1).device == "cpu"
 
 
 @given(hosts(), st.floats(0, 2e6))
-def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Forecast], deadline_us: float) -> None:
+def test_a_request_that_some_device_may_finish_in_time_is_not_refused(host: list[Forecast], deadline_us: float) -> None:
     able = {forecast.device for forecast in host if _able(forecast, deadline_us)}
     try:
         assert choose("auto", host, deadline_us=deadline_us).device in able
@@ -322,52 +322,51 @@ def test_nothing_is_refused_that_some_device_may_finish_in_time(host: list[Forec
         assert not able
 
 
-#: Six hundred a second come, and each can wait 10 ms.
+#: 600 arrivals per second, each with 10 ms of slack.
 HURRIED = (ArrivalRate(600.0, 10_000.0),)
 
 
 def with_arrivals(forecast: Forecast, *arrivals: ArrivalRate) -> Forecast:
-    """A device on which a request would be in the way of others."""
+    """The device with other arrivals, which a request there would delay."""
     return forecast._replace(occupancy_us=forecast.added_us, arrivals=arrivals)
 
 
-def test_what_a_request_makes_others_wait_counts_as_much_as_its_own_time() -> None:
+def test_imposed_delay_counts_as_much_as_the_requests_own_time() -> None:
     gpu, cpu = busy("cuda:0", 60_000, 15_000), busy("cpu", 0, 49_000)
     crowded = with_arrivals(cpu, ArrivalRate(600.0, math.inf))
 
-    # Some 29 come meanwhile, and wait for half of it on average.
+    # About 29 requests arrive during the run, and wait for half of it on average.
     assert routing.imposed_delay_us(crowded) == pytest.approx(600 * 0.049 * 49_000 / 2)
     assert choose("auto", [cpu, gpu]).device == "cpu"
     assert choose("auto", [crowded, gpu]) == Route("cuda:0", "earliest", 75_000)
 
 
-def test_a_request_that_joins_a_run_delays_those_who_come_before_its_end_by_what_it_adds() -> None:
-    joins = with_arrivals(busy("cpu", 20_000, 9_000)._replace(added_us=1_000), ArrivalRate(100.0, math.inf))
+def test_a_batched_request_delays_arrivals_by_the_time_it_adds_to_the_run() -> None:
+    batched = with_arrivals(busy("cpu", 20_000, 9_000)._replace(added_us=1_000), ArrivalRate(100.0, math.inf))
 
-    assert routing.imposed_delay_us(joins) == pytest.approx(100 * 0.028 * 1_000 + 100 * 0.001 * 500)
+    assert routing.imposed_delay_us(batched) == pytest.approx(100 * 0.028 * 1_000 + 100 * 0.001 * 500)
 
 
 def test_the_predicted_time_of_a_route_is_the_requests_own() -> None:
     assert choose("auto", [with_arrivals(idle("cpu", 300), *HURRIED), SLOW_CPU]).predicted_us == 300
 
 
-def test_those_are_made_late_who_come_so_early_in_a_run_that_they_cannot_wait_for_its_end() -> None:
+def test_arrivals_with_less_slack_than_the_rest_of_the_run_are_expected_misses() -> None:
     assert routing.expected_deadline_misses(with_arrivals(idle("cpu", 49_000), *HURRIED)) == pytest.approx(600 * 0.039)
     assert routing.expected_deadline_misses(with_arrivals(idle("cpu", 9_000), *HURRIED)) == 0
     assert routing.expected_deadline_misses(with_arrivals(idle("cpu", 49_000), ArrivalRate(600.0, math.inf))) == 0
 
 
-def test_a_request_keeps_away_from_a_device_on_which_it_would_make_several_others_late() -> None:
+def test_a_device_with_more_than_one_expected_miss_is_avoided() -> None:
     gpu, cpu = busy("cuda:0", 200_000, 15_000), idle("cpu", 49_000)
 
     assert choose("auto", [cpu, gpu]).device == "cpu"
     assert choose("auto", [with_arrivals(cpu, *HURRIED), gpu]).device == "cuda:0"
-    assert (
-        choose("auto", [with_arrivals(cpu, ArrivalRate(20.0, 10_000.0)), gpu]).device == "cpu"
-    )  # 0.8 of them: not as many as itself
+    few = with_arrivals(cpu, ArrivalRate(20.0, 10_000.0))  # 0.8 expected misses: fewer than the request itself
+    assert choose("auto", [few, gpu]).device == "cpu"
 
 
-def test_it_is_refused_where_only_such_a_device_would_answer_in_time() -> None:
+def test_a_request_is_refused_if_only_such_a_device_would_answer_in_time() -> None:
     with pytest.raises(Overloaded) as refused:
         choose("auto", [busy("cuda:0", 200_000, 15_000), with_arrivals(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000)
 
@@ -376,22 +375,22 @@ def test_it_is_refused_where_only_such_a_device_would_answer_in_time() -> None:
 
 
 @pytest.mark.parametrize("gpu", [GPU0._replace(unavailable=RESTARTING), with_arrivals(busy("cuda:0", 2e5, 6e4), *HURRIED)])
-def test_it_is_not_where_no_other_device_is_there_or_others_fare_no_better(gpu: Forecast) -> None:
+def test_it_is_not_refused_if_there_is_no_better_device(gpu: Forecast) -> None:
     assert choose("auto", [gpu, with_arrivals(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
 
 
 @pytest.mark.parametrize("asked", ["cpu", "cuda,cpu"])
-def test_who_names_a_device_keeps_it_whoever_comes_there(asked: str) -> None:
+def test_a_named_device_is_kept_whatever_arrives_there(asked: str) -> None:
     late = busy("cuda:0", 200_000, 15_000)
 
     assert choose(asked, [late, with_arrivals(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000).device == "cpu"
 
 
-COMERS = st.lists(st.builds(ArrivalRate, st.floats(0, 1e4), st.floats(1, 1e6)), max_size=3)
+ARRIVALS = st.lists(st.builds(ArrivalRate, st.floats(0, 1e4), st.floats(1, 1e6)), max_size=3)
 
 
-@given(hosts(), st.tuples(COMERS, COMERS, COMERS, COMERS))
-def test_some_device_that_works_takes_a_request_whoever_comes(
+@given(hosts(), st.tuples(ARRIVALS, ARRIVALS, ARRIVALS, ARRIVALS))
+def test_some_working_device_always_takes_a_request_whatever_arrives(
     host: list[Forecast], arrivals: tuple[list[ArrivalRate], ...]
 ) -> None:
     crowded = [with_arrivals(forecast, *each) for forecast, each in zip(host, arrivals, strict=True)]

@@ -1,4 +1,4 @@
-"""The worked example of docs/routing.md: what its tables say is what the functions that decide give."""
+"""The worked example of docs/routing.md: its tables hold what the decision functions return."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.server.fakes import FakeRequest, deployment, profile
 
 PAGE = (Path(__file__).parents[3] / "docs" / "routing.md").read_text()
 NOW_S = 1000.0
-#: What is left of the run that goes on.
+#: The remaining time of the runs in progress.
 LEFT_US = {"cuda:0": [12_000.0], "cpu": []}
 DEVICES = {
     "cuda:0": Device("cuda:0", "cuda", "CUDAExecutionProvider", price_per_hour=1.20, idle_w=60, busy_w=300),
@@ -30,14 +30,14 @@ FASTEST_US = {"cuda:0": 5_500, "cpu": 18_000}
 
 
 def scan_on(device: str) -> Deployment:
-    """The model that is asked for; a run of one row was once faster than it mostly is."""
+    """The requested model; its fastest run of one row was faster than the expected one."""
     known = profile(RUNS_US[device])
     known.measure(1, [FASTEST_US[device], *[RUNS_US[device][1]] * 4])
     return deployment(name="scan", device=device, profile=known, target_us=40_000.0)
 
 
 def queue_of(device: str, scan: Deployment) -> DeviceQueue[FakeRequest]:
-    """What waits: on the GPU one request for another model, and three for this one."""
+    """The queued requests: on the GPU one for another model and three for this one; on the CPU none."""
     device_queue: DeviceQueue[FakeRequest] = DeviceQueue()
     if device == "cuda:0":
         lang = deployment(name="lang", device=device, profile=profile({1: 15_000}), target_us=20_000.0)
@@ -48,7 +48,7 @@ def queue_of(device: str, scan: Deployment) -> DeviceQueue[FakeRequest]:
 
 
 def forecast(device: str, deadline_us: float | None) -> Forecast:
-    """What the scheduler would expect of one more row."""
+    """The forecast for one more row, as the executor makes it."""
     scan = scan_on(device)
     start_by_s = scan.start_by_s(1, None if deadline_us is None else NOW_S + deadline_us * 1e-6, None)
     ahead_us, service_us, added_us = queue_of(device, scan).predicted_us(scan, "k", 1, 0, due(scan, NOW_S, start_by_s))
@@ -60,7 +60,7 @@ def forecast(device: str, deadline_us: float | None) -> Forecast:
 
 
 def arrivals(device: str) -> Sequence[ArrivalRate]:
-    """Who comes to the CPU: 600 a second, once they have come for long enough, who can wait for 10 ms."""
+    """The recent arrivals: on the CPU 600 requests per second with a slack of 10 ms, for ten seconds; on the GPU none."""
     counted = Arrivals()
     if device == "cpu":
         for number in range(6000):
@@ -68,17 +68,17 @@ def arrivals(device: str) -> Sequence[ArrivalRate]:
     return counted.recent(NOW_S, 0)
 
 
-def compared(device: str, objective: str, deadline_us: float | None, *, crowded: bool = False) -> Forecast:
+def forecast_with_choice(device: str, objective: str, deadline_us: float | None, *, urgent_arrivals: bool = False) -> Forecast:
     seen = forecast(device, deadline_us)
     rate = DEVICES[device].price_per_hour if objective == COST else DEVICES[device].extra_w
     occupancy_us = min(seen.added_us, scan_on(device).longest_chunk_us(1))
-    others = arrivals(device) if crowded else ()
+    others = arrivals(device) if urgent_arrivals else ()
     return seen._replace(rate=rate, occupancy_us=occupancy_us, arrivals=others)
 
 
-def choose(objective: str, deadline_us: float | None, *, crowded: bool = False) -> routing.Route:
+def choose(objective: str, deadline_us: float | None, *, urgent_arrivals: bool = False) -> routing.Route:
     preferences = Preferences(routing.resolve("auto", tuple(DEVICES)), objective, deadline_us, target_us=40_000.0)
-    host = {name: compared(name, objective, deadline_us, crowded=crowded) for name in DEVICES}
+    host = {name: forecast_with_choice(name, objective, deadline_us, urgent_arrivals=urgent_arrivals) for name in DEVICES}
     return routing.choose(preferences, host, {})
 
 
@@ -86,29 +86,29 @@ def row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-@pytest.mark.parametrize(("device", "cap"), [("cuda:0", 8), ("cpu", 2)])
-def test_profiles_and_caps_are_those_of_the_page(device: str, cap: int) -> None:
-    assert scan_on(device).effective_max_batch == cap
+@pytest.mark.parametrize(("device", "max_batch"), [("cuda:0", 8), ("cpu", 2)])
+def test_profiles_and_batch_sizes_are_those_of_the_page(device: str, max_batch: int) -> None:
+    assert scan_on(device).effective_max_batch == max_batch
 
-    made = DEVICES[device]
+    declared = DEVICES[device]
     runs_ms = [f"{us / 1e3:g}" for us in RUNS_US[device].values()]
-    figures = (*runs_ms, f"{FASTEST_US[device] / 1e3:g}", cap, f"{made.price_per_hour:.2f}", f"{made.extra_w:g}")
-    assert row(f"`{device}`", *figures) in PAGE
+    cells = (*runs_ms, f"{FASTEST_US[device] / 1e3:g}", max_batch, f"{declared.price_per_hour:.2f}", f"{declared.extra_w:g}")
+    assert row(f"`{device}`", *cells) in PAGE
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_parts_of_a_prediction_are_those_of_the_page(device: str) -> None:
+def test_the_terms_of_a_prediction_are_those_of_the_page(device: str) -> None:
     seen = forecast(device, None)
     assert seen.wait_us is not None
     assert seen.predicted_finish_us is not None
     ahead_us = seen.wait_us - sum(LEFT_US[device])
-    parts_us = (sum(LEFT_US[device]), ahead_us, seen.service_us, seen.predicted_finish_us, seen.added_us)
+    terms_us = (sum(LEFT_US[device]), ahead_us, seen.service_us, seen.predicted_finish_us, seen.added_us)
 
     cost = DEVICES[device].price_per_hour or 0.0
     energy_w = DEVICES[device].extra_w or 0.0
     per_million, energy_j = cost * seen.added_us / 3600, energy_w * seen.added_us * 1e-6
-    parts_ms = [f"{us / 1e3:g}" for us in parts_us]
-    assert row(f"`{device}`", *parts_ms, f"{per_million:.2f}", f"{energy_j:.2f}") in PAGE
+    terms_ms = [f"{us / 1e3:g}" for us in terms_us]
+    assert row(f"`{device}`", *terms_ms, f"{per_million:.2f}", f"{energy_j:.2f}") in PAGE
 
 
 @pytest.mark.parametrize(
@@ -146,21 +146,21 @@ def test_request_3_is_worth_trying_on_the_gpu_but_not_expected_in_time_there() -
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_what_a_request_does_to_others_is_what_the_page_says(device: str) -> None:
-    seen = compared(device, LATENCY, None, crowded=True)
+def test_imposed_delay_and_expected_misses_are_those_of_the_page(device: str) -> None:
+    seen = forecast_with_choice(device, LATENCY, None, urgent_arrivals=True)
     assert seen.predicted_finish_us is not None
 
-    figures = (
+    cells = (
         f"{seen.predicted_finish_us / 1e3:g}",
         f"{routing.imposed_delay_us(seen) / 1e3:.0f}",
         f"{routing.expected_deadline_misses(seen):.1f}",
     )
-    assert row(f"`{device}`", *figures) in PAGE
+    assert row(f"`{device}`", *cells) in PAGE
 
 
-def test_a_request_keeps_out_of_the_way_of_others_as_the_page_says() -> None:
-    assert choose(LATENCY, None, crowded=True) == routing.Route("cuda:0", "only-device", 36e3)
+def test_a_request_stays_away_from_a_device_with_urgent_arrivals_as_the_page_says() -> None:
+    assert choose(LATENCY, None, urgent_arrivals=True) == routing.Route("cuda:0", "only-device", 36e3)
     with pytest.raises(Overloaded) as refused:
-        choose(LATENCY, 30e3, crowded=True)
+        choose(LATENCY, 30e3, urgent_arrivals=True)
 
     assert str(refused.value) in " ".join(PAGE.split())

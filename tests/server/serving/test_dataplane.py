@@ -49,7 +49,7 @@ Outcome = InferResponse | ServingError
 
 
 class AddsOnly(Loader):
-    """Loads these deployments by device, whatever the file."""
+    """Loads these deployments by device, whatever the file has."""
 
     def __init__(self, engines: Mapping[str, Engine], deployments: dict[str, Deployment], **settings: Any) -> None:
         super().__init__(engines, ProfileStore(None))
@@ -63,7 +63,7 @@ class AddsOnly(Loader):
 
 
 class Served:
-    """A data plane over one adding model on fake devices; `settings` are those of the model."""
+    """A data plane with one adding model on fake devices; `settings` are the model's configuration."""
 
     def __init__(
         self,
@@ -108,13 +108,13 @@ class Served:
         return self.dataplane.infer(request, self.outcomes.put)
 
     def takes(self, service_us: float, device: str = "cpu") -> None:
-        """A device is known to take so long for a row, and no longer for eight."""
+        """Sets a device's measured service time, the same for one row and for eight."""
         for rows in (1, 8):
             self.deployments[device].profile.measure(rows, [service_us] * 5)
         self.deployments[device].review_batch_size()
 
     def counted(self, device: str = "cpu") -> Series:
-        """What was counted, once every run is over; a device takes nothing more from then on."""
+        """The device's counters after all its runs; it takes no more requests."""
         self.executors[device].stop(timeout_s=10)
         return self.metrics.totals()["adds", "1", device]
 
@@ -142,7 +142,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     served.stop()
 
 
-def test_a_request_is_answered_with_what_happened_on_the_way(served: Served) -> None:
+def test_an_answer_has_its_provenance_and_timings(served: Served) -> None:
     served.infer(device="cpu")
     response = served.outcome()
     assert isinstance(response, InferResponse)
@@ -161,14 +161,16 @@ def test_a_request_is_answered_with_what_happened_on_the_way(served: Served) -> 
     ],
     ids=["model", "shape", "no device", "absent device"],
 )
-def test_what_cannot_run_never_reaches_the_device(served: Served, wrong: dict[str, object], error: type[ServingError]) -> None:
+def test_a_request_that_cannot_run_never_reaches_the_device(
+    served: Served, wrong: dict[str, object], error: type[ServingError]
+) -> None:
     runs = len(served.session.runs)
     served.infer(**wrong)  # type: ignore[arg-type]
     assert isinstance(served.outcome(), error)
     assert len(served.session.runs) == runs
 
 
-def test_an_unloaded_model_is_kept_by_nothing_that_it_served(served: Served) -> None:
+def test_requests_that_were_served_keep_no_reference_to_an_unloaded_model(served: Served) -> None:
     layout = Layout({"a": ROW, "b": ROW}, ())
     for _ in range(2):
         served.infer(layout=layout)
@@ -176,20 +178,20 @@ def test_an_unloaded_model_is_kept_by_nothing_that_it_served(served: Served) -> 
     version, deployment_ = ref(served.repository.find("adds")), ref(served.deployments.pop("cpu"))
     served.repository.unload("adds")
     deadline_s = time.monotonic() + 10
-    while (version() or deployment_()) and time.monotonic() < deadline_s:  # the worker has yet to begin to wait
+    while (version() or deployment_()) and time.monotonic() < deadline_s:  # the worker may not wait yet
         time.sleep(0.01)
         gc.collect()
     assert (version(), deployment_()) == (None, None)
 
 
-def test_a_full_queue_is_an_answer_and_not_an_exception(served: Served) -> None:
+def test_a_full_queue_is_reported_as_an_outcome_and_not_raised(served: Served) -> None:
     served.hold()
     served.infer()
     served.infer()
     assert isinstance(served.outcome(), Overloaded)
 
 
-def test_a_deadline_that_passes_in_the_queue_is_counted_as_such(served: Served) -> None:
+def test_a_deadline_that_passes_in_the_queue_is_counted(served: Served) -> None:
     served.hold()
     served.infer(deadline_s=served.clock.now_s + 1)
     served.clock.now_s += 2
@@ -199,7 +201,7 @@ def test_a_deadline_that_passes_in_the_queue_is_counted_as_such(served: Served) 
     assert served.counted().failures == {"DEADLINE_EXCEEDED": 1}
 
 
-def test_a_caller_that_goes_away_while_its_request_waits_is_counted_as_such(served: Served) -> None:
+def test_a_request_cancelled_while_it_waits_is_counted_and_not_run(served: Served) -> None:
     served.hold()
     served.infer(id="gone")()
     served.session.gate.set()
@@ -208,12 +210,12 @@ def test_a_caller_that_goes_away_while_its_request_waits_is_counted_as_such(serv
     assert served.session.runs == [1]
 
 
-FATES = st.lists(st.sampled_from(["patient", "in time", "too late", "gone"]), max_size=12)
+FATES = st.lists(st.sampled_from(["no deadline", "in time", "too late", "gone"]), max_size=12)
 
 
 @settings(max_examples=50, deadline=None)
 @given(FATES)
-def test_every_request_ends_once_and_every_one_that_was_dropped_is_counted(fates: list[str]) -> None:
+def test_every_request_completes_once_and_every_dropped_one_is_counted(fates: list[str]) -> None:
     with TemporaryDirectory() as directory:
         served = Served(Path(directory), limit=100)
         served.repository.start()
@@ -230,18 +232,18 @@ def test_every_request_ends_once_and_every_one_that_was_dropped_is_counted(fates
         served.stop()
 
     assert served.outcomes.empty()
-    assert answered == sum(counted.request_s.counts) == 1 + fates.count("patient") + fates.count("in time")
+    assert answered == sum(counted.request_s.counts) == 1 + fates.count("no deadline") + fates.count("in time")
     drops = {"DEADLINE_EXCEEDED": fates.count("too late"), "CANCELLED": fates.count("gone")}
     assert counted.failures == {code: number for code, number in drops.items() if number}
 
 
-def test_a_session_that_gives_too_few_outputs_is_an_internal_error(served: Served) -> None:
+def test_too_few_outputs_of_a_session_are_an_internal_error(served: Served) -> None:
     served.session.run = lambda inputs, outputs: []  # type: ignore[method-assign]
     served.infer()
     assert isinstance(served.outcome(), InternalError)
 
 
-def test_made_up_names_are_counted_under_one(served: Served) -> None:
+def test_unknown_model_names_share_one_series(served: Served) -> None:
     for number in range(3):
         served.infer(model=f"made-up-{number}")
     totals = served.metrics.totals()
@@ -249,22 +251,22 @@ def test_made_up_names_are_counted_under_one(served: Served) -> None:
     assert len(totals) == 1
 
 
-def test_it_is_ready_once_the_repository_has_settled_and_until_it_drains(tmp_path: Path) -> None:
+def test_the_data_plane_is_ready_from_when_the_repository_settles_until_it_drains(tmp_path: Path) -> None:
     served = Served(tmp_path)
-    told: list[bool] = []
-    served.changes.add(lambda: told.append(served.dataplane.ready()))
+    seen: list[bool] = []
+    served.changes.add(lambda: seen.append(served.dataplane.ready()))
     assert not served.dataplane.ready()
     served.repository.start()
     assert served.dataplane.ready()
     served.dataplane.drain()
-    assert (told[0], told[-2], told[-1]) == (False, True, False)
+    assert (seen[0], seen[-2], seen[-1]) == (False, True, False)
     served.infer()  # it still answers
     assert isinstance(served.outcome(), InferResponse)
     served.stop()
 
 
 class Two(Served):
-    """`cpu` and `cpu:other`; the sessions of the devices in `losing` lose whatever they run."""
+    """Two devices, `cpu` and `cpu:other`; runs on those that `lose` names fail because the device is lost."""
 
     def __init__(self, root: Path, ready_when: str = "any", **settings: Any) -> None:
         super().__init__(root, "cpu:other", ready_when=ready_when, **settings)
@@ -287,7 +289,7 @@ def two(tmp_path: Path) -> Iterator[Two]:
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu,cpu:other"])
-def test_a_request_that_lost_its_device_is_sent_to_another_once(two: Two, device: str) -> None:
+def test_a_request_whose_device_is_lost_is_retried_on_another_once(two: Two, device: str) -> None:
     two.lose("cpu")
     two.infer(device=device)
     outcome = two.outcome()
@@ -301,14 +303,14 @@ def test_a_request_that_loses_two_devices_fails(two: Two) -> None:
     assert isinstance(two.outcome(), DeviceLost)
 
 
-def test_a_request_that_names_its_device_fails_with_it_and_is_never_moved(two: Two) -> None:
+def test_a_request_that_names_its_device_is_never_moved_when_it_is_lost(two: Two) -> None:
     two.lose("cpu:other")
     two.infer(device="cpu:other")
     assert isinstance(two.outcome(), DeviceLost)
     assert two.session.runs == []
 
 
-def test_a_device_that_restarts_is_passed_over_by_auto_and_fails_who_names_it(two: Two) -> None:
+def test_auto_passes_over_a_restarting_device_and_requests_that_name_it_fail(two: Two) -> None:
     two.engines["cpu:other"].trouble = DeviceLost("it is restarting")
     two.infer(device="auto")
     outcome = two.outcome()
@@ -338,7 +340,7 @@ def test_ready_when_says_which_devices_must_work(tmp_path: Path, ready_when: str
     two.stop()
 
 
-def test_an_answer_tells_what_was_predicted_and_the_precision_it_was_computed_in(served: Served) -> None:
+def test_an_answer_has_the_predicted_time_and_the_precision(served: Served) -> None:
     served.takes(5000)
     served.infer()
     outcome = served.outcome()
@@ -355,8 +357,8 @@ def test_without_a_measurement_nothing_is_predicted(served: Served) -> None:
     assert (sum(counted.prediction.counts), counted.answered) == (0, 1)
 
 
-def test_routes_are_counted_by_reason_and_predictions_by_how_true_they_came(served: Served) -> None:
-    served.takes(3600e6)  # it takes a millionth of that
+def test_routes_are_counted_by_reason_and_predictions_by_their_error(served: Served) -> None:
+    served.takes(3600e6)  # a run takes less than a millionth of that
     for device in ("", "cpu"):
         served.infer(device=device)
         served.outcome()
@@ -380,9 +382,9 @@ def test_a_request_that_cannot_finish_in_time_is_refused_at_once_with_the_predic
     assert served.metrics.totals()["adds", "1", ""].failures == {"RESOURCE_EXHAUSTED": 1}
 
 
-def test_a_request_that_may_finish_in_time_is_given_a_try(served: Served) -> None:
+def test_a_request_that_may_finish_in_time_is_tried(served: Served) -> None:
     served.takes(50_000)
-    served.deployments["cpu"].profile.observe(1, 10)  # it was that fast once
+    served.deployments["cpu"].profile.observe(1, 10)  # one run was that fast
     served.infer(deadline_s=time.monotonic() + 0.045)
     served.executor.stop(timeout_s=10)
     assert not isinstance(served.outcome(), Overloaded)
@@ -398,7 +400,7 @@ LEVELS = Queue(
 
 @pytest.fixture
 def levels(tmp_path: Path) -> Iterator[Served]:
-    """A model with three priorities, whose requests run one by one."""
+    """A model with three priorities whose requests run one at a time."""
     served = Served(tmp_path, limit=100, queue=LEVELS)
     served.deployments["cpu"].max_rows = 1
     served.repository.start()
@@ -408,7 +410,7 @@ def levels(tmp_path: Path) -> Iterator[Served]:
 
 def test_each_priority_has_a_limit_of_its_own(levels: Served) -> None:
     levels.hold()
-    for priority, accepted in [(1, 1), (0, 2), (9, 0)]:  # no priority and one that doesn't exist are the default's
+    for priority, accepted in [(1, 1), (0, 2), (9, 0)]:  # no priority, or one that doesn't exist, is the default one
         for _ in range(accepted):
             levels.infer(priority=priority)
         levels.infer(priority=priority)
@@ -417,7 +419,7 @@ def test_each_priority_has_a_limit_of_its_own(levels: Served) -> None:
         assert f"{1 if priority == 1 else 2} requests wait for this model" in str(outcome)
 
 
-def test_the_more_urgent_is_answered_first(levels: Served) -> None:
+def test_more_urgent_requests_are_answered_first(levels: Served) -> None:
     levels.hold()
     for priority in (2, 3, 1):
         levels.infer(priority=priority, id=str(priority), arrived_s=levels.clock.now_s)
@@ -426,16 +428,16 @@ def test_the_more_urgent_is_answered_first(levels: Served) -> None:
     assert [outcome.id for outcome in outcomes if isinstance(outcome, InferResponse)] == ["7", "1", "2", "3"]
 
 
-def test_each_priority_has_a_timeout_of_its_own_which_requests_shorten_only_if_they_may(levels: Served) -> None:
+def test_each_priority_has_its_own_timeout_which_requests_shorten_only_if_allowed(levels: Served) -> None:
     levels.hold()
     now_s = levels.clock.now_s
-    levels.infer(priority=1, id="patient", arrived_s=now_s)
+    levels.infer(priority=1, id="no timeout", arrived_s=now_s)
     levels.infer(priority=2, id="shorter", arrived_s=now_s, timeout_us=500)
-    levels.infer(priority=3, id="as it is", arrived_s=now_s, timeout_us=500)
+    levels.infer(priority=3, id="unchanged", arrived_s=now_s, timeout_us=500)
     levels.clock.now_s += 600e-6
     levels.session.gate.set()
     outcomes = [levels.outcome() for _ in range(4)]
-    assert {outcome.id for outcome in outcomes if isinstance(outcome, InferResponse)} == {"7", "patient", "as it is"}
+    assert {outcome.id for outcome in outcomes if isinstance(outcome, InferResponse)} == {"7", "no timeout", "unchanged"}
     assert levels.counted().failures == {"DEADLINE_EXCEEDED": 1}
 
 
@@ -447,7 +449,7 @@ def test_a_priority_whose_timeout_has_passed_expires(levels: Served) -> None:
     assert [type(levels.outcome()) for _ in range(2)] == [InferResponse, DeadlineExceeded]
 
 
-def test_a_precision_that_no_file_has_is_refused_with_what_to_set(served: Served) -> None:
+def test_a_precision_without_a_file_is_refused_with_the_setting_to_change(served: Served) -> None:
     served.infer(precision="fp16")
     outcome = served.outcome()
     assert isinstance(outcome, FailedPrecondition)
@@ -458,7 +460,7 @@ def test_a_precision_that_no_file_has_is_refused_with_what_to_set(served: Served
     assert isinstance(served.outcome(), InferResponse)
 
 
-def test_a_precision_chooses_among_the_devices_of_auto_and_never_moves_a_named_one(two: Two) -> None:
+def test_a_precision_restricts_auto_and_never_moves_a_named_device(two: Two) -> None:
     two.deployments["cpu:other"].precision = "fp16"
     two.infer(precision="fp16")
     outcome = two.outcome()
@@ -476,7 +478,7 @@ def routed(two: Two, **options: Any) -> tuple[str, str]:
     return outcome.provenance.device, outcome.provenance.route_reason
 
 
-def test_auto_takes_the_device_that_is_expected_to_finish_first(two: Two) -> None:
+def test_auto_takes_the_device_with_the_earliest_predicted_finish(two: Two) -> None:
     two.takes(2000)
     two.takes(1000, "cpu:other")
     assert routed(two) == ("cpu:other", "earliest")
@@ -484,7 +486,7 @@ def test_auto_takes_the_device_that_is_expected_to_finish_first(two: Two) -> Non
     assert routed(two, device="cpu,auto") == ("cpu", "preference")
 
 
-def test_near_ties_stay_with_the_device_that_was_chosen_last(two: Two) -> None:
+def test_near_ties_stay_with_the_last_device(two: Two) -> None:
     for cpu_us, other_us, device in [
         (1000, 1050, "cpu"),
         (1050, 1000, "cpu"),
@@ -505,7 +507,7 @@ def test_auto_spills_over_from_a_full_queue(two: Two) -> None:
     assert routed(two, device="cpu,cpu:other") == ("cpu:other", "spill")
 
 
-def test_auto_keeps_a_long_run_off_a_device_where_others_could_not_wait_for_its_end(two: Two) -> None:
+def test_auto_keeps_a_long_run_off_a_device_where_it_would_make_others_miss_deadlines(two: Two) -> None:
     two.takes(1000, "cpu:other")
     for _ in range(200):
         two.infer(device="cpu:other", deadline_s=time.monotonic() + 0.012)
@@ -522,7 +524,7 @@ def test_auto_keeps_a_long_run_off_a_device_where_others_could_not_wait_for_its_
     assert routed(two, device="cpu:other", deadline_s=time.monotonic() + 0.3) == ("cpu:other", "requested")
 
 
-def test_cost_and_energy_take_the_cheapest_that_is_in_time(two: Two) -> None:
+def test_cost_and_energy_take_the_cheapest_device_that_is_in_time(two: Two) -> None:
     two.takes(1000)
     two.takes(30_000, "cpu:other")
     two.engines["cpu"].device = replace(two.engines["cpu"].device, price_per_hour=3, idle_w=20, busy_w=120)
@@ -530,12 +532,12 @@ def test_cost_and_energy_take_the_cheapest_that_is_in_time(two: Two) -> None:
     assert routed(two) == ("cpu", "earliest")
     for objective in (COST, ENERGY):
         assert routed(two, objective=objective) == ("cpu:other", "cheapest-in-time")
-        two.takes(30_000, "cpu:other")  # as before, whatever that request showed
+        two.takes(30_000, "cpu:other")  # as before that request's run was recorded
         in_time = {"objective": objective, "deadline_s": time.monotonic() + 0.02}
         assert routed(two, **in_time) == ("cpu", "only-device")
 
 
-def test_a_target_keeps_a_cheap_device_from_being_too_slow(tmp_path: Path) -> None:
+def test_a_latency_target_excludes_a_cheap_device_that_is_too_slow(tmp_path: Path) -> None:
     two = Two(tmp_path, latency_target_us=20_000)
     two.takes(1000)
     two.takes(30_000, "cpu:other")
@@ -546,7 +548,7 @@ def test_a_target_keeps_a_cheap_device_from_being_too_slow(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("servers", "models", "asked", "in_force"),
+    ("servers", "models", "requests", "effective"),
     [
         (COST, "", "", COST),
         (LATENCY, COST, "", COST),
@@ -555,38 +557,36 @@ def test_a_target_keeps_a_cheap_device_from_being_too_slow(tmp_path: Path) -> No
         (COST, ENERGY, LATENCY, LATENCY),
     ],
 )
-def test_the_requests_objective_goes_before_the_models_and_that_before_the_servers(
-    tmp_path: Path, servers: str, models: str, asked: str, in_force: str
+def test_the_requests_objective_overrides_the_models_and_that_the_servers(
+    tmp_path: Path, servers: str, models: str, requests: str, effective: str
 ) -> None:
     two = Two(tmp_path, default_objective=servers, objective=models)
     two.takes(1000)
     two.takes(1000, "cpu:other")
-    two.infer(objective=asked)
+    two.infer(objective=requests)
     outcome = two.outcome()
-    if in_force == LATENCY:
+    if effective == LATENCY:
         assert isinstance(outcome, InferResponse)
     else:
         assert isinstance(outcome, FailedPrecondition)
-        assert f"the objective '{in_force}' needs" in str(outcome)  # because nobody gave prices or watts
+        assert f"the objective '{effective}' needs" in str(outcome)  # no prices or watts are set
     two.stop()
 
 
 def test_an_answer_that_cannot_be_delivered_counts_as_a_failure_and_not_as_an_answer(served: Served) -> None:
-    told: SimpleQueue[Outcome] = SimpleQueue()
+    received: SimpleQueue[Outcome] = SimpleQueue()
 
     def done(outcome: Outcome) -> ServingError | None:
-        told.put(outcome)
+        received.put(outcome)
         return InvalidRequest("the region is too small")
 
     served.dataplane.infer(InferRequest("adds", "", "7", {"a": ROW, "b": ROW}), done)
-    assert isinstance(told.get(timeout=10), InferResponse)
+    assert isinstance(received.get(timeout=10), InferResponse)
     counted = served.counted()
     assert (counted.failures, counted.answered) == ({"INVALID_ARGUMENT": 1}, 0)
 
 
 @pytest.mark.parametrize(("model", "key"), [("adds", ("adds", "1", "")), ("other", NOBODY)])
-def test_a_request_that_was_rejected_before_counts_for_its_model_if_there_is_one(
-    served: Served, model: str, key: tuple[str, str, str]
-) -> None:
+def test_a_rejected_request_counts_for_its_model_if_that_exists(served: Served, model: str, key: tuple[str, str, str]) -> None:
     served.dataplane.rejected(model, "", InvalidRequest("unknown objective"), time.monotonic())
     assert served.metrics.totals()[key].failures == {"INVALID_ARGUMENT": 1}

@@ -1,4 +1,4 @@
-"""Job too small for another thread: run by the thread that brought it, once that thread has brought all it had."""
+"""Jobs that are too short for another thread run in the thread that received them, batched."""
 
 import threading
 import time
@@ -29,23 +29,23 @@ def clock() -> Clock:
 
 @pytest.fixture
 def inline(clock: Clock) -> InlineRunner:
-    """Runs what this thread submits."""
+    """An inline runner of the test's thread."""
     return InlineRunner({"cpu": BatchRunner("cpu", Metrics(), clock)}, clock=clock)
 
 
-def tiny(fastest_us: float | None = 10, **session: Any) -> Deployment:
-    """A model whose runs take so long, and of which four may run together."""
+def short(fastest_us: float | None = 10, **session: Any) -> Deployment:
+    """A model whose runs take `fastest_us`, with up to four rows per batch."""
     measured_us = {} if fastest_us is None else {1: fastest_us, 4: fastest_us}
     return deployment(AddingSession(**session), max_rows=4, profile=profile(measured_us))
 
 
 class Outcomes:
-    """What became of each work, in order, and which thread told."""
+    """The outcome of each job, in order, with the thread that delivered it."""
 
     def __init__(self) -> None:
         self.queue: Queue[tuple[int, int, Execution | ServingError]] = Queue()
 
-    def work(self, model: Deployment, number: int = 0, **options: float) -> Job:
+    def job(self, model: Deployment, number: int = 0, **options: float) -> Job:
         array = np.full((1, 2), number, np.float32)
 
         def done(outcome: Execution | ServingError) -> None:
@@ -58,7 +58,7 @@ class Outcomes:
 
 
 def runs(model: Deployment) -> list[int]:
-    """The rows of each run that its session has seen."""
+    """The rows of each run of the model's session."""
     assert isinstance(model.session, AddingSession)
     return model.session.runs
 
@@ -68,10 +68,10 @@ def submit(inline: InlineRunner, job: Job) -> None:
     inline.submit(job)
 
 
-def test_tiny_jobs_wait_for_the_run_and_are_batched_by_its_thread(inline: InlineRunner) -> None:
-    model, outcomes = tiny(), Outcomes()
+def test_short_jobs_wait_for_the_next_call_of_run_and_are_batched_there(inline: InlineRunner) -> None:
+    model, outcomes = short(), Outcomes()
     for number in range(3):
-        submit(inline, outcomes.work(model, number))
+        submit(inline, outcomes.job(model, number))
     assert (runs(model), inline.waiting("cpu"), inline.waiting("cuda:0")) == ([], 3, 0)
     assert inline.run() is False
     assert (runs(model), inline.waiting("cpu")) == ([3], 0)
@@ -84,11 +84,11 @@ def test_tiny_jobs_wait_for_the_run_and_are_batched_by_its_thread(inline: Inline
 
 @pytest.mark.parametrize("fastest_us", [None, INLINE_US, 1e6])
 def test_longer_or_unknown_jobs_are_not_accepted(inline: InlineRunner, fastest_us: float | None) -> None:
-    assert not inline.accepts(tiny(fastest_us), 1)
+    assert not inline.accepts(short(fastest_us), 1)
 
 
 def test_a_model_that_waits_for_fuller_batches_is_not_accepted(inline: InlineRunner) -> None:
-    model = tiny()
+    model = short()
     model.max_delay_s = 1e-3
     assert not inline.accepts(model, 1)
 
@@ -98,21 +98,21 @@ def test_jobs_for_a_device_in_another_process_are_not_accepted(inline: InlineRun
 
 
 def test_no_more_jobs_than_the_limit_are_accepted(clock: Clock) -> None:
-    inline, model, outcomes = InlineRunner({"cpu": BatchRunner("cpu", Metrics())}, limit=2, clock=clock), tiny(), Outcomes()
+    inline, model, outcomes = InlineRunner({"cpu": BatchRunner("cpu", Metrics())}, limit=2, clock=clock), short(), Outcomes()
     for number in range(2):
-        submit(inline, outcomes.work(model, number))
+        submit(inline, outcomes.job(model, number))
     assert not inline.accepts(model, 1)
     inline.run()
     assert inline.accepts(model, 1)
 
 
-def test_what_exceeds_the_budget_of_a_run_waits_for_the_next(inline: InlineRunner, clock: Clock) -> None:
+def test_jobs_beyond_the_time_budget_wait_for_the_next_call(inline: InlineRunner, clock: Clock) -> None:
     def take_long(_: object) -> None:
         clock.now_s += INLINE_BUDGET_US * 1e-6
 
-    model, outcomes = tiny(trouble=take_long), Outcomes()
-    for number in range(5):  # four fit a run
-        submit(inline, outcomes.work(model, number))
+    model, outcomes = short(trouble=take_long), Outcomes()
+    for number in range(5):  # four fit in a batch
+        submit(inline, outcomes.job(model, number))
     assert inline.run() is True
     assert [outcomes.next()[0] for _ in range(4)] == [0, 1, 2, 3]
     assert inline.waiting("cpu") == 1
@@ -130,31 +130,31 @@ def computing_for(seconds: float) -> Callable[[object], None]:
 
 
 def test_a_model_that_turns_out_slow_is_not_accepted_for_a_while(inline: InlineRunner, clock: Clock) -> None:
-    model, outcomes = tiny(trouble=computing_for(0.015)), Outcomes()
-    submit(inline, outcomes.work(model))
+    model, outcomes = short(trouble=computing_for(0.015)), Outcomes()
+    submit(inline, outcomes.job(model))
     inline.run()
     assert outcomes.next()[1] == threading.get_ident()
     assert not inline.accepts(model, 1)
-    assert inline.accepts(tiny(), 1)  # another model
+    assert inline.accepts(short(), 1)  # another model
     clock.now_s += 100
     assert inline.accepts(model, 1)
 
 
-def test_one_run_that_the_machine_disturbed_is_no_pattern(inline: InlineRunner) -> None:
-    model, outcomes = tiny(trouble=computing_for(0.0015)), Outcomes()
+def test_a_single_slow_run_does_not_exclude_a_model(inline: InlineRunner) -> None:
+    model, outcomes = short(trouble=computing_for(0.0015)), Outcomes()
     accepted = []
     for _ in range(20):
         accepted.append(inline.accepts(model, 1))
-        inline.submit(outcomes.work(model))
+        inline.submit(outcomes.job(model))
         inline.run()
     assert accepted[:3] == [True] * 3
-    assert accepted[-1] is False  # so often it is one
+    assert accepted[-1] is False  # repeated slow runs are a pattern
 
 
-def test_the_cancelled_and_the_expired_are_dropped_by_the_run(inline: InlineRunner, clock: Clock) -> None:
-    model, outcomes = tiny(), Outcomes()
-    cancelled, expired = outcomes.work(model, 1), outcomes.work(model, 2, start_by_s=clock.now_s + 1)
-    for job in (cancelled, expired, outcomes.work(model, 3)):
+def test_cancelled_and_expired_jobs_are_dropped_and_not_run(inline: InlineRunner, clock: Clock) -> None:
+    model, outcomes = short(), Outcomes()
+    cancelled, expired = outcomes.job(model, 1), outcomes.job(model, 2, start_by_s=clock.now_s + 1)
+    for job in (cancelled, expired, outcomes.job(model, 3)):
         submit(inline, job)
     cancelled.cancel()
     clock.now_s += 2
@@ -168,20 +168,20 @@ def test_a_run_that_fails_leaves_the_thread_alive(inline: InlineRunner) -> None:
         raise SystemExit(3)
 
     outcomes = Outcomes()
-    submit(inline, outcomes.work(tiny(trouble=explode)))
+    submit(inline, outcomes.job(short(trouble=explode)))
     inline.run()
     assert isinstance(outcomes.next()[2], ServingError)
 
 
-def test_what_is_left_at_the_end_is_answered(inline: InlineRunner) -> None:
+def test_jobs_left_at_the_stop_are_answered(inline: InlineRunner) -> None:
     outcomes = Outcomes()
-    submit(inline, outcomes.work(tiny()))
+    submit(inline, outcomes.job(short()))
     inline.stop()
     assert isinstance(outcomes.next()[2], Unavailable)
     assert inline.run() is False
 
 
-def test_the_fastest_run_says_what_a_model_takes_undisturbed() -> None:
+def test_the_fastest_run_counts_and_not_disturbed_ones() -> None:
     profile = Profile()
     assert profile.fastest_us(1) is None
     for service_us in (30.0, 20.0, 5000.0):

@@ -1,4 +1,4 @@
-"""The forecasts that a route is chosen by, and when a request takes the short way."""
+"""The forecasts that routing decides by, with and without an inline runner."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ ROW = np.ones((1, 2), np.float32)
 
 
 class Host:
-    """A CPU with a model whose runs take so long, held by a run of another if `held`."""
+    """A CPU with a model whose runs take `run_us`; another model's run occupies it if `held`."""
 
     def __init__(self, run_us: float, *, held: bool) -> None:
         self.session = AddingSession()
@@ -58,9 +58,9 @@ class Host:
 @pytest.mark.parametrize(
     ("run_us", "inline", "waits"),
     [(10.0, True, False), (10.0, False, True), (5000.0, True, True)],
-    ids=["tiny", "tiny, of another thread", "long"],
+    ids=["short", "short, in another thread", "long"],
 )
-def test_only_a_tiny_job_of_the_transports_thread_is_not_predicted_to_wait_in_the_queue(
+def test_only_a_short_job_of_the_transports_thread_skips_the_queue_in_its_forecast(
     run_us: float, inline: bool, waits: bool
 ) -> None:
     host = Host(run_us, held=True)
@@ -70,7 +70,7 @@ def test_only_a_tiny_job_of_the_transports_thread_is_not_predicted_to_wait_in_th
         host.stop()
 
 
-def test_nobody_waits_for_an_idle_device() -> None:
+def test_an_idle_device_has_no_predicted_wait() -> None:
     host = Host(5000.0, held=False)
     assert host.wait_us(inline=False) == 0
     host.stop()

@@ -1,4 +1,4 @@
-"""Which requests leave a trace, and what is in it."""
+"""Which requests are traced, and what a trace has."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def ids(file: Path) -> list[str]:
     return [trace["request_id"] for trace in traces(file)]
 
 
-def test_a_trace_says_whose_it_is_and_when_each_step_began(tracer: Tracer, file: Path) -> None:
+def test_a_trace_has_the_request_and_the_start_of_each_step(tracer: Tracer, file: Path) -> None:
     record(tracer, "a")
     assert traces(file) == [
         {
@@ -49,27 +49,27 @@ def test_a_trace_says_whose_it_is_and_when_each_step_began(tracer: Tracer, file:
     ]
 
 
-def test_nothing_is_traced_until_somebody_asks(file: Path) -> None:
+def test_tracing_is_off_by_default(file: Path) -> None:
     tracer = Tracer(file)
     assert not tracer.active
     record(tracer, "a")
     assert ids(file) == []
 
 
-def test_the_rate_picks_one_in_so_many(tracer: Tracer, file: Path) -> None:
+def test_the_rate_selects_every_nth_request(tracer: Tracer, file: Path) -> None:
     tracer.update({"trace_rate": ["3"]})
     record(tracer, *"abcdefg")
     assert len(ids(file)) == pytest.approx(7 / 3, abs=1)
 
 
-def test_the_count_runs_out(tracer: Tracer, file: Path) -> None:
+def test_the_count_limits_the_number_of_traces(tracer: Tracer, file: Path) -> None:
     tracer.update({"trace_count": ["2"]})
     record(tracer, *"abc")
     assert ids(file) == ["a", "b"]
     assert tracer.settings()["trace_count"] == ["0"]
 
 
-def test_traces_may_be_gathered_before_they_are_written(tracer: Tracer, file: Path) -> None:
+def test_traces_can_be_buffered_before_they_are_written(tracer: Tracer, file: Path) -> None:
     tracer.update({"log_frequency": ["2"]})
     record(tracer, "a")
     assert ids(file) == []
@@ -79,7 +79,7 @@ def test_traces_may_be_gathered_before_they_are_written(tracer: Tracer, file: Pa
     assert ids(file) == ["a", "b", "c"]
 
 
-def test_a_model_may_have_settings_of_its_own_and_give_them_up(tracer: Tracer, file: Path) -> None:
+def test_a_models_own_settings_can_be_set_and_reset(tracer: Tracer, file: Path) -> None:
     tracer.update({"trace_level": ["OFF"]}, "quiet")
     record(tracer, "a", model="quiet")
     record(tracer, "b", model="loud")
@@ -89,7 +89,7 @@ def test_a_model_may_have_settings_of_its_own_and_give_them_up(tracer: Tracer, f
     assert ids(file) == ["b", "c"]
 
 
-def test_an_empty_value_goes_back_to_what_held_at_the_start(tracer: Tracer) -> None:
+def test_an_empty_value_restores_the_default(tracer: Tracer) -> None:
     tracer.update({"trace_level": [], "trace_rate": []})
     assert (tracer.settings()["trace_level"], tracer.settings()["trace_rate"]) == (["OFF"], ["1000"])
     assert not tracer.active
@@ -110,13 +110,15 @@ def test_an_empty_value_goes_back_to_what_held_at_the_start(tracer: Tracer) -> N
         ("trace_mode", ["opentelemetry"]),
     ],
 )
-def test_a_wrong_setting_is_refused_and_none_of_its_companions_holds(tracer: Tracer, key: str, values: Sequence[str]) -> None:
+def test_a_wrong_setting_is_refused_together_with_the_others_of_its_request(
+    tracer: Tracer, key: str, values: Sequence[str]
+) -> None:
     before = tracer.settings()
     with pytest.raises(InvalidRequest, match=key):
         tracer.update({"trace_count": ["5"], key: values} if key != "trace_count" else {key: values})
     assert tracer.settings() == before
 
 
-def test_without_a_file_the_flag_is_named() -> None:
+def test_without_a_file_the_error_names_the_flag() -> None:
     with pytest.raises(InvalidRequest, match="--trace-file"):
         Tracer(None).update({"trace_level": ["TIMESTAMPS"]})

@@ -1,6 +1,5 @@
-"""`turnout-server doctor`: one page that says what each device is, what is missing, and the exact fix.
+"""`turnout-server doctor`: prints what each device is, what is missing, and how to fix it.
 
-`facts` and `nvidia` read the machine and decide nothing; `findings` decides and reads nothing; `command` has the devices and
-the models tried; `page` writes it all down. Nothing here needs an ONNX Runtime that can be imported, because one that can't is
-among what this is for.
+`facts` and `nvidia` read the machine, `trial` tries devices and models, `findings` and `gpufindings` judge the results, and
+`page` formats them. Only `trial` imports ONNX Runtime, because a broken installation is one of the things to diagnose.
 """

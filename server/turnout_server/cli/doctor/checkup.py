@@ -1,4 +1,4 @@
-"""What is passed from one part of the doctor to the next: the tries, and the findings about them."""
+"""The doctor's results: the devices and models that were tried, and the findings."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,12 +11,12 @@ Severity = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know.
+    """One result of the diagnosis.
 
     Attributes:
-        severity: a `problem` keeps something from working that should; a `warning` may.
-        code: what it is, for scripts.
-        fix: the command or the setting that helps; empty where nothing is wrong.
+        severity: `problem` if something that should work doesn't; `warning` if it may not.
+        code: identifies the finding, for scripts.
+        fix: the command or the setting that helps; empty if nothing is wrong.
     """
 
     severity: Severity
@@ -28,7 +28,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tried:
-    """A device and its test run: why it failed, or nothing; how long it took, with the start of its process."""
+    """A device and its test run.
+
+    Attributes:
+        problem: why the run failed; empty if it didn't.
+        start_s: seconds that the run took, including the start of the device process.
+        declared: whether the settings declare the device.
+    """
 
     device: Device
     problem: str
@@ -38,15 +44,15 @@ class Tried:
 
 @dataclass(frozen=True)
 class ModelOnDevice:
-    """A model version on a device; `device` is empty where the version runs nowhere.
+    """A model version on a device; `device` is empty if the version runs nowhere.
 
     Attributes:
         problem: why it doesn't run there; empty if it does.
         allowed: whether its configuration lets it run there.
         nodes: how many of its graph's nodes each provider runs.
         load_s: seconds it took to open.
-        parity_error: how far its outputs are from the right ones, as a share of the largest; None if nothing was compared.
-        parity_reference: what was right: `golden`, or the name of a device.
+        parity_error: the largest error of its outputs, relative to the largest output; None if nothing was compared.
+        parity_reference: what its outputs were compared with: `golden`, or the name of a device.
     """
 
     model: str
@@ -62,7 +68,7 @@ class ModelOnDevice:
 
 @dataclass(frozen=True)
 class Checkup:
-    """All that was found out.
+    """Everything that was found.
 
     Attributes:
         cuda_wanted: whether the settings let the server look for GPUs, or declare one.
@@ -75,5 +81,5 @@ class Checkup:
 
     @property
     def startable(self) -> bool:
-        """Whether a server would get as far as its devices."""
+        """Whether the installation lets a server start."""
         return self.facts.runtime.usable

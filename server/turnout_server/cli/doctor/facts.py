@@ -1,4 +1,4 @@
-"""What this machine is, as it says itself: its cores and memory, and the ONNX Runtime installed on it."""
+"""Facts about this machine: its cores and memory, and the installed ONNX Runtime."""
 
 import importlib.metadata
 import math
@@ -19,7 +19,7 @@ class Host:
 
     Attributes:
         affinity: the cores that this process may run on.
-        quota_cores: how many of them its control group lets it keep busy at once; None for no quota.
+        quota_cores: how many cores its control group lets it keep busy at once; None for no quota.
         memory_limit_bytes: the control group's; None for no limit.
     """
 
@@ -32,7 +32,7 @@ class Host:
 
     @property
     def usable_cores(self) -> int:
-        """As many as a CPU device gets threads where nothing is declared."""
+        """The number of threads of an undeclared CPU device."""
         allowed = len(self.affinity)
         return allowed if self.quota_cores is None else max(1, min(allowed, math.ceil(self.quota_cores)))
 
@@ -44,7 +44,7 @@ class Runtime:
     Attributes:
         wheels: version by distribution.
         cuda: the CUDA version it was built for; empty for a build without CUDA.
-        providers: what it was compiled with, which doesn't say that any of it works.
+        providers: the execution providers that it was compiled with; they need not work.
         problem: why it can't be imported; empty if it can.
     """
 
@@ -67,7 +67,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that was read."""
+    """Everything that was read."""
 
     host: Host
     runtime: Runtime
@@ -76,15 +76,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the facts are read from: this machine, or one that a test made up.
+    """The sources of the facts: this machine, or a fake one in tests.
 
     Attributes:
-        root: where the file system begins.
+        root: the root of the file system.
         cores: how many the machine has.
         affinity: the cores that this process may run on.
         distribution: finds an installed distribution, or raises PackageNotFoundError.
-        providers: what ONNX Runtime was compiled with; raises ImportError where it is broken.
-        nvidia: the ways to the driver.
+        providers: returns the providers that ONNX Runtime was compiled with; raises ImportError if it is broken.
+        nvidia: access to the driver.
     """
 
     providers: Callable[[], tuple[str, ...]]
@@ -97,7 +97,7 @@ class Machine:
 
 
 def read(machine: Machine) -> Facts:
-    """Everything that can be known without a run."""
+    """Everything that can be found out without a test run."""
     runtime = _runtime(machine)
     return Facts(_host(machine), runtime, nvidia.read(machine.root, machine.environ, runtime.cuda, machine.nvidia))
 
@@ -125,14 +125,14 @@ def _runtime(machine: Machine) -> Runtime:
     problem = ""
     try:
         providers = machine.providers()
-    except (ImportError, AttributeError) as error:  # the second where uninstalling one of two wheels left an empty package
+    except (ImportError, AttributeError) as error:  # AttributeError: uninstalling one of two wheels leaves an empty package
         problem = str(error)
     telemetry_off = machine.environ.get("ORT_DISABLE_TELEMETRY") == "1"
     return Runtime({name: wheel.version for name, wheel in found.items()}, cuda, providers, problem, telemetry_off)
 
 
 def _built_for(wheel: importlib.metadata.Distribution) -> str:
-    """The CUDA version that a wheel says it was built for; its file is read, because importing it may fail."""
+    """The CUDA version that a wheel was built for, read from its file because importing it may fail."""
     try:
         text = Path(str(wheel.locate_file("onnxruntime/capi/build_and_package_info.py"))).read_text()
     except OSError:

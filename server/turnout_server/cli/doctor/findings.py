@@ -1,6 +1,6 @@
-"""What the facts and the test runs mean, and what to do about it. Nothing is read here.
+"""Judges the facts and the test runs: what is wrong, and how to fix it. Reads nothing from the machine.
 
-A real run has the last word: where every GPU works, nothing that looks suspicious about it is a problem.
+Test runs count more than facts: if every GPU works, no fact about a GPU is a problem.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def judge(checkup: Checkup) -> list[Finding]:
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """1 where something is broken that should work; else 0."""
+    """1 if there is a problem, else 0."""
     return int(any(finding.severity == "problem" for finding in findings))
 
 
@@ -40,14 +40,14 @@ def _of_runtime(facts: Facts) -> Iterator[Finding]:
     extra = "gpu" if facts.nvidia.present else "cpu"
     install = f"pip install 'turnout[{extra}]'"
     if not runtime.wheels:
-        yield Finding("problem", "no-runtime", "no ONNX Runtime is installed", "the server is nothing without it", install)
+        yield Finding("problem", "no-runtime", "no ONNX Runtime is installed", "the server cannot start without it", install)
     elif len(runtime.wheels) > 1:
         why = "they overwrite each other's files, and the last one installed silently wins; the server refuses to start"
         fix = f"pip uninstall -y {' '.join(runtime.wheels)} && {install}"
         yield Finding("problem", "two-runtimes", f"{' and '.join(runtime.wheels)} are both installed", why, fix)
     elif runtime.problem:
         wheel, version = next(iter(runtime.wheels.items()))
-        why = "its files were damaged, as by uninstalling another ONNX Runtime wheel, or are for another system"
+        why = "its files are damaged, for example by uninstalling another ONNX Runtime wheel, or are for another system"
         fix = f"pip install --force-reinstall --no-deps {wheel}=={version}"
         yield Finding("problem", "broken-runtime", f"ONNX Runtime cannot be imported: {runtime.problem}", why, fix)
     if not runtime.telemetry_off:
@@ -75,23 +75,23 @@ def _of_cores(checkup: Checkup) -> Iterator[Finding]:
 def _of_shared_cores(checkup: Checkup) -> Iterator[Finding]:
     for one, other, cores in shared_cores([tried.device for tried in checkup.devices if not tried.problem]):
         what = f"devices '{one.name}' and '{other.name}' share the cores {list(cores)}"
-        why = "the profile of each is wrong while the other works"
+        why = "the profile of each is wrong while the other is busy"
         fix = "keep them apart with cpus in their tables, or add disabled = true to one"
         yield Finding("warning", "shared-cores", what, why, fix)
 
 
 def _of_limits(checkup: Checkup) -> Iterator[Finding]:
-    """What a GPU's limit comes to, which ONNX Runtime keeps for each session by itself."""
+    """What a GPU's memory limit adds up to: ONNX Runtime applies it to each session separately."""
     for device in [tried.device for tried in checkup.devices if tried.device.is_cuda and tried.device.memory_limit_mb]:
-        models = sum(row.device == device.name and not row.problem for row in checkup.models)
-        if (sessions := models * device.copies) > 1:
+        sessions = sum(row.device == device.name and not row.problem for row in checkup.models)
+        if sessions > 1:
             what = f"{sessions} sessions on '{device.name}' may take {device.memory_limit_mb} MiB each, besides what CUDA needs"
-            why = "memory_limit_mb holds one session: of each model, as many as there are instances"
+            why = "memory_limit_mb limits the tensors of each model separately, and likewise its weights"
             yield Finding("ok", "limit-per-session", what, why)
 
 
 def _of_device(tried: Tried, explained: bool) -> Iterator[Finding]:
-    """A device that fails, if it is declared or nothing else explains it."""
+    """A device that fails, unless another finding explains it and it isn't declared."""
     if not tried.problem or (explained and not tried.declared):
         return
     name = tried.device.name

@@ -1,4 +1,4 @@
-"""Why a GPU doesn't work, or what to know of one that does."""
+"""Findings about GPUs: why one doesn't work, or what to know about one that does."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,8 @@ from turnout_server.cli.doctor.checkup import Checkup, Finding
 from turnout_server.cli.doctor.facts import Facts
 from turnout_server.cli.doctor.nvidia import DeviceFile, Gpu, Library
 
-#: What a driver that doesn't do what it should leaves a trace of.
-ASK_KERNEL = "sudo dmesg | grep -i -e nvrm -e xid  # what the driver stumbled over"
+#: Shows the driver's errors in the kernel's log.
+ASK_KERNEL = "sudo dmesg | grep -i -e nvrm -e xid  # the driver's errors"
 
 _NO_DEVICE_FILES = Finding(
     "problem",
@@ -19,7 +19,7 @@ _NO_DEVICE_FILES = Finding(
 
 
 def of_working_gpus(facts: Facts) -> Iterator[Finding]:
-    """What to know where every GPU works."""
+    """The findings where every GPU works."""
     for gpu in facts.nvidia.gpus:
         yield from _of_modes(gpu)
     if facts.nvidia.nvml:
@@ -28,7 +28,7 @@ def of_working_gpus(facts: Facts) -> Iterator[Finding]:
 
 
 def of_missing_gpus(checkup: Checkup) -> Iterator[Finding]:
-    """Why there is no GPU, or why one doesn't work, as far as the facts tell."""
+    """Why there is no GPU, or why one doesn't work, as far as the facts show."""
     facts = checkup.facts
     nvidia, with_cuda = facts.nvidia, bool(facts.runtime.cuda)
     named = any(tried.device.kind == "cuda" for tried in checkup.devices)
@@ -112,7 +112,8 @@ def _missing(facts: Facts, libraries: list[Library]) -> Finding:
     if other:
         why = f"{wheel} {version} was built for CUDA {facts.runtime.cuda} and cuDNN 9; there is {', '.join(other)} instead"
         return Finding("problem", "cuda-major-mismatch", f"{files} {_is_are(libraries)} missing", why, fix)
-    why = f"{wheel} {version} loads {'them' if len(libraries) > 1 else 'it'} before anything can run on a GPU"
+    lost = "; ".join(dict.fromkeys(f"{library.file} is needed for {library.purpose}" for library in libraries))
+    why = f"{wheel} {version} loads {'them' if len(libraries) > 1 else 'it'} on a GPU: {lost}"
     return Finding("problem", "missing-library", f"{files} {_is_are(libraries)} missing", why, fix)
 
 

@@ -1,26 +1,21 @@
-"""What there is of NVIDIA's: driver, GPUs, device files and libraries. Nothing is loaded but NVML, which only reads."""
+"""The NVIDIA driver, GPUs, device files and libraries of this machine. Loads only NVML, which only reads."""
 
 import errno
 import importlib
 import os
 import re
 import subprocess
-import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from turnout_server.devices import installation
+from turnout_server.devices.cuda_libraries import NEEDED, Needed, wheel_directories
 from turnout_server.devices.discovery import MAX_GPUS, visible_gpus
 
-#: What the CUDA provider loads by CUDA's major version; the names' last part is each library's own major version.
-_LIBRARIES = {
-    12: "libcudart.so.12 libcublas.so.12 libcublasLt.so.12 libcurand.so.10 libcufft.so.11 libcudnn.so.9",
-    13: "libcudart.so.13 libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libcufft.so.12 libcudnn.so.9",
-}
-#: Where the driver's own library lies, and those that CUDA's installer puts there, if the linker's cache doesn't know them.
+#: The usual directories of the driver's library and of CUDA's, for libraries that the linker's cache doesn't list.
 _USUAL = (
     "usr/lib/x86_64-linux-gnu",
     "usr/lib/aarch64-linux-gnu",
@@ -51,7 +46,7 @@ class Gpu:
     """A GPU as NVML describes it.
 
     Attributes:
-        mig: whether it is cut into instances.
+        mig: whether it is partitioned into MIG instances.
         compute_mode: `default`, `exclusive-process` or `prohibited`.
     """
 
@@ -67,25 +62,27 @@ class Library:
     """A shared library that the CUDA provider needs.
 
     Attributes:
-        found: where; empty if nowhere.
+        found: its path; empty if it wasn't found.
         others: files of the same library in another major version.
+        purpose: what doesn't run without it.
     """
 
     file: str
     found: str
     others: tuple[str, ...]
+    purpose: str = "everything on CUDA"
 
 
 @dataclass(frozen=True)
 class Nvidia:
-    """All of it.
+    """Everything that was found.
 
     Attributes:
         loaded: whether the kernel has a driver.
         driver: its version; empty if unknown.
         cuda: the newest CUDA version that the driver supports; empty if unknown.
         nvml: why NVML could not be asked; empty if it could.
-        libraries: those that the installed ONNX Runtime needs; none where it is built without CUDA.
+        libraries: those that the installed ONNX Runtime needs; none if it was built without CUDA.
         visible: the variable CUDA_VISIBLE_DEVICES; None if it isn't set.
     """
 
@@ -100,7 +97,7 @@ class Nvidia:
 
     @property
     def present(self) -> int:
-        """How many GPUs this process was given."""
+        """The number of GPUs that this process was given."""
         return len(self.gpus) or sum(file.path[-1].isdecimal() for file in self.device_files)
 
     @property
@@ -119,31 +116,25 @@ def _linker_cache() -> str:
     return ""
 
 
-def _beside_onnxruntime() -> Path:
-    """Where ONNX Runtime looks for the wheels of CUDA's libraries: in the directory that it was itself installed into."""
-    homes = [installation.home_of(wheel) for wheel in installation.installed().values()]
-    return homes[0] if homes else Path(sysconfig.get_path("platlib"))
-
-
 @dataclass(frozen=True)
 class Access:
-    """The ways to the driver that don't lead through files below the root.
+    """Access to the driver, other than through files below the root.
 
     Attributes:
-        nvml: the module `pynvml`, or ImportError.
-        open_file: opens a device file and closes it again, or OSError.
-        linker_cache: what `ldconfig -p` prints.
-        site_packages: below it lie the wheels with CUDA's libraries.
+        nvml: returns the module `pynvml`, or raises ImportError.
+        open_file: opens a device file and closes it again, or raises OSError.
+        linker_cache: returns the output of `ldconfig -p`.
+        path: where Python looks for packages, the wheels of CUDA's libraries among them.
     """
 
     nvml: Callable[[], Any] = lambda: importlib.import_module("pynvml")
     open_file: Callable[[Path], None] = _open
     linker_cache: Callable[[], str] = _linker_cache
-    site_packages: Path = field(default_factory=_beside_onnxruntime)
+    path: Sequence[str] = field(default_factory=lambda: sys.path)
 
 
 def read(root: Path, environ: Mapping[str, str], built_for: str, access: Access) -> Nvidia:
-    """Everything of NVIDIA's.
+    """Everything about NVIDIA on this machine.
 
     Args:
         built_for: the CUDA version that ONNX Runtime was built for; empty for none.
@@ -172,13 +163,13 @@ def _driver_version(file: Path) -> str:
 
 
 def _cuda_of(driver: str) -> str:
-    """The newest major version of CUDA that a driver supports, by the first part of its own."""
+    """The newest major version of CUDA that a driver supports, by its own major version."""
     branch = int(driver.partition(".")[0] or 0)
     return next((cuda for cuda, first in (("13", 580), ("12", 525), ("11", 450)) if branch >= first), "")
 
 
 def _ask_nvml(load: Callable[[], Any]) -> tuple[str, tuple[Gpu, ...], str]:
-    """The newest CUDA version that the driver supports, the GPUs, and why neither is known, if so."""
+    """The newest CUDA version that the driver supports, the GPUs, and why they are unknown; empty if they aren't."""
     try:
         nvml = load()
     except ImportError:
@@ -198,20 +189,20 @@ def _ask_nvml(load: Callable[[], Any]) -> tuple[str, tuple[Gpu, ...], str]:
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
-    def ask(question: str) -> Any:
-        """The answer; None where this kind of GPU has none."""
+    def query(function: str) -> Any:
+        """The result of an NVML function; None if this GPU doesn't support it."""
         with suppress(nvml.NVMLError):
-            return getattr(nvml, question)(handle)
+            return getattr(nvml, function)(handle)
         return None
 
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory, mig = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetMigMode")
+    memory, mig = query("nvmlDeviceGetMemoryInfo"), query("nvmlDeviceGetMigMode")
     return Gpu(
         number=index,
-        name=ask("nvmlDeviceGetName") or "unknown",
+        name=query("nvmlDeviceGetName") or "unknown",
         memory_bytes=memory and memory.total,
         mig=bool(mig and mig[0]),
-        compute_mode=_COMPUTE_MODES.get(ask("nvmlDeviceGetComputeMode") or 0, "unknown"),
+        compute_mode=_COMPUTE_MODES.get(query("nvmlDeviceGetComputeMode") or 0, "unknown"),
     )
 
 
@@ -232,15 +223,17 @@ def _libraries(root: Path, environ: Mapping[str, str], built_for: str, access: A
     if not built_for:
         return
     files = _candidates(root, environ, access)
-    for name in ["libcuda.so.1", *_LIBRARIES.get(int(built_for.partition(".")[0]), "").split()]:
+    driver = Needed("libcuda.so.1", "everything on CUDA")
+    for name, purpose in (driver, *NEEDED.get(int(built_for.partition(".")[0]), ())):
         stem = name.partition(".so")[0]
         others = {file.name for file in files if re.fullmatch(rf"{stem}\.so\.\d+", file.name)} - {name}
-        yield Library(name, next((str(file) for file in files if file.name == name), ""), tuple(sorted(others)))
+        found = next((str(file) for file in files if file.name == name), "")
+        yield Library(name, found, tuple(sorted(others)), purpose)
 
 
 def _candidates(root: Path, environ: Mapping[str, str], access: Access) -> list[Path]:
-    """Every library there is, in the order in which ONNX Runtime and the linker look."""
-    wheels = sorted(access.site_packages.glob("nvidia/*/lib"))
+    """Every library file, in the search order of ONNX Runtime and the linker."""
+    wheels = wheel_directories(access.path)
     named = [Path(name) for name in environ.get("LD_LIBRARY_PATH", "").split(":") if name]
     cached = [Path(name) for name in re.findall(r"=> (\S+)", access.linker_cache())]
     usual = [root / name for name in _USUAL]

@@ -1,4 +1,4 @@
-"""The page, for people and for programs: both from the same facts, devices, models and findings."""
+"""The page as text and as JSON, both from the same facts, devices, models and findings."""
 
 import importlib.metadata
 import json
@@ -16,7 +16,7 @@ _GIB = 2**30
 
 
 def as_json(checkup: Checkup, findings: Sequence[Finding]) -> str:
-    """One object; the keys of facts end in their unit."""
+    """The page as a JSON object; the keys of facts end in their unit."""
     content = {
         "schema_version": 1,
         "turnout_version": importlib.metadata.version("turnout"),
@@ -46,9 +46,9 @@ def as_text(checkup: Checkup, findings: Sequence[Finding]) -> str:
 
 def _verdict(findings: Sequence[Finding]) -> str:
     counts = Counter(finding.severity for finding in findings)
-    told = [_count(counts[severity], severity) for severity in ("problem", "warning") if counts[severity]]
+    counted = [_count(counts[severity], severity) for severity in ("problem", "warning") if counts[severity]]
     state = [] if counts["problem"] else ["every device that this machine should have works"]
-    fixes = [f"{', '.join(told)}, and the fix at the end"] if told else []
+    fixes = [f"{', '.join(counted)}, and the fix at the end"] if counted else []
     return f"Turnout {importlib.metadata.version('turnout')}: {'; '.join(state + fixes)}"
 
 
@@ -130,7 +130,7 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
         yield from wrapped(f"  {finding.severity:8} {finding.what}", 11)
         if finding.why:
             yield from wrapped(f"{'':11}{finding.why}", 11)
-        if finding.fix:  # never broken: it is there to be copied
+        if finding.fix:  # never wrapped, so that it can be copied
             yield f"{'':11}fix: {finding.fix}"
     if not findings:
         yield "  none"

@@ -1,4 +1,4 @@
-"""Has devices and models tried: by the server's own means, so that what works here works there."""
+"""Tries devices and models with the server's own code, so that what works here works in the server."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ class Trial:
         candidates: each device, and whether the settings declare it.
 
     Attributes:
-        tried: what came of each.
+        tried: the result for each.
     """
 
     def __init__(self, candidates: Iterable[tuple[Device, bool]]) -> None:

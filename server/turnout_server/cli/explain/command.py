@@ -1,4 +1,4 @@
-"""The command: reads the question, has it answered, and prints the answer."""
+"""The command: reads the question, gets the explanation, and prints it."""
 
 import argparse
 import http.client
@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 
 from turnout_server import settings_sources
 from turnout_server.cli.explain import page
-from turnout_server.cli.textpage import output_aside
+from turnout_server.cli.textpage import stdout_to_stderr
 from turnout_server.core.errors import InvalidRequest, NotFound, ServingError
 from turnout_server.explain import http as explain_http
 from turnout_server.explain.answer import Explanation, Question
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, where argparse would add its usage."""
+        """Raises an error of one line; argparse would add its usage."""
         raise UsageError(f"{message}; see turnout-server explain --help")
 
 
@@ -51,13 +51,13 @@ def main(arguments: Sequence[str]) -> int:
         chosen.load,
     )
     try:
-        explanation = _ask(chosen.at, question) if chosen.at else _try(flags, question)
+        explanation = _explain_live(chosen.at, question) if chosen.at else _explain_offline(flags, question)
     except (InvalidRequest, NotFound) as error:
         raise UsageError(str(error)) from None
     except ImportError as error:
-        return _complain(f"{error}; 'turnout-server doctor' has the fix")
+        return _print_error(f"{error}; 'turnout-server doctor' has the fix")
     except ServingError as error:
-        return _complain(str(error))
+        return _print_error(str(error))
     print(explain_http.as_json(explanation) if chosen.json else page.as_text(explanation, live=bool(chosen.at)))
     return 0 if explanation.device else 1
 
@@ -87,7 +87,7 @@ def rate_per_s(text: str) -> float:
 
 
 def _read(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our own arguments, and the server's flags among them."""
+    """The arguments of this command, and the server's flags among them."""
     parser = _parser()
     if not {"-h", "--help"} & set(arguments) and (not arguments or arguments[0].startswith("-")):
         parser.error("the name of the model comes first: turnout-server explain MODEL")
@@ -100,27 +100,29 @@ def _read(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def _parser() -> _Parser:
     parser = _Parser(
         "turnout-server explain",
-        description="Says where a request would run, and why: in a server with these settings, or in one that is running.",
-        epilog="Besides these, every setting of the server; see turnout-server --help. Exit status: 0 if a device would take "
+        description="Prints where a request would run, and why: in a server with these settings, or in a running one.",
+        epilog="Also takes every setting of the server; see turnout-server --help. Exit status: 0 if a device would take "
         "the request, 1 if none would, 2 if the arguments are wrong.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="the model's name")
-    parser.add_argument("--model-version", metavar="N", default="", help="its version; else the highest")
-    parser.add_argument("--rows", metavar="N", type=_typed(explain_http.count), default=1, help="rows of the request (1)")
+    parser.add_argument("--model-version", metavar="N", default="", help="its version (the highest by default)")
+    parser.add_argument(
+        "--rows", metavar="N", type=_typed(explain_http.count), default=1, help="rows of the request (1 by default)"
+    )
     parser.add_argument("--deadline", metavar="50ms", type=_typed(duration_us), help="how long the answer may take")
-    parser.add_argument("--load", metavar="100/s", type=_typed(rate_per_s), help="also say what so many requests would mean")
-    parser.add_argument("--device", default="", help="as a request says it: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
-    parser.add_argument("--objective", choices=OBJECTIVES, default="", help="what decides between several devices")
-    parser.add_argument("--precision", default="", help="only devices whose file has it: fp32, fp16, int8, ...")
+    parser.add_argument("--load", metavar="100/s", type=_typed(rate_per_s), help="also say what this load would mean")
+    parser.add_argument("--device", default="", help="the request's device: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="", help="how to choose between several devices")
+    parser.add_argument("--precision", default="", help="only devices with a file of this precision: fp32, fp16, int8, ...")
     parser.add_argument("--priority", metavar="N", type=_typed(explain_http.whole), default=0, help="1 is the most urgent")
-    parser.add_argument("--at", metavar="HOST:PORT", help="ask the server whose metrics port this is (8002)")
+    parser.add_argument("--at", metavar="HOST:PORT", help="ask the running server with this metrics port")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
     return parser
 
 
 def _typed(read: Callable[[str], T]) -> Callable[[str], T]:
-    """`read` as argparse wants it."""
+    """`read` as a type for argparse."""
 
     def convert(text: str) -> T:
         try:
@@ -131,21 +133,21 @@ def _typed(read: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
-def _try(flags: list[str], question: Question) -> Explanation:
+def _explain_offline(flags: list[str], question: Question) -> Explanation:
     chosen = settings_sources.read(flags)
-    logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page says it all
-    with output_aside():
+    logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page has the reasons
+    with stdout_to_stderr():
         from turnout_server.cli.explain import offline  # noqa: PLC0415, fails where ONNX Runtime is broken
 
         return offline.explain(chosen, question)
 
 
-def _ask(address: str, question: Question) -> Explanation:
-    """What a running server says.
+def _explain_live(address: str, question: Question) -> Explanation:
+    """The explanation of a running server.
 
     Raises:
-        UsageError: there is none, or it doesn't understand.
-        ServingError: it has the model, but can't say now.
+        UsageError: no server answers, or it doesn't accept the question.
+        ServingError: it has the model, but can't explain now.
     """
     if not re.fullmatch(r".+:\d+", address):
         raise UsageError(f"--at: '{address}' is not HOST:PORT, such as 127.0.0.1:8002")
@@ -168,6 +170,6 @@ def _refused(text: str) -> NoReturn:
     raise UsageError(text.strip())
 
 
-def _complain(text: str) -> int:
+def _print_error(text: str) -> int:
     print(f"turnout-server: {text}", file=sys.stderr)
     return 1

@@ -1,4 +1,4 @@
-"""Explains without a server: loads and measures one model as a server would."""
+"""Explains without a running server: loads and measures one model as a server would."""
 
 from turnout_server.app import build
 from turnout_server.core.errors import NotFound

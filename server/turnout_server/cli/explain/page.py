@@ -12,7 +12,7 @@ _REASONS = {
     "earliest": "it would finish first",
     "cheapest-in-time": "it is the cheapest that finishes in time",
     "preference": "it is the first in the order of preference that can take it",
-    "spill": "a device that is faster, or wanted more, is too busy, or kept for others",
+    "spill": "a device that is faster, or preferred, is too busy, or kept for others",
 }
 
 
@@ -20,14 +20,14 @@ def as_text(explanation: Explanation, *, live: bool) -> str:
     """The page.
 
     Args:
-        live: whether a running server said it, whose queues are real.
+        live: whether it comes from a running server, with the queues of that moment.
     """
     sections = {
         "REQUEST": list(_request(explanation)),
         "DEVICES": list(_devices(explanation)),
         "WHY NOT": list(_problems(explanation)),
         "PROFILES": list(_profiles(explanation)),
-        "BATCHES": list(_caps(explanation)),
+        "BATCHES": list(_batch_limits(explanation)),
         "LOAD": list(_loads(explanation)),
     }
     blocks = [f"{title}\n" + "\n".join(lines) for title, lines in sections.items() if lines]
@@ -82,12 +82,12 @@ def _device(facts: DeviceFacts, explanation: Explanation) -> tuple[str, ...]:
         _time(facts.delay_us),
         "-" if facts.cost_per_million is None else f"{facts.cost_per_million:.3g}",
         "-" if facts.energy_j is None else f"{facts.energy_j:.3g} J",
-        _part(facts, explanation),
+        _role(facts, explanation),
     )
 
 
-def _part(facts: DeviceFacts, explanation: Explanation) -> str:
-    """What part a device plays in the decision."""
+def _role(facts: DeviceFacts, explanation: Explanation) -> str:
+    """The device's role in the decision."""
     if facts.name == explanation.device:
         return "chosen"
     if not facts.asked:
@@ -119,7 +119,7 @@ def _profiles(explanation: Explanation) -> Iterator[str]:
         yield from table(("device", "rows", "a run", "a row", "spread", "fastest", "runs"), rows)
 
 
-def _caps(explanation: Explanation) -> Iterator[str]:
+def _batch_limits(explanation: Explanation) -> Iterator[str]:
     for facts in explanation.devices:
         if facts.cap:
             yield line(facts.name, f"at most {_rows(facts.cap)} in a run: {facts.cap_reason}")

@@ -1,4 +1,4 @@
-"""Made-up machines: one of each kind of trouble, and those without any."""
+"""Fake machines: healthy ones, and the means to break them."""
 
 from dataclasses import replace
 
@@ -49,6 +49,6 @@ def with_file(checkup: Checkup, problem: str, group: int = 0) -> Checkup:
 
 
 def without(checkup: Checkup, *files: str, others: tuple[str, ...] = ()) -> Checkup:
-    """Libraries that aren't there."""
+    """The same without some libraries."""
     left = tuple(Library(item.file, "", others) if item.file in files else item for item in LIBRARIES)
     return with_nvidia(checkup, libraries=left)

@@ -1,4 +1,4 @@
-"""The command as it is run, on this machine and on made-up ones."""
+"""The command as users run it, on this machine and on fake ones."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_a_machine_without_gpu_is_healthy_and_says_why_there_is_no_cuda() -> Non
     assert "cuda is missing because no NVIDIA driver is loaded" in done.stdout
 
 
-def test_json_is_all_that_is_printed() -> None:
+def test_stdout_has_only_the_json() -> None:
     content = json.loads(doctor("--json").stdout)
     assert content["runtime"]["wheels"]
     (cpu, *_) = content["devices"]
@@ -56,14 +56,14 @@ def test_json_is_all_that_is_printed() -> None:
         (["--model-repository=/nowhere"], "it is not a directory"),
     ],
 )
-def test_a_usage_error_is_one_line_and_status_2(arguments: list[str], words: str) -> None:
+def test_a_usage_error_gives_one_line_and_status_2(arguments: list[str], words: str) -> None:
     done = doctor(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_declared_devices_are_tried_each_in_its_own_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_declared_device_is_tried_as_it_is_declared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices."cpu:own"]\nthreads = 1\nisolation = "process"\n[devices."cuda:7"]\n')
     assert command.main([f"--config={file}", "--device=cpu:flag={threads = 1, instances = 2}", "--json"]) == 1
@@ -96,7 +96,7 @@ def failing(error: Exception) -> Callable[[], tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("error", [ImportError("No module named 'onnxruntime'"), AttributeError("no attribute 'capi'")])
-def test_a_broken_runtime_is_told_and_nothing_is_tried(error: Exception) -> None:
+def test_a_broken_runtime_is_reported_and_no_device_is_tried(error: Exception) -> None:
     checkup = command.examine(settings_sources.read_for_doctor([]), Machine(failing(error)))
     findings = judge(checkup)
     assert (findings[0].code, exit_code(findings)) == ("broken-runtime", 1)
@@ -108,7 +108,7 @@ def test_a_broken_runtime_is_told_and_nothing_is_tried(error: Exception) -> None
     ("arguments", "words"),
     [(["--model-repository=."], "turnout-server doctor"), (["doctor"], "cannot be imported")],
 )
-def test_without_any_runtime_the_server_names_the_doctor_and_the_doctor_the_fix(arguments: list[str], words: str) -> None:
+def test_without_a_runtime_the_server_points_to_the_doctor_and_the_doctor_to_the_fix(arguments: list[str], words: str) -> None:
     code = (
         "import sys\n"
         "class Hide:\n"

@@ -1,4 +1,4 @@
-"""docs/operations.md says what is so."""
+"""The pages for operators list what there is: settings, findings of the doctor, metrics, flags of explain."""
 
 import inspect
 import re
@@ -7,20 +7,22 @@ from pathlib import Path
 from turnout_server import settings_sources
 from turnout_server.cli.doctor import findings, gpufindings
 from turnout_server.core import metrics
-from turnout_server.observability import model_metrics as modelmetrics
-from turnout_server.settings import DeviceSettings
+from turnout_server.observability import gpu_metrics, model_metrics, triton_metrics
+from turnout_server.settings import DeviceSettings, Settings
 
-TEXT = (Path(__file__).parents[4] / "docs" / "operations.md").read_text()
+DOCS = Path(__file__).parents[4] / "docs"
+SETTINGS, DOCTOR, METRICS = ((DOCS / f"{page}.md").read_text() for page in ("settings", "doctor-and-explain", "metrics"))
 
 
-def first_cells(header: str) -> str:
-    """The first column of the table with this first heading."""
-    rows = TEXT.split(f"| {header} |")[1].split("\n\n")[0].splitlines()[2:]
-    return " ".join(row.split("|")[1] for row in rows)
+def first_cells(page: str, header: str) -> str:
+    """The first column of every table whose first heading begins like this."""
+    tables = re.findall(rf"^\| {header}.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert tables
+    return " ".join(row.split("|")[1] for table in tables for row in table.splitlines())
 
 
 def test_the_example_declares_devices(tmp_path: Path) -> None:
-    example = re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+    example = re.search(r"```toml\n(.*?)```", SETTINGS, re.DOTALL)
     assert example
     file = tmp_path / "turnout.toml"
     file.write_text(example[1].replace('"models"', f'"{tmp_path}"').replace('cpus = "0"\n', ""))  # core 0 may not be ours
@@ -28,17 +30,27 @@ def test_the_example_declares_devices(tmp_path: Path) -> None:
     assert names == ["cpu", "cpu:slow", "cuda:0", "tensorrt:0", "npu:0"]
 
 
+def test_every_setting_is_listed() -> None:
+    assert set(re.findall(r"`(\w+)`", first_cells(SETTINGS, "setting"))) == set(Settings.model_fields)
+
+
 def test_every_key_of_a_device_is_explained() -> None:
-    assert set(re.findall(r"`(\w+)`", first_cells("key"))) == set(DeviceSettings.model_fields)
+    assert set(re.findall(r"`(\w+)`", first_cells(SETTINGS, "key"))) == set(DeviceSettings.model_fields)
 
 
 def test_every_code_of_a_finding_is_listed() -> None:
     source = inspect.getsource(findings) + inspect.getsource(gpufindings)
     codes = set(re.findall(r'Finding\(\s*"[a-z]+",\s*"([a-z-]+)"', source))
-    assert set(re.findall(r"`([a-z-]+)`", first_cells("code"))) == codes
+    assert set(re.findall(r"`([a-z-]+)`", first_cells(DOCTOR, "code"))) == codes
 
 
 def test_every_metric_of_ours_is_listed() -> None:
-    source = inspect.getsource(metrics) + inspect.getsource(modelmetrics)
+    source = inspect.getsource(metrics) + inspect.getsource(model_metrics)
     names = set(re.findall(r'"(turnout_\w+)"', source))
-    assert {name.removesuffix("_total") for name in re.findall(r"`(turnout_\w+)`", first_cells("name"))} == names
+    listed = re.findall(r"`(turnout_\w+)`", first_cells(METRICS, "name"))
+    assert {name.removesuffix("_total") for name in listed} == names
+
+
+def test_every_metric_of_tritons_is_listed() -> None:
+    source = inspect.getsource(triton_metrics) + inspect.getsource(gpu_metrics)
+    assert set(re.findall(r"`(nv_\w+)`", first_cells(METRICS, "name"))) == set(re.findall(r'"(nv_\w+)"', source))

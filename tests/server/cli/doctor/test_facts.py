@@ -1,4 +1,4 @@
-"""Machines made of files: what is read from them."""
+"""The facts that are read from fake machines, which are made of files."""
 
 import errno
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class NVMLError(Exception):
 
 @dataclass
 class Nvml:
-    """One GPU with 80 GiB; `trouble` is raised on starting, `unsupported` are the questions that it has no answer to."""
+    """One GPU with 80 GiB; `trouble` is the error of nvmlInit; `unsupported` names the functions that fail."""
 
     trouble: str = ""
     unsupported: tuple[str, ...] = ()
@@ -56,11 +56,11 @@ class Nvml:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
-    def __getattr__(self, question: str) -> Callable[[int], Any]:
+    def __getattr__(self, function: str) -> Callable[[int], Any]:
         def answer(handle: int) -> Any:
-            if question in self.unsupported:
+            if function in self.unsupported:
                 raise NVMLError("Not Supported")
-            return self.answers[question]
+            return self.answers[function]
 
         return answer
 
@@ -74,7 +74,7 @@ def no_nvml() -> Any:
 
 
 class Disk:
-    """A directory that plays the whole file system."""
+    """A directory that stands for the whole file system."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -88,7 +88,7 @@ class Disk:
         return path
 
     def wheel(self, name: str, version: str, cuda: str = "") -> Callable[[str], Distribution]:
-        """Installs one; returns what finds it."""
+        """Installs a wheel; returns a function that finds distributions."""
         self.write(
             f"site/{name.replace('-', '_')}-{version}.dist-info/METADATA",
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
@@ -104,12 +104,12 @@ class Disk:
         return find
 
     def read(self, nvml: Callable[[], Any] = no_nvml, **changes: Any) -> Facts:
-        """The facts of this machine, with nothing of the real one in them."""
+        """The facts of this fake machine only."""
         access = Access(
             nvml,
             open_file=changes.pop("open_file", lambda path: None),
             linker_cache=changes.pop("linker_cache", str),
-            site_packages=self.root / "site",
+            path=[str(self.root / "site"), str(self.root / "other")],
         )
         machine = {"providers": tuple, "environ": {}, "cores": 2, "affinity": frozenset({0, 1}), "distribution": not_installed}
         return facts.read(Machine(**{**machine, **changes}, root=self.root, nvidia=access))
@@ -138,7 +138,7 @@ def test_a_cpu_without_a_model_name_is_unknown(disk: Disk) -> None:
     assert disk.read().host.cpu == "unknown"
 
 
-def test_both_wheels_and_a_runtime_that_cannot_be_imported_are_facts(disk: Disk) -> None:
+def test_two_wheels_and_a_failing_import_are_recorded(disk: Disk) -> None:
     def broken() -> tuple[str, ...]:
         raise ImportError("cannot import name 'capi'")
 
@@ -149,7 +149,7 @@ def test_both_wheels_and_a_runtime_that_cannot_be_imported_are_facts(disk: Disk)
 
 
 @pytest.mark.parametrize(("value", "off"), [("1", True), ("0", False), (None, False)])
-def test_telemetry_is_off_only_where_the_variable_says_so(disk: Disk, value: str | None, off: bool) -> None:
+def test_telemetry_is_off_only_if_the_variable_is_1(disk: Disk, value: str | None, off: bool) -> None:
     environ = {} if value is None else {"ORT_DISABLE_TELEMETRY": value}
     assert disk.read(environ=environ).runtime.telemetry_off is off
 
@@ -157,7 +157,7 @@ def test_telemetry_is_off_only_where_the_variable_says_so(disk: Disk, value: str
 @pytest.mark.parametrize(
     ("text", "driver", "cuda"), [(OPEN_DRIVER, "580.65.06", "13"), (CLOSED_DRIVER, "550.54.15", "12"), ("?", "", "")]
 )
-def test_the_driver_says_its_version_and_that_the_newest_cuda(disk: Disk, text: str, driver: str, cuda: str) -> None:
+def test_the_version_of_the_driver_gives_the_newest_cuda_it_supports(disk: Disk, text: str, driver: str, cuda: str) -> None:
     disk.write("proc/driver/nvidia/version", text)
     nvidia = disk.read().nvidia
     assert (nvidia.loaded, nvidia.driver, nvidia.cuda) == (True, driver, cuda)
@@ -173,13 +173,13 @@ def test_nvml_describes_the_gpus_and_is_closed_again(disk: Disk) -> None:
     assert not nvml.running
 
 
-def test_what_a_gpu_has_no_answer_to_is_unknown(disk: Disk) -> None:
+def test_values_that_a_gpu_does_not_support_are_unknown(disk: Disk) -> None:
     disk.write("proc/driver/nvidia/version", CLOSED_DRIVER)
     nvml = Nvml(unsupported=("nvmlDeviceGetMigMode", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetComputeMode"))
     assert disk.read(lambda: nvml).nvidia.gpus == (Gpu(0, "NVIDIA A100", None, False, "default"),)
 
 
-def test_nvml_that_does_not_start_says_why(disk: Disk) -> None:
+def test_the_reason_why_nvml_does_not_start_is_kept(disk: Disk) -> None:
     disk.write("proc/driver/nvidia/version", CLOSED_DRIVER)
     nvidia = disk.read(lambda: Nvml(trouble="Driver/library version mismatch")).nvidia
     assert (nvidia.gpus, nvidia.nvml) == ((), "Driver/library version mismatch")
@@ -200,7 +200,7 @@ def test_device_files_are_opened_and_their_errors_named(disk: Disk) -> None:
 @pytest.mark.parametrize(
     ("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("0", 1), ("1,0", 2), ("0,-1,1", 1), ("MIG-a,MIG-b,MIG-c", 3)]
 )
-def test_cuda_visible_devices_decides_how_many_there_should_be(disk: Disk, visible: str | None, count: int) -> None:
+def test_cuda_visible_devices_limits_the_expected_number_of_gpus(disk: Disk, visible: str | None, count: int) -> None:
     for name in ("nvidiactl", "nvidia0", "nvidia1"):
         disk.write(f"dev/{name}")
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
@@ -209,6 +209,7 @@ def test_cuda_visible_devices_decides_how_many_there_should_be(disk: Disk, visib
 
 def test_libraries_are_found_where_they_would_be_loaded_from(disk: Disk) -> None:
     wheel = disk.write("site/nvidia/cu13/lib/libcudart.so.13")
+    elsewhere = disk.write("other/nvidia/cudnn/lib/libcudnn.so.9")
     named = disk.write("opt/cuda/lib64/libcublas.so.13")
     usual = disk.write("usr/lib64/libcuda.so.1")
     disk.write("usr/local/cuda/lib64/libcudnn.so.8")
@@ -227,6 +228,6 @@ def test_libraries_are_found_where_they_would_be_loaded_from(disk: Disk) -> None
         "libcublasLt.so.13": "/cached/libcublasLt.so.13",
         "libcurand.so.10": "",
         "libcufft.so.12": "",
-        "libcudnn.so.9": "",
+        "libcudnn.so.9": str(elsewhere),
     }
     assert read.nvidia.libraries[-1].others == ("libcudnn.so.8",)

@@ -32,7 +32,7 @@ WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"
 
 LIMITED = Tried(replace(devices.cuda(0, 1024), memory_limit_mb=1024, instances=2), "", 2.5, declared=True)
 
-#: name: (checkup, code and severity, words of what it says, the fix or its beginning, exit status)
+#: By name: checkup, code and severity, words of the finding, the fix or its beginning, exit status.
 HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
     "no driver": (PLAIN, "no-gpu ok", "cuda is missing because no NVIDIA driver is loaded", "", 0),
     "no driver, GPU build": (
@@ -43,7 +43,11 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         0,
     ),
     "a limit for each of several sessions": (
-        replace(WITH_GPU, devices=(CPU_WORKS, LIMITED), models=(ModelOnDevice("m", "1", "cuda:0", ""),)),
+        replace(
+            WITH_GPU,
+            devices=(CPU_WORKS, LIMITED),
+            models=(ModelOnDevice("m", "1", "cuda:0", ""), ModelOnDevice("n", "1", "cuda:0", "")),
+        ),
         "limit-per-session ok",
         "2 sessions on 'cuda:0' may take 1024 MiB each",
         "",
@@ -185,7 +189,7 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         1,
     ),
     "GPU fine": (WITH_GPU, "", "", "", 0),
-    "GPU fine against all appearances": (
+    "GPU fine in spite of suspicious facts": (
         without(with_nvidia(WITH_GPU, driver="550.54.15", cuda="12.4"), "libcudnn.so.9"),
         "",
         "",
@@ -199,7 +203,7 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         "pip install nvidia-ml-py",
         0,
     ),
-    "GPU fails, nobody knows why": (BROKEN_GPU, "device-fails problem", "device 'cuda:0' does not work", "sudo dmesg", 1),
+    "GPU fails for an unknown reason": (BROKEN_GPU, "device-fails problem", "device 'cuda:0' does not work", "sudo dmesg", 1),
     "declared device fails": (
         replace(PLAIN, devices=(CPU_WORKS, DECLARED_FAILS), cuda_wanted=False),
         "device-fails problem",
@@ -232,7 +236,7 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
 
 
 @pytest.mark.parametrize(("checkup", "kind", "words", "fix", "status"), HOSTS.values(), ids=HOSTS.keys())
-def test_each_host_gets_its_finding_its_fix_and_its_exit_status(
+def test_each_host_gets_the_right_finding_fix_and_exit_status(
     checkup: Checkup, kind: str, words: str, fix: str, status: int
 ) -> None:
     findings = judge(checkup)
@@ -245,7 +249,7 @@ def test_each_host_gets_its_finding_its_fix_and_its_exit_status(
 
 
 @pytest.mark.parametrize("checkup", [row[0] for row in HOSTS.values()], ids=HOSTS.keys())
-def test_the_page_fits_and_says_what_the_json_says(checkup: Checkup) -> None:
+def test_the_page_fits_its_width_and_has_the_content_of_the_json(checkup: Checkup) -> None:
     findings = judge(checkup)
     text, content = page.as_text(checkup, findings), json.loads(page.as_json(checkup, findings))
     assert max(len(line) for line in text.splitlines() if "fix: " not in line) <= 100
@@ -262,21 +266,21 @@ def test_the_page_fits_and_says_what_the_json_says(checkup: Checkup) -> None:
     assert content["host"]["cpu"] in text
 
 
-def test_more_threads_than_the_quota_allows_is_a_warning_with_the_right_number() -> None:
+def test_more_threads_than_the_quota_allows_is_a_warning_that_names_the_right_number() -> None:
     busy = Tried(replace(devices.cpu(), threads=8), "", 0.01, declared=True)
     findings = judge(with_host(replace(PLAIN, devices=(busy,)), quota_cores=1.5))
     (finding,) = [finding for finding in findings if finding.severity == "warning"]
     assert finding.fix == "in [devices.'cpu']: threads = 2"
 
 
-def test_a_failing_gpu_that_something_explains_is_told_once_unless_it_is_declared() -> None:
+def test_a_failing_gpu_that_another_finding_explains_is_reported_only_if_it_is_declared() -> None:
     explained = without(BROKEN_GPU, "libcudnn.so.9")
     assert [finding.code for finding in judge(explained)] == ["missing-library"]
     declared = replace(explained, devices=(replace(CUDA_FAILS, declared=True),))
     assert {finding.code for finding in judge(declared)} == {"missing-library", "device-fails"}
 
 
-def test_problems_come_first() -> None:
+def test_findings_are_sorted_by_severity() -> None:
     everything = with_runtime(with_host(without(BROKEN_GPU, "libcudnn.so.9"), quota_cores=2.0), telemetry_off=False)
     assert [finding.severity for finding in judge(everything)] == ["problem", "warning", "ok"]
 
@@ -297,7 +301,7 @@ def test_a_model_that_runs_nowhere_is_a_problem(row: ModelOnDevice, codes: list[
     assert "MODELS" in page.as_text(checkup, findings)
 
 
-def test_shares_of_nodes_are_shown_by_provider() -> None:
+def test_the_shares_of_nodes_are_shown_by_provider() -> None:
     nodes = {"CUDAExecutionProvider": 9, "CPUExecutionProvider": 1}
     row = ModelOnDevice("m", "1", "cuda:0", "", nodes=nodes, load_s=1.25, parity_error=2e-4, parity_reference="cpu")
     text = page.as_text(replace(WITH_GPU, models=(row,)), [])
@@ -306,7 +310,7 @@ def test_shares_of_nodes_are_shown_by_provider() -> None:
     assert "1.2 s" in text
 
 
-def test_all_files_of_the_device_are_shown_with_their_trouble() -> None:
+def test_all_device_files_are_shown_with_their_errors() -> None:
     text = page.as_text(with_file(BROKEN_GPU, "EACCES"), [])
     assert all(file.path in text for file in FILES)
     assert "/dev/nvidia0 (EACCES)" in text

@@ -1,4 +1,4 @@
-"""The command as it is run, on models of its own; tests/integration/test_explain.py asks running servers."""
+"""The command as users run it, without a server; tests/integration/test_explain.py asks running servers."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def explain(*arguments: str, directory: Path | None = None) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=clean)
 
 
-def test_it_says_which_device_and_why(directory: Path) -> None:
+def test_it_prints_which_device_and_why(directory: Path) -> None:
     done = explain("sum", "--rows=2", "--deadline=50ms", "--load=10/s", directory=directory)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 rows of sum, version 1, would run on cpu")
@@ -51,7 +51,7 @@ def test_it_says_which_device_and_why(directory: Path) -> None:
         assert f"\n{title}\n" in done.stdout
 
 
-def test_the_profile_is_that_of_the_cache(directory: Path, tmp_path: Path) -> None:
+def test_the_profile_comes_from_the_cache(directory: Path, tmp_path: Path) -> None:
     first, second = (
         json.loads(explain("sum", "--json", f"--cache-dir={tmp_path}", directory=directory).stdout) for _ in range(2)
     )
@@ -60,19 +60,19 @@ def test_the_profile_is_that_of_the_cache(directory: Path, tmp_path: Path) -> No
     assert [device["profile"] for device in first["devices"]] == [device["profile"] for device in second["devices"]]
 
 
-def test_the_request_decides_as_it_would(directory: Path) -> None:
-    said = json.loads(explain("sum", "--json", "--objective=cost", directory=directory).stdout)
-    assert (said["device"], said["reason"]) == ("cpu:own", "cheapest-in-time")
+def test_the_options_of_the_request_count(directory: Path) -> None:
+    explained = json.loads(explain("sum", "--json", "--objective=cost", directory=directory).stdout)
+    assert (explained["device"], explained["reason"]) == ("cpu:own", "cheapest-in-time")
 
 
-def test_a_request_that_no_device_would_take_is_status_1_with_the_reasons(directory: Path) -> None:
+def test_a_request_that_no_device_would_take_gives_status_1_and_the_reasons(directory: Path) -> None:
     done = explain("sum", "--deadline=0.001us", directory=directory)
     assert done.returncode == 1
     assert "would be refused" in done.stdout
     assert "WHY NOT" in done.stdout
 
 
-def test_a_model_that_does_not_load_is_status_1_with_the_reason(directory: Path) -> None:
+def test_a_model_that_does_not_load_gives_status_1_and_the_reason(directory: Path) -> None:
     done = explain("broken", directory=directory)
     assert (done.returncode, done.stdout) == (1, "")
     assert "model 'broken' could not be loaded" in done.stderr
@@ -92,7 +92,7 @@ def test_a_model_that_does_not_load_is_status_1_with_the_reason(directory: Path)
         (["sum"], "--model-repository is required"),
     ],
 )
-def test_a_usage_error_is_one_line_and_status_2(arguments: list[str], words: str) -> None:
+def test_a_usage_error_gives_one_line_and_status_2(arguments: list[str], words: str) -> None:
     done = explain(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
@@ -107,7 +107,7 @@ def test_a_usage_error_is_one_line_and_status_2(arguments: list[str], words: str
         (["sum", "--device=tpu"], "unknown device 'tpu'"),
     ],
 )
-def test_so_is_a_question_that_makes_no_sense(directory: Path, arguments: list[str], words: str) -> None:
+def test_an_invalid_question_gives_one_line_and_status_2(directory: Path, arguments: list[str], words: str) -> None:
     done = explain(*arguments, directory=directory)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
@@ -120,12 +120,12 @@ def test_durations_have_a_unit(text: str, us: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "50", "ms", "-1ms", "0s", "1e3ms", "1 s", "1m", "1ms ", "9" * 400 + "s"])
-def test_anything_else_is_no_duration(text: str) -> None:
+def test_other_texts_are_not_durations(text: str) -> None:
     with pytest.raises(ValueError, match="a duration such as"):
         duration_us(text)
 
 
-def test_rates_may_leave_the_unit_out() -> None:
+def test_the_unit_of_a_rate_is_optional() -> None:
     assert (rate_per_s("100/s"), rate_per_s("0.5")) == (100, 0.5)
     for text in ("", "/s", "-1/s", "100/min", "inf"):
         with pytest.raises(ValueError, match="a rate such as"):

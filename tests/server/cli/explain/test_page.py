@@ -24,25 +24,25 @@ def test_a_refusal_says_why() -> None:
     assert page.as_text(refused, live=True).startswith("2 rows of m, version 1, would be refused: cpu is full\n")
 
 
-def test_a_device_that_is_kept_though_another_is_sooner_says_so() -> None:
+def test_the_page_says_if_the_last_device_is_kept_although_another_is_sooner() -> None:
     kept = replace(CHOSEN, devices=(CPU, replace(GPU, finish_us=1950.0)), last="cpu")
     assert "the last such request ran there" in page.as_text(kept, live=True)
 
 
-def test_each_device_says_its_part() -> None:
+def test_the_page_shows_the_role_of_each_device_in_the_decision() -> None:
     devices = (CPU, GPU, DeviceFacts("cuda:1", asked=True, problem="it is lost"), DeviceFacts("npu:0", asked=False))
     text = page.as_text(replace(CHOSEN, devices=devices), live=True)
-    for name, part in {
+    for name, role in {
         "cpu": "chosen",
         "cuda:0": "could take it",
         "cuda:1": "ruled out",
         "npu:0": "not asked for",
     }.items():
-        assert any(line.split()[:1] == [name] and line.endswith(part) for line in text.splitlines())
+        assert any(line.split()[:1] == [name] and line.endswith(role) for line in text.splitlines())
     assert "WHY NOT\n  cuda:1             it is lost" in text
 
 
-def test_what_a_request_makes_others_wait_is_shown_where_there_are_others() -> None:
+def test_the_delay_imposed_on_others_is_shown_where_there_are_others() -> None:
     crowded = replace(CHOSEN, devices=(replace(CPU, delay_us=120e3), GPU))
     header, cpu, gpu = page.as_text(crowded, live=True).split("DEVICES\n")[1].splitlines()[:3]
 
@@ -50,7 +50,7 @@ def test_what_a_request_makes_others_wait_is_shown_where_there_are_others() -> N
     assert (cpu[column:].split("  ")[0], gpu[column:].split("  ")[0]) == ("120 ms", "-")
 
 
-def test_what_nobody_knows_has_no_column() -> None:
+def test_a_column_without_values_is_left_out() -> None:
     assert "others wait" not in page.as_text(CHOSEN, live=True)
     assert "energy" not in page.as_text(CHOSEN, live=True)
     priced = replace(CHOSEN, devices=(replace(CPU, energy_j=0.25, cost_per_million=1.5), GPU))
@@ -64,7 +64,7 @@ def test_what_nobody_knows_has_no_column() -> None:
         (Load(1000.0, 400.0, 2, 2.5, None), "cannot carry 1,000/s: 400/s is the most"),
     ],
 )
-def test_a_load_is_told_with_the_word_formula(load: Load, words: str) -> None:
+def test_a_predicted_load_is_marked_as_a_formula(load: Load, words: str) -> None:
     text = page.as_text(replace(CHOSEN, devices=(replace(CPU, load=load), GPU)), live=True)
     assert words in text.replace("\n" + " " * 21, " ")
     assert "a formula, not a measurement" in text
