@@ -120,11 +120,13 @@ class SharedTenant:
         by_device: the model's deployment on each device.
         drops_late: a device drops a request that it would answer late; otherwise only expired requests are dropped.
         taker: the device that takes a batch now.
+        device: none: the tenant is on all of them.
     """
 
     by_device: Mapping[str, Deployment]
     drops_late: bool
     taker: str = ""
+    device: str = ""
     account: Account = field(default_factory=Account)
     weight: float = 1.0
     instances: int = 0

@@ -1,4 +1,6 @@
-"""The queue of one device, and which of it runs next. No clock, thread or lock: `now` comes in, a decision goes out.
+"""The queue of one place, usually of one device, and which of it runs next.
+
+No clock, thread or lock: `now` comes in, a decision goes out.
 
 Requests wait in groups that can be batched. The next group is chosen in this order:
 
@@ -80,7 +82,7 @@ class _Group(Generic[E]):
 
 
 class DeviceQueue(Generic[E]):
-    """The requests that wait for one device."""
+    """The requests that wait for one place: a device, or several that share hardware."""
 
     def __init__(self) -> None:
         self._groups: dict[Key, _Group[E]] = {}
@@ -97,6 +99,10 @@ class DeviceQueue(Generic[E]):
     def waiting(self, tenant: Tenant, priority: int) -> int:
         """How many requests of a tenant wait at a priority."""
         return tenant.account.by_priority.get(priority, 0)
+
+    def waiting_for(self, device: str) -> int:
+        """How many requests wait for a device. May be called from any thread."""
+        return sum(tenant.account.waiting for tenant in {key[0] for key in tuple(self._groups)} if tenant.device == device)
 
     def add(self, entry: E) -> None:
         """Queues a request."""
