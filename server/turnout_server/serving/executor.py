@@ -42,6 +42,7 @@ class Executor:
     ) -> None:
         names = ", ".join(f"'{name}'" for name in runners)
         self._title = f"device {names}" if len(runners) == 1 else f"devices {names}"
+        self._place = "+".join(runners) if len(runners) > 1 else ""
         self._runners = runners
         self._limit = limit
         self._clock = clock
@@ -101,9 +102,10 @@ class Executor:
         now_s = self._clock()
         remaining_us = [max(0.0, done_s - now_s) * 1e6 for _, _, done_s in tuple(self._running.values())]
         due_s = due(tenant, now_s, start_by_s)
-        ahead_us, service_us, added_us = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
+        ahead_us, service_us, added_us, overtaken = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
         wait_us = routing.wait_us(remaining_us, ahead_us, self._instances)
-        return Forecast(tenant.device, full, wait_us, service_us, added_us, alone_us, fastest_us)
+        forecast = Forecast(tenant.device, full, wait_us, service_us, added_us, alone_us, fastest_us)
+        return forecast._replace(place=self._place, overtaken=overtaken) if self._place else forecast
 
     def arrivals(self, priority: int) -> Sequence[ArrivalRate]:
         """Recent arrivals per instance that were at least as urgent; none while one more run leaves an instance free."""

@@ -655,8 +655,10 @@ def test_a_forecast_counts_what_waits_for_the_other_device_of_the_place() -> Non
         bench.submit(1)
         busy = bench.executor.forecast(there, 2, 1)
         same = bench.executor.forecast(here, 2, 1)
-        assert (busy.wait_us, same.wait_us) == (pytest.approx(2000), pytest.approx(2000))  # the run, and what waits
+        assert [busy.wait_us, same.wait_us] == pytest.approx([2000, 2000])  # the run, and what waits
         assert (busy.service_us, same.service_us) == (500.0, 1000.0)
+        urgent = bench.executor.forecast(there, 2, 1, priority=0)
+        assert (busy.place, busy.overtaken, urgent.overtaken) == ("cpu+openvino", 0, 1)
     finally:
         bench.release()
         bench.executor.stop(timeout_s=10)
