@@ -77,6 +77,7 @@ class DeviceSettings(BaseModel):
             busy_w=self.busy_w,
             graph_rows=None if self.cuda_graph_rows is None else tuple(sorted(set(self.cuda_graph_rows))),
             isolated=default_isolated if self.isolation is None else self.isolation == "process",
+            guarded=self.isolation is None and not default_isolated,
             watchdog_s=self.watchdog_s,
         )
 

@@ -14,6 +14,7 @@ from turnout_server.devices.bucket_session import BucketSession
 from turnout_server.devices.cuda_runtime import gpu_of
 from turnout_server.devices.device import Device, cpu, cuda
 from turnout_server.devices.gpu_power import with_power
+from turnout_server.devices.guarded_engine import GuardedEngine
 from turnout_server.devices.places import shared_cores
 from turnout_server.devices.probe import unavailable_reason
 from turnout_server.devices.process_engine import ProcessEngine
@@ -35,7 +36,9 @@ class Engine(Protocol):
     """
 
     device: Device
-    restarts: int
+
+    @property
+    def restarts(self) -> int: ...
 
     def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
         """Opens a model there; see OnnxSession for what it raises.
@@ -97,7 +100,9 @@ def start(device: Device, changed: Callable[[], None]) -> Engine:
         FailedPrecondition: a test run on it doesn't succeed; the text says why.
     """
     known = with_power(device)
-    return ProcessEngine(known, changed) if device.isolated else LocalEngine(known)
+    if device.isolated:
+        return ProcessEngine(known, changed)
+    return GuardedEngine(LocalEngine(known), changed) if device.guarded else LocalEngine(known)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices import cuda_libraries, openvino
 from turnout_server.devices.ort_errors import first_line, lacks_memory, memory_of, run_error
 from turnout_server.devices.plugins import hardware_of
+from turnout_server.devices.run_limit import limit_s, terminable
 from turnout_server.scheduling.batching import collate
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """See Session.run."""
-        options, self._options = self._options, self._usual
+        options = self._next_options()
         try:
             if self._by_value:
                 return self._run_by_value(inputs, outputs, options)
@@ -174,13 +175,19 @@ class OnnxSession:
 
     def run_bound(self, binding: Any) -> None:
         """Runs on tensors that are bound to the session. Raises what ONNX Runtime raises."""
-        options, self._options = self._options, self._usual
-        self._session.run_with_iobinding(binding, options)
+        self._session.run_with_iobinding(binding, self._next_options())
 
     def trim(self) -> None:
         """See Session.trim."""
         if self._arenas:
             self._options = _run_options({SHRINKAGE: self._arenas})
+
+    def _next_options(self) -> Any:
+        """The options of the next run."""
+        if (at_s := limit_s()) is not None:
+            return terminable(at_s)
+        options, self._options = self._options, self._usual
+        return options
 
     def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], options: Any) -> list[np.ndarray]:
         """The long way round for BF16, which numpy and so ONNX Runtime's plain `run` don't know."""

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from turnout_server.devices import openvino
 from turnout_server.devices.device import Device
 from turnout_server.devices.discovery import fingerprint
 from turnout_server.devices.engines import Engine
+from turnout_server.devices.hazards import hazards
+from turnout_server.devices.run_limit import limited
 from turnout_server.devices.sessions import Session, runtime_version
 from turnout_server.models.deployments import Deployment, DeviceReport
 from turnout_server.models.files import precision_of, weight_bytes
@@ -26,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 #: The most rows of a batch on a GPU, for models whose configuration doesn't say.
 GPU_MAX_BATCH_SIZE = 256
+#: Runs of a hazardous model while it is loaded end after this long all together, because one of them may have no end.
+RUNS_S = 120.0
+#: How many hazards of a model are listed.
+MAX_DANGERS = 3
 #: How long a device that is restarting is waited for.
 RESTART_S = 5.0
 #: Different `device` values that are remembered for each model.
@@ -82,6 +89,11 @@ class Loader:
         Raises:
             FailedPrecondition: it runs on none of them, or isn't what its configuration says.
         """
+        endless = any(hazards(self._file(directory, configuration, name)) for name in self._engines)
+        with limited(time.monotonic() + RUNS_S) if endless else nullcontext():
+            return self._load(directory, number, configuration)
+
+    def _load(self, directory: Path, number: int, configuration: ModelConfiguration) -> ModelVersion:
         unavailable: dict[str, ServingError] = {}
         sessions, load_s = self._open_all(directory, configuration, unavailable)
         _require(sessions, unavailable)
@@ -96,8 +108,10 @@ class Loader:
             device: self._tuned(directory, configuration, sessions.pop(device), device, signature, batchable.get(device, False))
             for device in list(sessions)
         }
+        dangers = {device: hazards(self._file(directory, configuration, device)) for device in tuned}
+        notes = {device: (*result.notes, *self._guarded(device, dangers[device])) for device, result in tuned.items()}
         for device, result in tuned.items():
-            for note in result.notes:
+            for note in notes[device]:
                 logger.info("model %s version %d on %s: %s", configuration.name, number, device, note)
             run_configured(configuration.name, result.session, signature, configuration.warmups)
         keys = self._profile_keys(directory, configuration, tuned)
@@ -116,10 +130,22 @@ class Loader:
                 target_us=configuration.latency_target_us,
                 precision=precision_of(directory, configuration.file_for(name, place.kind)),
                 profile_key=keys.get(name),
+                hazards=dangers[name],
                 narrowed=openvino.narrowed(place, result.session.inputs),
-                report=DeviceReport(load_s[name], result.session.placement, parities[name], result.notes),
+                report=DeviceReport(load_s[name], result.session.placement, parities[name], notes[name]),
             )
         return ModelVersion(configuration.name, number, configuration, signature, deployments, unavailable)
+
+    def _file(self, directory: Path, configuration: ModelConfiguration, device: str) -> Path:
+        """The file of a version that a device runs."""
+        return directory / configuration.file_for(device, self._engines[device].device.kind)
+
+    def _guarded(self, device: str, dangers: Sequence[str]) -> tuple[str, ...]:
+        """What to say of a model's hazards: what they are, and whether the server is safe from them."""
+        if not dangers:
+            return ()
+        safe = self._engines[device].device.guarded or self._engines[device].device.isolated
+        return (f"{'' if safe else 'NOT '}in a process of its own: {'; '.join(dangers[:MAX_DANGERS])}",)
 
     def kinds(self) -> set[str]:
         """The kinds of the devices."""

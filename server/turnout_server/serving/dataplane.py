@@ -140,7 +140,12 @@ class DataPlane:
             self._executors[route.device].submit(job)
 
     def _complete(self, flight: Flight, plan: Plan, route: Route, outcome: Outcome) -> None:
-        if isinstance(outcome, DeviceLost) and not flight.lost and self._retried(flight, plan, route):
+        if (
+            isinstance(outcome, DeviceLost)
+            and not outcome.suspect
+            and not flight.lost
+            and self._retried(flight, plan, route, outcome)
+        ):
             return
         if isinstance(outcome, ServingError):
             self._fail(flight, outcome)
@@ -160,9 +165,9 @@ class DataPlane:
         if self._tracer.active:
             self._tracer.record(*flight.key, flight.request.id, _timestamps_ns(flight.request, outcome))
 
-    def _retried(self, flight: Flight, plan: Plan, route: Route) -> bool:
+    def _retried(self, flight: Flight, plan: Plan, route: Route, loss: DeviceLost) -> bool:
         """Sends a request whose device was lost to another one, once; False if it has no other."""
-        flight.lost = route.device
+        flight.lost, flight.ran = route.device, loss.ran
         flight.inline = None  # the calling thread isn't the one that brought it
         try:
             self._send(flight, plan)
