@@ -12,6 +12,7 @@ RUN python -m venv /opt/turnout && useradd --system --uid 10001 --no-create-home
 ENV PATH=/opt/turnout/bin:${PATH}
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY cli cli
 COPY proto proto
 COPY server server
 COPY exporter exporter

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, CliSuppress, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout_server.core.device_names import KINDS, entries_of, is_device_name, kind_of, number_of
 from turnout_server.devices.device import GPU_INSTANCES, GPU_THREADS, PROVIDERS, Device, default_options
@@ -124,19 +123,12 @@ def cores_of(text: str) -> tuple[int, ...]:
     return tuple(sorted(cores))
 
 
-class Settings(BaseSettings):
-    """Serves a repository of ONNX models over gRPC; every request chooses its device."""
+class Settings(BaseModel):
+    """Everything that an operator can choose; docs/settings.md has the table."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        extra="forbid",
-        protected_namespaces=(),
-        cli_kebab_case=True,
-        cli_implicit_flags="dual",
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_prog_name="turnout-server",
-    )
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
 
     model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx")
     model_name: str = Field("", description="the model's name, if the repository is a single bare model")
@@ -144,30 +136,34 @@ class Settings(BaseSettings):
         "none", description="load all models at the start, also follow the disk, or load on request"
     )
     load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
+    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
     max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for no limit")
     max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for no limit")
-    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
-    config: Path | None = Field(None, description="TOML file with any of these settings")
+
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
-    transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
-    devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; --device declares one")
+    transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
+    grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments: grpc.NAME=VALUE, or as JSON")
+    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
+    server_name: str = Field("turnout", description="the server name in ServerMetadata")
+    reflection: bool = Field(True, description="answer reflection requests")
+    allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
+
+    devices: dict[str, DeviceSettings] = Field(
+        {}, description="a declared device, with the keys of its table in the file: 'cpu:slow={threads = 1}'"
+    )
     default_device: str = Field("auto", description="device of requests that name none: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
     objective: Literal["latency", "cost", "energy"] = Field("latency", description="how to choose between several devices")
     ready_when: str = Field("any", description="devices that must work for the server to be ready: any, all, or a name")
-    server_name: str = Field("turnout", description="the server name in ServerMetadata")
-    reflection: bool = Field(True, description="answer reflection requests")
+    max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     cache_dir: Path | None = Field(None, description="directory for measured profiles, so that the next start is faster")
     profile_budget_s: float = Field(30.0, ge=0, description="seconds for measuring models before ready; 0 measures nothing")
-    allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
-    trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
-    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
-    grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments, as JSON: '{\"grpc.NAME\": VALUE}'")
-    max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
+
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds for calls in flight to finish, on SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
+    trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
 
     @field_validator("model_repository")
     @classmethod
@@ -209,20 +205,8 @@ class Settings(BaseSettings):
         """The names of the devices, and of whole kinds, that are disabled."""
         return {name for name, chosen in self.devices.items() if chosen.disabled}
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The order of precedence: command line (inserted by `settings_sources`), environment, file."""
-        return env_settings, init_settings
-
 
 class DoctorSettings(Settings):
     """The same settings, none of them required."""
 
-    model_repository: Path | None = None  # type: ignore[assignment]
+    model_repository: Path | None = Field(None, description="also load these models on every device")  # type: ignore[assignment]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from turnout_cli.installation import install_command
+
 from turnout_server.cli.doctor import nvidia
 from turnout_server.cli.doctor.nvidia import Access, Nvidia
 from turnout_server.devices import host, installation
@@ -67,11 +69,16 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that was read."""
+    """Everything that was read.
+
+    Attributes:
+        install: the command that installs ONNX Runtime, by extra.
+    """
 
     host: Host
     runtime: Runtime
     nvidia: Nvidia
+    install: Mapping[str, str] = field(default_factory=lambda: {extra: install_command(extra) for extra in ("cpu", "gpu")})
 
 
 @dataclass(frozen=True)

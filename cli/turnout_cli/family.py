@@ -1,0 +1,61 @@
+"""Commands that behave alike: how they print errors, suggest what was meant, and name their version."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from turnout_cli import installation
+
+F = TypeVar("F", bound=Callable[..., Any] | click.Command)
+
+#: For every command: `-h` is `--help`.
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+def version_option(command: F) -> F:
+    """Adds `--version` to a command."""
+    return click.version_option(installation.version(), message="%(prog)s %(version)s")(command)
+
+
+def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command and ends the process with its status.
+
+    Errors are lines on stderr that begin with the command's name. The status is 2 for a mistake in the arguments, and 130
+    after Ctrl-C.
+
+    Args:
+        name: the name of the command in help and errors.
+        arguments: those after the name; None for the process's own.
+    """
+    try:
+        status = command.main(None if arguments is None else list(arguments), prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        sys.exit(fail(name, text_of(error), error.exit_code))
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def text_of(error: click.ClickException) -> str:
+    """The text of an error: what was probably meant, if there is such a name, and where to read on."""
+    if isinstance(error, click.NoSuchOption | click.NoSuchCommand):
+        meant = f"; did you mean '{error.possibilities[0]}'?" if error.possibilities else ""
+        text = f"{error.message.removesuffix('.')}{meant}"
+    else:
+        text = error.format_message().removesuffix(".")
+    text = text[:1].lower() + text[1:]
+    if not isinstance(error, click.UsageError) or error.ctx is None:
+        return text
+    return f"{text}{'' if text.endswith('?') else ';'} see {error.ctx.command_path} --help"
+
+
+def fail(name: str, text: str, status: int) -> int:
+    """Prints an error on stderr, each line with the command's name; returns the status."""
+    for line in text.splitlines():
+        print(f"{name}: {line}", file=sys.stderr)
+    return status
