@@ -11,11 +11,14 @@ _NEEDED = {"rich": "export", "torch": "export", "onnx": "export", "onnxscript": 
 
 def main() -> None:
     """Runs the command line, or exits with what to install first."""
+    if sys.argv[1:] == ["--version"]:  # with a value it is the version to publish as
+        print(NAME, installation.version())
+        return
     if (text := installation.missing(_NEEDED)) is not None:
         sys.exit(family.fail(NAME, text, 1))
     from turnout_exporter.cli import export_command  # noqa: PLC0415 (imports the packages that were just looked for)
 
-    family.run(family.version_option(export_command), NAME)
+    family.run(export_command, NAME)
 
 
 if __name__ == "__main__":

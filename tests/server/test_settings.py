@@ -406,7 +406,7 @@ def test_a_provider_from_a_library_may_be_of_any_kind(repository: Path, tmp_path
 
 def test_the_default_device_must_be_of_a_known_or_declared_kind(repository: Path, tmp_path: Path) -> None:
     table = '[devices."npu:0"]\nprovider = "X"\n'
-    with pytest.raises(UsageError, match="'default_device' in .*: tpu: unknown device 'tpu'"):
+    with pytest.raises(UsageError, match=r"'default_device' in .*: tpu: unknown device 'tpu'"):
         declared(repository, tmp_path, f'default_device = "tpu"\n{table}')
     with pytest.raises(UsageError, match="unknown device 'npu'"):
         declared(repository, tmp_path, f'default_device = "npu"\n{table}disabled = true')
