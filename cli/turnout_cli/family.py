@@ -1,7 +1,7 @@
 """Commands that behave alike: how they print errors, suggest what was meant, and name their version."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -17,6 +17,22 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 def version_option(command: F) -> F:
     """Adds `--version` to a command."""
     return click.version_option(installation.version(), message="%(prog)s %(version)s")(command)
+
+
+def require(name: str, needed: Mapping[str, str]) -> None:
+    """Ends the process, with what to install, if a package is missing that a command needs.
+
+    `--version` alone is answered in any case.
+
+    Args:
+        name: of the command.
+        needed: the extra that brings each package.
+    """
+    if sys.argv[1:] == ["--version"]:
+        print(name, installation.version())
+        sys.exit(0)
+    if (text := installation.missing(needed)) is not None:
+        sys.exit(fail(name, text, 1))
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,8 +1,6 @@
 """Starts `turnout-loadtest`, or says what to install first."""
 
-import sys
-
-from turnout_cli import family, installation
+from turnout_cli import family
 
 # What a load test needs, and the extra that contains it.
 _NEEDED = {package: "loadtest" for package in ("jinja2", "locust", "matplotlib", "rich")}
@@ -10,8 +8,7 @@ _NEEDED = {package: "loadtest" for package in ("jinja2", "locust", "matplotlib",
 
 def main() -> None:
     """Runs the command line, or exits with what to install first."""
-    if (text := installation.missing(_NEEDED)) is not None:
-        sys.exit(family.fail("turnout-loadtest", text, 1))
+    family.require("turnout-loadtest", _NEEDED)
     from turnout_loadtests.__main__ import main as run  # noqa: PLC0415 (imports the packages that were just looked for)
 
     run()

@@ -41,5 +41,7 @@ def test_it_behaves_like_the_other_commands(
 
 def test_the_version_alone_is_turnouts_own(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["turnout-export", "--version"])
-    command.main()
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == 0
     assert capsys.readouterr().out == f"turnout-export {installation.version()}\n"
