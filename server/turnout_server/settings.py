@@ -130,8 +130,8 @@ class Settings(BaseModel):
 
     config: Path | None = Field(None, description="TOML file with any of these settings")
 
-    model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx")
-    model_name: str = Field("", description="the model's name, if the repository is a single bare model")
+    model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx; or one ONNX file")
+    model_name: str = Field("", description="the model's name, if the repository is a single model or file")
     model_control_mode: Mode = Field(
         "none", description="load all models at the start, also follow the disk, or load on request"
     )
@@ -167,9 +167,9 @@ class Settings(BaseModel):
 
     @field_validator("model_repository")
     @classmethod
-    def _is_directory(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_dir():
-            raise ValueError("it is not a directory; create it, or export a model into it with turnout-export")
+    def _exists(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_dir() and not path.is_file():
+            raise ValueError("there is no such directory; create it, or export a model into it with turnout-export")
         return path
 
     @field_validator("devices")

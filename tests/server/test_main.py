@@ -39,7 +39,7 @@ def test_the_version_is_one_line(arguments: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize("arguments", [["--model-repository=/nowhere"], ["serve", "--model-repository=/nowhere"]])
 def test_serve_may_be_left_out(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(*arguments) == 2
-    assert "turnout-server: --model-repository: /nowhere: it is not a directory" in capsys.readouterr().err
+    assert "turnout-server: --model-repository: /nowhere: there is no such directory" in capsys.readouterr().err
 
 
 def test_without_arguments_it_serves_what_the_environment_says(
@@ -49,7 +49,7 @@ def test_without_arguments_it_serves_what_the_environment_says(
     assert "--model-repository is required (or TURNOUT_MODEL_REPOSITORY" in capsys.readouterr().err
     monkeypatch.setenv("TURNOUT_MODEL_REPOSITORY", "/nowhere")
     assert outcome() == 2
-    assert "TURNOUT_MODEL_REPOSITORY: /nowhere: it is not a directory" in capsys.readouterr().err
+    assert "TURNOUT_MODEL_REPOSITORY: /nowhere: there is no such directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_switch_has_a_positive_and_a_negative_flag(repository: Path, flags: li
         ("--log-level=loud", "--log-level: loud"),
         ("--default-device=tpu", "--default-device: tpu: unknown device 'tpu'"),
         ("--objective=speed", "--objective: speed: Input should be 'latency', 'cost' or 'energy'"),
-        ("--model-repository=/nowhere", "--model-repository: /nowhere: it is not a directory"),
+        ("--model-repository=/nowhere", "--model-repository: /nowhere: there is no such directory"),
         ("--config=/nowhere.toml", "--config: there is no file '/nowhere.toml'"),
     ],
 )
@@ -415,5 +415,5 @@ def test_the_default_device_must_be_of_a_known_or_declared_kind(repository: Path
 def test_the_doctor_requires_no_settings_but_checks_those_given(repository: Path) -> None:
     assert read_for_doctor([]).model_repository is None
     assert read_for_doctor([f"--model-repository={repository}"]).model_repository == repository
-    with pytest.raises(UsageError, match="it is not a directory"):
+    with pytest.raises(UsageError, match="there is no such directory"):
         read_for_doctor(["--model-repository=/nowhere"])

@@ -4,8 +4,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from turnout_cli.installation import install_command
-
 from turnout_server.devices.device import PROVIDERS, Device
 from turnout_server.devices.host import cpu_model, usable_cpus
 
@@ -24,7 +22,7 @@ def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str 
     if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
         lacking.append("no NVIDIA driver is loaded on this machine")
     if PROVIDERS["cuda"] not in providers:
-        lacking.append(f"the CPU build of ONNX Runtime is installed; for GPUs run: {install_command('gpu')}")
+        lacking.append("the CPU build of ONNX Runtime is installed ('turnout-server doctor' has the fix)")
     return " and ".join(lacking) or None
 
 

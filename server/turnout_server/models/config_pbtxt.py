@@ -18,6 +18,8 @@ from turnout_proto.model_config_pb2 import ModelConfig
 from turnout_server.core.device_names import KINDS, entries_of, kind_of
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest
 from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePolicy, TensorConfig, Warmup, WarmupInput
+from turnout_server.models.file_kinds import mishap_of
+from turnout_server.models.files import MODEL_FILE
 from turnout_server.models.runtime_options import PARAMETERS, runtime_options
 from turnout_server.scheduling.routing import OBJECTIVES
 
@@ -70,7 +72,10 @@ def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfig
     except FileNotFoundError:
         return ModelConfiguration(name)
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise FailedPrecondition(f"config.pbtxt is not a model configuration: {error}") from None
+        mishap = mishap_of(path)
+        raise FailedPrecondition(f"config.pbtxt is not a model configuration: {f'it {mishap}' if mishap else error}") from None
+    except PermissionError:
+        raise FailedPrecondition(f"config.pbtxt {mishap_of(path)}") from None
     return interpret(message, name, directory, kinds)
 
 
@@ -292,7 +297,7 @@ def _files(message: ModelConfig, kinds: Collection[str]) -> dict[str, str]:
     for device in files:
         if kind_of(device) not in (*KINDS, *kinds):
             raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {sorted({*KINDS, *kinds})}")
-    files[""] = message.default_model_filename or "model.onnx"
+    files[""] = message.default_model_filename or MODEL_FILE
     for file in files.values():
         _plain_name(file)
     return files

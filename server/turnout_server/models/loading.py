@@ -14,7 +14,8 @@ from turnout_server.devices.discovery import fingerprint
 from turnout_server.devices.engines import Engine
 from turnout_server.devices.sessions import Session, runtime_version
 from turnout_server.models.deployments import Deployment, DeviceReport
-from turnout_server.models.files import precision_of, weight_bytes
+from turnout_server.models.file_kinds import unlike_a_model
+from turnout_server.models.files import located, model_path, precision_of, weight_bytes
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.tuning import ModelFile, Tuned, for_batches, with_fitting_threads
 from turnout_server.models.verification import Parity, samples, verify
@@ -124,7 +125,7 @@ class Loader:
     def weight_bytes(self, directory: Path, configuration: ModelConfiguration) -> int:
         """What a version's weights take on all the devices that it may use."""
         allowed = [e.device for e in self._engines.values() if configuration.allows(e.device.name, e.device.kind)]
-        files = [directory / configuration.file_for(device.name, device.kind) for device in allowed]
+        files = [located(directory, configuration.file_for(device.name, device.kind)) for device in allowed]
         sizes = {file: weight_bytes(file) for file in set(files)}
         return sum(sizes[file] for file in files)
 
@@ -150,9 +151,12 @@ class Loader:
                 f"model '{configuration.name}' is not allowed on device '{device.name}' by its configuration, "
                 f"which lists {list(configuration.devices)}"
             )
-        file = _checked(directory / configuration.file_for(device.name, device.kind))
+        file = model_path(directory, configuration.file_for(device.name, device.kind))
         _require_room(file, device)
-        return with_fitting_threads(ModelFile(engine, file, configuration.runtime))
+        try:
+            return with_fitting_threads(ModelFile(engine, file, configuration.runtime))
+        except FailedPrecondition as error:
+            raise FailedPrecondition(unlike_a_model(file) or str(error)) from None
 
     def _verify(
         self,
@@ -210,7 +214,7 @@ class Loader:
         """The session, or a better one for the batches that the model may have on a device."""
         device = self._engines[name].device
         file = configuration.file_for(name, device.kind)
-        model = ModelFile(self._engines[name], directory / file, configuration.runtime)
+        model = ModelFile(self._engines[name], model_path(directory, file), configuration.runtime)
         if not batchable:
             return Tuned(session, configuration.runtime, max_rows=1)
         tolerance = tolerance_of(precision_of(directory, file), device)
@@ -224,7 +228,7 @@ class Loader:
             return {}
         devices = {name: self._engines[name].device for name in tuned}
         files = {name: configuration.file_for(name, device.kind) for name, device in devices.items()}
-        hashes = {file: sha256_of(directory / file) for file in set(files.values())}
+        hashes = {file: sha256_of(model_path(directory, file)) for file in set(files.values())}
         return {
             name: ProfileKey(
                 model_sha256=hashes[files[name]],
@@ -279,14 +283,3 @@ def _require_room(file: Path, device: Device) -> None:
             f"a model of {weights_mb:.1f} MiB does not fit into the memory of device '{device.name}', "
             f"which may take {device.memory_limit_mb} MiB"
         )
-
-
-def _checked(path: Path) -> Path:
-    """`path`, once it is known to be a plain file inside its model's directory."""
-    if not path.resolve().is_relative_to(path.parent.parent.resolve()):
-        raise FailedPrecondition(f"{path.name} leads out of its model's directory")
-    if not path.exists():
-        raise FailedPrecondition(f"there is no {path.name} in version directory '{path.parent.name}'")
-    if not path.is_file():
-        raise FailedPrecondition(f"{path.name} is not a regular file")
-    return path

@@ -19,7 +19,7 @@ from turnout_server.core.errors import (
 )
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.models import config_pbtxt
-from turnout_server.models.files import ModelFiles, find_models
+from turnout_server.models.files import MODEL_FILE, ModelFiles, find_models, why_empty
 from turnout_server.models.loading import Loader, ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -132,6 +132,8 @@ class Repository:
 
     def start(self, names: set[str] | None = None) -> None:
         """Loads the named models, or all, after which the repository has settled. A model that fails doesn't affect others."""
+        if not self._models:
+            logger.warning("the model repository %s has no models: %s", self._root, why_empty(self._root))
         for name in sorted(self._models.keys() if names is None else names):
             self._load_or_report(name, evicts=False)
         self.observer.settling()
@@ -317,6 +319,8 @@ def _public_text(error: ServingError | OSError) -> str:
 def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> ModelConfiguration:
     directory = files.directory
     configuration = config_pbtxt.parse_json(json, name, directory, kinds) if json else config_pbtxt.read(directory, name, kinds)
+    if files.file:
+        configuration = replace(configuration, files={**configuration.files, "": files.file})
     if configuration.notes:
         logger.warning("model %s: these settings have no effect here: %s", name, ", ".join(configuration.notes))
     return configuration
@@ -325,7 +329,7 @@ def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> 
 def _versions_to_serve(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
     numbers = configuration.select(list(files.versions))
     if not numbers:
-        raise FailedPrecondition("there is no version to serve: expected a directory such as '1' with a model.onnx")
+        raise FailedPrecondition(f"there is no version to serve: expected a directory such as '1' with a {MODEL_FILE}")
     return numbers
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded, ServingError, Unavailable
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs
+from turnout_server.models.file_kinds import mishap_of
 
 GOLDEN = "golden.npz"
 
@@ -56,7 +57,8 @@ def samples(directory: Path, session: Session) -> list[VerificationSample]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: _as_tensor(archive[name]) for name in archive.files}
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise FailedPrecondition(f"{GOLDEN} cannot be read: {type(error).__name__}") from None
+        mishap = mishap_of(path)
+        raise FailedPrecondition(f"{GOLDEN} cannot be read: {f'it {mishap}' if mishap else type(error).__name__}") from None
     points = dict.fromkeys(name.split("/")[0] for name in arrays)
     return [VerificationSample(_part(arrays, f"{point}/in/"), _part(arrays, f"{point}/out/")) for point in points]
 

@@ -64,6 +64,23 @@ def states(repository: Repository) -> dict[tuple[str, str], str]:
     return {(entry.name, entry.version): entry.state for entry in repository.index()}
 
 
+def test_a_repository_without_models_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "resnet.onnx").touch()
+    repository = started(tmp_path)
+    assert repository.settled
+    (record,) = caplog.records
+    assert (record.levelname, "has no models: expected <model>/<version>/model.onnx" in record.message) == ("WARNING", True)
+    assert f"--model-repository {tmp_path}/resnet.onnx --model-name resnet" in record.message
+
+
+def test_a_repository_that_is_one_file_is_served_from_it(tmp_path: Path) -> None:
+    (tmp_path / "resnet.onnx").write_text("")
+    (tmp_path / "other.onnx").write_text("broken")
+    repository = Repository(tmp_path / "resnet.onnx", Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)), "m")
+    repository.start()
+    assert repository.find("m").configuration.file_for("cpu", "cpu") == "resnet.onnx"
+
+
 @pytest.mark.parametrize("trouble", ["broken", "surprise"])
 def test_a_failing_model_does_not_affect_others(tmp_path: Path, trouble: str) -> None:
     for name in ("a", "c"):
@@ -293,7 +310,7 @@ def test_a_model_that_cannot_be_listed_fails_with_the_reason(tmp_path: Path, loc
     repository = started(tmp_path)
     assert repository.find("good").name == "good"
     reasons = {entry.name: entry.reason for entry in repository.index() if entry.state == "UNAVAILABLE"}
-    assert reasons == {"bad": DENIED, "lost+found": DENIED}
+    assert reasons == {"bad": DENIED}  # and `lost+found` is no model
     with pytest.raises(FailedPrecondition, match=DENIED):
         repository.find("bad")
 

@@ -59,7 +59,7 @@ def test_stdout_has_only_the_json() -> None:
         (["--jsn"], "no such option '--jsn'; did you mean '--json'? see turnout-server doctor --help"),
         (["--config"], "option '--config' requires an argument"),
         (["--config=/nowhere.toml"], "there is no file '/nowhere.toml'"),
-        (["--model-repository=/nowhere"], "it is not a directory"),
+        (["--model-repository=/nowhere"], "there is no such directory"),
     ],
 )
 def test_a_usage_error_gives_one_line_and_status_2(arguments: list[str], words: str) -> None:
