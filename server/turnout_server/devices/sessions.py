@@ -140,8 +140,9 @@ class OnnxSession:
         """
         self.device = device
         self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions(), graphs)
-        self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
-        self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        shapes = options.shapes if options else {}
+        self.inputs = tuple(_spec(argument, shapes) for argument in self._session.get_inputs())
+        self.outputs = tuple(_spec(argument, shapes) for argument in self._session.get_outputs())
         self.placement: Counter[str] = Counter()
         for subgraph in self._session.get_provider_graph_assignment_info():
             self.placement[subgraph.ep_name] += len(subgraph.get_nodes())
@@ -317,12 +318,13 @@ def built_in_providers() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
-def _spec(argument: Any) -> TensorSpec:
+def _spec(argument: Any, shapes: Mapping[str, tuple[int, ...]]) -> TensorSpec:
     try:
         datatype = of_onnx(argument.type)
     except KeyError:
         raise FailedPrecondition(f"'{argument.name}' is a {argument.type}, which the protocol cannot carry") from None
-    return TensorSpec(argument.name, datatype, tuple(d if isinstance(d, int) else -1 for d in argument.shape))
+    shape = tuple(d if isinstance(d, int) else -1 for d in argument.shape)
+    return TensorSpec(argument.name, datatype, shape or shapes.get(argument.name, ()))
 
 
 def _to_value(array: np.ndarray) -> Any:

@@ -152,9 +152,13 @@ def _refuse_in_tensors(message: ModelConfig) -> None:
         if spec.is_shape_tensor or spec.is_non_linear_format_io:
             raise FailedPrecondition(f"'{spec.name}' is declared a shape tensor or non-linear, which only TensorRT knows")
     for declared in message.input:
-        if declared.allow_ragged_batch or declared.optional:
-            which = "allow_ragged_batch" if declared.allow_ragged_batch else "optional"
-            raise FailedPrecondition(f"input '{declared.name}' is declared '{which}', which is not supported")
+        if declared.allow_ragged_batch:
+            raise FailedPrecondition(f"input '{declared.name}' is declared 'allow_ragged_batch', which is not supported")
+        if declared.optional and message.max_batch_size:
+            raise FailedPrecondition(
+                f"input '{declared.name}' is declared 'optional', which needs max_batch_size: 0 (it is "
+                f"{message.max_batch_size}): its value in the ONNX graph has no batch dimension"
+            )
 
 
 def _fields_set(message: Message) -> list[str]:
@@ -326,6 +330,7 @@ def _tensor(spec: model_config_pb2.ModelInput | model_config_pb2.ModelOutput, di
         dims=tuple(spec.dims),
         reshape=tuple(spec.reshape.shape) if spec.HasField("reshape") else None,
         labels=_labels(directory / _plain_name(file)) if directory and file else (),
+        optional=getattr(spec, "optional", False),
     )
 
 
@@ -384,8 +389,11 @@ def _warmup(warmup: model_config_pb2.ModelWarmup, directory: Path) -> Warmup:
 def _warmup_input(name: str, spec: model_config_pb2.ModelWarmup.Input, directory: Path) -> WarmupInput:
     kind = spec.WhichOneof("input_data_type")
     datatype = model_config_pb2.DataType.Name(spec.data_type)
+    dims = tuple(spec.dims)
     if kind is None or datatype == "TYPE_INVALID":
         raise FailedPrecondition(f"model_warmup input '{name}' needs a data_type and zero_data, random_data or input_data_file")
+    if min(dims, default=0) < 0:
+        raise FailedPrecondition(f"model_warmup input '{name}' has dims {list(dims)}; none of them may be free")
     if kind == "input_data_file":
-        return WarmupInput(tuple(spec.dims), datatype, directory / "warmup" / _plain_name(spec.input_data_file))
-    return WarmupInput(tuple(spec.dims), datatype, kind.removesuffix("_data"))
+        return WarmupInput(dims, datatype, directory / "warmup" / _plain_name(spec.input_data_file))
+    return WarmupInput(dims, datatype, kind.removesuffix("_data"))
