@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -10,7 +10,7 @@ from turnout_server.core.device_names import KINDS, entries_of, is_device_name, 
 from turnout_server.devices.device import GPU_INSTANCES, GPU_THREADS, PROVIDERS, Device, default_options
 from turnout_server.devices.host import usable_cpus
 from turnout_server.models.control import Mode
-from turnout_server.transport import selection
+from turnout_server.transport import addresses, channel_arguments, selection
 
 PREFIX = "TURNOUT_"
 _LIMITS = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
@@ -140,7 +140,9 @@ class Settings(BaseModel):
     max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for no limit")
     max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for no limit")
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+    host: str = Field(
+        "127.0.0.1", description="address to listen on: 0.0.0.0 or :: for every interface; or unix:/PATH, for gRPC alone"
+    )
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
     transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
@@ -172,6 +174,11 @@ class Settings(BaseModel):
             raise ValueError("there is no such directory; create it, or export a model into it with turnout-export")
         return path
 
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        return addresses.checked_host(value)
+
     @field_validator("devices")
     @classmethod
     def _are_devices(cls, value: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
@@ -187,15 +194,19 @@ class Settings(BaseModel):
         entries_of(value, {kind_of(name) for name, chosen in declared.items() if not chosen.disabled})
         return value
 
-    @field_validator("grpc_options")
+    @field_validator("grpc_options", mode="before")
     @classmethod
-    def _are_channel_arguments(cls, value: dict[str, int | str]) -> dict[str, int | str]:
-        for name in value:
-            if not name.startswith("grpc."):  # gRPC ignores arguments that it doesn't know
-                raise ValueError(f"'{name}' is no channel argument: their names begin with 'grpc.'")
+    def _are_channel_arguments(cls, value: Any) -> Any:
+        for name, argument in value.items() if isinstance(value, dict) else ():
             if name in _LIMITS:
                 raise ValueError(f"'{name}' is set by --max-message-bytes")
+            channel_arguments.check(name, argument)
         return value
+
+    @property
+    def metrics_host(self) -> str:
+        """Where the metrics port is: on `host`, or on loopback if that is a unix socket."""
+        return "127.0.0.1" if addresses.is_unix(self.host) else self.host
 
     def declared_devices(self) -> list[Device]:
         """The devices that are declared and not disabled."""

@@ -76,6 +76,42 @@ def test_grpc_options_without_effect_are_refused(repository: Path, name: str, fi
     assert name in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [
+        ('"grpc.keepalive_time_ms" = "soon"', "'grpc.keepalive_time_ms' is 'soon'; it must be a whole number of milliseconds"),
+        ('"grpc.keepalive_timeout_ms" = 1.5', "grpc.keepalive_timeout_ms"),
+        ('"grpc.primary_user_agent" = 3', "'grpc.primary_user_agent' is 3; it must be text"),
+        ('"grpc.keep_alive_time_ms" = 1', "did you mean grpc.keepalive_time_ms?"),
+    ],
+)
+def test_grpc_options_of_another_type_or_a_misspelled_name_are_refused(
+    repository: Path, tmp_path: Path, option: str, fix: str
+) -> None:
+    (tmp_path / "turnout.toml").write_text(f"[grpc_options]\n{option}\n")
+    with pytest.raises(UsageError, match=re.escape(fix)):
+        read([f"--model-repository={repository}", f"--config={tmp_path / 'turnout.toml'}"])
+
+
+def test_the_keepalive_recipe_of_the_documentation_is_taken(repository: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    (recipe,) = (block for block in re.findall(r"```toml\n(.*?)```", page, re.S) if "keepalive_time_ms" in block)
+    (tmp_path / "turnout.toml").write_text(recipe)
+    chosen = read([f"--model-repository={repository}", f"--config={tmp_path / 'turnout.toml'}"])
+    assert chosen.grpc_options["grpc.keepalive_permit_without_calls"] == 1
+
+
+@pytest.mark.parametrize(("host", "metrics"), [("[::]", "::"), ("unix:/run/a", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
+def test_the_metrics_port_is_on_the_host_unless_that_is_a_unix_socket(repository: Path, host: str, metrics: str) -> None:
+    assert read([f"--model-repository={repository}", f"--host={host}"]).metrics_host == metrics
+
+
+@pytest.mark.parametrize(("host", "fix"), [("0.0.0.0:8001", "--grpc-port"), ("http://::", "it is a URL"), ("::x", "IPv6")])
+def test_a_host_that_is_none_is_refused_with_what_to_write(repository: Path, host: str, fix: str) -> None:
+    with pytest.raises(UsageError, match=f"--host: {re.escape(host)}: .*{fix}"):
+        read([f"--model-repository={repository}", f"--host={host}"])
+
+
 def test_every_objective_of_routing_is_a_valid_setting(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read([f"--model-repository={repository}"]).objective == "latency"
     for objective in OBJECTIVES:
