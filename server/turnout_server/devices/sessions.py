@@ -322,9 +322,20 @@ def _spec(argument: Any, shapes: Mapping[str, tuple[int, ...]]) -> TensorSpec:
     try:
         datatype = of_onnx(argument.type)
     except KeyError:
-        raise FailedPrecondition(f"'{argument.name}' is a {argument.type}, which the protocol cannot carry") from None
+        raise FailedPrecondition(
+            f"'{argument.name}' is a {argument.type}, which the protocol cannot carry{_way_out(argument.type)}"
+        ) from None
     shape = tuple(d if isinstance(d, int) else -1 for d in argument.shape)
     return TensorSpec(argument.name, datatype, shape or shapes.get(argument.name, ()))
+
+
+def _way_out(onnx_type: str) -> str:
+    """What to do about a type that can't be served; empty if there is nothing."""
+    if "map(" in onnx_type:  # as scikit-learn's classifiers get, unless their converter is told not to
+        return "; it comes from ZipMap: convert the model again with options={'zipmap': False}"
+    if onnx_type.startswith(("seq(", "optional(")):
+        return "; export the model with tensors as its inputs and outputs"
+    return ""
 
 
 def _to_value(array: np.ndarray) -> Any:

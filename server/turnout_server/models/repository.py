@@ -18,6 +18,7 @@ from turnout_server.core.errors import (
     internal_error,
 )
 from turnout_server.core.model_config import ModelConfiguration
+from turnout_server.core.suggestions import did_you_mean
 from turnout_server.models import config_pbtxt
 from turnout_server.models.files import MODEL_FILE, ModelFiles, find_models, why_empty
 from turnout_server.models.loading import Loader, ModelVersion
@@ -151,9 +152,11 @@ class Repository:
             InvalidRequest: it can't be loaded; the previous version still answers.
             InternalError: there is no such model; Triton's status, which its clients expect.
         """
-        files = find_models(self._root, self._model_name).get(name)
+        found = find_models(self._root, self._model_name)
+        files = found.get(name)
         if files is None:
-            raise InternalError(f"failed to load '{name}', failed to poll from model repository")
+            meant = did_you_mean(name, found)
+            raise InternalError(f"failed to load '{name}', failed to poll from model repository{meant}")
         before = self._models.get(name, Model(name))
         if not before.versions:
             self._replace(Model(name, "loading"))
@@ -204,7 +207,7 @@ class Repository:
         """
         model = self._models.get(name)
         if model is None or model.state == "unloaded":
-            raise NotFound(f"Request for unknown model: '{name}' is not found")
+            raise NotFound(f"Request for unknown model: '{name}' is not found{did_you_mean(name, self._requestable())}")
         self._last_request[name] = next(self._requests)
         if model.state == "evicted":
             self.observer.wanted(name)
@@ -220,6 +223,10 @@ class Repository:
         if model is not None and model.state == "evicted":
             raise Unavailable(f"model '{name}' was unloaded to make room; the next request brings it back")
         return self.find(name, version)
+
+    def _requestable(self) -> Iterator[str]:
+        """The models that a request may name; another thread may change them meanwhile."""
+        return (name for name, model in list(self._models.items()) if model.state != "unloaded")
 
     def knows(self, name: str) -> bool:
         """Whether the repository has a model of this name, in whatever state."""

@@ -155,6 +155,19 @@ def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
         repository.load("m")
 
 
+@pytest.mark.parametrize("name", ["digit", "Digits"])
+def test_an_unknown_model_with_a_near_name_gets_the_name_that_was_meant(tmp_path: Path, name: str) -> None:
+    add(tmp_path, "digits")
+    repository = started(tmp_path)
+    with pytest.raises(NotFound, match=rf"unknown model: '{name}' is not found; did you mean 'digits'\?"):
+        repository.find(name)
+    with pytest.raises(InternalError, match=r"did you mean 'digits'\?"):
+        repository.load(name)
+    repository.unload("digits")
+    with pytest.raises(NotFound, match=r"is not found$"):
+        repository.find(name)
+
+
 def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) -> None:
     add(tmp_path, "m")
     seen: list[type | None] = []
