@@ -1,6 +1,5 @@
 """The server's settings: names, types, defaults and allowed values. `settings_sources` reads them."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from turnout_server.core.device_names import KINDS, entries_of, is_device_name, kind_of, number_of
 from turnout_server.devices.device import GPU_INSTANCES, GPU_THREADS, PROVIDERS, Device, default_options
-from turnout_server.devices.host import usable_cpus
+from turnout_server.devices.host import usable_cores, usable_cpus, why_no_client_shm, why_no_isolation, why_no_pinning
 from turnout_server.models.control import Mode
 from turnout_server.transport import addresses, channel_arguments, selection
 
@@ -55,7 +54,7 @@ class DeviceSettings(BaseModel):
         cores = cores_of(self.cpus)
         on_cuda = provider == PROVIDERS["cuda"] and not self.library
         default_threads = len(cores) or (usable_cpus() if kind == "cpu" else GPU_THREADS if on_cuda else 0)
-        default_isolated = kind != "cpu" or bool(self.library)
+        default_isolated = (kind != "cpu" or bool(self.library)) and why_no_isolation() is None
         return Device(
             name=name,
             kind=kind,
@@ -118,8 +117,10 @@ def cores_of(text: str) -> tuple[int, ...]:
         if not first.isdecimal() or not (last or first).isdecimal():
             raise ValueError(f"'{part}' is not a core or a range of cores, such as 2 or 0-3")
         cores.update(range(int(first), int(last or first) + 1))
-    if not cores <= os.sched_getaffinity(0):
-        raise ValueError(f"this process may use the cores {sorted(os.sched_getaffinity(0))}")
+    if cores and (reason := why_no_pinning()) is not None:
+        raise ValueError(f"{reason}; leave it out")
+    if not cores <= usable_cores():
+        raise ValueError(f"this process may use the cores {sorted(usable_cores())}")
     return tuple(sorted(cores))
 
 
@@ -178,6 +179,13 @@ class Settings(BaseModel):
     @classmethod
     def _is_address(cls, value: str) -> str:
         return addresses.checked_host(value)
+
+    @field_validator("allow_client_shm")
+    @classmethod
+    def _is_possible(cls, value: bool) -> bool:
+        if value and (reason := why_no_client_shm()) is not None:
+            raise ValueError(reason)
+        return value
 
     @field_validator("devices")
     @classmethod

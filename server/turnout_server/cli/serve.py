@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("turnout_server")
 
+#: Ctrl-C interrupts no longer wait on Windows.
+WAIT_S = 0.5 if sys.platform == "win32" else None
 _EPILOG = """\b
 Every option is also a variable, such as TURNOUT_GRPC_PORT, and a key of the --config file, such as grpc_port.
 
@@ -79,7 +81,8 @@ def _serve(server: "Server") -> None:
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     server.start()
-    stop.wait()
+    while not stop.wait(WAIT_S):
+        pass
     logger.info("draining")
     server.stop()
     logger.info("stopped")

@@ -1,12 +1,11 @@
 """The places to run: which are declared, which are found, and what each is called."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from turnout_server.core.device_names import GPU_KINDS
-from turnout_server.devices.host import usable_cpus
+from turnout_server.devices.host import usable_cores, usable_cpus
 
 #: The execution provider of each kind of device, where none is declared.
 PROVIDERS = {
@@ -131,4 +130,4 @@ def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tu
 
 def _cores_of(device: Device) -> set[int]:
     """The cores that a device's runs may use."""
-    return set(device.cpus) if device.cpus else os.sched_getaffinity(0)
+    return set(device.cpus or usable_cores())

@@ -14,6 +14,7 @@ from turnout_server.devices.bucket_session import BucketSession
 from turnout_server.devices.cuda_runtime import gpu_of
 from turnout_server.devices.device import Device, cpu, cuda, shared_cores
 from turnout_server.devices.gpu_power import with_power
+from turnout_server.devices.host import why_no_isolation
 from turnout_server.devices.probe import unavailable_reason
 from turnout_server.devices.process_engine import ProcessEngine
 from turnout_server.devices.sessions import OnnxSession, Session, built_in_providers
@@ -88,6 +89,8 @@ def start(device: Device, changed: Callable[[], None]) -> Engine:
     Raises:
         FailedPrecondition: a test run on it doesn't succeed; the text says why.
     """
+    if device.isolated and (reason := why_no_isolation()) is not None:
+        raise FailedPrecondition(f'{reason}; declare it with isolation = "in-process"')
     known = with_power(device)
     return ProcessEngine(known, changed) if device.isolated else LocalEngine(known)
 

@@ -98,7 +98,7 @@ class Machine:
     root: Path = Path("/")
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     cores: int = os.cpu_count() or 1
-    affinity: frozenset[int] = field(default_factory=lambda: frozenset(os.sched_getaffinity(0)))
+    affinity: frozenset[int] = field(default_factory=host.usable_cores)
     distribution: Callable[[str], importlib.metadata.Distribution] = importlib.metadata.distribution
     nvidia: Access = field(default_factory=Access)
 
