@@ -45,6 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     models.save(root, "unranked", doubled(None), configuration=DIMENSIONS.format(0, "2, 3", "2, 3"))
     models.save(root, "unranked_batch", doubled(None), configuration=DIMENSIONS.format(8, "3", "3"))
     models.save(root, "unranked_undeclared", doubled(None))
+    only_input = "max_batch_size: 8 input { name: 'x' dims: [3] }"
+    models.save(root, "unranked_output", doubled(None), configuration=only_input)
     models.save(root, "column", doubled(["batch"]), configuration="max_batch_size: 8")
     models.save(root, "column_undescribed", doubled(["batch"]))
     models.save(root, "scalar", doubled([]), configuration=DIMENSIONS.format(0, "1", "1"))
@@ -89,6 +91,7 @@ def test_where_the_graph_states_no_rank_the_dimensions_of_the_configuration_coun
     ("model", "reason"),
     [
         ("unranked_undeclared", "states no shape for input 'x': give its dims in an input section of config.pbtxt"),
+        ("unranked_output", "states no dimensions for 'y'; give its dims in an output section"),
         ("warm_huge", "no request can carry more than"),
     ],
 )

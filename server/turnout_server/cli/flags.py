@@ -86,8 +86,9 @@ def options(
 
 
 def serve_hint(path: str) -> str:
-    """What to say to somebody who names a repository without its flag."""
-    return f"'{path}' is neither a command nor an option; to serve it: turnout-server serve --model-repository {path}"
+    """What to say to somebody who names a repository, or a model's file, without its flag."""
+    name = f" --model-name {Path(path).name.partition('.')[0]}" if Path(path).is_file() else ""
+    return f"'{path}' is neither a command nor an option; to serve it: turnout-server serve --model-repository {path}{name}"
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:

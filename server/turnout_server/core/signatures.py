@@ -182,6 +182,11 @@ def declared(
     specs = tuple(_declared(known[config.name], config, max_batch_size) for config in configs)
     specs = specs or tuple(_with_column(spec, max_batch_size) for spec in graph)
     for spec in specs if max_batch_size else ():
+        if known[spec.name].shape == ():
+            raise FailedPrecondition(
+                f"max_batch_size is {max_batch_size}, but the ONNX graph states no dimensions for '{spec.name}'; give its dims "
+                f"in an {what} section of config.pbtxt if it has some, or set max_batch_size to 0"
+            )
         if _shape_in_graph(spec)[:1] != (-1,) or known[spec.name].shape[:1] != (-1,):
             raise FailedPrecondition(
                 f"max_batch_size is {max_batch_size}, but the first dimension of '{spec.name}' is not free: its shape is "

@@ -180,7 +180,8 @@ class Repository:
             InvalidRequest: there is no such model.
         """
         if name not in self._models:
-            raise InvalidRequest(f"failed to unload '{name}': it is not in the model repository")
+            meant = did_you_mean(name, self._requestable())
+            raise InvalidRequest(f"failed to unload '{name}': it is not in the model repository{meant}")
         self._replace(Model(name))
         logger.info("model %s is unloaded", name)
 
