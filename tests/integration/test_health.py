@@ -42,6 +42,8 @@ def test_the_health_of_an_unknown_service_is_unknown(server: RunningServer) -> N
     health_request = health_pb2.HealthCheckRequest(service="nowhere")
     with refused("NOT_FOUND", "'nowhere'"):
         server.health.Check(health_request)
+    with refused("NOT_FOUND", "'add_subs'", "did you mean 'add_sub'?"):
+        server.health.Check(health_pb2.HealthCheckRequest(service="add_subs"))
     watch = server.health.Watch(health_request, timeout=10)
     assert next(watch).status == SERVICE_UNKNOWN
     watch.cancel()

@@ -68,11 +68,11 @@ def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfig
     """
     path = directory / "config.pbtxt"
     try:
-        message = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+        message = text_format.Parse(path.read_text(encoding="utf-8-sig"), ModelConfig())
     except FileNotFoundError:
         return ModelConfiguration(name)
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        mishap = mishap_of(path)
+        mishap = mishap_of(path) or ("is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "")
         raise FailedPrecondition(f"config.pbtxt is not a model configuration: {f'it {mishap}' if mishap else error}") from None
     except PermissionError:
         raise FailedPrecondition(f"config.pbtxt {mishap_of(path)}") from None

@@ -53,6 +53,8 @@ def mishap_of(path: Path) -> str:
     text = head.lstrip().lower()
     if text.startswith(_PAGES):
         return "is an HTML page: the download led to a web page, such as a login"
+    if text.startswith(b"<?xml") and b"<error>" in text:
+        return "is the error of a storage service: the download was refused"
     return "is JSON: the download may have been answered with an error" if text.startswith(b"{") else ""
 
 

@@ -8,6 +8,7 @@ gives it.
 
 import json
 import mmap
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,12 @@ from turnout_server.core.errors import FailedPrecondition
 
 #: Directories that other programs leave behind; those whose names begin with a dot aren't models either.
 _NO_MODELS = ("__pycache__", "__MACOSX", "lost+found", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+_NEARLY_A_VERSION = re.compile(r"[vV]?(ersion)?[-_]?\d[\d.]*")
+_EXPORT, _CONVERT = "export it with turnout-export", "convert it to ONNX"
+#: Files of models in other formats, by suffix, and what to do with them.
+_OTHER_FORMATS = dict.fromkeys((".pt", ".pth", ".safetensors", ".ckpt"), _EXPORT) | dict.fromkeys(
+    (".savedmodel", ".pb", ".h5", ".keras", ".tflite", ".graphdef", ".plan", ".engine", ".xml", ".joblib", ".pkl"), _CONVERT
+)
 #: The file of a model, if its configuration names none.
 MODEL_FILE = "model.onnx"
 #: Suffixes of files beside a model that never hold its weights.
@@ -28,6 +35,7 @@ class ModelFiles:
 
     Attributes:
         error: why the directory can't be listed; empty if it can.
+        nearly_versions: what in it is called nearly like a version, such as `v1` or `01`.
         file: the model's only file, if the repository is that file; empty otherwise.
     """
 
@@ -35,6 +43,7 @@ class ModelFiles:
     versions: dict[int, Path] = field(default_factory=dict)
     error: str = ""
     file: str = ""
+    nearly_versions: tuple[str, ...] = ()
 
     def fingerprint(self) -> tuple[tuple[str, int, int], ...]:
         """(path, modification time in ns, size in bytes) of each file: changes when a file of the model does.
@@ -97,9 +106,7 @@ def model_path(directory: Path, file: str) -> Path:
     if not path.resolve().is_relative_to(directory.parent.resolve()):
         raise FailedPrecondition(f"{name} leads out of its model's directory")
     if not path.exists():
-        others = _onnx_files(sorted(directory.iterdir()))
-        rename = f", but {others[0].name} is: rename it, or set default_model_filename in config.pbtxt" if others else ""
-        raise FailedPrecondition(f"there is no {name} in version directory '{directory.name}'{rename}")
+        raise FailedPrecondition(f"there is no {name} in version directory '{directory.name}'{_instead(path.parent)}")
     if not path.is_file():
         raise FailedPrecondition(f"{name} is not a regular file")
     return path
@@ -137,7 +144,16 @@ def _may_be_model(name: str) -> bool:
 
 
 def _onnx_files(entries: list[Path]) -> list[Path]:
-    return [path for path in entries if path.suffix == ".onnx" and path.name != MODEL_FILE and path.is_file()]
+    return [path for path in entries if path.suffix.lower() == ".onnx" and path.name != MODEL_FILE and path.is_file()]
+
+
+def _instead(directory: Path) -> str:
+    """What a directory has in place of a model's file, and what to do with it; empty if it has nothing."""
+    entries = sorted(path for path in directory.iterdir() if _may_be_model(path.name)) if directory.is_dir() else []
+    if onnx := _onnx_files(entries):
+        return f", but {onnx[0].name} is: rename it, or set default_model_filename in config.pbtxt"
+    others = [path.name for path in entries if path.suffix.lower() in _OTHER_FORMATS]
+    return f", but {others[0]} is: {_OTHER_FORMATS[Path(others[0]).suffix.lower()]}" if others else ""
 
 
 def _hint(files: list[Path]) -> str:
@@ -157,7 +173,8 @@ def _model_files(directory: Path) -> ModelFiles:
     versions, files = _versions(entries), [path for path in entries if path.suffix == ".onnx"]
     if files and not versions:
         return ModelFiles(directory, error=f"{files[0].name} must be in a version directory: move it to 1/{MODEL_FILE}")
-    return ModelFiles(directory, versions)
+    nearly = tuple(path.name for path in entries if _NEARLY_A_VERSION.fullmatch(path.name) and path not in versions.values())
+    return ModelFiles(directory, versions, nearly_versions=nearly)
 
 
 def _versions(entries: list[Path]) -> dict[int, Path]:

@@ -180,7 +180,7 @@ class Repository:
             InvalidRequest: there is no such model.
         """
         if name not in self._models:
-            meant = did_you_mean(name, self._requestable())
+            meant = did_you_mean(name, self.names())
             raise InvalidRequest(f"failed to unload '{name}': it is not in the model repository{meant}")
         self._replace(Model(name))
         logger.info("model %s is unloaded", name)
@@ -208,7 +208,7 @@ class Repository:
         """
         model = self._models.get(name)
         if model is None or model.state == "unloaded":
-            raise NotFound(f"Request for unknown model: '{name}' is not found{did_you_mean(name, self._requestable())}")
+            raise NotFound(f"Request for unknown model: '{name}' is not found{did_you_mean(name, self.names())}")
         self._last_request[name] = next(self._requests)
         if model.state == "evicted":
             self.observer.wanted(name)
@@ -225,7 +225,7 @@ class Repository:
             raise Unavailable(f"model '{name}' was unloaded to make room; the next request brings it back")
         return self.find(name, version)
 
-    def _requestable(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
         """The models that a request may name; another thread may change them meanwhile."""
         return (name for name, model in list(self._models.items()) if model.state != "unloaded")
 
@@ -337,7 +337,9 @@ def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> 
 def _versions_to_serve(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
     numbers = configuration.select(list(files.versions))
     if not numbers:
-        raise FailedPrecondition(f"there is no version to serve: expected a directory such as '1' with a {MODEL_FILE}")
+        nearly = files.nearly_versions
+        instead = f", and there is '{nearly[0]}'; a version is a whole number from 1 on" if nearly else ""
+        raise FailedPrecondition(f"there is no version to serve: expected a directory such as '1' with a {MODEL_FILE}{instead}")
     return numbers
 
 

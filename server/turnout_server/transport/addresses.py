@@ -139,7 +139,8 @@ def _require_port(host: str, port: int, shared: bool) -> None:
     for family, address in found:
         try:
             with socket.socket(family, socket.SOCK_STREAM) as listener:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if os.name == "posix":  # on Windows it takes the port away from who has it
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if shared and hasattr(socket, "SO_REUSEPORT"):
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 listens_to_both(listener)

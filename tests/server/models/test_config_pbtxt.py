@@ -331,6 +331,14 @@ def test_a_label_file_must_be_a_plain_file_of_the_model(directory: Path, file: s
     assert str(directory) not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_passed_over_and_another_encoding_is_named(directory: Path) -> None:
+    (directory / "config.pbtxt").write_text("max_batch_size: 8", encoding="utf-8-sig")
+    assert config_pbtxt.read(directory, "m").max_batch_size == 8
+    (directory / "config.pbtxt").write_text("max_batch_size: 8", encoding="utf-16")
+    with pytest.raises(FailedPrecondition, match="it is not UTF-8 text"):
+        config_pbtxt.read(directory, "m")
+
+
 @pytest.mark.parametrize("source", ["zero_data: true", "random_data: true", 'input_data_file: "data"'])
 @pytest.mark.parametrize("dims", ["-1", "4, -1", "-2"])
 def test_a_free_dimension_in_a_warm_up_is_refused_for_every_kind_of_data(directory: Path, source: str, dims: str) -> None:

@@ -40,6 +40,7 @@ def somebody_else() -> Iterator[None]:
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras"),
         (b"\x1c\x00\x00\x00TFL3\x14\x00", "a TensorFlow Lite model"),
         (b"<?xml version='1.0'?>\n<net name='x'>", "as OpenVINO's models are"),
+        (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code>', "is the error of a storage service"),
     ],
 )
 def test_a_file_that_is_something_else_is_named(tmp_path: Path, content: bytes, words: str) -> None:

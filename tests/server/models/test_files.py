@@ -105,7 +105,11 @@ def test_weights_in_such_a_directory_count_for_the_fingerprint(tmp_path: Path) -
     [
         ([], "there is no model.onnx in version directory '1'"),
         (["resnet.onnx"], "but resnet.onnx is: rename it, or set default_model_filename in config.pbtxt"),
-        (["model.onnx/other.onnx"], "there is no model.onnx/model.onnx in version directory '1'"),
+        (["model.onnx/other.onnx"], "there is no model.onnx/model.onnx in version directory '1', but other.onnx is: rename it"),
+        (["MODEL.ONNX"], "but MODEL.ONNX is: rename it"),
+        (["model.pt", "notes.txt"], "but model.pt is: export it with turnout-export"),
+        (["model.savedmodel/saved_model.pb"], "but model.savedmodel is: convert it to ONNX"),
+        ([".hidden.onnx"], "there is no model.onnx in version directory '1'"),
     ],
 )
 def test_a_model_whose_file_is_missing_is_told_what_is_there(tmp_path: Path, files: list[str], words: str) -> None:

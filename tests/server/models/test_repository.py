@@ -155,6 +155,13 @@ def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
         repository.load("m")
 
 
+@pytest.mark.parametrize("version", ["v1", "01", "0", "1.0", "version_1"])
+def test_a_version_that_is_written_otherwise_is_named(tmp_path: Path, version: str) -> None:
+    (tmp_path / "m" / version).mkdir(parents=True)
+    with pytest.raises(FailedPrecondition, match=f"no version to serve: .*, and there is '{version}'; a version is a whole"):
+        started(tmp_path).find("m")
+
+
 @pytest.mark.parametrize("name", ["digit", "Digits"])
 def test_an_unknown_model_with_a_near_name_gets_the_name_that_was_meant(tmp_path: Path, name: str) -> None:
     add(tmp_path, "digits")
