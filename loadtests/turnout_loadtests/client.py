@@ -64,12 +64,18 @@ def server_name(stub: Stub) -> str:
 
 
 def model_metadata(stub: Stub, model: str) -> pb.ModelMetadataResponse:
-    """The inputs and outputs of a model; of the first ready model that the server lists if the name is empty."""
+    """The inputs and outputs of a model; of the first ready model that the server lists if the name is empty.
+
+    Inputs that a request may leave out aren't among them.
+    """
     try:
         name = model or _first_ready_model(stub)
         answer: pb.ModelMetadataResponse = stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=QUESTION_TIMEOUT_S)
     except grpc.RpcError as error:
         raise refused(error) from error
+    optional = _optional_inputs(stub, name)
+    for tensor in [tensor for tensor in answer.inputs if tensor.name in optional]:
+        answer.inputs.remove(tensor)
     return answer
 
 
@@ -111,6 +117,15 @@ def refused(error: grpc.RpcError) -> LoadTestError:
 def reason(error: grpc.RpcError) -> str:
     """The status and its details as one line."""
     return f"{error.code().name}: {error.details()}"
+
+
+def _optional_inputs(stub: Stub, model: str) -> set[str]:
+    """The inputs that have a value in the model itself; none where the server doesn't tell, as KServe's."""
+    try:
+        answer = stub.ModelConfig(pb.ModelConfigRequest(name=model), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError:
+        return set()
+    return {tensor.name for tensor in answer.config.input if tensor.optional}
 
 
 def _first_ready_model(stub: Stub) -> str:

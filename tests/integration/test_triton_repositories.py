@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from turnout_loadtests.client import model_metadata
+from turnout_loadtests.errors import LoadTestError
 from turnout_proto import inference_pb2 as pb
 from turnout_proto import model_config_pb2 as mc
 
@@ -127,6 +129,16 @@ def test_an_input_with_a_value_in_the_graph_may_be_left_out_or_replaced(server: 
 def test_the_configuration_in_force_says_which_input_is_optional(server: RunningServer) -> None:
     config: mc.ModelConfig = server.stub.ModelConfig(pb.ModelConfigRequest(name="default")).config
     assert {spec.name: spec.optional for spec in config.input} == {"x": False, "w": True}
+
+
+def test_a_load_test_leaves_out_what_a_request_may_leave_out(server: RunningServer) -> None:
+    assert [tensor.name for tensor in model_metadata(server.stub, "default").inputs] == ["x"]
+    assert [tensor.name for tensor in model_metadata(server.stub, "column").inputs] == ["x"]
+
+
+def test_a_load_test_does_not_measure_a_model_whose_shape_nobody_knows(server: RunningServer) -> None:
+    with pytest.raises(LoadTestError, match="states no shape for input 'x'"):
+        model_metadata(server.stub, "unranked_undeclared")
 
 
 @pytest.mark.parametrize("model", ["warm_plain", "warm_row", "warm_texts"])
