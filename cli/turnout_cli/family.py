@@ -45,6 +45,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         name: the name of the command in help and errors.
         arguments: those after the name; None for the process's own.
     """
+    _name_values(command)
     try:
         status = command.main(None if arguments is None else list(arguments), prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -55,6 +56,26 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     except click.Abort:
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _name_values(command: click.Command) -> None:
+    """Gives the values of options names for people, where their command doesn't: `N` for INTEGER RANGE, `HOST` for TEXT."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.metavar is None and not parameter.is_flag:
+            parameter.metavar = _metavar(parameter)
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _name_values(inner)
+
+
+def _metavar(option: click.Option) -> str | None:
+    """The name of an option's value; None leaves it to click, which lists choices."""
+    if isinstance(option.type, click.types.IntParamType | click.types.FloatParamType):
+        return "N"
+    if isinstance(option.type, click.types.StringParamType):
+        return max(option.opts, key=len).lstrip("-").replace("-", "_").upper()
+    if isinstance(option.type, click.Path):
+        return "DIR" if not option.type.file_okay else "FILE" if not option.type.dir_okay else "PATH"
+    return None
 
 
 def text_of(error: click.ClickException) -> str:

@@ -68,3 +68,32 @@ def test_help_and_version_go_to_stdout(arguments: list[str], capsys: pytest.Capt
 def test_without_arguments_a_group_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome() == 2
     assert "measure" in capsys.readouterr().err
+
+
+@click.command(context_settings=family.SETTINGS)
+@click.option("--host")
+@click.option("--count", type=click.IntRange(min=1))
+@click.option("--rate", type=float, metavar="100/s")
+@click.option("--into", type=click.Path(file_okay=False))
+@click.option("--labels", type=click.Path(dir_okay=False))
+@click.option("--level", type=click.Choice(["low", "high"]))
+@click.option("--force", is_flag=True)
+def options(**given: object) -> None:
+    """Has options of every type."""
+
+
+@pytest.mark.parametrize("command", [options, click.Group("all", {"options": options})])
+def test_the_values_of_options_have_plain_names(command: click.Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        family.run(command, "turnout-x", ["options", "--help"] if isinstance(command, click.Group) else ["--help"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("-")]
+    assert lines == [
+        "--host HOST",
+        "--count N [x>=1]",
+        "--rate 100/s",
+        "--into DIR",
+        "--labels FILE",
+        "--level [low|high]",
+        "--force",
+        "-h, --help Show this message and exit.",
+    ]

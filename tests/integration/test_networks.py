@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from turnout_loadtests.client import connect, server_name
 
 from tests import models
-from tests.servers import START_TIMEOUT_S, TRANSPORTS, Process
+from tests.servers import IPV6, START_TIMEOUT_S, TRANSPORTS, Process
 
 QUICK = ("--drain-delay-s=0", "--drain-timeout-s=5", "--profile-budget-s=0")
 NO_PROXY = [("grpc.enable_http_proxy", 0)]
@@ -62,7 +62,12 @@ def on(host: str, address: str) -> str:
 
 @pytest.mark.parametrize(
     ("host", "reached_at"),
-    [("::1", ["[::1]"]), ("[::]", ["[::1]", "127.0.0.1"]), ("::", ["[::1]", "127.0.0.1"]), ("localhost", ["127.0.0.1"])],
+    [
+        pytest.param("::1", ["[::1]"], marks=IPV6),
+        pytest.param("[::]", ["[::1]", "127.0.0.1"], marks=IPV6),
+        pytest.param("::", ["[::1]", "127.0.0.1"], marks=IPV6),
+        ("localhost", ["127.0.0.1"]),
+    ],
 )
 def test_both_ports_are_on_the_address_that_was_asked_for(
     repository: Path, transport: str, host: str, reached_at: list[str]
@@ -94,7 +99,7 @@ def test_grpc_listens_on_a_unix_socket_and_metrics_on_loopback(
     ("flags", "text"),
     [
         (["--host=192.0.2.1"], "cannot listen on 192.0.2.1:0: this machine has no such address"),
-        (["--host=2001:db8::1"], "cannot listen on [2001:db8::1]:0: this machine has no such address"),
+        pytest.param(["--host=2001:db8::1"], "cannot listen on [2001:db8::1]:0: this machine has no such address", marks=IPV6),
         (["--host=unix:/nowhere/at/all.sock"], "cannot listen on unix:/nowhere/at/all.sock: there is no directory /nowhere/at"),
     ],
 )
