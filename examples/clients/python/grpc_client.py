@@ -1,4 +1,4 @@
-"""Classifies images over one stream, with nothing but gRPC and the message classes that `pip install turnout` brings.
+"""Classifies images over one stream, with nothing but gRPC and the message classes that this repository brings (turnout_proto).
 
     python grpc_client.py [ADDRESS [DEVICE]]
 
