@@ -254,7 +254,7 @@ def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
     version = importlib.metadata.version("turnout")
     inference = InferenceService(core.dataplane, Codec(memory), core.inline)
     models = ModelService(core.dataplane, core.control, settings.server_name, version, extensions)
-    extras = ExtensionService(memory, core.tracer, log, core.repository.knows)
+    extras = ExtensionService(memory, core.tracer, log, core.repository)
     health = HealthService(core.dataplane)
     return Handlers(
         unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},
