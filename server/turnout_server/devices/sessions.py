@@ -141,8 +141,9 @@ class OnnxSession:
         """
         self.device = device
         self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions(), graphs)
-        self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
-        self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        shapes = options.shapes if options else {}
+        self.inputs = tuple(_spec(argument, shapes) for argument in self._session.get_inputs())
+        self.outputs = tuple(_spec(argument, shapes) for argument in self._session.get_outputs())
         if (refusal := openvino.refusal(device, (*self.inputs, *self.outputs))) is not None:
             raise FailedPrecondition(refusal)
         self.placement: Counter[str] = Counter()
@@ -328,12 +329,24 @@ def built_in_providers() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
-def _spec(argument: Any) -> TensorSpec:
+def _spec(argument: Any, shapes: Mapping[str, tuple[int, ...]]) -> TensorSpec:
     try:
         datatype = of_onnx(argument.type)
     except KeyError:
-        raise FailedPrecondition(f"'{argument.name}' is a {argument.type}, which the protocol cannot carry") from None
-    return TensorSpec(argument.name, datatype, tuple(d if isinstance(d, int) else -1 for d in argument.shape))
+        raise FailedPrecondition(
+            f"'{argument.name}' is a {argument.type}, which the protocol cannot carry{_way_out(argument.type)}"
+        ) from None
+    shape = tuple(d if isinstance(d, int) else -1 for d in argument.shape)
+    return TensorSpec(argument.name, datatype, shape or shapes.get(argument.name, ()))
+
+
+def _way_out(onnx_type: str) -> str:
+    """What to do about a type that can't be served; empty if there is nothing."""
+    if "map(" in onnx_type:  # as scikit-learn's classifiers get, unless their converter is told not to
+        return "; it comes from ZipMap: convert the model again with options={'zipmap': False}"
+    if onnx_type.startswith(("seq(", "optional(")):
+        return "; export the model with tensors as its inputs and outputs"
+    return ""
 
 
 def _to_value(array: np.ndarray) -> Any:

@@ -233,6 +233,6 @@ def _response(flight: Flight, plan: Plan, route: Route, execution: Execution) ->
     }
     if route.predicted_us is not None:
         timings["predicted_us"] = int(route.predicted_us)
-    outputs = model.signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)))
+    outputs = model.signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)), request.inputs)
     provenance = plan.provenance(model.deployments[route.device], route.reason)
     return InferResponse(provenance, request.id, model.signature, outputs, timings)
