@@ -117,9 +117,10 @@ format: install  ## let ruff rewrite what it can
 proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
 	.venv-proto/bin/python proto/generate.py proto/turnout_proto
 
-IMAGE_TOOL ?= docker
-image:  ## build the container image (TARGET=cpu|gpu|export)
-	$(IMAGE_TOOL) build --target $(or $(TARGET),cpu) -t turnout:$(or $(TARGET),cpu) .
+# TARGET=cpu|gpu|export; IMAGE_TOOL=docker|podman|buildah; BASE: another image with Python; IMAGE_FLAGS: passed to the tool.
+TARGET ?= cpu
+image:  ## build a container image with docker, podman or buildah (TARGET=cpu|gpu|export)
+	@tools/build-image $(TARGET) $(or $(TAG),turnout:$(TARGET)) $(IMAGE_FLAGS)
 
 clean:  ## remove environments and what the demo made
 	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-peer-* models reports

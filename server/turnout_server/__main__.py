@@ -1,7 +1,7 @@
 """`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits with 0 once drained.
 
 `turnout-server doctor` prints what each device is and what is missing; `turnout-server explain` prints where a request would
-run, and why.
+run, and why; `turnout-server health` says whether a server is ready.
 """
 
 import gc
@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from turnout_server import settings_sources
+from turnout_server.cli import health
 from turnout_server.cli.doctor import command as doctor
 from turnout_server.cli.explain import command as explain
 from turnout_server.core.errors import ServingError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("turnout_server")
 
-_SUBCOMMANDS = {"doctor": doctor.main, "explain": explain.main}
+_SUBCOMMANDS = {"doctor": doctor.main, "explain": explain.main, "health": health.main}
 
 
 def main() -> None:

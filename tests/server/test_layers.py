@@ -14,6 +14,7 @@ SERVER = ROOT / "server" / "turnout_server"
 
 #: docs/architecture.md, "Folders". A module may import those of its own folder, and of the folders below it in this list.
 FOLDERS = [
+    "entry",
     "__main__",
     "cli",
     "app",
