@@ -93,7 +93,8 @@ def test_no_other_installation_does(arguments: tuple[str, str], tmp_path: Path) 
 
 def test_the_image_of_the_exporter_asks_the_same_index_first() -> None:
     assert variable("Dockerfile", "TORCH_INDEX") == INDEX
-    assert 'RUN tools/install-torch python "${TORCH_INDEX}" && pip install' in (ROOT / "Dockerfile").read_text()
+    steps = 'RUN tools/install-torch /opt/build/bin/python "${TORCH_INDEX}" && /opt/build/bin/pip install -c constraints.txt'
+    assert steps in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_version_that_is_asked_for_is_the_one_that_the_exporter_pins() -> None:

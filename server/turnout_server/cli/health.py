@@ -1,4 +1,4 @@
-"""`turnout-server health`: whether the server in this container, or on this machine, is ready. For a container's HEALTHCHECK."""
+"""`turnout-server health`: whether the server in this container, or on this machine, is ready."""
 
 import http.client
 import sys
@@ -33,8 +33,10 @@ def main(arguments: Sequence[str], first_process: Path = Path("/proc/1/cmdline")
         return 0
     try:
         text, ready = _readiness(*_address(arguments or flags_of(first_process)))
-    except (UsageError, SystemExit) as error:
+    except UsageError as error:
         text, ready = str(error), False
+    except SystemExit:  # argparse has said what is wrong
+        return 1
     print(text, file=sys.stdout if ready else sys.stderr)
     return 0 if ready else 1
 

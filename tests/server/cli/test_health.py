@@ -60,9 +60,7 @@ def test_the_port_comes_from_the_environment(server: Server, nobody: Path, monke
     assert health.main([], nobody) == 0
 
 
-def test_the_port_comes_from_the_file(
-    server: Server, nobody: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_port_comes_from_the_file(server: Server, nobody: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "turnout.toml").write_text(f"metrics_port = {server.port}\n")
     monkeypatch.setenv("TURNOUT_CONFIG", str(tmp_path / "turnout.toml"))
     assert health.main([], nobody) == 0
