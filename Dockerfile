@@ -64,7 +64,8 @@ ENTRYPOINT ["turnout-server"]
 FROM server AS cpu
 COPY --from=cpu-dependencies /opt/turnout /opt/turnout
 COPY --from=code /opt/code /opt/turnout
-ARG VERSION REVISION
+ARG VERSION
+ARG REVISION
 LABEL org.opencontainers.image.title="turnout" \
       org.opencontainers.image.description="ONNX inference server that lets every request choose its device: CPU" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -78,7 +79,8 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-dependencies /opt/turnout /opt/turnout
 COPY --from=code /opt/code /opt/turnout
-ARG VERSION REVISION
+ARG VERSION
+ARG REVISION
 LABEL org.opencontainers.image.title="turnout" \
       org.opencontainers.image.description="ONNX inference server that lets every request choose its device: CPU or NVIDIA GPU" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -89,7 +91,8 @@ USER 10001:10001
 FROM image AS export
 COPY --from=export-dependencies /opt/turnout /opt/turnout
 COPY --from=code /opt/code /opt/turnout
-ARG VERSION REVISION
+ARG VERSION
+ARG REVISION
 LABEL org.opencontainers.image.title="turnout-export" \
       org.opencontainers.image.description="Exports PyTorch models to verified ONNX" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -180,7 +180,9 @@ class DataPlane:
     def _count_answer(self, flight: Flight, plan: Plan, route: Route, execution: Execution) -> None:
         now_s = time.monotonic()
         series = self._metrics.series(flight.model.deployments[route.device].key)
-        series.request_s.observe(now_s - flight.request.arrived_s)
+        request_s = now_s - flight.request.arrived_s
+        series.request_s.observe(request_s)
+        series.load_ratio.observe(request_s / execution.compute_s if execution.compute_s else 1.0)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
         series.rows += plan.rows

@@ -46,7 +46,7 @@ class Executor:
         self._clock = clock
         self._cpus = cpus
         self._queue: DeviceQueue[Job] = DeviceQueue()
-        self._running: dict[int, tuple[int, float]] = {}  # by worker: requests, and when they will be done
+        self._running: dict[int, tuple[int, float, Deployment]] = {}  # by worker: requests, when they will be done, whose
         self._instances = instances
         self._stopping = False
         self._changed = threading.Condition()
@@ -98,7 +98,7 @@ class Executor:
         if self.idle:
             return Forecast(self.name, full, 0.0, alone_us, alone_us, alone_us, fastest_us)
         now_s = self._clock()
-        remaining_us = [max(0.0, done_s - now_s) * 1e6 for _, done_s in tuple(self._running.values())]
+        remaining_us = [max(0.0, done_s - now_s) * 1e6 for _, done_s, _ in tuple(self._running.values())]
         due_s = due(tenant, now_s, start_by_s)
         ahead_us, service_us, added_us = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
         wait_us = routing.wait_us(remaining_us, ahead_us, self._instances)
@@ -124,7 +124,11 @@ class Executor:
     @property
     def running(self) -> int:
         """Requests that the workers are running."""
-        return sum(requests for requests, _ in tuple(self._running.values()))
+        return sum(requests for requests, _, _ in tuple(self._running.values()))
+
+    def running_of(self, tenant: Deployment) -> int:
+        """Requests for one model that the workers are running."""
+        return sum(requests for requests, _, whose in tuple(self._running.values()) if whose is tenant)
 
     def stop(self, timeout_s: float) -> None:
         """Takes nothing more, finishes what is queued, and fails what is left after `timeout_s`."""
@@ -184,8 +188,9 @@ class Executor:
                 selection = self._queue.take(now_s, hurry=self._stopping, idle=self._instances - len(self._running))
                 if selection.batch:
                     rows = sum(job.rows for job in selection.batch)
-                    service_us = selection.batch[0].tenant.predict_us(rows) or 0.0
-                    self._running[worker] = len(selection.batch), now_s + service_us * 1e-6
+                    tenant = selection.batch[0].tenant
+                    service_us = tenant.predict_us(rows) or 0.0
+                    self._running[worker] = len(selection.batch), now_s + service_us * 1e-6, tenant
                 if selection.batch or selection.expired or selection.cancelled:
                     return selection
                 if self._stopping and not self._queue:

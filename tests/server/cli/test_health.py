@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 from turnout_server.cli import health
-from turnout_server.core.errors import NotFound
-from turnout_server.explain.answer import Explanation, Question
-from turnout_server.observability.http import MonitoringServer
+from turnout_server.observability.http import MonitoringServer, probe
 
 
 class Server:
@@ -16,11 +14,9 @@ class Server:
 
     def __init__(self) -> None:
         self.ready = True
-        self.monitoring = MonitoringServer("127.0.0.1", 0, CollectorRegistry(), lambda: self.ready, self._explain)
+        routes = {"/readyz": probe(lambda: self.ready, "ready", "not ready")}
+        self.monitoring = MonitoringServer("127.0.0.1", 0, CollectorRegistry(), routes)
         self.port = self.monitoring.port
-
-    def _explain(self, question: Question) -> Explanation:
-        raise NotFound(question.model)
 
 
 @pytest.fixture
