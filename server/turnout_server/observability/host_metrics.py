@@ -23,10 +23,10 @@ class HostMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metric families; the interface that prometheus_client's registry calls."""
-        memory = self._memory_kb()
+        memory, busy = self._memory_kb(), self._busy_share()
         if self._all and memory:
             total, used = memory["MemTotal"], memory["MemTotal"] - memory["MemAvailable"]
-            yield _gauge("nv_cpu_utilization", "Share of all cores' time that they are busy.", self._busy_share())
+            yield _gauge("nv_cpu_utilization", "Share of all cores' time that they are busy.", busy)
             yield _gauge("nv_cpu_memory_total_bytes", "The machine's memory.", total * 1024)
             yield _gauge("nv_cpu_memory_used_bytes", "The machine's memory in use.", used * 1024)
 
