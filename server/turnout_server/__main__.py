@@ -1,7 +1,7 @@
 """`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits with 0 once drained.
 
 `turnout-server doctor` prints what each device is and what is missing; `turnout-server explain` prints where a request would
-run, and why; `turnout-server health` says whether a server is ready.
+run, and why; `turnout-server health` says whether a server is ready, and `turnout-server top` what it is doing.
 """
 
 import gc
@@ -18,6 +18,7 @@ from turnout_server import settings_sources
 from turnout_server.cli import health
 from turnout_server.cli.doctor import command as doctor
 from turnout_server.cli.explain import command as explain
+from turnout_server.cli.top import command as top
 from turnout_server.core.errors import ServingError
 from turnout_server.observability.log_settings import LogSettings
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("turnout_server")
 
-_SUBCOMMANDS = {"doctor": doctor.main, "explain": explain.main, "health": health.main}
+_SUBCOMMANDS = {"doctor": doctor.main, "explain": explain.main, "health": health.main, "top": top.main}
 
 
 def main() -> None:

@@ -25,11 +25,13 @@ from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.profiler import Profiler
 from turnout_server.models.repository import Limits, Repository
-from turnout_server.observability import gpu_metrics
+from turnout_server.observability import gpu_metrics, page
+from turnout_server.observability import status as status_json
 from turnout_server.observability.host_metrics import BuildInfo, HostMetrics
 from turnout_server.observability.http import Answer, MonitoringServer, Route, probe
 from turnout_server.observability.log_settings import LogSettings
 from turnout_server.observability.model_metrics import ModelMetrics
+from turnout_server.observability.status import Status
 from turnout_server.observability.triton_metrics import TritonMetrics
 from turnout_server.rpc import reflection
 from turnout_server.rpc.extensions import ExtensionService
@@ -215,7 +217,7 @@ class Server:
                 settings.host,
                 settings.metrics_port,
                 _registry(core, _name_of(self._transport)),
-                _routes(core),
+                _routes(core, settings),
             )
         except Exception:
             core.stop(timeout_s=0)
@@ -262,9 +264,20 @@ def _device_states(running: Engines, executors: Mapping[str, Executor], inline: 
     }
 
 
-def _routes(core: Core) -> dict[str, Route]:
+def _routes(core: Core, settings: Settings) -> dict[str, Route]:
     """What the monitoring port answers besides /metrics."""
+    status = Status(
+        core.dataplane,
+        core.repository,
+        core.engines,
+        core.metrics,
+        core.requests,
+        name=settings.server_name,
+        version=importlib.metadata.version("turnout"),
+    )
     return {
+        page.PATH: page.answer,
+        status_json.PATH: status.answer,
         "/healthz": probe(lambda: True, "live", ""),
         "/readyz": probe(core.dataplane.ready, "ready", "not ready"),
         explain_http.PATH: lambda query: Answer(*explain_http.answer(core.explainer.explain, query)),

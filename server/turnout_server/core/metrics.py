@@ -206,7 +206,7 @@ class Metrics:
         reasons: Collection[str] = (),
         codes: Collection[str] = (),
     ) -> None:
-        self._devices = devices
+        self.device_states = devices
         self._expected = expected
         self._reasons = dict.fromkeys(reasons, 0)
         self._codes = dict.fromkeys(codes, 0)
@@ -293,7 +293,7 @@ class Metrics:
         restarts = CounterMetricFamily("turnout_device_restarts", "Restarts of the device's process.", labels=["device"])
         instances = GaugeMetricFamily("turnout_device_instances", "Runs that may be in progress at once.", labels=["device"])
         watts = GaugeMetricFamily("turnout_device_watts", "Watts that it draws, idle and busy.", labels=["device", "state"])
-        for device, state in self._devices().items():
+        for device, state in self.device_states().items():
             in_flight.add_metric([device], state.waiting + state.running)
             up.add_metric([device], int(state.up))
             restarts.add_metric([device], state.restarts)

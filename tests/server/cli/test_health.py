@@ -75,11 +75,6 @@ def test_the_port_comes_from_the_flags_of_process_1(server: Server, start: list[
     assert health.main([], process(tmp_path, *start, "--metrics-port", str(server.port))) == 0
 
 
-def test_flags_of_another_program_are_not_the_servers(tmp_path: Path) -> None:
-    assert health.flags_of(process(tmp_path, "/usr/bin/other", "--metrics-port=1")) == []
-    assert health.flags_of(tmp_path / "there is none") == []
-
-
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
