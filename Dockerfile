@@ -1,4 +1,4 @@
-# Three images from one file: `make image TARGET=cpu|gpu|export`, or `docker build --target cpu .`
+# Four images from one file: `make image TARGET=cpu|gpu|export|loadtest`, or `docker build --target cpu .`
 # BASE may be any image with Python 3.11 or newer and its venv module.
 ARG BASE=docker.io/library/python:3.13-slim
 
@@ -7,7 +7,7 @@ ARG BASE=docker.io/library/python:3.13-slim
 FROM ${BASE} AS requirements
 WORKDIR /build
 COPY tools/requirements pyproject.toml ./
-RUN for extra in cpu gpu export; do \
+RUN for extra in cpu gpu export loadtest; do \
         python requirements pyproject.toml "$(test "$extra" = export && echo cpu,export || echo "$extra")" > "$extra.txt" || exit; \
     done
 
@@ -34,6 +34,10 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY tools/install-torch tools/
 COPY --from=requirements /build/export.txt ./
 RUN tools/install-torch /opt/build/bin/python "${TORCH_INDEX}" && /opt/build/bin/pip install -c constraints.txt -r export.txt
+
+FROM builder AS loadtest-dependencies
+COPY --from=requirements /build/loadtest.txt ./
+RUN /opt/build/bin/pip install -c constraints.txt -r loadtest.txt
 
 # Turnout itself, laid out like /opt/turnout, so that an image can copy it over its dependencies.
 FROM builder AS code
@@ -101,3 +105,20 @@ LABEL org.opencontainers.image.title="turnout-export" \
 WORKDIR /work
 USER 10001:10001
 ENTRYPOINT ["turnout-export"]
+
+# Locust with its web page; deploy/compose.yaml runs it.
+FROM image AS loadtest
+COPY --from=loadtest-dependencies /opt/turnout /opt/turnout
+COPY --from=code /opt/code /opt/turnout
+ARG VERSION
+ARG REVISION
+LABEL org.opencontainers.image.title="turnout-loadtest" \
+      org.opencontainers.image.description="Locust load tests for servers of the Open Inference Protocol" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+WORKDIR /work
+COPY loadtests/locustfile.py ./
+USER 10001:10001
+EXPOSE 8089
+ENTRYPOINT ["locust"]

@@ -117,9 +117,9 @@ format: install  ## let ruff rewrite what it can
 proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
 	.venv-proto/bin/python proto/generate.py proto/turnout_proto
 
-# TARGET=cpu|gpu|export; IMAGE_TOOL=docker|podman|buildah; BASE: another image with Python; IMAGE_FLAGS: passed to the tool.
+# TARGET=cpu|gpu|export|loadtest; IMAGE_TOOL=docker|podman|buildah; BASE: another image with Python; IMAGE_FLAGS: passed to the tool.
 TARGET ?= cpu
-image:  ## build a container image with docker, podman or buildah (TARGET=cpu|gpu|export)
+image:  ## build a container image with docker, podman or buildah (TARGET=cpu|gpu|export|loadtest)
 	@tools/build-image $(TARGET) $(or $(TAG),turnout:$(TARGET)) $(IMAGE_FLAGS)
 
 clean:  ## remove environments and what the demo made

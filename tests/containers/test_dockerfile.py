@@ -32,14 +32,14 @@ def test_hadolint_finds_nothing() -> None:
     subprocess.run(["hadolint", str(ROOT / "Dockerfile")], check=True)
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "export"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "export", "loadtest"])
 def test_each_image_runs_as_a_numeric_user_and_names_itself(name: str) -> None:
     assert "\nUSER 10001:10001\n" in stage(name)
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in stage(name)
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "export"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "export", "loadtest"])
 def test_code_is_copied_after_what_it_depends_on(name: str) -> None:
     copies = re.findall(r"^COPY --from=(\S+)", stage(name), re.MULTILINE)
     assert copies == [f"{name}-dependencies", "code"]
