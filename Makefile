@@ -67,8 +67,9 @@ bench: install  ## measure Turnout and other servers (needs h2load: Debian's ngh
 bench-devices: install  ## measure what `auto` gains from two CPU devices, and the effect of a killed one
 	$(BIN)/python -m benchmarks.devices $(BENCH)
 
-simulate: install  ## simulate policies that choose a device, in virtual time (5 minutes)
+simulate: install  ## simulate policies that choose a device, and a fleet, in virtual time (10 minutes)
 	$(BIN)/python -m simulation $(SIMULATION)
+	$(BIN)/python -m simulation.fleet
 
 soak: install  ## measure how the server's memory grows over a million requests (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)

@@ -17,9 +17,15 @@ TEMPORARY = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, gr
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
-def connect(host: str) -> Stub:
-    """A stub over a channel of its own, with no limit on message sizes."""
-    return Stub(grpc.insecure_channel(host, [*UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]))
+def connect(host: str, service_config: str = "") -> Stub:
+    """A stub over a channel of its own, with no limit on message sizes.
+
+    Args:
+        host: HOST:PORT, or several servers as `ipv4:HOST:PORT,HOST:PORT`.
+        service_config: gRPC's service config as JSON: how calls are spread over several servers and repeated.
+    """
+    config = [("grpc.service_config", service_config)] if service_config else []
+    return Stub(grpc.insecure_channel(host, [*UNLIMITED, ("grpc.use_local_subchannel_pool", 1), *config]))
 
 
 def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:

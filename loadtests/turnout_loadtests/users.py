@@ -4,6 +4,7 @@ All users of a process share one channel and wait on `.future(...)`. A blocking 
 gevent's pool until it ends, so that fast calls would wait for slow ones.
 """
 
+import json
 import random
 import time
 from functools import cache
@@ -118,7 +119,7 @@ def prepare(environment: Environment, **_: Any) -> None:
 
 
 def _prepare(host: str, options: Any) -> None:
-    InferenceUser.stub = shared_stub(host)
+    InferenceUser.stub = shared_stub(host, read_service_config(options.service_config))
     metadata = model_metadata(InferenceUser.stub, options.model)
     InferenceUser.requests = request_pool(
         metadata,
@@ -129,6 +130,23 @@ def _prepare(host: str, options: Any) -> None:
     )
     InferenceUser.label = f"{metadata.name} {options.device} b{options.batch}"
     InferenceUser.timeout_s = options.request_timeout
+
+
+def read_service_config(path: str) -> str:
+    """The text of a file with a service config; empty without a file.
+
+    Raises:
+        LoadTestError: it can't be read, or isn't a JSON object: gRPC would go on without it.
+    """
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise LoadTestError(f"--service-config {path}: {getattr(error, 'strerror', None) or error}") from None
+    return text
 
 
 def end_window(**_: Any) -> None:

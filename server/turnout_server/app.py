@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -51,6 +51,9 @@ from turnout_server.transport import selection
 from turnout_server.transport.base import Handlers, Transport
 from turnout_server.wire.codec import Codec
 from turnout_server.wire.shared_memory import SharedMemory
+
+if TYPE_CHECKING:  # needs the extra `otel`
+    from turnout_server.observability.spans import Spans
 
 logger = logging.getLogger(__name__)
 
@@ -208,10 +211,11 @@ class Server:
 
     def __init__(self, settings: Settings, log: LogSettings) -> None:
         self._settings = settings
+        self._spans = _spans(settings)
         self._core = core = build(settings)
         try:
             self._transport: Transport = selection.choose(settings.transport)(
-                f"{settings.host}:{settings.grpc_port}", _handlers(settings, core, log), _options(settings), None
+                f"{settings.host}:{settings.grpc_port}", _handlers(settings, core, log, self._spans), _options(settings), None
             )
             self._monitoring = MonitoringServer(
                 settings.host,
@@ -246,6 +250,8 @@ class Server:
         self._core.changes.end()
         self._transport.stop(self._settings.drain_timeout_s)
         self._core.stop()
+        if self._spans is not None:
+            self._spans.stop()
         self._monitoring.stop()
 
 
@@ -312,11 +318,26 @@ def _registry(core: Core, transport: str) -> CollectorRegistry:
     return registry
 
 
-def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
+def _spans(settings: Settings) -> "Spans | None":
+    """What makes OpenTelemetry spans; None if the settings don't ask for them.
+
+    Raises:
+        FailedPrecondition: OpenTelemetry isn't installed.
+    """
+    if not settings.otel:
+        return None
+    try:
+        from turnout_server.observability.spans import Spans  # noqa: PLC0415, an extra that most servers don't have
+    except ImportError as error:
+        raise FailedPrecondition(f"--otel: {error}; install turnout[otel]") from None
+    return Spans(settings.server_name, importlib.metadata.version("turnout"))
+
+
+def _handlers(settings: Settings, core: Core, log: LogSettings, spans: "Spans | None") -> Handlers:
     memory = SharedMemory() if settings.allow_client_shm else None
     extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
     version = importlib.metadata.version("turnout")
-    inference = InferenceService(core.dataplane, Codec(memory), core.inline)
+    inference = InferenceService(core.dataplane, Codec(memory), core.inline, spans)
     models = ModelService(core.dataplane, core.control, settings.server_name, version, extensions)
     extras = ExtensionService(memory, core.tracer, log, core.repository.knows)
     health = HealthService(core.dataplane)

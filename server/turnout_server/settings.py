@@ -168,6 +168,8 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds for calls in flight to finish, on SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
+    log_format: Literal["text", "json"] = Field("text", description="text, or a JSON object a line")
+    otel: bool = Field(False, description="send OpenTelemetry traces; the OTEL_* variables say where to, and how many")
 
     @field_validator("model_repository")
     @classmethod

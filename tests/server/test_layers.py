@@ -42,6 +42,7 @@ ONLY = {
     "google": NETWORK | {"models.config_pbtxt", "models.runtime_options"},  # these two parse config.pbtxt
     "turnout_proto": NETWORK | {"models.config_pbtxt", "models.runtime_options"},
     "onnxruntime": {"devices"},
+    "opentelemetry": {"observability.spans"},
     "prometheus_client": {"app", "core.metrics", "observability"},
     "pydantic": {"settings", "settings_sources"},
     "pydantic_settings": {"settings", "settings_sources"},

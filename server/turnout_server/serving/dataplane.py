@@ -149,7 +149,8 @@ class DataPlane:
             response = _response(flight, plan, route, outcome)
         except ValueError as error:  # a run gave an output that isn't what the graph declares
             hidden = internal_error()
-            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden)
+            about = {"request_id": flight.request.id, "model": flight.model.name}
+            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden, extra=about)
             self._fail(flight, hidden)
             return
         undelivered = flight.done(response)
