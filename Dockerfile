@@ -33,7 +33,11 @@ FROM builder AS export-dependencies
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY tools/install-torch tools/
 COPY --from=requirements /build/export.txt ./
-RUN tools/install-torch /opt/build/bin/python "${TORCH_INDEX}" && /opt/build/bin/pip install -c constraints.txt -r export.txt
+# The CUDA build, which pip would take otherwise, has 5 GB that an exporter never uses.
+RUN tools/install-torch /opt/build/bin/python "${TORCH_INDEX}" && \
+    if ! ls -d /opt/turnout/lib/python3*/site-packages/torch-*+cpu.dist-info; then \
+        echo "${TORCH_INDEX} has no CPU build of torch; name an index that has: --build-arg TORCH_INDEX=URL" >&2; exit 1; fi && \
+    /opt/build/bin/pip install -c constraints.txt -r export.txt
 
 FROM builder AS loadtest-dependencies
 COPY --from=requirements /build/loadtest.txt ./

@@ -1,7 +1,9 @@
 """Requests to a server outside the measurement: is it ready, what does a model take, does a device answer."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import grpc
 from turnout_proto import inference_pb2 as pb
@@ -26,6 +28,23 @@ def connect(host: str, service_config: str = "") -> Stub:
     """
     config = [("grpc.service_config", service_config)] if service_config else []
     return Stub(grpc.insecure_channel(host, [*UNLIMITED, ("grpc.use_local_subchannel_pool", 1), *config]))
+
+
+def read_service_config(path: str) -> str:
+    """The text of a file with a service config; empty without a file.
+
+    Raises:
+        LoadTestError: it can't be read, or isn't a JSON object: gRPC would go on without it.
+    """
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise LoadTestError(f"--service-config {path}: {getattr(error, 'strerror', None) or error}") from None
+    return text
 
 
 def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:

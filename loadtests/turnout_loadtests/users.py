@@ -4,7 +4,6 @@ All users of a process share one channel and wait on `.future(...)`. A blocking 
 gevent's pool until it ends, so that fast calls would wait for slow ones.
 """
 
-import json
 import random
 import time
 from functools import cache
@@ -24,7 +23,7 @@ from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import Stub
 
 from turnout_loadtests.buckets import three_significant_digits
-from turnout_loadtests.client import connect, model_metadata, number, reason, text
+from turnout_loadtests.client import connect, model_metadata, number, read_service_config, reason, text
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.payloads import parse_shape, read_inputs, request_pool
 from turnout_loadtests.samples import Recorder, Sample
@@ -130,23 +129,6 @@ def _prepare(host: str, options: Any) -> None:
     )
     InferenceUser.label = f"{metadata.name} {options.device} b{options.batch}"
     InferenceUser.timeout_s = options.request_timeout
-
-
-def read_service_config(path: str) -> str:
-    """The text of a file with a service config; empty without a file.
-
-    Raises:
-        LoadTestError: it can't be read, or isn't a JSON object: gRPC would go on without it.
-    """
-    if not path:
-        return ""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        if not isinstance(json.loads(text), dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
-        raise LoadTestError(f"--service-config {path}: {getattr(error, 'strerror', None) or error}") from None
-    return text
 
 
 def end_window(**_: Any) -> None:

@@ -13,7 +13,7 @@ _PACKAGES = {"version": ("turnout",), "onnxruntime": ("onnxruntime", "onnxruntim
 class HostMetrics:
     """A Prometheus collector of `nv_cpu_*`, read from /proc. Where there is no /proc the metrics are left out.
 
-    Names: triton-inference-server/server, docs/user_guide/metrics.md. The utilisation is that since the scrape before.
+    Names: "Metrics" in the user guide of triton-inference-server/server. The utilisation is that since the scrape before.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
