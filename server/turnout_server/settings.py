@@ -151,7 +151,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
     transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
-    metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
+    metrics_port: Port = Field(
+        8002, description="port of the page at /, /metrics, /healthz, /readyz, /explain; 0 picks a free one"
+    )
     devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; --device declares one")
     default_device: str = Field("auto", description="device of requests that name none: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
     objective: Literal["latency", "cost", "energy"] = Field("latency", description="how to choose between several devices")

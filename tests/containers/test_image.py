@@ -12,7 +12,7 @@ import pytest
 from turnout_proto.methods import Stub
 
 from tests import models
-from tests.containers.engine import HARDENED, Engine, require
+from tests.containers.engine import HARDENED, ROOT, Engine, require
 from tests.wire import arrays, request
 
 pytestmark = pytest.mark.timeout(900)
@@ -154,6 +154,18 @@ def test_the_server_works_within_a_memory_limit_and_sees_it(engine: Engine, imag
         infer(ports.grpc)
         told = container.ask("exec", "turnout-server", "doctor", "--json")
         assert json.loads(told.stdout)["host"]["memory_limit_bytes"] == 256 * 2**20
+
+
+def test_the_server_takes_the_arguments_of_kserves_runtime(engine: Engine, image: str, repository: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML isn't installed here: make install")
+    runtime = yaml.safe_load((ROOT / "deploy" / "kserve" / "runtime-cpu.yaml").read_text())
+    (container,) = runtime["spec"]["containers"]
+    arguments = [argument.replace("{{.Name}}", "add_sub") for argument in container["args"]]
+    ports = Ports()
+    flags = [*HARDENED, *ports.variables, "--env=TURNOUT_DRAIN_DELAY_S=0", f"--volume={repository}/add_sub:/mnt/models:ro"]
+    with engine.container(image, *arguments, flags=flags) as started:
+        started.wait_for_readiness(ports.monitoring)
+        infer(ports.grpc)
 
 
 def test_an_image_without_models_says_what_to_mount(engine: Engine, image: str) -> None:
