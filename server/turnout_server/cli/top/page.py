@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from turnout_server.cli.textpage import table
+from turnout_server.cli.textpage import table, wrapped
 from turnout_server.cli.top.rates import Key, Rates, Status, quantile, use_of
 
 _DEVICES = ("DEVICE", "STATE", "IN USE", "WAITING", "RUNNING", "REQ/S", "RESTARTS")
@@ -25,6 +25,8 @@ def _lines(status: Status, rates: dict[Key, Rates]) -> Iterator[str]:
     yield from table(_DEVICES, [_device(device, rates) for device in status["devices"]])
     yield ""
     yield from table(_MODELS, list(_models(status, rates)))
+    for name, reason in _reasons(status):
+        yield from wrapped(f"  {name}: {reason}", 4)
     routes = list(_routes(status))
     if routes:
         yield ""
@@ -43,7 +45,7 @@ def _device(device: dict[str, Any], rates: dict[Key, Rates]) -> tuple[str, ...]:
     known = [rate for rate in own if rate is not None]
     return (
         device["name"],
-        "working" if device["up"] else f"down: {device['reason']}",
+        "working" if device["up"] else "down",
         "-" if use is None else f"{use:.0%}",
         str(device["waiting"]),
         str(device["running"]),
@@ -55,10 +57,10 @@ def _device(device: dict[str, Any], rates: dict[Key, Rates]) -> tuple[str, ...]:
 def _models(status: Status, rates: dict[Key, Rates]) -> Iterator[tuple[str, ...]]:
     bounds = status["latency_bounds_ms"]
     for model in status["models"]:
-        name, state = f"{model['name']} {model['version']}".strip(), model["state"].lower()
+        name, state = _name(model), model["state"].lower()
         refused = sum(model["failures"].values())
         if refused or not model["devices"]:
-            yield name, "none", f"{state} {model['reason']}".strip(), *["-"] * 6, str(refused)
+            yield name, "none", state, *["-"] * 6, str(refused)
         for entry in model["devices"]:
             own = rates.get((model["name"], model["version"], entry["device"]), Rates())
             yield (
@@ -80,7 +82,17 @@ def _routes(status: Status) -> Iterator[tuple[str, ...]]:
         for entry in model["devices"]:
             for reason, count in entry["routes"].items():
                 if count:
-                    yield f"{model['name']} {model['version']}", entry["device"], reason, str(count)
+                    yield _name(model), entry["device"], reason, str(count)
+
+
+def _reasons(status: Status) -> Iterator[tuple[str, str]]:
+    """Why devices and models don't work, by name."""
+    yield from ((device["name"], device["reason"]) for device in status["devices"] if device["reason"])
+    yield from ((_name(model), model["reason"]) for model in status["models"] if model["reason"])
+
+
+def _name(model: dict[str, Any]) -> str:
+    return f"{model['name']} {model['version']}".strip()
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -25,9 +25,9 @@ def test_a_device_has_its_use_queue_and_rate() -> None:
 
 
 def test_a_device_that_is_down_says_why() -> None:
-    assert "down: its process is being restarted" in "\n".join(
-        shown(devices=(device("cuda:0", up=False, reason="its process is being restarted"),))
-    )
+    lines = shown(devices=(device("cuda:0", up=False, reason="its process is being restarted"),))
+    assert row(lines, "cuda:0")[1] == "down"
+    assert "  cuda:0: its process is being restarted" in lines
 
 
 def test_a_model_has_its_latency_and_failures_on_each_device() -> None:
@@ -61,8 +61,10 @@ def test_requests_that_failed_before_they_had_a_device_are_shown() -> None:
 
 
 def test_a_model_that_failed_to_load_says_why() -> None:
-    lines = shown(model(name="broken", state="UNAVAILABLE", reason="it is no ONNX file"))
-    assert "unavailable it is no ONNX file" in "\n".join(lines)
+    lines = shown(model(name="broken", state="UNAVAILABLE", reason="it is no ONNX file, " * 20))
+    assert row(lines, "broken", "1")[2:4] == ["none", "unavailable"]
+    assert any(line.startswith("  broken 1: it is no ONNX file") for line in lines)
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize(
