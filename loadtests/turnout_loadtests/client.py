@@ -1,8 +1,10 @@
 """Requests to a server outside the measurement: is it ready, what does a model take, does a device answer."""
 
 import ipaddress
+import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import grpc
 from turnout_proto import inference_pb2 as pb
@@ -20,10 +22,16 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 LOCAL = [*UNLIMITED, ("grpc.enable_http_proxy", 0)]
 
 
-def connect(host: str) -> Stub:
-    """A stub over a channel of its own, with no limit on message sizes. A proxy in the environment isn't used on loopback."""
+def connect(host: str, service_config: str = "") -> Stub:
+    """A stub over a channel of its own, with no limit on message sizes. A proxy in the environment isn't used on loopback.
+
+    Args:
+        host: HOST:PORT, or several servers as `ipv4:HOST:PORT,HOST:PORT`.
+        service_config: gRPC's service config as JSON: how calls are spread over several servers and repeated.
+    """
+    config = [("grpc.service_config", service_config)] if service_config else []
     options = LOCAL if is_loopback(host) else UNLIMITED
-    return Stub(grpc.insecure_channel(host, [*options, ("grpc.use_local_subchannel_pool", 1)]))
+    return Stub(grpc.insecure_channel(host, [*options, ("grpc.use_local_subchannel_pool", 1), *config]))
 
 
 def is_loopback(address: str) -> bool:
@@ -33,6 +41,23 @@ def is_loopback(address: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def read_service_config(path: str) -> str:
+    """The text of a file with a service config; empty without a file.
+
+    Raises:
+        LoadTestError: it can't be read, or isn't a JSON object: gRPC would go on without it.
+    """
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise LoadTestError(f"--service-config {path}: {getattr(error, 'strerror', None) or error}") from None
+    return text
 
 
 def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:

@@ -154,7 +154,8 @@ class DataPlane:
             response = _response(flight, plan, route, outcome)
         except ValueError as error:  # a run gave an output that isn't what the graph declares
             hidden = internal_error()
-            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden)
+            about = {"request_id": flight.request.id, "model": flight.model.name}
+            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden, extra=about)
             self._fail(flight, hidden)
             return
         undelivered = flight.done(response)
@@ -185,7 +186,9 @@ class DataPlane:
     def _count_answer(self, flight: Flight, plan: Plan, route: Route, execution: Execution) -> None:
         now_s = time.monotonic()
         series = self._metrics.series(flight.model.deployments[route.device].key)
-        series.request_s.observe(now_s - flight.request.arrived_s)
+        request_s = now_s - flight.request.arrived_s
+        series.request_s.observe(request_s)
+        series.load_ratio.observe(request_s / execution.compute_s if execution.compute_s else 1.0)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
         series.rows += plan.rows
