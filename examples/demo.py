@@ -49,7 +49,7 @@ ROWS_PER_REQUEST = 32
 START_TIMEOUT_S, STOP_TIMEOUT_S, CLASSIFY_TIMEOUT_S = 120, 45, 30
 # Trained weights and notes of finished steps, for the next run. The server ignores hidden directories.
 KEPT = MODELS / ".demo"
-EXPORTER = sorted(Path(turnout_exporter.__file__).parent.glob("*.py"))
+EXPORTER = sorted(Path(turnout_exporter.__file__).parent.rglob("*.py"))
 VERSIONS = [f"{package}=={version(package)}" for package in ("torch", "onnx", "onnxscript")]
 
 console = Console(highlight=False, soft_wrap=True)

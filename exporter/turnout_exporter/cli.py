@@ -8,11 +8,11 @@ import click
 from rich.console import Console
 
 from turnout_exporter.errors import ExportError, SpecError
-from turnout_exporter.inputspec import dims_of, parse_inputs
 from turnout_exporter.pipeline import Request, export
-from turnout_exporter.points import DEFAULT_MAX_BATCH_SIZE, limit_all, parse_range, plan
-from turnout_exporter.publish import Destination
-from turnout_exporter.sources import Source, parse_kwarg
+from turnout_exporter.repository.publish import Destination
+from turnout_exporter.spec.inputspec import dims_of, parse_inputs
+from turnout_exporter.spec.points import DEFAULT_MAX_BATCH_SIZE, limit_all, parse_range, plan
+from turnout_exporter.spec.sources import Source, parse_kwarg
 from turnout_exporter.terminal import Terminal, show_error
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

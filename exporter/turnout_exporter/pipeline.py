@@ -6,16 +6,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from turnout_exporter import children, manifest, modelconfig, reference, signature
+from turnout_exporter import children
 from turnout_exporter.compare import Comparison
 from turnout_exporter.errors import Refused
-from turnout_exporter.inputspec import InputSpec
 from turnout_exporter.jobs import OPSET, Built, ExportJob, Verified, VerifyJob
-from turnout_exporter.points import Point
-from turnout_exporter.publish import Destination, publish
-from turnout_exporter.reference import Sample
-from turnout_exporter.signature import Signature
-from turnout_exporter.sources import Source
+from turnout_exporter.repository import manifest, modelconfig
+from turnout_exporter.repository.publish import Destination, publish
+from turnout_exporter.spec import reference, signature
+from turnout_exporter.spec.inputspec import InputSpec
+from turnout_exporter.spec.points import Point
+from turnout_exporter.spec.reference import Sample
+from turnout_exporter.spec.signature import Signature
+from turnout_exporter.spec.sources import Source
 
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -113,7 +115,7 @@ def _build(request: Request, work: _Work, progress: Progress) -> Built:
         reference=str(work.reference),
     )
     title = f"Building {request.source}"
-    return Built(**children.run("turnout_exporter.torch_export", title, asdict(job), work.directory, progress.step))
+    return Built(**children.run("turnout_exporter.pytorch.export", title, asdict(job), work.directory, progress.step))
 
 
 def _measure(request: Request, samples: list[Sample]) -> Signature:
@@ -129,7 +131,7 @@ def _verify(request: Request, work: _Work, progress: Progress) -> Verified:
         reference=str(work.reference),
     )
     title = f"Running ONNX Runtime at {len(request.points)} points"
-    result = children.run("turnout_exporter.verify", title, asdict(job), work.directory, progress.step)
+    result = children.run("turnout_exporter.runtime.verify", title, asdict(job), work.directory, progress.step)
     verified = Verified([Comparison(**fields) for fields in result["comparisons"]], result["onnxruntime"])
     progress.compared(verified.comparisons)
     if any(comparison.problem for comparison in verified.comparisons):

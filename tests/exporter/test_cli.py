@@ -7,7 +7,7 @@ from turnout_exporter.cli import export_command
 from turnout_exporter.compare import Comparison, failed
 from turnout_exporter.errors import Refused
 from turnout_exporter.pipeline import Progress, Published, Request
-from turnout_exporter.signature import Signature, TensorSpec
+from turnout_exporter.spec.signature import Signature, TensorSpec
 
 X = TensorSpec("x", "FP32", ("batch", 4))
 GOOD = Comparison("batch=2", "y", 1e-7, 2e-7, 1e-4)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
-from turnout_exporter import modelconfig, reference
 from turnout_exporter.cli import export_command
-from turnout_exporter.manifest import sha256
+from turnout_exporter.repository import modelconfig
+from turnout_exporter.repository.manifest import sha256
+from turnout_exporter.spec import reference
 from turnout_proto.model_config_pb2 import ModelConfig
 
 from tests.exporter import zoo

@@ -4,7 +4,7 @@ import onnx_ir
 import onnx_ir.passes.common as onnx_passes
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from turnout_exporter.signature import TensorSpec
+from turnout_exporter.spec.signature import TensorSpec
 
 
 def strip_metadata(model: onnx_ir.Model) -> None:

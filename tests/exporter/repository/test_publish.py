@@ -5,10 +5,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from turnout_exporter import modelconfig
 from turnout_exporter.errors import PublishError, SpecError
-from turnout_exporter.publish import Destination, publish
-from turnout_exporter.signature import Signature, TensorSpec
+from turnout_exporter.repository import modelconfig
+from turnout_exporter.repository.publish import Destination, publish
+from turnout_exporter.spec.signature import Signature, TensorSpec
 from turnout_proto.model_config_pb2 import ModelConfig
 
 
@@ -108,8 +108,8 @@ def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path: Path, name: str) ->
 KILLED_WHILE_PUBLISHING = """
     import os, signal, sys
     from pathlib import Path
-    from turnout_exporter import publish
-    from turnout_exporter.modelconfig import ModelConfig
+    from turnout_exporter.repository import publish
+    from turnout_exporter.repository.modelconfig import ModelConfig
 
     def killed(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)

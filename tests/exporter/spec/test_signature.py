@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from turnout_exporter import signature
 from turnout_exporter.errors import ConversionError, SpecError
-from turnout_exporter.inputspec import parse_inputs
-from turnout_exporter.points import Point
-from turnout_exporter.reference import Sample
-from turnout_exporter.signature import Signature, TensorSpec
+from turnout_exporter.spec import signature
+from turnout_exporter.spec.inputspec import parse_inputs
+from turnout_exporter.spec.points import Point
+from turnout_exporter.spec.reference import Sample
+from turnout_exporter.spec.signature import Signature, TensorSpec
 
 SIZES = [(2, 3), (1, 3), (7, 3), (2, 10)]
 

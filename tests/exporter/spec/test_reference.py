@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import numpy as np
-from turnout_exporter import reference
-from turnout_exporter.points import Point
-from turnout_exporter.reference import Sample
+from turnout_exporter.spec import reference
+from turnout_exporter.spec.points import Point
+from turnout_exporter.spec.reference import Sample
 
 
 def sample(rows: int, seq: int = 3) -> Sample:

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from turnout_exporter.errors import SourceError
-from turnout_exporter.weights import load_into
+from turnout_exporter.pytorch.weights import load_into
 
 
 def model() -> nn.Sequential:

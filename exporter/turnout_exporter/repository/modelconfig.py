@@ -11,7 +11,7 @@ from turnout_proto import model_config_pb2
 from turnout_proto.model_config_pb2 import ModelConfig
 
 from turnout_exporter.errors import PublishError
-from turnout_exporter.signature import Signature, TensorSpec
+from turnout_exporter.spec.signature import Signature, TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"

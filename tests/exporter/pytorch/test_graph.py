@@ -1,6 +1,6 @@
 import onnx_ir
-from turnout_exporter import graph
-from turnout_exporter.signature import TensorSpec
+from turnout_exporter.pytorch import graph
+from turnout_exporter.spec.signature import TensorSpec
 
 
 def exported() -> onnx_ir.Model:

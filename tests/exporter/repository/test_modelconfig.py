@@ -1,7 +1,7 @@
 import pytest
-from turnout_exporter import modelconfig
 from turnout_exporter.errors import PublishError
-from turnout_exporter.signature import Signature, TensorSpec
+from turnout_exporter.repository import modelconfig
+from turnout_exporter.spec.signature import Signature, TensorSpec
 from turnout_proto.model_config_pb2 import TYPE_FP32, TYPE_INT64
 
 IDS = TensorSpec("ids", "INT64", ("batch", "seq"))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_exporter.datatypes import BY_DTYPE_NAME
 from turnout_exporter.errors import SpecError
-from turnout_exporter.inputspec import InputSpec, dims_of, parse_inputs
+from turnout_exporter.spec.datatypes import BY_DTYPE_NAME
+from turnout_exporter.spec.inputspec import InputSpec, dims_of, parse_inputs
 
 
 def test_an_image_has_a_name_a_dtype_and_dimensions() -> None:

@@ -6,11 +6,11 @@ They aren't read from the ONNX file, because a graph may declare a size that onl
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from turnout_exporter.datatypes import of_array
 from turnout_exporter.errors import ConversionError, SpecError
-from turnout_exporter.inputspec import Bounds, InputSpec
-from turnout_exporter.points import BATCH, Point
-from turnout_exporter.reference import Sample
+from turnout_exporter.spec.datatypes import of_array
+from turnout_exporter.spec.inputspec import Bounds, InputSpec
+from turnout_exporter.spec.points import BATCH, Point
+from turnout_exporter.spec.reference import Sample
 
 Dim = int | str  #: a fixed size, the name of a free dimension, or -1 for a size that follows from others
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from turnout_exporter import children, reference
+from turnout_exporter import children
 from turnout_exporter.children import Json, Step
 from turnout_exporter.compare import Comparison, compare, failed
-from turnout_exporter.datatypes import DATATYPES
 from turnout_exporter.errors import Refused
-from turnout_exporter.inputspec import parse_inputs
 from turnout_exporter.jobs import Verified, VerifyJob
-from turnout_exporter.reference import Sample
-from turnout_exporter.signature import TensorSpec, inputs_of, outputs_of
+from turnout_exporter.spec import reference
+from turnout_exporter.spec.datatypes import DATATYPES
+from turnout_exporter.spec.inputspec import parse_inputs
+from turnout_exporter.spec.reference import Sample
+from turnout_exporter.spec.signature import TensorSpec, inputs_of, outputs_of
 
 _ONNX_NAMES = {datatype.name: datatype.onnx for datatype in DATATYPES}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from turnout_proto.model_config_pb2 import ModelConfig
 
-from turnout_exporter import modelconfig
 from turnout_exporter.errors import PublishError, SpecError
-from turnout_exporter.modelconfig import CONFIG_FILE, LABELS_FILE
+from turnout_exporter.repository import modelconfig
+from turnout_exporter.repository.modelconfig import CONFIG_FILE, LABELS_FILE
 
 
 @dataclass(frozen=True)

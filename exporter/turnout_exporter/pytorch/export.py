@@ -14,16 +14,18 @@ import onnxscript
 import torch
 from torch import Tensor, nn
 
-from turnout_exporter import children, graph, reference, weights
+from turnout_exporter import children
 from turnout_exporter.children import Json, Step
 from turnout_exporter.errors import ConversionError, SourceError
-from turnout_exporter.inputspec import InputSpec, dims_of, parse_inputs
 from turnout_exporter.jobs import Built, ExportJob
-from turnout_exporter.outputs import named_outputs
-from turnout_exporter.points import Point
-from turnout_exporter.reference import Sample
-from turnout_exporter.signature import outputs_of
-from turnout_exporter.sources import Source
+from turnout_exporter.pytorch import graph, weights
+from turnout_exporter.pytorch.outputs import named_outputs
+from turnout_exporter.spec import reference
+from turnout_exporter.spec.inputspec import InputSpec, dims_of, parse_inputs
+from turnout_exporter.spec.points import Point
+from turnout_exporter.spec.reference import Sample
+from turnout_exporter.spec.signature import outputs_of
+from turnout_exporter.spec.sources import Source
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from turnout_exporter import children, reference
+from turnout_exporter import children
 from turnout_exporter.errors import Refused
 from turnout_exporter.jobs import VerifyJob
-from turnout_exporter.points import Point
-from turnout_exporter.reference import Sample
+from turnout_exporter.spec import reference
+from turnout_exporter.spec.points import Point
+from turnout_exporter.spec.reference import Sample
 
 DOUBLED = "double (float[batch, 4] x) => (float[batch, 4] y) { y = Add(x, x) }"
 
@@ -23,7 +24,7 @@ def verify(directory: Path, model: str, opset: int = 20) -> children.Json:
     samples = [Sample(Point({"batch": len(x)}), {"x": x}, {"y": 2 * x}) for x in inputs]
     reference.write(directory / "reference.npz", samples)
     job = VerifyJob(["x=float32[batch,4]"], 20, str(directory / "model.onnx"), str(directory / "reference.npz"))
-    return children.run("turnout_exporter.verify", "Verifying", asdict(job), directory, lambda _: None)
+    return children.run("turnout_exporter.runtime.verify", "Verifying", asdict(job), directory, lambda _: None)
 
 
 def test_a_correct_file_passes_at_every_point(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from turnout_exporter.compare import Comparison
-from turnout_exporter.points import Point
-from turnout_exporter.signature import Signature, TensorSpec
-from turnout_exporter.sources import Source
+from turnout_exporter.spec.points import Point
+from turnout_exporter.spec.signature import Signature, TensorSpec
+from turnout_exporter.spec.sources import Source
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "model.json"

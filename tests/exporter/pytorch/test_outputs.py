@@ -3,7 +3,7 @@ from collections import namedtuple
 import pytest
 import torch
 from turnout_exporter.errors import ConversionError, SpecError
-from turnout_exporter.outputs import named_outputs
+from turnout_exporter.pytorch.outputs import named_outputs
 
 T = torch.zeros(2)
 Boxes = namedtuple("Boxes", "xy wh")

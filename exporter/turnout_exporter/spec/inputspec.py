@@ -7,8 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from turnout_exporter.datatypes import BY_DTYPE_NAME, Datatype
 from turnout_exporter.errors import SpecError
+from turnout_exporter.spec.datatypes import BY_DTYPE_NAME, Datatype
 
 Bounds = tuple[float, float]  #: the lowest value and the excluded upper bound; both are int for an integer input
 

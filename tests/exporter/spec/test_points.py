@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout_exporter.errors import SpecError
-from turnout_exporter.points import Limits, Point, limit_all, parse_range, plan
+from turnout_exporter.spec.points import Limits, Point, limit_all, parse_range, plan
 
 DIMS = ["batch", "seq", "width"]
 

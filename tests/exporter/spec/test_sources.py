@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from turnout_exporter.errors import SourceError, SpecError
-from turnout_exporter.sources import Source, parse_kwarg
+from turnout_exporter.spec.sources import Source, parse_kwarg
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from turnout_exporter.points import BATCH, Point
+from turnout_exporter.spec.points import BATCH, Point
 
 Arrays = dict[str, np.ndarray]
 

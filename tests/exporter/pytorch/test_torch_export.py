@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from turnout_exporter.errors import ConversionError, SourceError
-from turnout_exporter.inputspec import parse_inputs
-from turnout_exporter.points import Point
-from turnout_exporter.torch_export import Call, sample_at
+from turnout_exporter.pytorch.export import Call, sample_at
+from turnout_exporter.spec.inputspec import parse_inputs
+from turnout_exporter.spec.points import Point
 
 
 class Difference(nn.Module):
