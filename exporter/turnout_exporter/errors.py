@@ -26,11 +26,11 @@ class SourceError(ExportError):
 
 
 class ConversionError(ExportError):
-    """PyTorch can't run or export the model at these sizes: change the model or the sizes."""
+    """The model can't be run or exported at these sizes: change the model or the sizes."""
 
 
 class Refused(ExportError):
-    """The exported model doesn't compute what PyTorch computes: change the model. Published, it would give wrong outputs."""
+    """The exported model doesn't compute what the original computes. Published, it would give wrong outputs."""
 
 
 class PublishError(ExportError):
@@ -39,6 +39,10 @@ class PublishError(ExportError):
 
 class ChildDied(ExportError):
     """A child process ended without an answer; the text says how."""
+
+
+class ChildTimedOut(ExportError):
+    """A child process took longer than it may."""
 
 
 KINDS: dict[str, type[ExportError]] = {

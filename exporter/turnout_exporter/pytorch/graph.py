@@ -16,6 +16,12 @@ def strip_metadata(model: onnx_ir.Model) -> None:
         value.metadata_props.clear()
 
 
+def keep_outputs(model: onnx_ir.Model, count: int) -> None:
+    """Keeps the first outputs, and what they are computed from."""
+    del model.graph.outputs[count:]
+    onnx_passes.RemoveUnusedNodesPass()(model)
+
+
 def correct_shapes(model: onnx_ir.Model, outputs: list[TensorSpec]) -> None:
     """Declares each output with its measured shape, and removes the shapes of inner values, which ONNX Runtime infers.
 

@@ -11,6 +11,7 @@ from turnout_proto import model_config_pb2
 from turnout_proto.model_config_pb2 import ModelConfig
 
 from turnout_exporter.errors import PublishError
+from turnout_exporter.spec.datatypes import BY_NAME
 from turnout_exporter.spec.signature import Signature, TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
@@ -29,7 +30,8 @@ def describe(name: str, signature: Signature, max_batch_size: int) -> ModelConfi
 
 def _tensor(spec: TensorSpec, max_batch_size: int) -> dict[str, Any]:
     dims = spec.numeric_shape[1:] if max_batch_size else spec.numeric_shape
-    return {"name": spec.name, "data_type": getattr(model_config_pb2, f"TYPE_{spec.datatype}"), "dims": dims}
+    data_type = getattr(model_config_pb2, BY_NAME[spec.datatype].config_name)
+    return {"name": spec.name, "data_type": data_type, "dims": dims}
 
 
 def to_text(config: ModelConfig) -> str:

@@ -2,10 +2,7 @@
 
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +11,8 @@ from turnout_proto.model_config_pb2 import ModelConfig
 from turnout_exporter.errors import PublishError, SpecError
 from turnout_exporter.repository import modelconfig
 from turnout_exporter.repository.modelconfig import CONFIG_FILE, LABELS_FILE
+
+_NAME_CHARACTERS = 255
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class Destination:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise SpecError(f"model name {self.name!r}: use letters, digits, '.', '_' and '-', a letter or digit first")
+        if len(self.name) > _NAME_CHARACTERS:
+            raise SpecError(f"the model name has {len(self.name)} characters; a folder's name may have {_NAME_CHARACTERS}")
 
     @property
     def model(self) -> Path:
@@ -57,7 +58,10 @@ class Destination:
 
 
 def publish(files: Path, config: ModelConfig, labels: Sequence[str], destination: Destination) -> None:
-    """Copies a folder of files into the repository as the version, with the files that all versions share.
+    """Moves a folder of files into the repository as the version, with the files that all versions share.
+
+    Args:
+        files: a folder in a workspace of the same repository.
 
     Raises:
         PublishError: the version exists, the shared files don't fit it, or the disk is full; nothing was published.
@@ -65,10 +69,9 @@ def publish(files: Path, config: ModelConfig, labels: Sequence[str], destination
     destination.check_free()
     shared = _shared_files(config, labels, destination)
     try:
-        destination.repository.mkdir(parents=True, exist_ok=True)
-        with _staging(destination.repository) as staging:
-            _stage(files, shared, staging, destination)
-            _move_in(shared, staging, destination)
+        staging = files.parent / "staging"
+        _stage(files, shared, staging, destination)
+        _move_in(shared, staging, destination)
     except OSError as error:
         raise PublishError(f"can't publish to {destination.directory}: {error}") from error
 
@@ -94,17 +97,11 @@ def _shared_files(config: ModelConfig, labels: Sequence[str], destination: Desti
     return wanted | {CONFIG_FILE: modelconfig.to_text(modelconfig.merge(current, config))}
 
 
-@contextmanager
-def _staging(repository: Path) -> Iterator[Path]:
-    """A temporary folder on the repository's file system; its leading dot keeps servers from treating it as a model."""
-    with tempfile.TemporaryDirectory(prefix=".turnout-export-", dir=repository) as directory:
-        yield Path(directory)
-
-
 def _stage(files: Path, shared: dict[str, str], staging: Path, destination: Destination) -> None:
     """Writes the model's folder to `staging` and waits until it is on disk."""
     model = staging / destination.name
-    shutil.copytree(files, model / str(destination.version))
+    model.mkdir(parents=True)
+    os.rename(files, model / str(destination.version))
     for name, text in shared.items():
         (model / name).write_text(text)
     for path in (*model.rglob("*"), model):

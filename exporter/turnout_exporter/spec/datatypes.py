@@ -16,13 +16,23 @@ class Datatype:
 
     Attributes:
         name: the inference protocol's name, such as `FP32`.
-        dtype: numpy's dtype; PyTorch's has the same name.
+        dtype: numpy's dtype; PyTorch's has the same name. Text is `str_` of any width, which needs no pickle.
         onnx: ONNX Runtime's name of a tensor of it, such as `tensor(float)`.
     """
 
     name: str
     dtype: np.dtype
     onnx: str
+
+    @property
+    def spelling(self) -> str:
+        """The name in `--input`, such as `float32`."""
+        return "string" if self.dtype.kind == "U" else self.dtype.name
+
+    @property
+    def config_name(self) -> str:
+        """The name in `config.pbtxt`, such as `TYPE_FP32`."""
+        return "TYPE_STRING" if self.dtype.kind == "U" else f"TYPE_{self.name}"
 
 
 DATATYPES = tuple(
@@ -37,10 +47,13 @@ DATATYPES = tuple(
         ("FP16", np.float16, "float16"),
         ("FP32", np.float32, "float"),
         ("FP64", np.float64, "double"),
+        ("BYTES", np.str_, "string"),
     ]
 )
 
-BY_DTYPE_NAME = {datatype.dtype.name: datatype for datatype in DATATYPES}
+BY_SPELLING = {datatype.spelling: datatype for datatype in DATATYPES}
+BY_NAME = {datatype.name: datatype for datatype in DATATYPES}
+BY_ONNX = {datatype.onnx: datatype for datatype in DATATYPES}
 
 
 def of_array(array: np.ndarray) -> Datatype:
@@ -49,6 +62,7 @@ def of_array(array: np.ndarray) -> Datatype:
     Raises:
         ConversionError: the protocol has no such type (complex numbers, for example).
     """
-    if array.dtype.name not in BY_DTYPE_NAME:
-        raise ConversionError(f"a tensor of {array.dtype.name} can't be served; use one of {', '.join(BY_DTYPE_NAME)}")
-    return BY_DTYPE_NAME[array.dtype.name]
+    spelling = "string" if array.dtype.kind == "U" else array.dtype.name
+    if spelling not in BY_SPELLING:
+        raise ConversionError(f"a tensor of {array.dtype.name} can't be served; use one of {', '.join(BY_SPELLING)}")
+    return BY_SPELLING[spelling]

@@ -22,6 +22,8 @@ class TensorSpec:
     Attributes:
         datatype: the protocol's name, such as `FP32`.
         bounds: the range of an input's values, upper bound excluded.
+        kind: `mask`, `padding` or `lengths` for an input whose values are more than a range says.
+        limit: the dimension whose size limits an input's values, after `<` or `<=`.
         labels: the names of the classes along an output's last axis.
     """
 
@@ -29,6 +31,8 @@ class TensorSpec:
     datatype: str
     shape: tuple[Dim, ...]
     bounds: Bounds | None = None
+    kind: str = ""
+    limit: str = ""
     labels: tuple[str, ...] = ()
 
     @property
@@ -50,8 +54,13 @@ class Signature:
     @property
     def batch_axis(self) -> int | None:
         """0 if axis 0 of every input and output is the batch, else None."""
-        tensors = (*self.inputs, *self.outputs)
-        return 0 if all(spec.shape[:1] == (BATCH,) for spec in tensors) else None
+        return None if self.without_batch else 0
+
+    @property
+    def without_batch(self) -> list[str]:
+        """The tensors because of which axis 0 isn't a batch, such as `input 'temperature'`."""
+        sides = (("input", self.inputs), ("output", self.outputs))
+        return [f"{side} {spec.name!r}" for side, specs in sides for spec in specs if spec.shape[:1] != (BATCH,)]
 
 
 def measure(specs: list[InputSpec], samples: list[Sample]) -> Signature:
@@ -61,7 +70,11 @@ def measure(specs: list[InputSpec], samples: list[Sample]) -> Signature:
 
 def inputs_of(specs: Iterable[InputSpec]) -> list[TensorSpec]:
     """The inputs as specified."""
-    return [TensorSpec(spec.name, spec.datatype.name, spec.dims, spec.bounds) for spec in specs]
+    return [TensorSpec(spec.name, spec.datatype.name, spec.dims, spec.bounds, spec.kind, _relation(spec)) for spec in specs]
+
+
+def _relation(spec: InputSpec) -> str:
+    return f"{'<' if spec.below else '<='}{spec.limit}" if spec.limit else ""
 
 
 def outputs_of(samples: list[Sample]) -> list[TensorSpec]:
