@@ -8,11 +8,15 @@ from turnout_exporter import children
 from turnout_exporter.children import Progress
 from turnout_exporter.compare import Comparison
 from turnout_exporter.errors import ChildDied, ConversionError, ExportError, Refused, SpecError
-from turnout_exporter.jobs import DEFAULT_OPSET, ExportJob, Verified, VerifyJob
+from turnout_exporter.jobs import DEFAULT_OPSET, AdoptJob, ExportJob, Verified, VerifyJob
 
 AUTO = "auto"
+ADOPTED = "adopted"  #: instead of an exporter, for an ONNX file
 #: torch's exporters in the order in which `auto` tries them, with the opsets that each of them writes.
 OPSETS = {"dynamo": range(18, 27), "torchscript": range(9, 21)}
+#: From the comparisons that failed, and the labels of all points that were tried in order, to the likely cause.
+Diagnosis = Callable[[Sequence[Comparison], Sequence[str]], str]
+
 _TITLES = {"dynamo": "torch.onnx", "torchscript": "torch's TorchScript exporter"}
 _SHOWN_PROBLEMS = 5
 
@@ -71,7 +75,8 @@ def convert(names: Sequence[str], job_for: Callable[[str], ExportJob], directory
         job = job_for(name)
         try:
             versions = _export(name, job, directory, progress)
-            verified = verify_file(job, directory, progress)
+            verify_job = VerifyJob(inputs=job.inputs, opset=job.opset, path=job.path, reference=job.reference)
+            verified = verify_file(verify_job, "PyTorch", _export_diagnosis, directory, progress)
             return Converted(
                 name,
                 job.opset,
@@ -87,6 +92,23 @@ def convert(names: Sequence[str], job_for: Callable[[str], ExportJob], directory
     raise _all_failed(failures)
 
 
+def adopt(job: AdoptJob, inputs: list[str], truth: str, directory: Path, progress: Progress) -> Converted:
+    """Copies an ONNX file and verifies the copy, as ONNX Runtime optimizes it.
+
+    Args:
+        inputs: `--input` texts of its inputs.
+        truth: what gave the reference, for messages.
+
+    Raises:
+        ExportError: it can't be copied, or computes something else.
+    """
+    adopted = children.run("turnout_exporter.runtime.adopt", "Copying the file", asdict(job), directory, progress)
+    verify_job = VerifyJob(inputs=inputs, opset=0, path=job.path, reference=job.reference)
+    verified = verify_file(verify_job, truth, _adoption_diagnosis, directory, progress)
+    versions = adopted["versions"] | {"onnxruntime": verified.onnxruntime}
+    return Converted(ADOPTED, adopted["opset"], verified.comparisons, versions)
+
+
 def _export(name: str, job: ExportJob, directory: Path, progress: Progress) -> dict[str, str]:
     title = f"Exporting with {_TITLES[name]}"
     versions: dict[str, str] = children.run("turnout_exporter.pytorch.export", title, asdict(job), directory, progress)[
@@ -95,17 +117,20 @@ def _export(name: str, job: ExportJob, directory: Path, progress: Progress) -> d
     return versions
 
 
-def verify_file(job: ExportJob, directory: Path, progress: Progress) -> Verified:
-    """Compares the exported file with the reference.
+def verify_file(job: VerifyJob, truth: str, diagnosis: Diagnosis, directory: Path, progress: Progress) -> Verified:
+    """Compares a file with the reference.
+
+    Args:
+        truth: what gave the reference, for messages.
+        diagnosis: what the differences say about their cause.
 
     Raises:
         Refused: they differ, or the file has another interface.
     """
-    verify_job = VerifyJob(inputs=job.inputs, opset=job.opset, path=job.path, reference=job.reference)
-    verified = run_verification(verify_job, "Comparing ONNX Runtime with PyTorch", directory, progress)
+    verified = run_verification(job, f"Comparing ONNX Runtime with {truth}", directory, progress)
     if any(comparison.problem for comparison in verified.comparisons):
         progress.failed()
-        raise Refused(_refusal(verified.comparisons))
+        raise Refused(_refusal(verified.comparisons, truth, diagnosis))
     return verified
 
 
@@ -132,29 +157,24 @@ def _all_failed(failures: dict[str, ExportError]) -> ExportError:
     return type(first)("\n".join(lines), first.detail)
 
 
-def _refusal(comparisons: Sequence[Comparison]) -> str:
+def _refusal(comparisons: Sequence[Comparison], truth: str, diagnosis: Diagnosis) -> str:
     problems = [comparison for comparison in comparisons if comparison.problem]
     differing, tried = (list(dict.fromkeys(c.point for c in part)) for part in (problems, comparisons))
     lines = [f"  at {c.point}, output {c.output!r} {c.problem}" for c in problems[:_SHOWN_PROBLEMS]]
     if len(problems) > _SHOWN_PROBLEMS:
         lines.append(f"  and {len(problems) - _SHOWN_PROBLEMS} more")
-    return "\n".join(
-        [
-            f"ONNX Runtime and PyTorch differ at {len(differing)} of {len(tried)} points:",
-            *lines,
-            _diagnosis(problems, differing, tried),
-        ]
-    )
+    head = f"ONNX Runtime and {truth} differ at {len(differing)} of {len(tried)} points:"
+    return "\n".join([head, *lines, diagnosis(problems, tried)])
 
 
-def _diagnosis(problems: Sequence[Comparison], differing: Sequence[str], tried: Sequence[str]) -> str:
+def _export_diagnosis(problems: Sequence[Comparison], tried: Sequence[str]) -> str:
     """What the points of the differences say about their cause. The model was exported at the first point."""
     if all(problem.problem.startswith("is ") for problem in problems):
         return (
             "A shape that depends on values instead of sizes can't be served: pad_packed_sequence needs total_length, for "
             "example, and a selection of elements must become a mask"
         )
-    if tried[0] in differing:
+    if tried[0] in {problem.point for problem in problems}:
         return (
             "They differ at the sizes of the export as well, so the cause is an operator that computes something else in ONNX, "
             "or values for which the result isn't defined"
@@ -162,4 +182,12 @@ def _diagnosis(problems: Sequence[Comparison], differing: Sequence[str], tried: 
     return (
         f"The model was exported at {tried[0]}; a Python `if` or number in forward that depends on a size keeps the value it "
         f"had there. Compute it with tensors, make that dimension a fixed number, or leave these sizes out with --range"
+    )
+
+
+def _adoption_diagnosis(problems: Sequence[Comparison], tried: Sequence[str]) -> str:
+    where = "at every point" if len({problem.point for problem in problems}) == len(tried) else "at some sizes only"
+    return (
+        f"They differ {where}: the converter computes something else there, or the values aren't ones that the model takes; "
+        f"give those with --input NAME=TYPE[DIMS]@LOW:HIGH or --samples"
     )

@@ -125,6 +125,21 @@ class ExportJob:
 
 
 @dataclass(frozen=True)
+class AdoptJob:
+    """The job of `runtime.adopt`, which copies the ONNX file `source` to `path`.
+
+    Attributes:
+        reference: the folder with the samples, which say which shapes the outputs have.
+        metadata: what is written into the file beside what it has.
+    """
+
+    source: str
+    path: str
+    reference: str
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
 class VerifyJob:
     """The job of `runtime.verify`, which compares the file `path` with the samples in the folder `reference`.
 

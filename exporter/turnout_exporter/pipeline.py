@@ -11,7 +11,7 @@ from turnout_exporter import children, conversion, interrupts
 from turnout_exporter.compare import Comparison
 from turnout_exporter.conversion import Converted
 from turnout_exporter.errors import ExportError, SpecError
-from turnout_exporter.jobs import DEFAULT_OPSET, Examined, ExamineJob, ExportJob, GuardsJob, ModelJob, SampleJob
+from turnout_exporter.jobs import DEFAULT_OPSET, AdoptJob, Examined, ExamineJob, ExportJob, GuardsJob, ModelJob, SampleJob
 from turnout_exporter.repository import manifest, modelconfig
 from turnout_exporter.repository.manifest import ModelFile
 from turnout_exporter.repository.publish import Destination, publish
@@ -146,7 +146,7 @@ class _Export:
         examined = self._examine()
         check_space(self.directory, examined.weight_bytes * (2 + len(self.request.variants)))
         limits = {dim: Limits(*limit) for dim, limit in examined.limits.items()}
-        converted = self._adopt(examined) if self.request.source.kind is Kind.ONNX else self._convert(examined, limits)
+        converted = self._adopt(examined, limits) if self.request.source.kind is Kind.ONNX else self._convert(examined, limits)
         self.progress.compared(converted.comparisons)
         files, variants = self._variants(examined, converted, limits)
         self.progress.step("Publishing")
@@ -233,8 +233,10 @@ class _Export:
             )
             self._child("pytorch.sample", f"Running PyTorch at {len(further)} more points, where forward branches", sample_job)
 
-    def _adopt(self, examined: Examined) -> Converted:
-        raise NotImplementedError
+    def _adopt(self, examined: Examined, limits: Mapping[str, Limits]) -> Converted:
+        job = AdoptJob(self.request.source.place, str(self.model), str(self.reference), self._metadata(examined, limits))
+        truth = str(self.request.reference or "itself without optimization")
+        return conversion.adopt(job, examined.inputs, truth, self.directory, self.progress)
 
     def _variants(
         self, examined: Examined, converted: Converted, limits: Mapping[str, Limits]

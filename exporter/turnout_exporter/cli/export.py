@@ -178,7 +178,14 @@ def _request(
     is_onnx = parsed_source.kind is Kind.ONNX
     _check_applies(
         is_onnx,
-        {"--weights": weights, "--kwarg": kwargs, "--task": task, "--outputs": outputs, "--opset": opset},
+        {
+            "--weights": weights,
+            "--kwarg": kwargs,
+            "--task": task,
+            "--outputs": outputs,
+            "--output-names": output_names,
+            "--opset": opset,
+        },
         "an ONNX file",
     )
     _check_applies(not is_onnx, {"--reference": reference}, "a model that isn't an ONNX file")

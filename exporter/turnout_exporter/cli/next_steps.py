@@ -37,5 +37,6 @@ def client(name: str, signature: Signature) -> list[str]:
 def _argument(spec: TensorSpec) -> str:
     shape = [dim if isinstance(dim, int) else 1 if dim == BATCH else _SIZE for dim in spec.shape]
     datatype = BY_NAME[spec.datatype]
-    array = f"np.full({shape}, b'', object)" if datatype.dtype.kind == "U" else f"np.ones({shape}, '{datatype.spelling}')"
+    filled = "zeros" if spec.kind == "padding" else "ones"  # a row of padding alone has no result
+    array = f"np.full({shape}, b'', object)" if datatype.dtype.kind == "U" else f"np.{filled}({shape}, '{datatype.spelling}')"
     return f'("{spec.name}", "{spec.datatype}", {array})'
