@@ -79,7 +79,7 @@ def main() -> None:
     console.print("[bold]Turnout's demo[/bold]: train, export, serve, classify, load-test. Ctrl-C keeps what is done.\n")
     try:
         classifiers = [train_and_export("cnn", "image"), train_and_export("lstm", "rows")]
-        export("examples/resnet50.py:resnet50", "resnet50", "image=float32[batch,3,224,224]")
+        export("examples/models/resnet50.py:resnet50", "resnet50", "image=float32[batch,3,224,224]")
         with served(folder / "server.log") as host:
             classify(connect(host), classifiers)
             measured = load_test(host, folder)

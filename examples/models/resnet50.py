@@ -2,7 +2,7 @@
 
 It costs as much to run as a trained one, so it can measure speed where no weights can be downloaded. Export it with
 
-    turnout-export examples/resnet50.py:resnet50 --name resnet50 --repository models \
+    turnout-export examples/models/resnet50.py:resnet50 --name resnet50 --repository models \
         --input 'image=float32[batch,3,224,224]'
 """
 
