@@ -1,6 +1,7 @@
 """Exports the models of examples/models with their int8 variants, and tabulates what came of it. Run it with `make models`.
 
-Takes about half an hour on two cores. `--only NAME` chooses models, `--small` makes small ones, `--report FILE` writes the table.
+Takes about half an hour on two cores. `--only NAME` chooses models, `--small` makes small ones, and `--report FILE` writes the
+table.
 """
 
 import argparse
@@ -26,6 +27,8 @@ SMALL_TRANSFORMER = SMALL_TEXT | {"positions": 64, "layers": 2, "heads": 2}
 SMALL_HUGGING_FACE = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 200
 }  # fmt: skip
+
+SMALL_GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 200}
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,9 @@ def report(rows: Sequence[Sequence[str]]) -> str:
         [
             "# Exported models",
             "",
-            "Written by `make models`. The weights are random. An error is the largest difference to PyTorch at any point that",
-            "was verified, as a share of an output's largest value. A speed is a ratio of CPU time: the float32 file's to this.",
+            "Written by `make models`. The weights are random. An error is the largest difference to PyTorch at any point",
+            "that was verified, as a share of an output's largest value. A speed is the float32 file's CPU time, divided",
+            "by that of the variant.",
             "",
             f"- machine: {_processor()}, {platform.system()}",
             f"- date: {datetime.now(UTC):%Y-%m-%d}",

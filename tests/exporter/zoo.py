@@ -25,6 +25,25 @@ class Branch(nn.Module):
         return 2 * x if x.shape[0] > 4 else x + 1
 
 
+class RareBranch(nn.Module):
+    """x (batch, 4) float32 -> (batch, 4); another branch from 17 to 29 rows, at none of the usual sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if 17 <= x.shape[0] <= 29 else x + 1
+
+
+class Linear(nn.Module):
+    """x (batch, 4) float32 -> (batch, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.layer(x)
+        return answer
+
+
 class Pooled(nn.Module):
     """Two inputs (batch, 4) by position -> (batch, 4), and (4,), which has no batch axis."""
 

@@ -1,6 +1,7 @@
 """Loads weights from a file into a model; both must have the same keys and shapes."""
 
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,11 @@ def _read(path: Path) -> object:
     if not path.stat().st_size:
         raise SourceError(f"{path} is empty")
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of other versions of pickle, and then says whether it can read it
+            return torch.load(path, "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SourceError(_refusal(path)) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, SafetensorError) as error:

@@ -234,5 +234,6 @@ def _check_fit(bounds: Bounds, datatype: Datatype, text: str) -> None:
 def _limits(datatype: Datatype) -> tuple[float, float]:
     if datatype.dtype.kind == "b":
         return 0, 1
-    limits = np.finfo(datatype.dtype) if datatype.dtype.kind == "f" else np.iinfo(datatype.dtype)
-    return (limits.min, limits.max) if datatype.dtype.kind == "f" else (int(limits.min), int(limits.max))
+    if datatype.dtype.kind == "f":
+        return float(np.finfo(datatype.dtype).min), float(np.finfo(datatype.dtype).max)
+    return int(np.iinfo(datatype.dtype).min), int(np.iinfo(datatype.dtype).max)

@@ -1,3 +1,4 @@
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,42 @@ def sample(rows: int, seq: int = 3) -> Sample:
     return Sample(point, {"ids": ids}, {"scores": ids.astype(np.float32), "deep/name": np.array(float(rows))})
 
 
-def test_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
-    written = [sample(2), sample(1), sample(7)]
-    reference.write(tmp_path / "golden.npz", written)
-    read = reference.read(tmp_path / "golden.npz")
+def assert_same(read: list[Sample], written: list[Sample]) -> None:
     assert [s.point for s in read] == [s.point for s in written]
     for one, other in zip(read, written, strict=True):
         np.testing.assert_equal(one.inputs, other.inputs)
         np.testing.assert_equal(one.outputs, other.outputs)
 
 
+def test_golden_samples_are_read_as_they_were_written(tmp_path: Path) -> None:
+    written = [sample(2), sample(1), sample(7)]
+    reference.write_golden(tmp_path / "golden.npz", written)
+    assert_same(reference.read_golden(tmp_path / "golden.npz"), written)
+
+
+def test_samples_are_added_to_those_in_a_folder(tmp_path: Path) -> None:
+    reference.write(tmp_path / "samples", [sample(2), sample(1)])
+    reference.write(tmp_path / "samples", [sample(7)])
+    assert_same(reference.read(tmp_path / "samples"), [sample(2), sample(1), sample(7)])
+
+
+def test_a_tensor_may_have_a_longer_name_than_a_file(tmp_path: Path) -> None:
+    written = [Sample(Point({}), {"i" * 300: np.zeros(2)}, {"o" * 300: np.array(["text", ""])})]
+    reference.write(tmp_path / "samples", written)
+    reference.write_golden(tmp_path / "golden.npz", written)
+    assert_same(reference.read(tmp_path / "samples"), written)
+    assert_same(reference.read_golden(tmp_path / "golden.npz"), written)
+
+
+def test_large_samples_are_not_compressed(tmp_path: Path) -> None:
+    for name, side in (("small.npz", 10), ("large.npz", 2100)):
+        reference.write_golden(tmp_path / name, [Sample(Point({}), {"x": np.zeros((side, side))}, {})])
+    compressed = {name: zipfile.ZipFile(tmp_path / name).infolist()[0].compress_type for name in ("small.npz", "large.npz")}
+    assert compressed == {"small.npz": zipfile.ZIP_DEFLATED, "large.npz": zipfile.ZIP_STORED}
+
+
 def test_arrays_are_named_after_point_side_and_tensor(tmp_path: Path) -> None:
-    reference.write(tmp_path / "golden.npz", [sample(2)])
+    reference.write_golden(tmp_path / "golden.npz", [sample(2)])
     with np.load(tmp_path / "golden.npz", allow_pickle=False) as file:
         assert file.files == ["batch=2,seq=3/in/ids", "batch=2,seq=3/out/scores", "batch=2,seq=3/out/deep/name"]
 
