@@ -1,7 +1,6 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from turnout_exporter.errors import SourceError
 from turnout_exporter.importing import load, load_draw, load_function
@@ -72,4 +71,4 @@ def test_a_function_that_gives_no_samples_is_reported(file: Path, body: str, com
     draw = load_draw(Function.parse(f"{file}:draw", "--samples"))
     assert draw is not None
     with pytest.raises(SourceError, match=complaint):
-        draw(Point({"batch": np.int64(2)}))
+        draw(Point({"batch": 2}))

@@ -24,7 +24,7 @@ def run(job_fields: Json, _: Channel) -> Json:
     metadata = {entry.key: entry.value for entry in model.metadata_props} | job.metadata
     onnx.helper.set_model_props(model, metadata)
     correct_outputs(model, outputs_of(reference.read(Path(job.reference))))
-    nbytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    nbytes = sum(tensor.ByteSize() for tensor in model.graph.initializer)
     path = Path(job.path)
     is_large = nbytes > _SINGLE_FILE_BYTES
     onnx.save(model, path, save_as_external_data=is_large, location=f"{path.name}.data" if is_large else None)

@@ -56,7 +56,7 @@ def run(job_fields: Json, channel: Channel) -> Json:
         method = "float16 weights and activations, float32 inputs and outputs"
     elif convolutional_share(onnx.load(path)) >= _CONVOLUTIONAL_SHARE:
         batches = _calibration(job, channel)
-        _quantize_statically(path, output, batches)
+        _quantize_statically(path, output, _Reader(batches, channel))
         method = f"static, 8-bit activations and weights per channel, calibrated with {len(batches)} batches"
     else:
         quantize_dynamic(path, output, op_types_to_quantize=list(_DYNAMIC), weight_type=QuantType.QInt8)
@@ -93,7 +93,7 @@ def _to_float16(path: Path, output: Path) -> None:
     onnx_ir.save(converted, output)
 
 
-def _quantize_statically(path: Path, output: Path, batches: list[Arrays]) -> None:
+def _quantize_statically(path: Path, output: Path, reader: "_Reader") -> None:
     with TemporaryDirectory(dir=output.parent.parent) as directory:
         prepared = Path(directory) / "prepared.onnx"
         try:
@@ -103,7 +103,7 @@ def _quantize_statically(path: Path, output: Path, batches: list[Arrays]) -> Non
         quantize_static(
             prepared,
             output,
-            _Reader(batches),
+            reader,
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -136,11 +136,17 @@ def _calibration(job: VariantJob, channel: Channel) -> list[Arrays]:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publishes no types
-    def __init__(self, batches: list[Arrays]) -> None:
-        self._batches: Iterator[Arrays] = iter(batches)
+    """Gives one batch after another, and tells how far it is: each runs with every inner value as an output."""
+
+    def __init__(self, batches: list[Arrays], channel: Channel) -> None:
+        self._batches: Iterator[tuple[int, Arrays]] = iter(enumerate(batches, 1))
+        self._count = len(batches)
+        self._channel = channel
 
     def get_next(self) -> Any:
-        return next(self._batches, None)
+        number, batch = next(self._batches, (0, None))
+        self._channel.detail(f"calibrating, batch {number} of {self._count}" if batch else "quantizing")
+        return batch
 
 
 def _restore_metadata(source: Path, target: Path) -> None:

@@ -15,6 +15,8 @@ from turnout_exporter.children import Channel, Json
 from turnout_exporter.errors import SourceError
 from turnout_exporter.jobs import Inspected, InspectJob
 
+_REMOTE = ("AzureExecutionProvider",)  #: sends requests to a service instead of running the model
+
 
 def run(job_fields: Json, _: Channel) -> Json:
     """Does an `InspectJob`; returns `Inspected` as a dict."""
@@ -35,7 +37,7 @@ def run(job_fields: Json, _: Channel) -> Json:
             inputs=[_tensor(value) for value in model.graph.input if value.name not in weights],
             outputs=[_tensor(value) for value in model.graph.output],
             metadata={entry.key: entry.value for entry in model.metadata_props},
-            providers=ort.get_available_providers(),
+            providers=[provider for provider in ort.get_available_providers() if provider not in _REMOTE],
         )
     )
 

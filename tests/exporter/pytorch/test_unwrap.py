@@ -47,7 +47,7 @@ def test_a_plain_model_needs_no_note() -> None:
 def test_torchscript_is_refused() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scripted = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+        scripted = torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))  # type: ignore[no-untyped-call]
     with pytest.raises(SourceError, match="zoo:build is TorchScript, which can't be exported"):
         unwrap(scripted, "zoo:build")
 

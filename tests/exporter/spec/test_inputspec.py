@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from turnout_exporter.errors import SpecError
 from turnout_exporter.spec.datatypes import BY_SPELLING
-from turnout_exporter.spec.inputspec import InputSpec, dims_of, parse_inputs
+from turnout_exporter.spec.inputspec import Bounds, InputSpec, dims_of, parse_inputs
 
 
 def test_an_image_has_a_name_a_dtype_and_dimensions() -> None:
@@ -131,7 +131,8 @@ dims = st.lists(st.integers(1, 9) | st.sampled_from(["batch", "seq"]), max_size=
 @st.composite
 def specs(draw: st.DrawFn) -> InputSpec:
     datatype = draw(st.sampled_from([*BY_SPELLING.values()]))
-    bounds, choices = None, ()
+    bounds: Bounds | None = None
+    choices: tuple[str, ...] = ()
     if datatype.dtype.kind == "U":
         choices = draw(st.just(()) | st.just(("a", "b c")))
     elif datatype.dtype.kind == "b":
