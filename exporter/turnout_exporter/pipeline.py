@@ -330,8 +330,8 @@ class _Export:
         )
         reference.write_golden(self.files / GOLDEN_FILE, reference.golden(samples))
         for name, text in (
-            (manifest.MANIFEST_FILE, json.dumps(content, indent=2) + "\n"),
-            (REPORT_JSON, json.dumps(report.as_json(), indent=2) + "\n"),
+            (manifest.MANIFEST_FILE, json.dumps(content, indent=2, allow_nan=False) + "\n"),
+            (REPORT_JSON, json.dumps(report.as_json(), indent=2, allow_nan=False) + "\n"),
             (REPORT_MARKDOWN, report.as_markdown()),
         ):
             (self.files / name).write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -134,8 +135,8 @@ def test_a_branch_on_a_size_that_is_not_usually_tried_is_found_and_refused(tmp_p
         tmp_path / "models", "branch", f"{ZOO}:RareBranch", "--input", "x=float32[batch,4]@3:4", "--exporter", "dynamo"
     )
     assert result.exit_code == 1
-    assert "at batch=17, output 'output' differs by 2 at" in result.stderr
-    assert "for x[0] = [3 3 3 3]" in result.stderr
+    assert "at batch=17, output 'output' differs by" in result.stderr
+    assert re.search(r"for x\[(\d+)\] = \[3\.", result.stderr)
     assert "The model was exported at batch=2; a Python `if`" in result.stderr
     assert not (tmp_path / "models").exists()
 

@@ -108,10 +108,12 @@ def embedded(
     limits: Mapping[str, Limits],
     task: str,
 ) -> dict[str, str]:
-    """The metadata inside an ONNX file, for whoever finds it without `model.json`."""
+    """The metadata inside an ONNX file, for whoever finds it without `model.json`.
+
+    No date: the same model gives the same file again, so what was measured of one holds for the other.
+    """
     texts = {f"turnout.source.{key}": value or "" for key, value in source.items()}
     texts |= {
-        "turnout.created": created(),
         "turnout.versions": json.dumps(dict(versions)),
         "turnout.task": task,
         "turnout.labels": json.dumps(list(labels)) if labels else "",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from turnout_exporter.compare import Comparison
@@ -57,7 +58,7 @@ class Report:
                     "tolerance": file.tolerance,
                     "speedup": file.speedup,
                     "metric": dict(file.metric),
-                    "comparisons": [asdict(comparison) for comparison in file.comparisons],
+                    "comparisons": [_as_json(comparison) for comparison in file.comparisons],
                 }
                 for file in self.files
             },
@@ -84,12 +85,17 @@ def proven(limits: Mapping[str, Limits]) -> str:
     return f"proven for {', '.join(f'{dim} {limit}' for dim, limit in limits.items())}" if limits else ""
 
 
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    """The fields, with null for a limit that there isn't: JSON has no infinity."""
+    return asdict(comparison) | {"allowed": comparison.allowed if isfinite(comparison.allowed) else None}
+
+
 def _files(files: Sequence[ModelFile]) -> list[str]:
     rows = [
         [
             file.path.name,
             file.precision,
-            f"{file.nbytes / 1e6:.1f} MB",
+            f"{file.nbytes / 1e6:.3g} MB",
             f"{file.max_rel_error:.1e}",
             f"{file.speedup:.2f}x" if file.speedup else "1x",
             ", ".join(f"{name} {value:.4g}" for name, value in file.metric.items()),
@@ -100,7 +106,16 @@ def _files(files: Sequence[ModelFile]) -> list[str]:
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> list[str]:
-    rows = [[c.point, c.output, f"{c.max_abs_error:.1e}", f"{c.max_rel_error:.1e}", f"{c.allowed:.1e}"] for c in comparisons]
+    rows = [
+        [
+            c.point,
+            c.output,
+            f"{c.max_abs_error:.1e}",
+            f"{c.max_rel_error:.1e}",
+            f"{c.allowed:.1e}" if isfinite(c.allowed) else "any",
+        ]
+        for c in comparisons
+    ]
     return _table(["point", "output", "error", "relative", "allowed"], rows)
 
 

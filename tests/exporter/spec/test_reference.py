@@ -53,9 +53,14 @@ def test_arrays_are_named_after_point_side_and_tensor(tmp_path: Path) -> None:
         assert file.files == ["batch=2,seq=3/in/ids", "batch=2,seq=3/out/scores", "batch=2,seq=3/out/deep/name"]
 
 
-def test_golden_samples_are_the_two_smallest_with_one_of_several_rows() -> None:
-    samples = [sample(2), sample(1), sample(7), sample(1, seq=1), sample(2, seq=64)]
+def test_golden_samples_are_the_smallest_and_one_of_several_rows_and_elements() -> None:
+    samples = [sample(2), sample(2, seq=1), sample(1), sample(7), sample(1, seq=1), sample(2, seq=64)]
     assert [s.point.sizes for s in reference.golden(samples)] == [{"batch": 2, "seq": 3}, {"batch": 1, "seq": 1}]
+
+
+def test_a_single_sample_of_several_rows_is_golden_even_where_another_size_is_1() -> None:
+    samples = [sample(1, seq=4), sample(2, seq=1)]
+    assert [s.point.sizes["batch"] for s in reference.golden(samples)] == [2, 1]
 
 
 def test_a_model_without_a_batch_has_two_golden_samples_too() -> None:
