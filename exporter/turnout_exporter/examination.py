@@ -22,7 +22,7 @@ from turnout_exporter.spec.sizes import Search, Trial
 Run = Callable[[Arrays], Arrays]
 Draw = Callable[[Point], Mapping[str, Any]]  #: what `--samples` names: a value for some or all of the inputs
 
-_CORNER_S = 2.0  #: the longest predicted run at which all sizes are tried at their largest together
+_CORNER_CPU_S = 4.0  #: the longest predicted run at which all sizes are tried at their largest together
 _CORNER_BYTES = 64 * 2**20
 
 
@@ -76,15 +76,15 @@ class Subject:
 
     def attempt(self, sizes: Sizes) -> Trial:
         """Runs the model at some sizes to see whether it takes them."""
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         try:
             sample = self.sample_at(Point(sizes))
         except (ConversionError, SourceError) as error:
-            return Trial(time.perf_counter() - began_s, error=str(error), is_exhausted=_is_exhausted(error.__cause__))
-        seconds = time.perf_counter() - began_s
+            return Trial(time.process_time() - began_s, error=str(error), is_exhausted=_is_exhausted(error.__cause__))
+        cpu_s = time.process_time() - began_s
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self._first_peak_bytes = self._first_peak_bytes or peak_bytes
-        return Trial(seconds, sample.nbytes, peak_bytes - self._first_peak_bytes)
+        return Trial(cpu_s, sample.nbytes, peak_bytes - self._first_peak_bytes)
 
 
 def find_base(subject: Subject, given: dict[str, Limits], caps: dict[str, int]) -> Sizes:
@@ -118,9 +118,9 @@ def points_of(subject: Subject, base: Sizes, limits: dict[str, Limits]) -> list[
     trials = {dim: subject.attempt(base | {dim: size}) for dim, size in corner.items()}
     growth = {dim: size / base[dim] for dim, size in corner.items()}
     whole = math.prod(growth.values())
-    predicted_s = max(trial.seconds * whole / growth[dim] for dim, trial in trials.items())
+    predicted_s = max(trial.cpu_s * whole / growth[dim] for dim, trial in trials.items())
     predicted_bytes = max(trial.nbytes * whole / growth[dim] for dim, trial in trials.items())
-    if predicted_s <= _CORNER_S and predicted_bytes <= _CORNER_BYTES:
+    if predicted_s <= _CORNER_CPU_S and predicted_bytes <= _CORNER_BYTES:
         points.append(Point(corner))
     return points
 

@@ -15,7 +15,8 @@ def variant(name: str = "int8", error: float = 0.01, speedup: float = 2.0, **met
     ("made", "objection"),
     [
         (variant(), ""),
-        (variant(speedup=0.9), "it is slower: 0.90 times as fast"),
+        (variant(speedup=0.9), "it is no faster: 0.90 times as fast"),
+        (variant(speedup=1.01), "it is no faster: 1.01 times as fast"),
         (variant("fp16", speedup=0.9), ""),
         (variant(error=0.2), "its error is 0.2 of the largest value, and 0.1 is allowed (--max-error)"),
         (variant("fp16", error=0.05), "and 0.02 is allowed"),

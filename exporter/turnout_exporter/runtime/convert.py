@@ -54,15 +54,24 @@ def run(job_fields: Json, channel: Channel) -> Json:
     if job.variant == "fp16":
         _to_float16(path, output)
         method = "float16 weights and activations, float32 inputs and outputs"
-    elif convolutional_share(onnx.load(path)) >= _CONVOLUTIONAL_SHARE:
-        batches = _calibration(job, channel)
-        _quantize_statically(path, output, _Reader(batches, channel))
-        method = f"static, 8-bit activations and weights per channel, calibrated with {len(batches)} batches"
     else:
-        quantize_dynamic(path, output, op_types_to_quantize=list(_DYNAMIC), weight_type=QuantType.QInt8)
-        method = "dynamic, 8-bit weights"
+        with TemporaryDirectory(dir=output.parent.parent) as directory:
+            prepared = Path(directory) / "prepared.onnx"
+            channel.detail("folding constants")
+            _fold_constants(path, prepared)
+            method = _quantize(prepared, output, job, channel)
     _restore_metadata(path, output)
     return {"method": method}
+
+
+def _quantize(prepared: Path, output: Path, job: VariantJob, channel: Channel) -> str:
+    """Writes the int8 file; returns how it was done."""
+    if convolutional_share(onnx.load(prepared)) < _CONVOLUTIONAL_SHARE:
+        quantize_dynamic(prepared, output, op_types_to_quantize=list(_DYNAMIC), weight_type=QuantType.QInt8)
+        return "dynamic, 8-bit weights"
+    batches = _calibration(job, channel)
+    _quantize_statically(prepared, output, _Reader(batches, channel))
+    return f"static, 8-bit activations and weights per channel, calibrated with {len(batches)} batches"
 
 
 def convolutional_share(model: onnx.ModelProto) -> float:
@@ -93,24 +102,26 @@ def _to_float16(path: Path, output: Path) -> None:
     onnx_ir.save(converted, output)
 
 
-def _quantize_statically(path: Path, output: Path, reader: "_Reader") -> None:
-    with TemporaryDirectory(dir=output.parent.parent) as directory:
-        prepared = Path(directory) / "prepared.onnx"
-        try:
-            quant_pre_process(path, prepared)
-        except Exception:  # symbolic shape inference doesn't know every operator; without it, less is fused
-            quant_pre_process(path, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            output,
-            reader,
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=after_the_last_heavy_node(onnx.load(prepared)),
-        )
+def _fold_constants(path: Path, prepared: Path) -> None:
+    """Computes what doesn't depend on inputs: torch writes the weights of an LSTM in parts, which aren't quantized as such."""
+    try:
+        quant_pre_process(path, prepared)
+    except Exception:  # symbolic shape inference doesn't know every operator; without it, less is fused
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+
+
+def _quantize_statically(prepared: Path, output: Path, reader: "_Reader") -> None:
+    quantize_static(
+        prepared,
+        output,
+        reader,
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        calibrate_method=CalibrationMethod.MinMax,
+        nodes_to_exclude=after_the_last_heavy_node(onnx.load(prepared)),
+    )
 
 
 def _calibration(job: VariantJob, channel: Channel) -> list[Arrays]:

@@ -19,13 +19,14 @@ class Trial:
     """What came of running a model at some sizes.
 
     Attributes:
+        cpu_s: the processor time that it took, which other processes on a busy machine don't change much.
         nbytes: the bytes of its inputs and outputs.
         memory_bytes: the growth of the process's peak memory since the first run.
         error: why it failed; empty if it ran.
         is_exhausted: whether it failed for want of memory, which says nothing about the model.
     """
 
-    seconds: float
+    cpu_s: float
     nbytes: int = 0
     memory_bytes: int = 0
     error: str = ""
@@ -40,15 +41,15 @@ class Budget:
     """How much trying may cost.
 
     Attributes:
-        run_s: the longest single run.
-        dim_s: all runs for one dimension together.
+        run_cpu_s: the longest single run, in processor time.
+        dim_cpu_s: all runs for one dimension together.
         nbytes: inputs and outputs of one run, which are kept as the reference.
         memory_bytes: what one run may need besides.
         size: the largest size of a dimension for which nothing else says where to stop.
     """
 
-    run_s: float = 4.0
-    dim_s: float = 20.0
+    run_cpu_s: float = 8.0
+    dim_cpu_s: float = 40.0
     nbytes: int = 64 * 2**20
     memory_bytes: int = 4 * 2**30
     size: int = 4096
@@ -56,7 +57,9 @@ class Budget:
     def allows_doubling(self, trial: Trial) -> bool:
         """Whether a run of twice the size is affordable; attention takes four times as long then."""
         return (
-            4 * trial.seconds <= self.run_s and 4 * trial.nbytes <= self.nbytes and 4 * trial.memory_bytes <= self.memory_bytes
+            4 * trial.cpu_s <= self.run_cpu_s
+            and 4 * trial.nbytes <= self.nbytes
+            and 4 * trial.memory_bytes <= self.memory_bytes
         )
 
 
@@ -75,14 +78,14 @@ class Search:
 
     def base(self, dims: list[str], given: dict[str, Limits]) -> tuple[Sizes, str]:
         """The first sizes at which the model runs, and the error of the smallest ones if it runs at none."""
-        first_error, seconds = "", 0.0
+        first_error, cpu_s = "", 0.0
         for sizes in _bases(dims, given, self.caps):
             trial = self.attempt(sizes)
             if not trial.error:
                 return sizes, ""
             first_error = first_error or trial.error
-            seconds += trial.seconds
-            if seconds > self.budget.dim_s or trial.is_exhausted:
+            cpu_s += trial.cpu_s
+            if cpu_s > self.budget.dim_cpu_s or trial.is_exhausted:
                 break
         return {}, first_error
 
@@ -102,7 +105,7 @@ class Search:
     def _highest(self, dim: str, base: Sizes, step: int) -> int:
         """Doubles the size until the model fails, then looks for the exact end; or until the budget ends."""
         cap = self.caps.get(dim, self.budget.size)
-        works, seconds = base[dim] + 2 * step, 0.0
+        works, cpu_s = base[dim] + 2 * step, 0.0
         while works + step <= cap:
             size = base[dim] + (min(2 * works, cap) - base[dim]) // step * step
             trial = self.attempt(base | {dim: size})
@@ -110,8 +113,8 @@ class Search:
                 return works
             if trial.error:
                 return self._bisect(dim, base, works, size, step)
-            works, seconds = size, seconds + trial.seconds
-            if seconds > self.budget.dim_s or not self.budget.allows_doubling(trial):
+            works, cpu_s = size, cpu_s + trial.cpu_s
+            if cpu_s > self.budget.dim_cpu_s or not self.budget.allows_doubling(trial):
                 return works
         return works
 

@@ -101,6 +101,15 @@ def test_matrices_are_quantized_dynamically_and_need_no_data(tmp_path: Path) -> 
     assert error(path.with_name("model.onnx"), path, RANDOM.standard_normal((4, 64)).astype(np.float32)) < 0.05
 
 
+def test_weights_that_are_joined_from_parts_are_quantized_as_a_whole(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Concat", ["a", "b"], ["m"], "concat", axis=1),
+        helper.make_node("MatMul", ["x", "m"], ["y"], "matmul"),
+    ]
+    path, _ = converted(tmp_path, model(nodes, ["batch", 64], a=weights(64, 16), b=weights(64, 16)), "int8")
+    assert {node.op_type for node in onnx.load(path).graph.node} >= {"MatMulInteger", "DynamicQuantizeLinear"}
+
+
 def test_float16_keeps_float32_at_its_borders(tmp_path: Path) -> None:
     path, _ = converted(tmp_path, convolutional(), "fp16")
     session = open_session(path)

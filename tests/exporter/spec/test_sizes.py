@@ -7,18 +7,18 @@ from turnout_exporter.spec.points import Limits, Sizes
 from turnout_exporter.spec.sizes import Search, Trial
 
 
-def search(takes: Callable[[Sizes], bool], cost_s: float = 0.0, caps: dict[str, int] | None = None) -> Search:
-    """A model that takes the sizes for which the rule is true, and needs that many seconds for each unit of size."""
+def search(takes: Callable[[Sizes], bool], cpu_s: float = 0.0, caps: dict[str, int] | None = None) -> Search:
+    """A model that takes the sizes for which the rule is true, and needs that much processor time for each unit of size."""
 
     def attempt(sizes: Sizes) -> Trial:
-        seconds = cost_s * sum(sizes.values())
-        return Trial(seconds, nbytes=sum(sizes.values())) if takes(sizes) else Trial(seconds, error=f"no {sizes}")
+        spent_s = cpu_s * sum(sizes.values())
+        return Trial(spent_s, nbytes=sum(sizes.values())) if takes(sizes) else Trial(spent_s, error=f"no {sizes}")
 
     return Search(attempt, caps or {})
 
 
 def limits(takes: Callable[[Sizes], bool], base: Sizes, **options: float) -> dict[str, Limits]:
-    return search(takes, options.get("cost_s", 0.0)).limits(base, {})
+    return search(takes, options.get("cpu_s", 0.0)).limits(base, {})
 
 
 @pytest.mark.parametrize("end", [7, 77, 512, 4095])
@@ -43,7 +43,7 @@ def test_a_model_that_takes_everything_is_tried_up_to_the_budget() -> None:
 
 
 def test_an_expensive_model_is_not_tried_further() -> None:
-    found = limits(lambda _: True, {"seq": 3}, cost_s=0.01)["seq"]
+    found = limits(lambda _: True, {"seq": 3}, cpu_s=0.02)["seq"]
     assert 100 <= found.high < 400
 
 
