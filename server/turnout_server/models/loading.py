@@ -17,7 +17,7 @@ from turnout_server.models.deployments import Deployment, DeviceReport
 from turnout_server.models.files import precision_of, weight_bytes
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.tuning import ModelFile, Tuned, for_batches, with_fitting_threads
-from turnout_server.models.verification import Parity, samples, verify
+from turnout_server.models.verification import Parity, Verifiable, golden, verify
 from turnout_server.models.warmup import measured, rows_are_independent, run_configured, tolerance_of
 from turnout_server.scheduling.profiles import Profile
 
@@ -163,8 +163,9 @@ class Loader:
     ) -> dict[str, Parity]:
         """How far each device is off; those that are too far lose their session and get a problem."""
         parities: dict[str, Parity] = {}
-        known = samples(directory, next(iter(sessions.values())))
-        for device, result in verify(sessions, known, configuration.tolerance).items():
+        devices = {name: Verifiable(session, self._engines[name].device.provider) for name, session in sessions.items()}
+        known, allowed = golden(directory), configuration.serves_unverified
+        for device, result in verify(devices, known, configuration.tolerance, unverified=allowed).items():
             if isinstance(result, Parity):
                 parities[device] = result
             else:
