@@ -7,7 +7,7 @@ from pathlib import Path
 from turnout_exporter import children
 from turnout_exporter.children import Progress
 from turnout_exporter.compare import Comparison
-from turnout_exporter.errors import ChildDied, ConversionError, ExportError, Refused, SpecError
+from turnout_exporter.errors import ChildDied, ConversionError, ExportError, Refused, SpecError, ValueBranch
 from turnout_exporter.jobs import DEFAULT_OPSET, AdoptJob, ExportJob, Verified, VerifyJob
 
 AUTO = "auto"
@@ -19,6 +19,7 @@ Diagnosis = Callable[[Sequence[Comparison], Sequence[str]], str]
 
 _TITLES = {"dynamo": "torch.onnx", "torchscript": "torch's TorchScript exporter"}
 _SHOWN_PROBLEMS = 5
+_KEEPING_IT = "If it is always decided as it is for random inputs, --exporter torchscript exports it that way"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ def convert(names: Sequence[str], job_for: Callable[[str], ExportJob], directory
                 versions | {"onnxruntime": verified.onnxruntime},
                 {failed: str(error) for failed, error in failures.items()},
             )
+        except ValueBranch as error:
+            _remove(Path(job.path))
+            raise error if name == names[-1] else ValueBranch(f"{error}. {_KEEPING_IT}", error.detail) from None
         except (ConversionError, Refused, ChildDied) as error:
             failures[name] = error
             if name != names[-1]:

@@ -29,6 +29,10 @@ class ConversionError(ExportError):
     """The model can't be run or exported at these sizes: change the model or the sizes."""
 
 
+class ValueBranch(ConversionError):
+    """`forward` decides by a value. An exporter that records one run would keep that decision for all inputs."""
+
+
 class Refused(ExportError):
     """The exported model doesn't compute what the original computes. Published, it would give wrong outputs."""
 
@@ -46,5 +50,5 @@ class ChildTimedOut(ExportError):
 
 
 KINDS: dict[str, type[ExportError]] = {
-    kind.__name__: kind for kind in (ExportError, SpecError, SourceError, ConversionError, Refused, PublishError)
+    kind.__name__: kind for kind in (ExportError, SpecError, SourceError, ConversionError, ValueBranch, Refused, PublishError)
 }

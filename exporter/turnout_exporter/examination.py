@@ -17,11 +17,13 @@ from turnout_exporter.spec import reference
 from turnout_exporter.spec.inputspec import InputSpec, dims_of
 from turnout_exporter.spec.points import Limits, Point, Sizes, plan
 from turnout_exporter.spec.reference import Arrays, Sample
+from turnout_exporter.spec.signature import outputs_of
 from turnout_exporter.spec.sizes import Search, Trial
 
 Run = Callable[[Arrays], Arrays]
 Draw = Callable[[Point], Mapping[str, Any]]  #: what `--samples` names: a value for some or all of the inputs
 
+TIED = "{} were only seen to work at the same size: give them the same name in --input, so that it can change"
 _CORNER_CPU_S = 4.0  #: the longest predicted run at which all sizes are tried at their largest together
 _CORNER_BYTES = 64 * 2**20
 
@@ -109,6 +111,14 @@ def find_limits(subject: Subject, base: Sizes, given: dict[str, Limits], caps: d
     return Search(subject.attempt, caps).limits(base, given)
 
 
+def tied_dims(subject: Subject, base: Sizes, limits: dict[str, Limits], given: dict[str, Limits]) -> list[str]:
+    """The dimensions that can't change alone, but can together: they are one dimension under several names."""
+    stuck = [dim for dim, limit in limits.items() if limit.low == limit.high and dim not in given]
+    if len(stuck) < 2 or subject.attempt(base | {dim: base[dim] + 1 for dim in stuck}).error:
+        return []
+    return stuck
+
+
 def points_of(subject: Subject, base: Sizes, limits: dict[str, Limits]) -> list[Point]:
     """The points to verify: the plan's, and the corner where all sizes are largest, if one run there is affordable."""
     points = plan(base, limits)
@@ -132,12 +142,14 @@ def take_samples(subject: Subject, points: list[Point], directory: Path, show: C
         show: told how far it is.
 
     Raises:
-        ConversionError: it fails at one of them, or its outputs can't be used as a reference.
+        ConversionError: it fails at one of them, its outputs can't be used as a reference, or have other structures there.
     """
     for number, point in enumerate(points, 1):
         show(f"{number} of {len(points)}")
         reference.write(directory, [subject.sample_at(point)])
-    return reference.read(directory)
+    samples = reference.read(directory)
+    outputs_of(samples)
+    return samples
 
 
 def _fitting(spec: InputSpec, point: Point, value: object) -> np.ndarray:

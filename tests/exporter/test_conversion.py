@@ -7,7 +7,7 @@ import pytest
 from turnout_exporter import children, conversion
 from turnout_exporter.compare import Comparison, failed
 from turnout_exporter.conversion import convert, exporters
-from turnout_exporter.errors import ChildDied, ConversionError, ExportError, Refused, SourceError, SpecError
+from turnout_exporter.errors import ChildDied, ConversionError, ExportError, Refused, SourceError, SpecError, ValueBranch
 from turnout_exporter.jobs import ExportJob
 
 from tests.exporter.progress import Recorded
@@ -92,6 +92,15 @@ def test_a_reason_that_both_share_is_said_once(monkeypatch: pytest.MonkeyPatch, 
         converted(monkeypatch, tmp_path, Children(dynamo=ELSEWHERE, torchscript=ELSEWHERE))
     assert str(caught.value).count("at batch=7, output 'y' differs by 1 at [6, 0]") == 1
     assert "torch.onnx and torch's TorchScript exporter: " in str(caught.value)
+
+
+def test_a_decision_by_a_value_is_not_given_to_the_exporter_that_would_keep_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fakes = Children(dynamo=ValueBranch("forward decides by a value"), torchscript=[GOOD])
+    with pytest.raises(ValueBranch, match=r"by a value\. If it is always decided .* --exporter torchscript"):
+        converted(monkeypatch, tmp_path, fakes)
+    assert fakes.asked == ["dynamo"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from turnout_exporter.errors import ConversionError, SourceError, SpecError
-from turnout_exporter.examination import Run, Subject, differing, find_base, points_of, take_samples
+from turnout_exporter.examination import Run, Subject, differing, find_base, find_limits, points_of, take_samples, tied_dims
 from turnout_exporter.spec import reference
 from turnout_exporter.spec.inputspec import parse_inputs
 from turnout_exporter.spec.points import Limits, Point
@@ -97,6 +97,25 @@ def test_the_corner_of_all_the_largest_sizes_is_tried_where_it_is_affordable() -
     assert points_of(cheap, base, limits)[-1].sizes == {"batch": 8, "seq": 16}
     huge = {"batch": Limits(1, 8), "seq": Limits(1, 2**21)}
     assert {"batch": 8, "seq": 2**21} not in [point.sizes for point in points_of(cheap, base, huge)]
+
+
+def test_dimensions_that_change_only_together_are_one() -> None:
+    def multiply(arrays: Arrays) -> Arrays:
+        return {"y": arrays["a"] * arrays["b"]}
+
+    both = subject(multiply, "a=float32[batch,n]", "b=float32[batch,m]")
+    base, given = {"batch": 2, "n": 8, "m": 8}, {"batch": Limits(1, 4)}
+    limits = find_limits(both, base, given, {})
+    assert limits == {"batch": Limits(1, 4), "n": Limits(8, 8), "m": Limits(8, 8)}
+    assert tied_dims(both, base, limits, given) == ["n", "m"]
+    assert tied_dims(both, base, limits, given | {"m": Limits(8, 8)}) == []
+    assert tied_dims(subject(double, "x=float32[batch,n]"), {"batch": 2, "n": 3}, {"n": Limits(1, 9)}, {}) == []
+
+
+def test_an_output_that_loses_a_dimension_at_one_size_is_noticed_at_once(tmp_path: Path) -> None:
+    squeezing = subject(lambda arrays: {"y": arrays["x"].squeeze()})
+    with pytest.raises(ConversionError, match=r"'y' is \[2, 4\] at batch=2 but \[4\] at batch=1"):
+        take_samples(squeezing, [TWO, Point({"batch": 1})], tmp_path / "reference", lambda _: None)
 
 
 def test_samples_are_written_while_the_points_are_counted(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ A process exports only once: torch 2.13 fixes the sequence length of a second LS
 """
 
 import re
+import traceback
 import warnings
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import TextIOBase
 from pathlib import Path
@@ -14,10 +16,11 @@ import onnx_ir
 import onnxscript
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from turnout_exporter import children
 from turnout_exporter.children import Channel, Json
-from turnout_exporter.errors import ConversionError
+from turnout_exporter.errors import ConversionError, ValueBranch
 from turnout_exporter.jobs import ExportJob, ModelJob
 from turnout_exporter.pytorch import graph
 from turnout_exporter.pytorch.build import build
@@ -29,6 +32,8 @@ from turnout_exporter.spec.inputspec import InputSpec, dims_of, parse_inputs
 from turnout_exporter.spec.signature import outputs_of
 
 _REASON_LINES = 4
+_LIBRARIES = Path(torch.__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours
 _MISSING_OPERATOR = re.compile(r"(?:No ONNX function found for <OpOverload\(op='|Exporting the operator ')([\w.:]+)'")
 _PROGRESS = re.compile(r"(Obtain model graph|Run decompositions|Translate the graph|Optimize the ONNX graph)")
@@ -69,6 +74,11 @@ def _dynamo(
             verbose=True,
         )
     except torch.onnx.OnnxExporterError as error:
+        if isinstance(root_of(error), GuardOnDataDependentSymNode):
+            raise ValueBranch(
+                f"forward decides by a value of a tensor{_place(error)}, which ONNX can't follow: compute both cases, and "
+                f"choose with torch.where"
+            ) from error
         raise ConversionError(f"torch.onnx can't export the model: {reason(error)}") from error
     assert program is not None  # None only with dynamo=False
     return program.model
@@ -108,10 +118,30 @@ def _save(model: onnx_ir.Model, path: Path) -> None:
     onnx_ir.save(model, path, external_data=f"{path.name}.data" if weights > _SINGLE_FILE_BYTES else None)
 
 
-def reason(error: BaseException) -> str:
-    """Why torch can't export, in the first lines of the root cause: torch wraps it in pages of advice."""
+def root_of(error: BaseException) -> BaseException:
+    """The error that the others were raised for."""
     while error.__cause__:
         error = error.__cause__
+    return error
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's code it happened, such as ` (model.py:12, if x.max() > 0:)`; empty if that isn't known."""
+    frames = [frame for each in _chain(error) for frame in traceback.extract_tb(each.__traceback__)]
+    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(_LIBRARIES) and Path(frame.filename).is_file()]
+    own = [frame for frame in own if not Path(frame.filename).is_relative_to(_PACKAGE)]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno}, {own[-1].line})" if own else ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__
+
+
+def reason(error: BaseException) -> str:
+    """Why torch can't export, in the first lines of the root cause: torch wraps it in pages of advice."""
+    error = root_of(error)
     text = _ESCAPES.sub("", str(error)).strip()
     if operator := _MISSING_OPERATOR.search(text):
         return f"the operator {operator[1].replace('::', '.')} has no counterpart in ONNX; compute it outside of the model"

@@ -15,7 +15,17 @@ import onnxruntime as ort
 from turnout_exporter import children
 from turnout_exporter.children import Channel, Json
 from turnout_exporter.errors import ConversionError, SourceError, SpecError
-from turnout_exporter.examination import Run, Subject, differing, find_base, find_limits, points_of, take_samples
+from turnout_exporter.examination import (
+    TIED,
+    Run,
+    Subject,
+    differing,
+    find_base,
+    find_limits,
+    points_of,
+    take_samples,
+    tied_dims,
+)
 from turnout_exporter.importing import load_draw, load_function
 from turnout_exporter.jobs import Examined, ExamineJob, ModelJob
 from turnout_exporter.runtime.sessions import open_session, run_session
@@ -51,6 +61,8 @@ def run(job_fields: Json, channel: Channel) -> Json:
     _check_stable(model, unoptimized, subject.inputs_at(Point(base)))
     channel.step("Looking for the sizes that it takes")
     limits = find_limits(subject, base, given, {})
+    if tied := tied_dims(subject, base, limits, given):
+        channel.note(TIED.format(" and ".join(tied)))
     points = points_of(subject, base, limits)
     channel.step(f"Running the reference at {len(points)} points")
     if job.reference_function:

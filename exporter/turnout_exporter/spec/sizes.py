@@ -45,7 +45,8 @@ class Budget:
         dim_cpu_s: all runs for one dimension together.
         nbytes: inputs and outputs of one run, which are kept as the reference.
         memory_bytes: what one run may need besides.
-        size: the largest size of a dimension for which nothing else says where to stop.
+        size: the largest size of a dimension for which nothing else says where to stop,
+        growth: or this many times the base, for sounds, which begin at hundreds.
     """
 
     run_cpu_s: float = 8.0
@@ -53,6 +54,7 @@ class Budget:
     nbytes: int = 64 * 2**20
     memory_bytes: int = 4 * 2**30
     size: int = 4096
+    growth: int = 64
 
     def allows_doubling(self, trial: Trial) -> bool:
         """Whether a run of twice the size is affordable; attention takes four times as long then."""
@@ -104,7 +106,7 @@ class Search:
 
     def _highest(self, dim: str, base: Sizes, step: int) -> int:
         """Doubles the size until the model fails, then looks for the exact end; or until the budget ends."""
-        cap = self.caps.get(dim, self.budget.size)
+        cap = self.caps.get(dim, max(self.budget.size, self.budget.growth * base[dim]))
         works, cpu_s = base[dim] + 2 * step, 0.0
         while works + step <= cap:
             size = base[dim] + (min(2 * works, cap) - base[dim]) // step * step

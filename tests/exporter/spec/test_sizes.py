@@ -47,6 +47,10 @@ def test_an_expensive_model_is_not_tried_further() -> None:
     assert 100 <= found.high < 400
 
 
+def test_a_size_that_begins_at_hundreds_goes_further() -> None:
+    assert limits(lambda sizes: sizes["samples"] >= 720, {"samples": 1024}) == {"samples": Limits(720, 65536)}
+
+
 def test_a_cap_is_the_end() -> None:
     assert search(lambda _: True, caps={"seq": 300}).limits({"seq": 3}, {}) == {"seq": Limits(1, 300)}
 
