@@ -141,6 +141,13 @@ def test_a_branch_on_a_size_that_is_not_usually_tried_is_found_and_refused(tmp_p
     assert not (tmp_path / "models").exists()
 
 
+def test_a_decision_by_a_value_is_refused_with_its_line_instead_of_being_kept(tmp_path: Path) -> None:
+    result = export(tmp_path / "models", "value", f"{ZOO}:ByValue", "--input", "x=float32[batch,4]")
+    assert result.exit_code == 1
+    assert re.search(r"decides by a value of a tensor \(zoo\.py:\d+, if x\.max\(\) > 100:\)", result.stderr)
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_packed_lstm_is_exported_by_the_second_exporter_for_rows_of_all_lengths(tmp_path: Path) -> None:
     result = export(tmp_path, "packed", f"{ZOO}:Packed", "--task", "text-classification", "--range", "seq=1..40")
     assert result.exit_code == 0, result.output

@@ -35,6 +35,15 @@ class RareBranch(nn.Module):
         return 2 * x if 17 <= x.shape[0] <= 29 else x + 1
 
 
+class ByValue(nn.Module):
+    """x (batch, 4) float32 -> (batch, 4); decides by a value that random inputs never have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.max() > 100:
+            return 0 * x
+        return x + 1
+
+
 class Linear(nn.Module):
     """x (batch, 4) float32 -> (batch, 3)."""
 

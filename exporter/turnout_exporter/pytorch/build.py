@@ -22,6 +22,7 @@ from turnout_exporter.pytorch.weights import WeightsFile
 from turnout_exporter.spec.sources import Kind, Source
 from turnout_exporter.spec.tasks import AUTO_CLASSES
 
+TESTED_TORCH = "2.13.0"
 _SEED = 0
 _SHOWN_KEYS = 3
 
@@ -54,6 +55,8 @@ def build(job: ModelJob) -> Built:
     if job.weights:
         weights = WeightsFile(Path(job.weights), job.weights_key, job.strip_prefix)
         built.notes.extend(weights.load_into(built.model))
+    if (installed := str(torch.__version__).partition("+")[0]) != TESTED_TORCH:
+        built.notes.append(f"torch {installed} isn't the version that is tested, {TESTED_TORCH}: look at the comparison")
     if any(parameter.dtype == torch.bfloat16 for parameter in built.model.parameters()):
         built.model.float()
         built.notes.append("the weights are bfloat16, which ONNX Runtime's CPU can't run: they were converted to float32")
