@@ -58,7 +58,7 @@ def measure(root: Path, variants: Sequence[Variant], cells: Sequence[Cell], roun
     by_name = {variant.name: variant for variant in variants}
     engines = list(dict.fromkeys(cell.engine for cell in cells))
     results = []
-    with _server(root) as port, grpc.insecure_channel(f"127.0.0.1:{port}", UNLIMITED) as channel:
+    with serving(root) as port, grpc.insecure_channel(f"127.0.0.1:{port}", UNLIMITED) as channel:
         for number in range(rounds):
             for mix, parts in MIXES.items():
                 best_s = {part: min(_run_s(cells, by_name[part[0]], part[1], engine) for engine in engines) for part in parts}
@@ -86,7 +86,7 @@ def _run_s(cells: Sequence[Cell], variant: Variant, rows: int, engine: str) -> f
 
 
 @contextmanager
-def _server(root: Path) -> Iterator[int]:
+def serving(root: Path) -> Iterator[int]:
     """Runs a server with the devices that it finds, and every model; yields its port."""
     port = free_port()
     flags = [f"--model-repository={root}", f"--grpc-port={port}", "--metrics-port=0", "--drain-delay-s=0"]

@@ -162,6 +162,9 @@ class FakeEngine:
     def unavailable_reason(self) -> ServingError | None:
         return self.trouble
 
+    def await_ready(self, timeout_s: float) -> None:
+        """Does nothing."""
+
     def stop(self) -> None:
         """Does nothing."""
 

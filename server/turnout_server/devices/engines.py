@@ -50,6 +50,10 @@ class Engine(Protocol):
         """Why nothing can run here now; None if it can."""
         ...
 
+    def await_ready(self, timeout_s: float) -> None:
+        """Returns once models can be opened here, or after this long."""
+        ...
+
     def stop(self) -> None:
         """Gives everything back."""
         ...
@@ -75,6 +79,9 @@ class LocalEngine:
 
     def unavailable_reason(self) -> ServingError | None:
         return None
+
+    def await_ready(self, timeout_s: float) -> None:
+        """It always is."""
 
     def stop(self) -> None:
         """There is nothing to give back but memory."""

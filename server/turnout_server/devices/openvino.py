@@ -6,10 +6,14 @@ device is missing, with that reason.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
+from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices.device import PROVIDERS, Device
 from turnout_server.devices.host import usable_cpus
 
@@ -59,6 +63,37 @@ def configured(device: Device, cache_dir: Path | None) -> Device:
     if cache_dir is not None:
         options["CACHE_DIR"] = str(cache_dir / "openvino")
     return replace(device, provider_options={**device.provider_options, OPTION: json.dumps({hardware.upper(): options})})
+
+
+def refusal(device: Device, tensors: Iterable[TensorSpec]) -> str | None:
+    """Why a model with these inputs and outputs can't run on the plug-in; None if it may.
+
+    It frees the memory of texts twice: an Identity of a text ended the process with `munmap_chunk(): invalid pointer`. And it
+    computes FP64 as FP32, which isn't what the file says.
+    """
+    if not is_plugin(device):
+        return None
+    for spec in tensors:
+        if spec.datatype.name == "BYTES":
+            return f"'{spec.name}' is text, which crashes the plug-in of {device.provider}; it runs on the CPU"
+        if spec.datatype.name == "FP64":
+            return f"'{spec.name}' is FP64, which {device.provider} computes as FP32; it runs on the CPU"
+    return None
+
+
+def narrowed(device: Device, inputs: Iterable[TensorSpec]) -> tuple[str, ...]:
+    """The inputs of 64-bit integers of which the plug-in uses the lower 32 bits."""
+    if not is_plugin(device):
+        return ()
+    return tuple(spec.name for spec in inputs if spec.datatype.name in ("INT64", "UINT64"))
+
+
+def beyond_32_bits(array: np.ndarray) -> int | None:
+    """A value of an array of integers that doesn't fit into 32 bits; None if all do."""
+    if not array.size:
+        return None
+    extremes = int(array.min()), int(array.max())
+    return next((value for value in extremes if not -(2**31) <= value < 2**31), None)
 
 
 def with_threads(provider_options: dict[str, str], threads: int) -> dict[str, str]:

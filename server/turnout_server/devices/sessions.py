@@ -142,6 +142,8 @@ class OnnxSession:
         self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions(), graphs)
         self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        if (refusal := openvino.refusal(device, (*self.inputs, *self.outputs))) is not None:
+            raise FailedPrecondition(refusal)
         self.placement: Counter[str] = Counter()
         for subgraph in self._session.get_provider_graph_assignment_info():
             self.placement[subgraph.ep_name] += len(subgraph.get_nodes())

@@ -13,6 +13,7 @@ import numpy as np
 
 from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded, ServingError, Unavailable
 from turnout_server.devices.device import PROVIDERS
+from turnout_server.devices.ort_errors import trying
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import STYLES, synthetic_inputs
 
@@ -118,7 +119,7 @@ def verify(
             elif unverified or devices[name].provider == devices[reference].provider:
                 results[name] = Parity(None)
             else:
-                results[name] = FailedPrecondition(UNVERIFIED.format(device=name, reference=reference, error=outputs))
+                results[name] = FailedPrecondition(UNVERIFIED.format(device=name, reference=reference, error=_cause(outputs)))
         break
     return results
 
@@ -128,7 +129,8 @@ def _first_that_runs(session: Session, known: Samples | None) -> tuple[Samples, 
     samples: Samples = []
     outputs: list[dict[str, np.ndarray]] | ServingError = []
     for samples in [known] if known is not None else made_up(session):
-        outputs = _outputs(session, samples)
+        with trying():
+            outputs = _outputs(session, samples)
         if not isinstance(outputs, ServingError) or isinstance(outputs, (Overloaded, Unavailable)):
             break
     return samples, outputs
@@ -181,9 +183,13 @@ def _failed(device: str, error: ServingError, reference: str) -> ServingError:
     """What a run that failed on inputs that others run says about a device."""
     if isinstance(error, (Overloaded, Unavailable)):
         return error
-    why = error.cause if isinstance(error, InternalError) and error.cause else str(error)
     whose = f"the inputs of {GOLDEN}" if reference == "golden" else f"inputs that '{reference}' runs"
-    return FailedPrecondition(f"it fails on device '{device}' with {whose}: {why}")
+    return FailedPrecondition(f"it fails on device '{device}' with {whose}: {_cause(error)}")
+
+
+def _cause(error: ServingError) -> str:
+    """What went wrong, for the operator."""
+    return error.cause if isinstance(error, InternalError) and error.cause else str(error)
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:

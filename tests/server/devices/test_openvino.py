@@ -3,6 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from turnout_server.core.datatypes import DATATYPES
+from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices import device as devices
 from turnout_server.devices import openvino
 from turnout_server.devices.openvino import configured, library, with_threads
@@ -56,3 +58,12 @@ def test_a_model_may_have_its_own_number_of_threads() -> None:
     assert json.loads(with_threads(given, 1)[openvino.OPTION])["CPU"]["INFERENCE_NUM_THREADS"] == "1"
     on_gpu = configured(replace(DEVICE, hardware="gpu"), None).provider_options
     assert with_threads(on_gpu, 1) == on_gpu
+
+
+def test_models_of_text_are_refused_because_the_plug_in_crashes_on_them() -> None:
+    numbers, texts = (TensorSpec(name, DATATYPES[datatype], (-1,)) for name, datatype in (("x", "INT64"), ("s", "BYTES")))
+    assert openvino.refusal(DEVICE, (numbers,)) is None
+    assert openvino.refusal(devices.cpu(), (numbers, texts)) is None
+    assert openvino.refusal(DEVICE, (numbers, texts)) == (
+        "'s' is text, which crashes the plug-in of OpenVINOExecutionProvider; it runs on the CPU"
+    )
