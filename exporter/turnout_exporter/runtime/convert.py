@@ -6,6 +6,7 @@ dynamically: their activations vary more, and it needs no data.
 """
 
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -104,10 +105,12 @@ def _to_float16(path: Path, output: Path) -> None:
 
 def _fold_constants(path: Path, prepared: Path) -> None:
     """Computes what doesn't depend on inputs: torch writes the weights of an LSTM in parts, which aren't quantized as such."""
-    try:
-        quant_pre_process(path, prepared)
-    except Exception:  # symbolic shape inference doesn't know every operator; without it, less is fused
-        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+    path, prepared = path.resolve(), prepared.resolve()
+    with chdir(prepared.parent):  # where shape inference fails, it leaves files in the current folder
+        try:
+            quant_pre_process(path, prepared)
+        except Exception:  # symbolic shape inference doesn't know every operator; without it, less is fused
+            quant_pre_process(path, prepared, skip_symbolic_shape=True)
 
 
 def _quantize_statically(prepared: Path, output: Path, reader: "_Reader") -> None:

@@ -51,16 +51,16 @@ class Budget:
 
     run_cpu_s: float = 8.0
     dim_cpu_s: float = 40.0
-    nbytes: int = 64 * 2**20
+    nbytes: int = 128 * 2**20
     memory_bytes: int = 4 * 2**30
     size: int = 4096
     growth: int = 64
 
     def allows_doubling(self, trial: Trial) -> bool:
-        """Whether a run of twice the size is affordable; attention takes four times as long then."""
+        """Whether a run of twice the size is affordable; attention takes four times the time and memory then."""
         return (
             4 * trial.cpu_s <= self.run_cpu_s
-            and 4 * trial.nbytes <= self.nbytes
+            and 2 * trial.nbytes <= self.nbytes
             and 4 * trial.memory_bytes <= self.memory_bytes
         )
 

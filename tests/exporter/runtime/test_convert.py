@@ -110,6 +110,23 @@ def test_weights_that_are_joined_from_parts_are_quantized_as_a_whole(tmp_path: P
     assert {node.op_type for node in onnx.load(path).graph.node} >= {"MatMulInteger", "DynamicQuantizeLinear"}
 
 
+def test_a_graph_whose_shapes_cannot_be_inferred_leaves_nothing_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: Path, skip_symbolic_shape: bool = False) -> None:
+        Path("sym_shape_infer_temp.onnx").touch()
+        if not skip_symbolic_shape:
+            raise Exception("Incomplete symbolic shape inference")
+        onnx.save(onnx.load(arguments[0]), arguments[1])
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(convert, "quant_pre_process", failing)
+    path, _ = converted(tmp_path, dense(), "int8")
+    assert path.exists()
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_float16_keeps_float32_at_its_borders(tmp_path: Path) -> None:
     path, _ = converted(tmp_path, convolutional(), "fp16")
     session = open_session(path)
