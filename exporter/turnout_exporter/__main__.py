@@ -1,5 +1,7 @@
 """`turnout-export`, also as `python -m turnout_exporter`."""
 
+import sys
+
 from turnout_cli import family
 
 NAME = "turnout-export"
@@ -9,10 +11,7 @@ _NEEDED = {"rich": "export", "torch": "export", "onnx": "export", "onnxscript": 
 
 def main() -> None:
     """Runs the command line, or exits with what to install first."""
-<<<<<<< HEAD
-    for package, extra in _NEEDED.items():
-        if find_spec(package) is None:
-            sys.exit(f"error: {package} is not installed: pip install 'turnout[{extra}]'")
+    family.require(NAME, _NEEDED)
     from turnout_exporter.cli.export import export_command  # noqa: PLC0415 (imports the packages that were just looked for)
     from turnout_exporter.cli.inspect import inspect_command  # noqa: PLC0415
     from turnout_exporter.cli.verify import verify_command  # noqa: PLC0415
@@ -20,14 +19,8 @@ def main() -> None:
     subcommands = {"verify": verify_command, "inspect": inspect_command}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in subcommands:
-        subcommands[name](sys.argv[2:], prog_name=f"turnout-export {name}")
-    export_command(prog_name="turnout-export")
-=======
-    family.require(NAME, _NEEDED)
-    from turnout_exporter.cli import export_command  # noqa: PLC0415 (imports the packages that were just looked for)
-
+        family.run(subcommands[name], f"{NAME} {name}", sys.argv[2:])
     family.run(export_command, NAME)
->>>>>>> main
 
 
 if __name__ == "__main__":
