@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image deploy-check release-check clean
+.PHONY: help install demo models test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ $(SETS:%=$(INSTALLED)-%): $(INSTALLED)-%: pyproject.toml constraints.txt | .venv
 
 demo: $(INSTALLED)-demo  ## train, export, serve, load-test and report, on every device there is (2 to 4 minutes)
 	@$(BIN)/python examples/demo.py
+
+models: $(INSTALLED)-demo  ## export full-size models with int8 variants, and tabulate them (half an hour)
+	@$(BIN)/python examples/export_models.py --report docs/results/exported-models.md $(MODELS)
 
 test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest

@@ -49,7 +49,7 @@ ROWS_PER_REQUEST = 32
 START_TIMEOUT_S, STOP_TIMEOUT_S, CLASSIFY_TIMEOUT_S = 120, 45, 30
 # Trained weights and notes of finished steps, for the next run. The server ignores hidden directories.
 KEPT = MODELS / ".demo"
-EXPORTER = sorted(Path(turnout_exporter.__file__).parent.glob("*.py"))
+EXPORTER = sorted(Path(turnout_exporter.__file__).parent.rglob("*.py"))
 VERSIONS = [f"{package}=={version(package)}" for package in ("torch", "onnx", "onnxscript")]
 
 console = Console(highlight=False, soft_wrap=True)
@@ -79,7 +79,7 @@ def main() -> None:
     console.print("[bold]Turnout's demo[/bold]: train, export, serve, classify, load-test. Ctrl-C keeps what is done.\n")
     try:
         classifiers = [train_and_export("cnn", "image"), train_and_export("lstm", "rows")]
-        export("examples/resnet50.py:resnet50", "resnet50", "image=float32[batch,3,224,224]")
+        export("examples/models/resnet50.py:resnet50", "resnet50", "image=float32[batch,3,224,224]")
         with served(folder / "server.log") as host:
             classify(connect(host), classifiers)
             measured = load_test(host, folder)
