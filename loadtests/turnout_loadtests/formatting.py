@@ -28,6 +28,13 @@ def or_dash(value: float | None) -> str:
     return "–" if value is None else three_digits(value)  # noqa: RUF001 (a dash)
 
 
+def with_bound(value: float | None, bound: float | None) -> str:
+    """A percentile with the value that it doesn't exceed, as `12.5 (<= 13.1)`; a dash if there were too few samples."""
+    if value is None:
+        return or_dash(None)
+    return three_digits(value) if bound is None else f"{three_digits(value)} (\N{LESS-THAN OR EQUAL TO}{three_digits(bound)})"
+
+
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
     return [
