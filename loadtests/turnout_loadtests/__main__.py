@@ -21,6 +21,7 @@ from turnout_loadtests.measuring.devices import read_settings
 from turnout_loadtests.measuring.machine import usable_cores
 from turnout_loadtests.measuring.server import ServerAddress, attached, started
 from turnout_loadtests.plan import PROFILES, Request
+from turnout_loadtests.probing import Stated
 from turnout_loadtests.reporting import report as reports
 from turnout_loadtests.reporting import results as files
 from turnout_loadtests.reporting.conclusions import merged
@@ -81,7 +82,11 @@ def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) 
     request, options = _request(models, given), _options(given)
     others = [files.read(path) for path in given["others"]]
     with progress_on(console) as shown:
-        progress = replace(shown, written=lambda results: files.write(results, folder))
+        progress = replace(
+            shown,
+            written=lambda results: files.write(results, folder),
+            sampled=lambda cell, samples: samples.save(folder / "samples" / f"{cell.file_name}.npz"),
+        )
         results, status = measured(request, options, _Server(given, folder), progress)
     if results is None:
         sys.exit(status)
@@ -171,7 +176,7 @@ class _Server:
         """The options with the cores that server and senders have for themselves."""
         server, senders = self._split()
         own = len(server or ()) or (usable_cores() if self.given["model_repository"] else 0)
-        return replace(options, server_cores=own, sender_cores=tuple(sorted(senders or ())))
+        return replace(options, sender_cores=tuple(sorted(senders or ())), stated=replace(options.stated, server_cores=own))
 
     def _split(self) -> tuple[set[int] | None, set[int] | None]:
         """The cores of the server and those of the senders, if the server is started here and there are cores to spare."""
@@ -233,9 +238,11 @@ def _options(given: dict[str, Any]) -> Options:
     return Options(
         command=shlex.join(["turnout-loadtest", *sys.argv[1:]]),
         processes=given["client_processes"] or default_processes(usable_cores()),
-        prices=dict(quantities.price(text) for text in given["prices"]),
-        cpu_power=quantities.power_model(given["cpu_power"]) if given["cpu_power"] else None,
-        settings=read_settings(given["config"]),
+        stated=Stated(
+            prices=dict(quantities.price(text) for text in given["prices"]),
+            cpu_power=quantities.power_model(given["cpu_power"]) if given["cpu_power"] else None,
+            settings=read_settings(given["config"]),
+        ),
     )
 
 

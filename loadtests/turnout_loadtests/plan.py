@@ -124,6 +124,11 @@ def in_turn(devices: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
             yield number, device
 
 
+def rounds_of(profile: Profile, devices: int) -> int:
+    """How often an experiment is repeated; half as often if there is nothing to compare a device with."""
+    return profile.rounds if devices > 1 else max(2, profile.rounds // 2)
+
+
 def window_s(profile: Profile, in_flight: int, latency_s: float) -> float:
     """How long to measure so that there are enough answers, within the profile's limit."""
     turns = max(TURNS, WANTED_ANSWERS / in_flight)

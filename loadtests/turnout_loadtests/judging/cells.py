@@ -1,6 +1,7 @@
 """A cell is one measurement: one model on one device under one load. This module turns its raw samples into numbers."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,6 +143,14 @@ class Cell:
     def is_single_stream(self) -> bool:
         """Whether one request was in flight at a time."""
         return self.scenario == SINGLE_STREAM
+
+    @property
+    def file_name(self) -> str:
+        """A name for the file with its samples, without an ending."""
+        place = f"{self.rate_per_s:.4g}s" if self.rate_per_s else f"n{self.in_flight}"
+        time = re.sub(r"\D", "", self.begun[11:23])  # trials of a search may be alike
+        name = f"{self.model}-{self.device}-{self.scenario}-b{self.batch}-{place}-r{self.round}-{time}"
+        return re.sub(r"[^\w.-]", "_", name)
 
     @property
     def failure_share(self) -> float:

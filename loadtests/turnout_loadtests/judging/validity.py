@@ -12,6 +12,8 @@ from turnout_loadtests.sending.load import OPEN
 from turnout_loadtests.sending.samples import UNSTATED
 from turnout_loadtests.statistics import differ_by_chance
 
+#: How the reasons begin of what may go better another time.
+REPEATABLE = ("disturbed", "not steady")
 MAX_FAILURES = 0.01  # a p99 can't be told if more than that have no latency
 IN_FLIGHT_TOLERANCE = 0.1
 MIN_IN_FLIGHT = 0.5

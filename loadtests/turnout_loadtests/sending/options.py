@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,23 +21,11 @@ OWN = "own"
 ASKING_S = 5.0
 
 
-class Choices(Sequence[str]):
+class Choices(list[str]):
     """What the page offers for an option; any other text is accepted, too, and judged by the server."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = tuple(names)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._names[index]
 
 
 def add_options(parser: Any) -> None:

@@ -147,7 +147,12 @@ def begin(environment: Environment, connection: Connection, load: Load) -> Traff
     return traffic
 
 
-def traffic_of(environment: Environment) -> Traffic:
-    """The traffic of the test that runs in this environment."""
-    found: Traffic = getattr(environment, _ATTRIBUTE)
+def forget(environment: Environment) -> None:
+    """Forgets the traffic of the test before, whose requests aren't those of the next."""
+    setattr(environment, _ATTRIBUTE, None)
+
+
+def traffic_of(environment: Environment) -> Traffic | None:
+    """The traffic of the test that runs in this environment; None before the first."""
+    found: Traffic | None = getattr(environment, _ATTRIBUTE, None)
     return found

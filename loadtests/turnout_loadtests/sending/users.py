@@ -12,7 +12,7 @@ import gevent
 import locust.stats
 from grpc.experimental.gevent import init_gevent  # type: ignore[import-not-found]
 from locust import User, constant
-from locust.exception import StopTest
+from locust.exception import StopTest, StopUser
 
 from turnout_loadtests.sending.buckets import three_significant_digits
 from turnout_loadtests.sending.options import DEFAULT_HOST
@@ -39,7 +39,10 @@ class InferenceUser(User):
     streaming = False
 
     def on_start(self) -> None:
-        self._traffic = traffic_of(self.environment)
+        traffic = traffic_of(self.environment)
+        if traffic is None:
+            raise StopUser  # the test couldn't start
+        self._traffic = traffic
         device = self._traffic.load.device or self.device
         self._requests = self._traffic.requests(device)
         self._label = self._traffic.label(device, self.streaming)
