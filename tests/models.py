@@ -92,6 +92,23 @@ def mlp(sizes: Sequence[int] = (8, 32, 4)) -> onnx.ModelProto:
     return model(nodes, {"x": x}, {"y": y}, constants)
 
 
+def convolutions(layers: int = 4, channels: int = 32, size: int = 32) -> onnx.ModelProto:
+    """y = the mean of x over the image, after 3x3 convolutions with ReLU; float32 (batch, 3, size, size), (batch, channels)."""
+    generator = np.random.default_rng(0)
+    nodes, at = [], "x"
+    constants: dict[str, np.ndarray] = {}
+    for layer in range(layers):
+        before = channels if layer else 3
+        weights = generator.standard_normal((channels, before, 3, 3)) / np.sqrt(9 * before)
+        constants |= {f"w{layer}": weights.astype(np.float32), f"b{layer}": np.full(channels, 0.1, np.float32)}
+        nodes.append(helper.make_node("Conv", [at, f"w{layer}", f"b{layer}"], [f"c{layer}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{layer}"], [at := f"r{layer}"]))
+    nodes.append(helper.make_node("GlobalAveragePool", [at], ["mean"]))
+    nodes.append(helper.make_node("Flatten", ["mean"], ["y"]))
+    x, y = (TensorProto.FLOAT, ("batch", 3, size, size)), (TensorProto.FLOAT, ("batch", channels))
+    return model(nodes, {"x": x}, {"y": y}, constants)
+
+
 def gather() -> onnx.ModelProto:
     """y = [10, 20, 30, 40][x]; int64 (batch,). A run with an index out of range fails."""
     tensor: Tensor = (TensorProto.INT64, ("batch",))

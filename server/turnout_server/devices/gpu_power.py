@@ -31,7 +31,7 @@ def with_power(
     with suppress(nvml.NVMLError):
         nvml.nvmlInit()
         try:
-            handle = _handle(nvml, int(device.provider_options.get("device_id", "0")), environ.get("CUDA_VISIBLE_DEVICES"))
+            handle = _handle(nvml, int(device.provider_options.get("device_id", "0")), environ)
             if handle is not None:
                 idle_w = nvml.nvmlDeviceGetPowerUsage(handle) / 1000 if device.idle_w is None else device.idle_w
                 limit_w = nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000 if device.busy_w is None else device.busy_w
@@ -42,11 +42,13 @@ def with_power(
     return device
 
 
-def _handle(nvml: Any, number: int, visible: str | None) -> Any:
+def _handle(nvml: Any, number: int, environ: Mapping[str, str]) -> Any:
     """NVML's handle of CUDA's GPU of that number; None if they may count differently."""
     count = nvml.nvmlDeviceGetCount()
-    if count > 1 and len({nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)}) > 1:
+    names = {nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count)}
+    if len(names) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         return None  # CUDA puts the fastest first
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
     chosen = [str(index) for index in range(count)] if visible is None else [entry.strip() for entry in visible.split(",")]
     if number >= len(chosen):
         return None

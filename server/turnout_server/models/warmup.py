@@ -26,6 +26,8 @@ REDUCED = {"tf32": 5e-3, "fp16": 2e-2, "bf16": 8e-2}
 MAX_SHARE_OF_SPREAD = 0.1
 #: The quickest of so many runs counts.
 QUICKEST_OF = 5
+#: And of so many changes of the size, which take longer.
+QUICKEST_OF_CHANGES = 3
 #: Rows of the runs that show what a change of size costs.
 CHANGED_ROWS = 8
 #: Runs that took this long in total are enough to tell how fast a model is.
@@ -164,9 +166,11 @@ def size_change_us(session: Session, max_rows: int) -> tuple[float, float] | Non
     try:
         for _ in range(2):
             timed_us(session, rows, batched=True)
-        steady_us = min(timed_us(session, rows, batched=True) for _ in range(2))
-        timed_us(session, rows - 1, batched=True)
-        changed_us = [timed_us(session, size, batched=True) for size in (rows, rows - 1, rows)]
+        steady_us = min(timed_us(session, rows, batched=True) for _ in range(QUICKEST_OF))
+        changed_us = []
+        for _ in range(QUICKEST_OF_CHANGES):
+            timed_us(session, rows - 1, batched=True)
+            changed_us.append(timed_us(session, rows, batched=True))
     except ServingError:
         return None
-    return steady_us, sorted(changed_us)[1]
+    return steady_us, min(changed_us)

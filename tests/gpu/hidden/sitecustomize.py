@@ -1,5 +1,5 @@
-"""Python imports this first where PYTHONPATH leads here: ONNX Runtime then doesn't find the CUDA libraries of wheels."""
+"""Python imports this first where PYTHONPATH leads here: the CUDA libraries of wheels aren't found then."""
 
-import onnxruntime
+from turnout_server.devices import cuda_libraries
 
-onnxruntime.preload_dlls = lambda *arguments, **keywords: None
+cuda_libraries.wheel_directories = lambda *arguments, **keywords: []

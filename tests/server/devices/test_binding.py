@@ -1,11 +1,16 @@
 """Bound runs: read and written in place, whatever the datatype, and what happens where that isn't possible."""
 
-from collections.abc import Callable
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from turnout_server.core.errors import InvalidRequest
@@ -30,7 +35,6 @@ class Bound:
     def run(self, array: np.ndarray, rows: int | None) -> tuple[MemoryLayout, dict[str, np.ndarray]]:
         (given,) = self.session.inputs
         layout = layout_of({given.name: array.shape}, self.session.inputs, self.session.outputs, rows)
-        assert layout is not None
         self.memory.reserve(layout.size)
         self.memory.view(layout.inputs[0])[...] = array
         return layout, BoundRun(self.session, layout, self.memory)()
@@ -78,3 +82,28 @@ def test_outputs_that_are_returned_are_not_kept(bound: Callable[[onnx.ModelProto
     run = BoundRun(made.session, layout, made.memory)
     run()
     assert run._binding is None
+
+
+def test_a_provider_that_copies_inputs_when_they_are_bound_reads_those_of_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = onnxruntime.IOBinding.bind_input
+    copies: dict[str, np.ndarray] = {}
+
+    def bind_input(self: Any, name: str, device: str, number: int, dtype: type, shape: Sequence[int], address: int) -> None:
+        source = (ctypes.c_char * (math.prod(shape) * np.dtype(dtype).itemsize)).from_address(address)
+        copies[name] = np.frombuffer(bytes(source), dtype)
+        real(self, name, device, number, dtype, shape, copies[name].ctypes.data)
+
+    monkeypatch.setattr(onnxruntime.IOBinding, "bind_input", bind_input)
+    made = Bound(tmp_path, models.add_sub())
+    made.session.device = replace(devices.cpu(), provider="CUDAExecutionProvider")
+    shapes = {spec.name: (2, 16) for spec in made.session.inputs}
+    layout = layout_of(shapes, made.session.inputs, made.session.outputs, 2)
+    made.memory.reserve(layout.size)
+    run = BoundRun(made.session, layout, made.memory)
+    for number in range(4):
+        for placed in layout.inputs:
+            made.memory.view(placed)[...] = number
+        assert run() == {}
+        assert (made.memory.view(layout.placed[0]) == 2 * number).all()

@@ -46,8 +46,8 @@ class Nvml:
         return self.gpus[handle][2] * 1000
 
 
-def watts(nvml: Nvml, number: int = 0, visible: str | None = None) -> tuple[float | None, float | None]:
-    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+def watts(nvml: Nvml, number: int = 0, visible: str | None = None, **environ: str) -> tuple[float | None, float | None]:
+    environ |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     device = with_power(devices.cuda(number), lambda: nvml, environ)
     assert not nvml.open
     return device.idle_w, device.busy_w
@@ -73,8 +73,11 @@ def test_watts_are_those_of_the_gpu_that_cuda_means(
     assert watts(Nvml(PAIR), number, visible) == expected
 
 
-def test_of_different_gpus_nothing_is_said_because_cuda_counts_them_by_speed() -> None:
-    assert watts(Nvml([*PAIR, ("H200", 76, 700)])) == (None, None)
+@pytest.mark.parametrize(("order", "expected"), [("FASTEST_FIRST", (None, None)), ("PCI_BUS_ID", (16, 72))])
+def test_different_gpus_are_told_apart_only_where_cuda_counts_as_nvml_does(
+    order: str, expected: tuple[float | None, float | None]
+) -> None:
+    assert watts(Nvml([*PAIR, ("H200", 76, 700)]), CUDA_DEVICE_ORDER=order) == expected
 
 
 def test_what_was_given_is_kept() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,27 @@ def test_published_samples_are_read_by_point(tmp_path: Path) -> None:
     assert list(two.inputs) == ["a"]
 
 
-def test_without_a_file_samples_are_made_up(tmp_path: Path) -> None:
-    assert [(len(sample.inputs["a"]), sample.outputs) for sample in samples(tmp_path, AddingSession())] == [
-        (1, None),
-        (2, None),
-    ]
+def test_without_a_file_samples_are_synthetic_two_of_them_of_the_same_shapes(tmp_path: Path) -> None:
+    made = samples(tmp_path, AddingSession())
+    assert [(len(sample.inputs["a"]), sample.outputs) for sample in made] == [(1, None), (2, None), (2, None)]
+    assert not np.array_equal(made[1].inputs["a"], made[2].inputs["a"])
+
+
+class Forgetful(AddingSession):
+    """A session that keeps the inputs of the first run of each shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[int, Mapping[str, np.ndarray]] = {}
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        return super().run(self.kept.setdefault(len(inputs["a"]), inputs), outputs)
+
+
+def test_a_device_that_answers_from_earlier_inputs_is_found_out(tmp_path: Path) -> None:
+    right = AddingSession()
+    result = verify({"cpu": right, "cuda:0": Forgetful()}, samples(tmp_path, right), 1e-3)["cuda:0"]
+    assert isinstance(result, FailedPrecondition)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
