@@ -104,12 +104,17 @@ def per_second(count: int, duration_s: float) -> float:
     return count / duration_s if duration_s > 0 else 0.0
 
 
-def differ_by_chance(counts: Sequence[int]) -> bool:
-    """Whether equal rates could have given these counts of independent events in equal times (a chi-squared test at 0.1 %)."""
+def differ_by_chance(counts: Sequence[int], scatter: float = 1.0) -> bool:
+    """Whether equal rates could have given these counts of events in equal times (a chi-squared test at 0.1 %).
+
+    Args:
+        scatter: standard deviation of the time between two events, in means. Independent events have 1; where it is greater,
+            a few long times make counts vary more.
+    """
     mean = sum(counts) / len(counts)
     if mean == 0:
         return True
-    chi_squared = sum((count - mean) ** 2 for count in counts) / mean
+    chi_squared = sum((count - mean) ** 2 for count in counts) / (mean * max(1.0, scatter**2))
     return bool(chdtrc(len(counts) - 1, chi_squared) > 0.001)
 
 

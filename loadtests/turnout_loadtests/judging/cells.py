@@ -93,6 +93,7 @@ class Cell:
         service: from sending a request to its answer. `response`: from the moment at which it was due.
         in_flight: planned; `in_flight_mean`: as counted while it ran; `in_flight_end`: when the window ended.
         part_rates: requests per second in each third of the window.
+        scatter: standard deviation of the service time, in means.
         busy_share: the share of the window in which the device ran something, 0 to 1, and where that comes from.
         state, reasons: whether the numbers may be used, and why not, or with which reservation.
         headroom: by which factor the device may be faster than measured, because sending took time or cores from it; 1 if it
@@ -126,6 +127,7 @@ class Cell:
     in_flight_mean: float
     in_flight_end: int
     part_rates: list[float]
+    scatter: float
     client: ClientUse
     machine: MachineUse
     busy_share: float | None
@@ -177,6 +179,7 @@ def summarise(load: Load, samples: Samples, around: Surroundings, command: str, 
     counted = (samples.due_s >= begin_s) & (samples.due_s < end_s)
     good = counted & answered
     ended_s = samples.ended_s[answered & (samples.ended_s >= begin_s) & (samples.ended_s < end_s)]
+    service_ms = (samples.ended_s - samples.began_s)[good] * 1e3
     response_ms = (samples.ended_s - samples.due_s)[good] * 1e3
     lag_ms = (samples.began_s - samples.due_s)[counted] * 1e3
     failed = _counts(samples.code[counted & ~answered])
@@ -204,7 +207,7 @@ def summarise(load: Load, samples: Samples, around: Surroundings, command: str, 
         requests_per_s=rate,
         rows_per_s=None if rate is None else rate * load.batch,
         goodput_per_s=None if in_time is None else per_second(in_time, duration_s),
-        service=percentiles((samples.ended_s - samples.began_s)[good] * 1e3),
+        service=percentiles(service_ms),
         response=percentiles(response_ms),
         server=_server_times(samples, good),
         answered_by=_counts(samples.device[good]),
@@ -212,6 +215,7 @@ def summarise(load: Load, samples: Samples, around: Surroundings, command: str, 
         in_flight_mean=samples.in_flight,
         in_flight_end=int(((samples.began_s < end_s) & (samples.ended_s >= end_s)).sum()),
         part_rates=_part_rates(ended_s, begin_s, duration_s),
+        scatter=float(service_ms.std() / service_ms.mean()) if len(service_ms) else 0.0,
         client=ClientUse(
             processes=samples.processes,
             cpu=samples.client_cpu_s / duration_s / samples.processes if duration_s else 0.0,

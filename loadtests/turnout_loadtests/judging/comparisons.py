@@ -6,7 +6,7 @@ have hidden on either side. Nothing is concluded from a cell that is invalid.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from turnout_loadtests.judging.cells import INVALID
 from turnout_loadtests.judging.summaries import Summary
@@ -63,28 +63,14 @@ def by_latency(first: Summary, second: Summary) -> Comparison:
 
 
 def by_tail(first: Summary, second: Summary) -> Comparison:
-    """Compares p99 by its bounds, over all rounds; less is better."""
-
-    def answer(outcome: str, reason: str = "") -> Comparison:
-        one, other = first.latency.p99_ms, second.latency.p99_ms
-        ratio = one / other if one is not None and other else None
-        return Comparison(
-            first.key.model, first.key.device, second.key.device, TAIL, outcome, ratio,
-            reason=reason, first_value=one, second_value=other,
-        )  # fmt: skip
-
-    for side in (first, second):
-        if side.state == INVALID:
-            return answer(UNDECIDED, f"{side.key.device} has no valid measurement")
-        if side.latency.p99_ms is None or side.p99_lower_ms is None or side.latency.p99_upper_ms is None:
-            return answer(UNDECIDED, f"p99 needs 459 answers; {side.key.device} gave {side.answers}")
-    assert first.p99_lower_ms is not None
-    assert second.p99_lower_ms is not None
-    if first.p99_lower_ms > (1 + MARGIN) * (second.latency.p99_upper_ms or math.inf):
-        return answer(WORSE)
-    if second.p99_lower_ms > (1 + MARGIN) * (first.latency.p99_upper_ms or math.inf):
-        return answer(BETTER)
-    return answer(UNDECIDED, "the ranges in which the true p99s lie overlap")
+    """Compares p99; less is better. The answers of one round hang together, so rounds are compared, not their answers."""
+    found = _compared(first, second, TAIL, first.p99s, second.p99s, 1.0)
+    one, other = first.latency.p99_ms, second.latency.p99_ms
+    few = [side for side in (first, second) if side.state != INVALID and side.latency.p99_ms is None]
+    if few:
+        reason = "; ".join(f"p99 needs 459 answers; {side.key.device} gave {side.answers}" for side in few)
+        return replace(found, outcome=UNDECIDED, reason=reason, first_value=one, second_value=other)
+    return replace(found, first_value=one, second_value=other)
 
 
 def _compared(
@@ -121,7 +107,7 @@ def _compared(
 def _widened(measured: Interval, first: Summary, second: Summary, quantity: str) -> tuple[float, float]:
     """The interval of the true ratio: each device may do better than measured by its headroom."""
     one, other = (math.inf if side.headroom is None else side.headroom for side in (first, second))
-    if quantity == LATENCY:  # a time may be shorter, where a rate may be higher
+    if quantity != THROUGHPUT:  # a time may be shorter, where a rate may be higher
         one, other = other, one
     return measured.low / other, measured.high * one
 
@@ -141,7 +127,7 @@ def _why(low: float, high: float, measured: Interval, pairs: int, first: Summary
     if _outcome(measured.low, measured.high, more_is_better=True) != UNDECIDED:
         limited = [side for side in (first, second) if side.headroom is None or side.headroom > 1]
         names = " and ".join(side.key.device for side in limited)
-        return f"the senders may have been the limit on {names}: use more --client-processes, or another machine for them"
+        return f"senders or other work may have held back {names}: use a quieter machine, more --client-processes, or both"
     needed = pairs_needed(measured, pairs, MARGIN)
     if needed is None:
         return f"the difference is about the {MARGIN:.0%} that count as none, and the rounds scatter more than that"

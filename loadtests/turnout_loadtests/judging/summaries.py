@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout_loadtests.judging.cells import INVALID, LIMITED, VALID, Cell, Percentiles, percentiles
-from turnout_loadtests.statistics import lower_bound, mean_interval
+from turnout_loadtests.statistics import lower_bound, mean_interval, nearest_rank
 
+#: Answers of a round below which it has no p99.
+MIN_TAIL_ANSWERS = 44
 #: The quantiles of the curve that a chart of the distribution draws.
 CURVE = (0.01, 0.05, *(step / 10 for step in range(1, 10)), 0.95, 0.98, 0.99, 0.995, 0.999)
 
@@ -38,7 +40,8 @@ class Summary:
     Attributes:
         state: INVALID if fewer than half of its rounds can be used, LIMITED if one of those is.
         rates: requests per second of each usable round, by its number.
-        p50s: median latency in milliseconds likewise; from when requests were due.
+        p50s, p99s: latency in milliseconds likewise; from when requests were due. A round has a p99 from 44 answers on: few for
+            one alone, but rounds are compared together.
         rate_low, rate_high: the interval of the mean rate; None of a single round.
         latency: of all answers of the usable rounds.
         p99_lower_ms: what the true p99 isn't below.
@@ -56,6 +59,7 @@ class Summary:
     failures: int
     rates: dict[str, float]
     p50s: dict[str, float]
+    p99s: dict[str, float]
     rate: float | None
     rate_low: float | None
     rate_high: float | None
@@ -104,7 +108,8 @@ def summarised(cells: Sequence[Cell], times_ms: Mapping[int, NDArray[Any]]) -> S
     enough = len(usable) * 2 >= len(cells) and usable
     rates = {str(cell.round): cell.requests_per_s for cell in usable if cell.requests_per_s is not None}
     interval = mean_interval(list(rates.values()))
-    times = np.concatenate([times_ms[cell.round] for cell in usable]) if usable else np.array([])
+    times_ms = {cell.round: times_ms[cell.round] for cell in usable}
+    times = np.concatenate(list(times_ms.values())) if usable else np.array([])
     headrooms = [cell.headroom for cell in usable]
     shown = usable or list(cells)
     return Summary(
@@ -117,6 +122,7 @@ def summarised(cells: Sequence[Cell], times_ms: Mapping[int, NDArray[Any]]) -> S
         failures=sum(cell.failures for cell in cells),
         rates=rates,
         p50s={str(cell.round): cell.response.p50_ms for cell in usable if cell.response.p50_ms is not None},
+        p99s={str(number): nearest_rank(found, 0.99) for number, found in times_ms.items() if len(found) >= MIN_TAIL_ANSWERS},
         rate=_mean(list(rates.values())),
         rate_low=interval and max(0.0, interval.low),
         rate_high=interval and interval.high,

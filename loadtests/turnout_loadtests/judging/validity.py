@@ -14,15 +14,16 @@ from turnout_loadtests.statistics import differ_by_chance
 
 #: How the reasons begin of what may go better another time.
 REPEATABLE = ("disturbed", "not steady")
+DISTURBED = REPEATABLE[0]
 MAX_FAILURES = 0.01  # a p99 can't be told if more than that have no latency
 IN_FLIGHT_TOLERANCE = 0.1
 MIN_IN_FLIGHT = 0.5
 MAX_PART_RATIO = 1.25
-MAX_STEAL_PERCENT = 5.0
-MAX_OTHER_WORK_PERCENT = 25.0
-REMARKABLE_OTHER_WORK_PERCENT = 10.0
-#: Pressure above this is of others' making, if the test itself used less of the cores than that.
-MAX_PRESSURE_PERCENT, LITTLE_USE_PERCENT = 25.0, 50.0
+#: Work of others and stolen time: up to the first share of the cores it is ignored, beyond the second nothing can be said.
+#: Between them the device may be faster by what it lost.
+IGNORED_LOST_PERCENT, MAX_LOST_PERCENT = 10.0, 50.0
+#: Pressure is used where the system doesn't say who used its cores.
+MAX_PRESSURE_PERCENT = 25.0
 MAX_CLIENT_CPU = 0.85
 MAX_CLIENT_WAIT = 0.10
 MAX_OF_CEILING = 0.70
@@ -75,20 +76,24 @@ def judged(cell: Cell, setting: Setting) -> Cell:
             remarks += check(cell, setting)
     except _Invalid as reason:
         return replace(cell, state=INVALID, reasons=[str(reason)], headroom=None)
-    limits = client_limits(cell, setting.floor)
-    if limits:
-        return replace(cell, state=LIMITED, reasons=[*limits, *remarks], headroom=_headroom_of_sending(cell))
+    limits, headroom = client_limits(cell, setting.floor), 1.0
+    sending = _headroom_of_sending(cell) if limits else 1.0
+    lost = _lost_percent(cell)
+    if lost > IGNORED_LOST_PERCENT:
+        limits.append(f"others took {lost:.0f} % of the cores' time")
+        headroom /= 1 - lost / 100
     if setting.shares_cores:
         share = min(0.9, cell.client.cpu * cell.client.processes / setting.cores)
         remarks.append(f"the senders took {share:.0%} of the cores that the device computes on: its figures are at least")
-        return replace(cell, state=VALID, reasons=remarks, headroom=1 / (1 - share))
-    return replace(cell, state=VALID, reasons=remarks, headroom=1.0)
+        headroom /= 1 - share
+    state = LIMITED if limits else VALID
+    return replace(cell, state=state, reasons=[*limits, *remarks], headroom=None if sending is None else headroom * sending)
 
 
 def _few_failures(cell: Cell, _: Setting) -> list[str]:
     """The share of requests that failed, with what the server said."""
     if not cell.requests:
-        raise _Invalid("no request was due in the measured time")
+        raise _Invalid(f"no request began in the {cell.duration_s:.3g} s measured: one takes longer than that; measure for longer")
     if not cell.failures:
         return []
     text = f"{cell.failures} of {cell.requests} requests failed{_texts(cell)}"
@@ -139,7 +144,7 @@ def _steady(cell: Cell, _: Setting) -> list[str]:
     """The same rate in each part of the window, but for chance."""
     rates = cell.part_rates
     counts = [round(rate * cell.duration_s / len(rates)) for rate in rates]
-    if max(rates) > MAX_PART_RATIO * min(rates) and not differ_by_chance(counts):
+    if max(rates) > MAX_PART_RATIO * min(rates) and not differ_by_chance(counts, cell.scatter):
         raise _Invalid(f"not steady: {', '.join(f'{rate:.3g}' for rate in rates)} requests/s in the thirds of its window")
     return []
 
@@ -147,20 +152,20 @@ def _steady(cell: Cell, _: Setting) -> list[str]:
 def _undisturbed(cell: Cell, _: Setting) -> list[str]:
     """Stolen time, work of others and pressure while the cell ran."""
     use = cell.machine
-    if (use.steal_percent or 0.0) > MAX_STEAL_PERCENT:
-        raise _Invalid(f"disturbed: the hypervisor took {use.steal_percent:.0f} % of the cores' time")
-    other = use.other_work_percent or 0.0
-    if other > MAX_OTHER_WORK_PERCENT:
-        raise _Invalid(f"disturbed: other processes took {other:.0f} % of the cores' time")
-    own_percent = (use.busy_percent or 0.0) - other
-    if (use.pressure_percent or 0.0) > MAX_PRESSURE_PERCENT and own_percent < LITTLE_USE_PERCENT:
+    lost = _lost_percent(cell)
+    if lost > MAX_LOST_PERCENT:
         raise _Invalid(
-            f"disturbed: tasks waited for a processor {use.pressure_percent:.0f} % of the time, while the test used "
-            f"{own_percent:.0f} % of the cores"
+            f"{DISTURBED}: other processes took {use.other_work_percent or 0.0:.0f} % of the cores' time, and the hypervisor "
+            f"{use.steal_percent or 0.0:.0f} %"
         )
-    if other > REMARKABLE_OTHER_WORK_PERCENT:
-        return [f"other processes took {other:.0f} % of the cores' time"]
+    if use.other_work_percent is None and (use.pressure_percent or 0.0) > MAX_PRESSURE_PERCENT:
+        raise _Invalid(f"{DISTURBED}: tasks waited for a processor {use.pressure_percent:.0f} % of the time")
     return []
+
+
+def _lost_percent(cell: Cell) -> float:
+    """The share of the cores' time that other processes and the hypervisor took while the cell ran; 0 if that isn't known."""
+    return (cell.machine.other_work_percent or 0.0) + (cell.machine.steal_percent or 0.0)
 
 
 CHECKS: tuple[Callable[[Cell, Setting], list[str]], ...] = (
