@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_loadtests.buckets import three_significant_digits
+from turnout_loadtests.sending.buckets import three_significant_digits
 from turnout_loadtests.formatting import TOO_FEW, markdown_table, ms, or_dash, three_digits
 
 

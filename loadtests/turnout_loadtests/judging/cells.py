@@ -215,7 +215,7 @@ def summarise(load: Load, samples: Samples, around: Surroundings, command: str, 
         in_flight_mean=samples.in_flight,
         in_flight_end=int(((samples.began_s < end_s) & (samples.ended_s >= end_s)).sum()),
         part_rates=_part_rates(ended_s, begin_s, duration_s),
-        scatter=float(service_ms.std() / service_ms.mean()) if len(service_ms) else 0.0,
+        scatter=float(service_ms.std() / service_ms.mean()) if service_ms.any() else 0.0,
         client=ClientUse(
             processes=samples.processes,
             cpu=samples.client_cpu_s / duration_s / samples.processes if duration_s else 0.0,

@@ -1,115 +1,166 @@
-"""Runs real Locust, headless, against a real server."""
+"""Runs the locustfile with real Locust, against servers of known latency."""
 
 import json
+import re
 import subprocess
 import sys
-from dataclasses import replace
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from turnout_loadtests.cells import Cell, Load
-from turnout_loadtests.errors import LoadTestError
-from turnout_loadtests.run import first_error, locustfile, run_cell
-from turnout_loadtests.samples import Samples
-
-
-@pytest.fixture
-def load(fake: str) -> Load:
-    return Load(host=fake, model="add", device="cpu", batch=2, users=2, warm_up_s=1.0, duration_s=2.0)
+from turnout_loadtests.sending.load import locustfile
+from turnout_loadtests.sending.samples import Samples
 
 
 def locust(*options: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "locust", "-f", str(locustfile()), "--headless", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, cwd=cwd)
 
 
-def test_a_cell_has_exact_latencies_and_the_servers_own_times(load: Load, tmp_path: Path) -> None:
-    shares: list[float] = []
-    cell = run_cell(load, tmp_path / "samples.npz", shares.append)
-    assert cell.service_p50_ms is not None
-    assert cell.service_p50_ms > 2.0
-    assert cell.failures == 0
-    assert cell.rows_per_s == 2 * cell.requests_per_s > 0
-    assert (cell.queue_p50_us, cell.compute_p50_us, cell.rows_run_together) == (100, 2000, 2)
-    assert cell.answered_by == {"cpu": cell.requests}
-    assert cell.duration_s == pytest.approx(load.duration_s, abs=0.5)
-    assert shares == sorted(shares)
-    samples = Samples.load(tmp_path / "samples.npz")
-    assert samples.began_s.min() < samples.window_s[0]  # recorded, but not measured
-    assert cell.requests < len(samples.began_s)
+@contextmanager
+def page(host: str, port: int, cwd: Path, *options: str) -> Iterator[str]:
+    """Locust's page, once it answers."""
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile()), "--host", host, "--web-host", "127.0.0.1"]
+    with subprocess.Popen([*command, "--web-port", str(port), *options], cwd=cwd, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(150):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+                    break
+                except (urllib.error.URLError, ConnectionError):
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
-def test_failures_never_enter_latencies(load: Load, tmp_path: Path) -> None:
-    options = {"--host": load.host, "--device": "failing", "--warm-up": "0.2", "--duration": "2", "--json-file": "stats"}
-    done = locust(*[text for pair in options.items() for text in pair], cwd=tmp_path)
-    stats: list[dict[str, Any]] = json.loads((tmp_path / "stats.json").read_text())
+def ask(url: str, **form: str) -> tuple[int, Any]:
+    data = urllib.parse.urlencode(form).encode() if form else None
+    with urllib.request.urlopen(url, data, timeout=30) as answer:
+        return answer.status, json.loads(answer.read())
+
+
+def rows(stats: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = json.loads(stats)
+    return {row["name"]: row for row in found}
+
+
+def test_locusts_own_figures_are_those_of_the_window(fake: str, tmp_path: Path) -> None:
+    """The slow device answers twice a second and user. Counted from the start, the warm-up would halve that."""
+    options = "--users", "4", "--spawn-rate", "4", "--warm-up", "3", "--duration", "3", "--stop-timeout", "5"
+    done = locust("AutoUser", "--host", fake, "--device", "slow", *options, "--samples", "s.npz", "--json-file", "stats", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    samples = Samples.load(tmp_path / "s.npz")
+    in_window = (samples.due_s >= samples.window_s[0]) & (samples.due_s < samples.window_s[1])
+    (row,) = rows((tmp_path / "stats.json").read_text()).values()
+    assert row["num_requests"] == in_window.sum()
+    assert row["num_requests"] / (row["last_request_timestamp"] - row["start_time"]) == pytest.approx(8.0, rel=0.25)
+
+
+def test_the_masters_figures_are_those_of_the_window_too(fake: str, tmp_path: Path) -> None:
+    options = "--users", "4", "--spawn-rate", "4", "--warm-up", "4", "--duration", "6", "--processes", "2", "--json-file", "stats"
+    done = locust("AutoUser", "--host", fake, "--device", "slow", *options, "--samples", "s.npz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    counted = 0
+    for worker in (0, 1):
+        samples = Samples.load(tmp_path / f"s-{worker}.npz")
+        counted += int(((samples.due_s >= samples.window_s[0]) & (samples.due_s < samples.window_s[1])).sum())
+    (row,) = rows((tmp_path / "stats.json").read_text()).values()
+    assert row["num_requests"] == counted == pytest.approx(48, rel=0.2)
+    assert row["num_requests"] / (row["last_request_timestamp"] - row["start_time"]) == pytest.approx(8.0, rel=0.25)
+
+
+def test_failures_are_counted_by_text_and_never_enter_latencies(fake: str, tmp_path: Path) -> None:
+    options = "AutoUser", "--host", fake, "--device", "failing", "--duration", "1"
+    done = locust(*options, "--json-file", "stats", cwd=tmp_path)
     assert done.returncode == 1  # some requests failed
-    assert stats[0]["num_requests"] == stats[0]["num_failures"] > 0
-    assert stats[0]["response_times"] == {}
+    (row,) = rows((tmp_path / "stats.json").read_text()).values()
+    assert row["num_requests"] == row["num_failures"] > 0
+    assert row["response_times"] == {}
+    said = locust(*options, cwd=tmp_path)  # with --json-file Locust prints no table of errors
+    assert "RESOURCE_EXHAUSTED: the queue of 'failing' is full" in said.stdout + said.stderr
     assert "Traceback" not in done.stderr
-    cell = run_cell(replace(load, device="failing"), tmp_path / "samples.npz")
-    assert (cell.service_p50_ms, cell.requests_per_s) == (None, 0.0)
-    assert cell.failures_by_code == {"RESOURCE_EXHAUSTED": cell.requests}
 
 
-MIXED = f"""
-import runpy
-from turnout_proto import inference_pb2 as pb
-
-Inference = runpy.run_path({str(locustfile())!r})["Inference"]
-
-class Fast(Inference):
-    fixed_count = 1
-
-class Slow(Inference):
-    def on_start(self):
-        slow = pb.ModelInferRequest()
-        slow.CopyFrom(self.requests[0])
-        slow.parameters["device"].string_param = "slow"
-        self.requests = [slow]
-        super().on_start()
-"""
-
-
-def test_a_fast_call_is_not_held_up_by_slow_ones_in_the_same_process(fake: str, tmp_path: Path) -> None:
-    """With blocking calls, ten slow ones in flight would hold all threads of the pool, and fast ones would wait."""
-    (tmp_path / "mixed.py").write_text(MIXED)
-    options = ["--host", fake, "-u", "21", "-r", "21", "--duration", "3", "--device", "cpu", "--samples", "mixed.npz"]
-    command = [sys.executable, "-m", "locust", "-f", "mixed.py", "--headless", "--only-summary", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+def test_an_open_load_arrives_at_users_times_rate(fake: str, tmp_path: Path) -> None:
+    options = "--arrival", "open", "--rate-per-user", "25", "--users", "4", "--spawn-rate", "4", "--duration", "3"
+    done = locust("CpuUser", "--host", fake, *options, "--samples", "s.npz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    samples = Samples.load(tmp_path / "mixed.npz")
-    took_s = samples.ended_s - samples.began_s
-    assert (samples.device == "slow").sum() > 20
-    assert sorted(took_s[samples.device == "cpu"])[(samples.device == "cpu").sum() // 2] < 0.1
+    samples = Samples.load(tmp_path / "s.npz")
+    count = int(((samples.due_s >= samples.window_s[0]) & (samples.due_s < samples.window_s[1])).sum())
+    assert count == pytest.approx(300, rel=0.25)
+    assert set(samples.device) == {"cpu"}
 
 
-def test_failures_on_a_missing_device_are_counted_by_code(load: Load, tmp_path: Path) -> None:
-    cell: Cell = run_cell(replace(load, device="cuda", users=1), tmp_path / "samples.npz")
-    assert cell.failures_by_code == {"FAILED_PRECONDITION": cell.requests}
-    assert "no answers" in cell.flags
+def test_streams_are_recorded(fake: str, tmp_path: Path) -> None:
+    done = locust("StreamUser", "--host", fake, "--duration", "1", "--json-file", "stats", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = rows((tmp_path / "stats.json").read_text()).values()
+    assert row["name"].endswith("stream")
+    assert row["num_requests"] > 50
 
 
-def test_an_unknown_model_stops_locust_with_one_line(load: Load, tmp_path: Path) -> None:
-    done = locust("--host", load.host, "--model", "nope", "--duration", "20", cwd=tmp_path)
+def test_users_whose_device_is_missing_are_left_out_unless_they_were_named(fake: str, tmp_path: Path) -> None:
+    done = locust("--host", fake, "--duration", "1", "--users", "4", "--spawn-rate", "4", "--json-file", "stats", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "CudaUser is left out: device 'cuda' is not available" in done.stderr
+    assert not any("cuda" in name for name in rows((tmp_path / "stats.json").read_text()))
+    named = locust("CudaUser", "--host", fake, "--duration", "1", cwd=tmp_path)
+    assert named.returncode == 2
+    assert "device 'cuda' is not available" in named.stderr
+    assert "Traceback" not in named.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--model", "nope"), "unknown model 'nope'"),
+        (("--batch", "0"), "--batch is 0, but has to be a whole number above 0"),
+        (("--arrival", "open", "--rate-per-user", "0"), "--rate-per-user is 0.0, but has to be"),
+        (("--payload", "missing.npz"), "missing.npz"),
+        (("--payload", "golden"), "golden"),
+    ],
+)
+def test_a_test_that_cannot_start_ends_with_one_line(options: tuple[str, ...], said: str, fake: str, tmp_path: Path) -> None:
+    done = locust("CpuUser", "--host", fake, "--duration", "20", *options, cwd=tmp_path)
     assert done.returncode == 2
-    assert "unknown model 'nope'" in done.stderr
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
-    with pytest.raises(LoadTestError, match="exit code 2: asking the server failed with NOT_FOUND: unknown model 'nope'"):
-        run_cell(replace(load, model="nope"), tmp_path / "samples.npz")
 
 
-def test_workers_each_write_their_samples(load: Load, tmp_path: Path) -> None:
-    done = locust(
-        "--host", load.host, "--processes", "2", "-u", "4", "-r", "4", "--duration", "1", "--samples", "s.npz", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert sum(len(Samples.load(tmp_path / f"s-{worker}.npz").began_s) > 0 for worker in (0, 1)) == 2
+def test_a_missed_target_fails_the_test(fake: str, tmp_path: Path) -> None:
+    options = "AutoUser", "--host", fake, "--device", "slow", "--duration", "2"
+    assert locust(*options, "--slo-p99-ms", "50", cwd=tmp_path).returncode == 1
+    assert locust(*options, "--slo-p99-ms", "5000", cwd=tmp_path).returncode == 0
 
 
-def test_the_first_error_of_a_log_is_reported() -> None:
-    log = "[2026] host/INFO/locust: a\n[2026] host/ERROR/locust.runners: no: it broke\n[2026] host/ERROR/x: later\n"
-    assert first_error(log) == "no: it broke"
-    assert first_error("a\nb\n") == "b"
-    assert first_error("") == "it printed nothing"
+def test_the_page_has_the_options_says_what_is_wrong_and_shows_devices(fake: str, closed_port: int, tmp_path: Path) -> None:
+    with page(fake, closed_port, tmp_path, "--class-picker") as url:
+        html = urllib.request.urlopen(url, timeout=10).read().decode()
+        for name in ("batch", "rate_per_user", "slo_p99_ms", "arrival"):
+            assert re.search(rf'"{name}"', html), name
+        assert '"samples"' not in html
+        assert '"model_repository"' not in html
+        usual = {"user_count": "2", "spawn_rate": "2", "host": fake, "user_classes": "CpuUser", "duration": "0"}
+        for form, said in (
+            ({"batch": "x"}, "--batch is 'x', but has to be"),
+            ({"samples": "/tmp/overwritten.npz"}, "no field 'samples'"),
+            ({"payload": "/etc/passwd"}, "files are named on the command line"),
+            ({"model": "nope"}, "unknown model 'nope'"),
+            ({"device": "cuda"}, "device 'cuda' is not available"),
+        ):
+            status, answer = ask(f"{url}/swarm", **usual, **form)
+            assert (status, answer["success"]) == (200, False), form
+            assert said in answer["message"]
+        assert ask(f"{url}/swarm", **usual)[1]["success"] is True
+        time.sleep(3)
+        (devices,) = ask(f"{url}/stats/requests")[1]["extended_stats"]
+        assert devices["key"] == "devices"
+        assert devices["data"][0]["answered_by"] == "cpu"
+        assert float(devices["data"][0]["compute_ms"]) >= 2
