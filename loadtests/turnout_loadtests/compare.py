@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.judging.cells import INVALID, Cell, summarise
-from turnout_loadtests.judging.search import Trial, capacity_of, kept, misses_allowed, next_rate, trial_length_s
+from turnout_loadtests.judging.search import Trial, capacity_of, kept, misses_allowed, next_rate, start_rate, trial_length_s
 from turnout_loadtests.judging.validity import REPEATABLE, Floor, Setting, judged
 from turnout_loadtests.ledger import Ledger
 from turnout_loadtests.measuring.devices import DeviceFacts
@@ -246,7 +246,7 @@ class Run:
         """Looks for the greatest rate that keeps the target."""
         probed, profile = self._ledger.models[model][device], self._request.profile
         batch = min(probed.latency_s)
-        start_per_s = max(0.1, 0.25 / max(1e-4, probed.latency_s[batch]))
+        start_per_s = start_rate(probed.latency_s[batch], profile.longest_trial_s)
         trials: list[Trial] = []
         while (rate := next_rate(trials, start_per_s)) is not None:
             length_s = trial_length_s(rate, profile.trial_s, profile.longest_trial_s)

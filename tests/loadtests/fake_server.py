@@ -137,7 +137,15 @@ async def serve(devices: dict[str, Device]) -> None:
     """Serves until the process is killed."""
     server, service = grpc.aio.server(), Server(devices)
     handlers = {}
-    for name in ("ModelInfer", "ModelMetadata", "ModelConfig", "RepositoryIndex", "ServerMetadata", "ServerReady", "ServerLive"):
+    for name in (
+        "ModelInfer",
+        "ModelMetadata",
+        "ModelConfig",
+        "RepositoryIndex",
+        "ServerMetadata",
+        "ServerReady",
+        "ServerLive",
+    ):
         method = METHODS[name]
         answer: Callable[..., Any] = getattr(service, name)
         handlers[name] = grpc.unary_unary_rpc_method_handler(

@@ -93,7 +93,9 @@ def samples(given: Load, device: Behaviour, chance: np.random.Generator) -> Samp
     )
 
 
-def cell(behaviour: Behaviour | None = None, *, seed: int = 1, number: int = 1, floor: Floor | None = None, **changes: Any) -> Cell:
+def cell(
+    behaviour: Behaviour | None = None, *, seed: int = 1, number: int = 1, floor: Floor | None = None, **changes: Any
+) -> Cell:
     """A judged cell of a device that behaves like this, under a load with these changes."""
     return entry(load(**changes), behaviour or Behaviour(), number, np.random.default_rng(seed), floor)[0]
 
@@ -103,7 +105,9 @@ def entry(
 ) -> tuple[Cell, Samples]:
     """A judged cell and its samples."""
     made = samples(given, behaviour, chance)
-    measured = summarise(given, made, Surroundings(behaviour.machine), "locust -f locustfile.py", number, "2026-01-02T03:04:05.000")
+    measured = summarise(
+        given, made, Surroundings(behaviour.machine), "locust -f locustfile.py", number, "2026-01-02T03:04:05.000"
+    )
     return judged(measured, Setting(floor, cores=2)), made
 
 
@@ -127,13 +131,20 @@ class World:
     def ledger(self) -> Ledger:
         """The comparison with all its cells."""
         names = tuple(self.devices)
-        request = Request(self.models and tuple(self.models), names, PROFILES["standard"], target_ms=self.target_ms, loads_per_s=self.loads_per_s)
+        request = Request(
+            tuple(self.models),
+            names,
+            PROFILES["standard"],
+            target_ms=self.target_ms,
+            loads_per_s=self.loads_per_s,
+        )
         ledger = Ledger(request, "turnout-loadtest compare resnet50", 1, True, False, lambda text: None, lambda results: None)
         ledger.server_name = "turnout 0.1.0"
         chance = np.random.default_rng(self.seed)
         for model in self.models:
             ledger.models[model] = {
-                name: Probed(self.facts.get(name, DeviceFacts(name, name, "CPUExecutionProvider", 2, 1)), {1: 0.01}) for name in names
+                name: Probed(self.facts.get(name, DeviceFacts(name, name, "CPUExecutionProvider", 2, 1)), {1: 0.01})
+                for name in names
             }
             for number in range(1, self.rounds + 1):
                 for name in names if number % 2 else reversed(names):

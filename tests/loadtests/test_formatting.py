@@ -1,8 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_loadtests.sending.buckets import three_significant_digits
 from turnout_loadtests.formatting import TOO_FEW, markdown_table, ms, or_dash, three_digits
+from turnout_loadtests.sending.buckets import three_significant_digits
 
 
 @pytest.mark.parametrize(

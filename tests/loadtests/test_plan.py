@@ -4,8 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from turnout_loadtests.plan import (
-    MAX_IN_FLIGHT, MAX_ROWS_IN_FLIGHT, PROFILES, Experiment, Request, estimate_s, experiments, filling, in_turn,
-    next_in_flight, rounds_of, window_s,
+    MAX_IN_FLIGHT,
+    MAX_ROWS_IN_FLIGHT,
+    PROFILES,
+    Experiment,
+    Request,
+    estimate_s,
+    experiments,
+    filling,
+    in_turn,
+    next_in_flight,
+    rounds_of,
+    window_s,
 )  # fmt: skip
 
 REQUEST = Request(("a",), ("cpu", "cuda"), PROFILES["quick"], loads_per_s=(100.0,))

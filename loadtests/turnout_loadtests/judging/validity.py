@@ -93,7 +93,9 @@ def judged(cell: Cell, setting: Setting) -> Cell:
 def _few_failures(cell: Cell, _: Setting) -> list[str]:
     """The share of requests that failed, with what the server said."""
     if not cell.requests:
-        raise _Invalid(f"no request began in the {cell.duration_s:.3g} s measured: one takes longer than that; measure for longer")
+        raise _Invalid(
+            f"no request began in the {cell.duration_s:.3g} s measured: one takes longer than that; measure for longer"
+        )
     if not cell.failures:
         return []
     text = f"{cell.failures} of {cell.requests} requests failed{_texts(cell)}"

@@ -2,7 +2,17 @@ from dataclasses import replace
 
 import pytest
 from turnout_loadtests.judging.comparisons import (
-    BETTER, LATENCY, SAME, TAIL, THROUGHPUT, UNDECIDED, WORSE, Comparison, by_latency, by_tail, by_throughput,
+    BETTER,
+    LATENCY,
+    SAME,
+    TAIL,
+    THROUGHPUT,
+    UNDECIDED,
+    WORSE,
+    Comparison,
+    by_latency,
+    by_tail,
+    by_throughput,
 )  # fmt: skip
 from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.sending.load import OFFLINE, SINGLE_STREAM

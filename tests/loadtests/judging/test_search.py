@@ -1,10 +1,20 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turnout_loadtests.judging.search import (
-    LEAST_REQUESTS, MAX_TRIALS, RESOLUTION, Trial, capacity_of, kept, misses_allowed, next_rate, trial_length_s,
+    LEAST_REQUESTS,
+    MAX_TRIALS,
+    RESOLUTION,
+    Trial,
+    capacity_of,
+    kept,
+    misses_allowed,
+    next_rate,
+    start_rate,
+    trial_length_s,
 )  # fmt: skip
 from turnout_loadtests.sending.load import OPEN
 
@@ -51,7 +61,7 @@ def test_a_search_whose_trials_tell_nothing_ends_without_a_number() -> None:
 
 
 def test_a_trial_keeps_the_target_by_the_bound_of_its_p99() -> None:
-    shown = {"arrival": OPEN, "rate_per_s": 200.0, "in_flight": 64, "duration_s": 5.0}
+    shown: dict[str, Any] = {"arrival": OPEN, "rate_per_s": 200.0, "in_flight": 64, "duration_s": 5.0}
     calm = cell(Behaviour(ms=10.0, scatter=0.05), **shown)
     assert kept(calm, 50.0).kept is True
     assert kept(calm, 9.0).kept is False
@@ -66,6 +76,12 @@ def test_a_trial_lasts_until_a_p99_can_be_told_or_is_left_out(rate: float, lengt
     found = trial_length_s(rate, 5.0, 60.0)
     assert found == (pytest.approx(length_s) if length_s else None)
     assert found is None or rate * found >= LEAST_REQUESTS
+
+
+def test_the_search_starts_where_a_p99_can_be_told() -> None:
+    assert start_rate(0.001, 60.0) == 250.0
+    slow = start_rate(2.0, 60.0)
+    assert trial_length_s(slow, 5.0, 60.0) == pytest.approx(60.0)
 
 
 def test_a_trial_may_miss_as_often_as_its_p99_allows() -> None:

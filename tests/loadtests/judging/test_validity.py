@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from turnout_loadtests.judging.cells import INVALID, LIMITED, VALID, Cell
+from turnout_loadtests.judging.cells import INVALID, LIMITED, VALID, Cell, ClientUse
 from turnout_loadtests.judging.validity import CHECKS, Floor, Setting, judged
 from turnout_loadtests.measuring.machine import MachineUse
 from turnout_loadtests.sending.load import OPEN
@@ -97,15 +97,15 @@ def test_work_of_others_during_the_cell_limits_it_or_makes_it_invalid(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("use", "said"),
     [
-        ({"cpu": 0.95}, "each sending process used 95% of a core"),
-        ({"wait": 0.3}, "the senders waited for a processor 30% of the time"),
+        (ClientUse(cpu=0.95), "each sending process used 95% of a core"),
+        (ClientUse(wait=0.3), "the senders waited for a processor 30% of the time"),
     ],
 )
-def test_a_sender_at_its_limit_makes_the_figures_a_bound(changes: dict[str, float], said: str) -> None:
+def test_a_sender_at_its_limit_makes_the_figures_a_bound(use: ClientUse, said: str) -> None:
     raw = cell(Behaviour(ms=2.0, client_ms=1.0))
-    found = judged(replace(raw, client=replace(raw.client, **changes)), Setting())
+    found = judged(replace(raw, client=use), Setting())
     assert (found.state, found.reasons[0]) == (LIMITED, said)
     assert found.headroom == pytest.approx(2.0, rel=0.2)  # half of the time was the client's
 
@@ -132,7 +132,8 @@ def test_late_requests_of_an_open_load_are_a_bound() -> None:
 def test_the_senders_share_of_the_devices_cores_is_headroom() -> None:
     raw = cell(Behaviour(client_cpu=0.5))
     found = judged(raw, Setting(shares_cores=True, cores=2))
-    assert (found.state, found.headroom) == (VALID, pytest.approx(1 / 0.75))
+    assert found.state == VALID
+    assert found.headroom == pytest.approx(1 / 0.75)
 
 
 def test_the_first_of_several_reasons_is_that_of_the_failures() -> None:

@@ -1,7 +1,16 @@
 from pathlib import Path
 
 from turnout_loadtests.measuring.energy import (
-    NOT_MEASURABLE, NVML_COUNTER, NVML_POWER, RAPL, Energy, RaplCounter, first_known, gpu_energy, modelled, rapl_energy,
+    NOT_MEASURABLE,
+    NVML_COUNTER,
+    NVML_POWER,
+    RAPL,
+    Energy,
+    RaplCounter,
+    first_known,
+    gpu_energy,
+    modelled,
+    rapl_energy,
     read_rapl,
 )  # fmt: skip
 from turnout_loadtests.quantities import PowerModel

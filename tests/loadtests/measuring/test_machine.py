@@ -1,8 +1,18 @@
 import os
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from turnout_loadtests.measuring.machine import MachineUse, Reading, between, parse_core_times, parse_cpu_s, parse_stalled_us, read
+from turnout_loadtests.measuring.machine import (
+    MachineUse,
+    Reading,
+    between,
+    parse_core_times,
+    parse_cpu_s,
+    parse_stalled_us,
+    read,
+)
 
 STAT = """cpu  400 0 400 8000 0 0 0 80 0 0
 cpu0 100 20 100 4000 9 1 2 30 0 0
@@ -10,8 +20,8 @@ cpu1 300 0 300 4000 0 0 0 50 0 0
 """
 
 
-def reading(at_s: float, **changes: float | None) -> Reading:
-    return Reading(**{"at_s": at_s, "busy_s": 0.0, "steal_s": 0.0, "stalled_s": 0.0, "ours_s": 0.0, "server_s": None, **changes})  # type: ignore[arg-type]
+def reading(at_s: float, **changes: Any) -> Reading:
+    return replace(Reading(at_s, 0.0, 0.0, 0.0, 0.0, None), **changes)
 
 
 def test_only_the_cores_of_this_process_count() -> None:

@@ -10,7 +10,7 @@ def answer(device: str = "cpu", queue_us: int = 1000, compute_us: int = 3000) ->
 def stats(*names: str) -> RequestStats:
     made = RequestStats()
     for name in names:
-        made.log_request("grpc", name, 5.0, 10)
+        made.log_request("grpc", name, 5, 10)
     return made
 
 

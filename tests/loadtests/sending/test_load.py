@@ -1,4 +1,5 @@
 import shlex
+from itertools import pairwise
 
 from turnout_loadtests.sending.load import OFFLINE, OPEN, SERVER, SINGLE_STREAM, locust_command, locustfile
 
@@ -20,7 +21,7 @@ def test_an_open_load_has_few_and_busy_users_whose_rates_add_up() -> None:
 
 def test_the_command_for_locust_alone_has_the_whole_load() -> None:
     words = shlex.split(locust_command(load(arrival=OPEN, rate_per_s=120.0, in_flight=64, shape="a:1 b:2", target_ms=50.0), 2))
-    options = dict(zip(words, words[1:], strict=False))
+    options = dict(pairwise(words))
     assert options["--device"] == "cpu"
     assert options["--shape"] == "a:1 b:2"
     assert float(options["--rate-per-user"]) * int(options["--users"]) == 120.0

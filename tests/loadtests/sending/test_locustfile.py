@@ -54,7 +54,9 @@ def rows(stats: str) -> dict[str, Any]:
 def test_locusts_own_figures_are_those_of_the_window(fake: str, tmp_path: Path) -> None:
     """The slow device answers twice a second and user. Counted from the start, the warm-up would halve that."""
     options = "--users", "4", "--spawn-rate", "4", "--warm-up", "3", "--duration", "3", "--stop-timeout", "5"
-    done = locust("AutoUser", "--host", fake, "--device", "slow", *options, "--samples", "s.npz", "--json-file", "stats", cwd=tmp_path)
+    done = locust(
+        "AutoUser", "--host", fake, "--device", "slow", *options, "--samples", "s.npz", "--json-file", "stats", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     samples = Samples.load(tmp_path / "s.npz")
     in_window = (samples.due_s >= samples.window_s[0]) & (samples.due_s < samples.window_s[1])
@@ -64,7 +66,20 @@ def test_locusts_own_figures_are_those_of_the_window(fake: str, tmp_path: Path) 
 
 
 def test_the_masters_figures_are_those_of_the_window_too(fake: str, tmp_path: Path) -> None:
-    options = "--users", "4", "--spawn-rate", "4", "--warm-up", "4", "--duration", "6", "--processes", "2", "--json-file", "stats"
+    options = (
+        "--users",
+        "4",
+        "--spawn-rate",
+        "4",
+        "--warm-up",
+        "4",
+        "--duration",
+        "6",
+        "--processes",
+        "2",
+        "--json-file",
+        "stats",
+    )
     done = locust("AutoUser", "--host", fake, "--device", "slow", *options, "--samples", "s.npz", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     counted = 0

@@ -4,7 +4,15 @@ import pytest
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.sending.load import OPEN, RANDOM
 from turnout_loadtests.sending.options import (
-    PATHS, READERS, Choices, _host_of, add_options, check_form, load_of, offered_by, page_payloads,
+    PATHS,
+    READERS,
+    Choices,
+    _host_of,
+    add_options,
+    check_form,
+    load_of,
+    offered_by,
+    page_payloads,
 )  # fmt: skip
 
 USUAL: dict[str, Any] = {
@@ -66,7 +74,8 @@ def test_options_describe_the_load_of_one_user() -> None:
     ("name", "value"),
     [
         ("batch", "0"), ("batch", "four"), ("batch", "1.5"), ("arrival", "both"), ("rate_per_user", "0"),
-        ("rate_per_user", "nan"), ("timeout", "-1"), ("timeout", "inf"), ("duration", "x"), ("slo_p99_ms", "-5"), ("warm_up", ""),
+        ("rate_per_user", "nan"), ("timeout", "-1"), ("timeout", "inf"), ("duration", "x"), ("slo_p99_ms", "-5"),
+        ("warm_up", ""),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_named_with_what_was_expected(name: str, value: str) -> None:

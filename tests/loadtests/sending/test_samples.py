@@ -61,7 +61,12 @@ def test_requests_in_flight_are_counted_over_time_and_apart_from_the_samples(clo
 def test_what_wasnt_sent_or_came_late_is_a_miss(clock: Clock) -> None:
     recorder = Recorder(target_ms=100.0)
     recorder.start()
-    for sample in (Sample(0, 0, 0.05, OK), Sample(0, 0, 0.2, OK), Sample(0, 0, 0.01, "UNAVAILABLE"), Sample(0, 0, 9, UNFINISHED)):
+    for sample in (
+        Sample(0, 0, 0.05, OK),
+        Sample(0, 0, 0.2, OK),
+        Sample(0, 0, 0.01, "UNAVAILABLE"),
+        Sample(0, 0, 9, UNFINISHED),
+    ):
         recorder.sent()
         recorder.add(sample)
     recorder.drop(0.5)

@@ -5,7 +5,8 @@ from turnout_loadtests.sending.saturation import DWELL_S, Saturation
 
 def ramped(capacity_per_s: float, each_per_s: float = 10.0, p99_ms: float = 5.0, target_ms: float = math.inf) -> list[int]:
     """The numbers of users of a server that answers each user so often, up to its capacity."""
-    shape, users, answers, now_s, seen = Saturation(), 1, 0.0, 0.0, []
+    shape, users, answers, now_s = Saturation(), 1, 0.0, 0.0
+    seen: list[int] = []
     while (found := shape.users(now_s, int(answers), p99_ms, target_ms)) is not None:
         if found != users or not seen:
             seen.append(found)

@@ -77,7 +77,9 @@ def test_a_frozen_server_shows_in_the_latencies_of_an_open_load(senders: Senders
     assert cell.requests == pytest.approx(1200, rel=0.15)
 
 
-def test_fast_calls_are_not_held_up_by_slow_ones_in_the_same_process(senders: Senders, serve: Callable[[Devices], Fake]) -> None:
+def test_fast_calls_are_not_held_up_by_slow_ones_in_the_same_process(
+    senders: Senders, serve: Callable[[Devices], Fake]
+) -> None:
     """With blocking calls, ten slow ones in flight would hold all threads of gevent's pool, and fast ones would wait 450 ms."""
     server = serve({"cpu": {"ms": 2}, "mixed": {"ms": 2, "slow_share": 0.5, "slow_ms": 500}})
     alone = load(server.address, in_flight=2)
