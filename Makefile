@@ -48,7 +48,10 @@ test-quick: $(INSTALLED)-test-quick  ## run tests that need neither torch nor a 
 # minutes"). RUN is any Python that has what they need on its path.
 RUN ?= $(BIN)/python
 GPU_RESULTS := docs/results/gpu
-MEASURED ?= digits-cnn digits-lstm resnet50
+# Networks of examples/networks.py, and how they are measured: about 8 minutes for two of them. Rows in flight are what fills a GPU.
+MEASURED ?= resnet50 encoder
+GPU_REPORT ?= --profile standard --rounds 4 --window 3 --batch 1 --batch 64 --slo-p99 50ms
+GPU_DEVICES ?= cpu cuda
 
 gpu-test:  ## on a machine with a GPU: doctor and tests/gpu, into docs/results/gpu (installs nothing)
 	@mkdir -p $(GPU_RESULTS)
@@ -57,9 +60,9 @@ gpu-test:  ## on a machine with a GPU: doctor and tests/gpu, into docs/results/g
 		grep -vE '^(PASSED|SKIPPED|[.sxFE]+ +\[)' $(GPU_RESULTS)/tests.txt | tail -n 40; exit $$status
 
 gpu-report:  ## on a machine with a GPU: load tests on CPU and GPU, and their report, into docs/results/gpu (installs nothing)
-	@mkdir -p $(GPU_RESULTS) reports
-	@$(RUN) -m turnout_server --model-repository models 2> reports/gpu-server.log & server=$$!; trap "kill $$server" EXIT; \
-		$(RUN) -m turnout_loadtests compare $(MEASURED) --output $(GPU_RESULTS)
+	@$(RUN) examples/networks.py reports/networks $(MEASURED)
+	@$(RUN) -m turnout_loadtests compare $(MEASURED) --model-repository reports/networks \
+		$(addprefix --device ,$(GPU_DEVICES)) $(GPU_REPORT) --ready-timeout 900 --output $(GPU_RESULTS)
 
 bench: install  ## measure Turnout and other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)
