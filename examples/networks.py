@@ -1,7 +1,7 @@
 """Well-known networks with random weights as ONNX files: `python examples/networks.py models [NAME...]`.
 
-They cost as much to run as trained ones, so they can measure speed where no weights can be downloaded. Needs onnx and numpy, and
-takes seconds; existing files are left as they are.
+They cost as much to run as trained ones, so they can measure speed where no weights can be downloaded. Needs onnx and numpy,
+and takes seconds; existing files are left as they are.
 """
 
 import sys
@@ -53,21 +53,22 @@ class Network:
         weight = self.random(channels, before, height, width, scale=gain * (2 / (before * height * width)) ** 0.5)
         bias = self.random(channels, scale=0.01)
         pads = [height // 2, width // 2] * 2 if pad else [0] * 4
-        out = self.node("Conv", x, weight, bias, channels=channels, kernel_shape=[height, width], strides=[stride] * 2, pads=pads)
+        out = self.node(
+            "Conv", x, weight, bias, channels=channels, kernel_shape=[height, width], strides=[stride] * 2, pads=pads
+        )  # fmt: skip
         return self.node("Relu", out) if relu else out
 
     def linear(self, x: str, before: int, after: int) -> str:
-        """x (..., before) -> (..., after)."""
-        return self.node(
-            "Add", self.node("MatMul", x, self.random(before, after, scale=before**-0.5)), self.constant(np.zeros(after, np.float32))
-        )
+        """A linear layer: (..., before) -> (..., after)."""
+        product = self.node("MatMul", x, self.random(before, after, scale=before**-0.5))
+        return self.node("Add", product, self.constant(np.zeros(after, np.float32)))
 
     def pooled(self, kind: str, x: str, size: int, stride: int, pad: int = 0) -> str:
         """A pooling layer."""
         return self.node(kind, x, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
     def classifier(self, x: str, classes: int = 1000) -> str:
-        """x (batch, channels, h, w) -> (batch, classes)."""
+        """A classifier: (batch, channels, h, w) -> (batch, classes)."""
         channels = self.channels[x]
         return self.linear(self.node("Flatten", self.node("GlobalAveragePool", x)), channels, classes)
 
@@ -96,7 +97,7 @@ def resnet50() -> onnx.ModelProto:
 
 
 def inception_v3() -> onnx.ModelProto:
-    """Inception-v3 (Szegedy et al. 2015) without its auxiliary classifier: image (batch, 3, 299, 299) -> logits (batch, 1000)."""
+    """Inception-v3 (Szegedy et al. 2015) without auxiliary classifier: image (batch, 3, 299, 299) -> logits (batch, 1000)."""
     net = Network(3)
     net.channels["image"] = 3
     conv = net.convolution
@@ -157,9 +158,7 @@ def encoder(layers: int = 6, width: int = 384, heads: int = 12, tokens: int = 12
         return net.node("Transpose", shape, perm=order)
 
     def attention(x: str) -> str:
-        query, key, value = (
-            split(net.linear(x, width, width), order) for order in ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3))
-        )
+        query, key, value = (split(net.linear(x, width, width), order) for order in ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)))
         scaled = net.node("Mul", net.node("MatMul", query, key), net.constant(np.array((width // heads) ** -0.5, np.float32)))
         mixed = net.node("Transpose", net.node("MatMul", net.node("Softmax", scaled, axis=-1), value), perm=[0, 2, 1, 3])
         return net.linear(net.node("Reshape", mixed, ints(0, tokens, width)), width, width)
