@@ -5,15 +5,16 @@ and takes seconds; existing files are left as they are.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-Shape = Sequence[int | str]
+Shape = Sequence[Any]  # sizes, and names of free ones
 OPSET = 17
 
 
@@ -26,7 +27,7 @@ class Network:
         self._chance = np.random.default_rng(seed)
         self.channels: dict[str, int] = {}
 
-    def node(self, kind: str, *inputs: str, channels: int = 0, outputs: int = 1, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, channels: int = 0, outputs: int = 1, **attributes: Any) -> str:
         """One operator; its first output, with as many channels as its first input unless stated."""
         name = f"{kind.lower()}{len(self._nodes)}"
         names = [name, *(f"{name}_{place}" for place in range(1, outputs))]
@@ -72,7 +73,7 @@ class Network:
         channels = self.channels[x]
         return self.linear(self.node("Flatten", self.node("GlobalAveragePool", x)), channels, classes)
 
-    def model(self, inputs: dict[str, tuple[int, Shape]], output: str, name: str, shape: Shape) -> onnx.ModelProto:
+    def model(self, inputs: Mapping[str, tuple[int, Shape]], output: str, name: str, shape: Shape) -> onnx.ModelProto:
         """The model; inputs by name with their ONNX type and shape, and its one output called `name`."""
         self._nodes.append(helper.make_node("Identity", [output], [name]))
         given = [helper.make_tensor_value_info(each, kind, size) for each, (kind, size) in inputs.items()]

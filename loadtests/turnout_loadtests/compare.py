@@ -1,11 +1,14 @@
 """Compares devices: probes what each model can run on, measures one cell after another, and keeps the results as they come."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from turnout_loadtests.errors import LoadTestError
+from turnout_loadtests.judging.agreement import agreement
 from turnout_loadtests.judging.cells import INVALID, Cell, summarise
+from turnout_loadtests.judging.ladder import WIDEST_MS
 from turnout_loadtests.judging.search import Trial, capacity_of, kept, misses_allowed, next_rate, start_rate, trial_length_s
 from turnout_loadtests.judging.validity import REPEATABLE, Floor, Setting, judged
 from turnout_loadtests.ledger import Ledger
@@ -79,7 +82,7 @@ class Run:
         self._prober = Prober(server, options.stated, progress.tick)
         self._ledger = Ledger(
             request, options.command, options.processes, server.is_local, bool(options.sender_cores), progress.said,
-            progress.written,
+            progress.written, options.stated.prices,
         )  # fmt: skip
         self._devices: frozenset[str] = frozenset()
         self._senders: Senders | None = None
@@ -115,6 +118,7 @@ class Run:
         self._progress.begun("asking the server", 0.0)
         for model in self._request.models:
             self._ledger.models[model] = self._probe(model)
+            self._compare_outputs(model, list(self._ledger.models[model]))
         if not any(self._ledger.models.values()):
             return
         self._announce()
@@ -148,6 +152,16 @@ class Run:
             if probed is not None:
                 found[device] = probed
         return found
+
+    def _compare_outputs(self, model: str, devices: Sequence[str]) -> None:
+        """How far the outputs of each device are from the CPU's, or the first device's."""
+        reference = "cpu" if "cpu" in devices else next(iter(devices), "")
+        expected = self._prober.outputs(self._load(model, reference, Experiment(self._request.rows[0]), 1)) if devices else []
+        for device in devices if expected else ():
+            if device != reference:
+                found = self._prober.outputs(self._load(model, device, Experiment(self._request.rows[0]), 1))
+                if len(found) == len(expected):
+                    self._ledger.agreements.append(agreement(model, device, reference, found, expected))
 
     def _announce(self) -> None:
         lines, commands = [], []
@@ -196,9 +210,9 @@ class Run:
         for experiment in experiments(self._request):
             able = [device for device, probed in devices.items() if experiment.batch in probed.latency_s]
             self._rounds(model, experiment, able, filled)
-        if self._request.profile.searches and self._request.target_ms is not None:
+        if self._request.profile.searches:
             for device in devices:
-                self._search(model, device, self._request.target_ms)
+                self._search(model, device, self._request.target_ms or WIDEST_MS)
 
     def _fill(self, model: str, device: str, batch: int) -> int:
         """How many requests in flight fill a device: twice as many each time, until that brings no more."""
@@ -341,13 +355,16 @@ class Run:
             for model in self._request.models:
                 self._ledger.lacks(Gap(model, "", 0, NOT_REACHED, why))
             return
-        done = {(cell.model, cell.device, cell.batch, cell.scenario) for cell in self._ledger.cells}
+        done = Counter((cell.model, cell.device, cell.batch, cell.scenario) for cell in self._ledger.cells if cell.round)
         for model, devices in models.items():
+            planned = rounds_of(self._request.profile, len(devices))
             for device in devices:
-                loads = [self._load(model, device, experiment, 2) for experiment in experiments(self._request)]
-                left = {load.batch for load in loads if (model, device, load.batch, load.scenario) not in done}
-                for batch in sorted(left):
-                    self._ledger.lacks(Gap(model, device, batch, NOT_REACHED, why))
+                for experiment in experiments(self._request):
+                    load = self._load(model, device, experiment, 2)
+                    count = done[model, device, load.batch, load.scenario]
+                    if count < planned:
+                        what = f"{load.scenario}: {count} of {planned} rounds; {why}"
+                        self._ledger.lacks(Gap(model, device, load.batch, NOT_REACHED, what))
 
     def _cpu_facts(self, model: str) -> DeviceFacts | None:
         devices = self._ledger.models.get(model, {}).values()

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout_loadtests import environment
+from turnout_loadtests.judging.agreement import Agreement
 from turnout_loadtests.judging.cells import INVALID, Cell
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.summaries import Key, Summary, key_of, summarised
@@ -38,6 +39,7 @@ class Ledger:
     pinned: bool
     said: Callable[[str], None]
     written: Callable[[Results], None]
+    prices: dict[str, float] = field(default_factory=dict)
     server_name: str = ""
     floor: Floor | None = None
     idle_w: dict[str, float] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Ledger:
     gaps: list[Gap] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     capacities: list[Capacity] = field(default_factory=list)
+    agreements: list[Agreement] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._began_s, self._started = time.monotonic(), datetime.now(UTC)
@@ -107,7 +110,10 @@ class Ledger:
                 cells=list(self.cells),
                 summaries=self._summaries(),
                 capacities=list(self.capacities),
+                agreements=list(self.agreements),
+                prices=self.prices,
                 comparisons=[],
+                answers=[],
                 verdicts=[],
             )
         )

@@ -11,8 +11,10 @@ from turnout_proto.methods import Stub
 
 from turnout_loadtests.client import QUESTION_TIMEOUT_S, connect, devices_of, model_metadata, reason, server_name
 from turnout_loadtests.errors import LoadTestError
+from turnout_loadtests.judging.agreement import Outputs
 from turnout_loadtests.measuring.devices import DeviceFacts, facts_of, with_options
 from turnout_loadtests.measuring.server import ServerAddress
+from turnout_loadtests.payloads import outputs_of
 from turnout_loadtests.quantities import PowerModel
 from turnout_loadtests.reporting.results import FAILED, UNAVAILABLE, Gap
 from turnout_loadtests.sending.connection import Connection
@@ -24,6 +26,10 @@ DEAD_AFTER_S = 5.0
 WRONG_REQUEST = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED)
 #: Codes of requests that a server which is gone leaves behind.
 GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNFINISHED")
+
+
+#: Requests whose answers are compared between devices.
+COMPARED = 8
 
 
 class ServerDied(LoadTestError):
@@ -91,6 +97,14 @@ class Prober:
             if gap.kind == UNAVAILABLE:
                 return None, gaps
         return (Probed(self._facts(load), latency_s) if latency_s else None), gaps
+
+    def outputs(self, load: Load) -> list[Outputs]:
+        """The device's answers to the first requests of a load, whose rows are the same for every device; none if one fails."""
+        try:
+            _, requests = self._connection.requests(load, load.device)
+            return [outputs_of(self._connection.infer(request, timeout=FIRST_TIMEOUT_S)) for request in requests[:COMPARED]]
+        except (LoadTestError, grpc.RpcError, ValueError):
+            return []
 
     def alive(self) -> bool:
         """Whether the server still answers; waits for that for a while."""

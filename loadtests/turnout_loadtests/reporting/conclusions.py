@@ -3,19 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from turnout_loadtests.judging.answer import Question, answer
+from turnout_loadtests.judging.ladder import carried, shown_targets
+from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.verdict import Evidence, comparisons, verdict
 from turnout_loadtests.reporting.results import Machine, Results, Verdict
 
 
 def concluded(results: Results) -> Results:
     """The results with comparisons and verdicts drawn anew from their summaries."""
-    compared, verdicts = [], []
+    compared, answers, verdicts = [], [], []
+    asked = Question(results.target_ms, results.loads_per_s, results.prices, searched=not results.says_not)
     for model in results.models:
         evidence = evidence_of(results, model)
         found = comparisons(evidence)
         compared += found
+        answers.append(answer(evidence, carries(results, evidence), asked))
         verdicts.append(Verdict(model, verdict(evidence, found)))
-    return replace(results, comparisons=compared, verdicts=verdicts)
+    return replace(results, comparisons=compared, answers=answers, verdicts=verdicts)
+
+
+def carries(results: Results, evidence: Evidence) -> dict[tuple[str, float], Capacity | None]:
+    """What each device with valid measurements carries within each target of a report, in milliseconds."""
+    return {
+        (device, target_ms): carried(results.cells, results.capacities, evidence.model, device, target_ms)
+        for device in evidence.measured
+        for target_ms in shown_targets(results.target_ms)
+    }
 
 
 def evidence_of(results: Results, model: str) -> Evidence:
@@ -52,6 +66,8 @@ def _joined(results: Results, other: Results, place: int) -> Results:
         cells=[*results.cells, *other.cells],
         summaries=[*results.summaries, *other.summaries],
         capacities=[*results.capacities, *other.capacities],
+        agreements=[*results.agreements, *other.agreements],
+        prices={**other.prices, **results.prices},
     )
 
 
@@ -68,6 +84,9 @@ def _renamed(results: Results, suffix: str) -> Results:
         cells=[replace(cell, device=cell.device + suffix) for cell in results.cells],
         summaries=[replace(each, key=replace(each.key, device=each.key.device + suffix)) for each in results.summaries],
         capacities=[replace(each, device=each.device + suffix) for each in results.capacities],
+        agreements=[
+            replace(each, device=each.device + suffix, reference=each.reference + suffix) for each in results.agreements
+        ],
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from turnout_loadtests.environment import Environment
 from turnout_loadtests.errors import LoadTestError
+from turnout_loadtests.judging.agreement import Agreement
+from turnout_loadtests.judging.answer import Answer
 from turnout_loadtests.judging.cells import INVALID, Cell
 from turnout_loadtests.judging.comparisons import Comparison
 from turnout_loadtests.judging.search import Capacity
@@ -86,6 +88,7 @@ class Results:
     Attributes:
         complete: whether the comparison came to its end.
         machines: the one that was measured, and those whose results were merged.
+        prices: what the user stated, also of devices that weren't measured.
     """
 
     schema_version: int
@@ -103,7 +106,10 @@ class Results:
     cells: list[Cell]
     summaries: list[Summary]
     capacities: list[Capacity]
+    agreements: list[Agreement]
+    prices: dict[str, float]
     comparisons: list[Comparison]
+    answers: list[Answer]
     verdicts: list[Verdict]
 
     def unusable(self) -> list[Summary]:
