@@ -211,13 +211,12 @@ class _Answering:
     def _to_win(self, cpu: Offer) -> list[str]:
         """How fast a GPU that wasn't measured would have to be."""
         kind = next((name for name in self._question.prices if name.partition(":")[0] in GPU_KINDS), None)
-        rate = None if kind is None else worthwhile_per_s(cpu, self._question.prices[kind])
-        if kind is None or rate is None:
+        price = self._question.prices[kind] if kind else 0.0
+        rate = worthwhile_per_s(cpu, price)
+        if not price or rate is None:
             return ["A GPU pays off if it carries as many times more as its price is times higher; pass both with --price."]
-        return [
-            f"To cost less at full load, a GPU at {_money(self._question.prices[kind])}/h must carry over {_n(rate)} requests/s, "
-            f"{_n(rate / cpu.capacity_per_s)} times as many."
-        ]
+        text = f"To cost less at full load, a GPU at {_money(price)}/h must carry over {_n(rate)} requests/s"
+        return [f"{text}, {_n(rate / cpu.capacity_per_s)} times as many."]
 
     def _ladder(self, device: str) -> str:
         """What a device carries within the usual targets."""

@@ -1,7 +1,7 @@
 """How many devices a load takes and what they cost. Plain arithmetic: each number of a verdict can be worked out by hand.
 
-A device is planned at 70 % of its capacity, because a queue grows without bound as the load comes near it. Devices are whole, so
-cost is a step function of the load, and every break-even is found on its steps.
+A device is planned at 70 % of its capacity, because a queue grows without bound as the load comes near it. Devices are whole,
+so cost is a step function of the load, and every break-even is found on its steps.
 """
 
 import math

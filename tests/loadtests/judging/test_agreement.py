@@ -1,5 +1,8 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from turnout_loadtests.judging.agreement import Agreement, agreement
 
 EXPECTED = [{"logits": np.array([[1.0, 4.0], [3.0, 2.0]])}, {"logits": np.array([[0.0, 1.0]])}]
@@ -19,6 +22,6 @@ def test_the_error_is_relative_to_the_largest_element() -> None:
 @pytest.mark.parametrize(
     "output", [np.array([[1.0], [2.0]]), np.array([["a", "b"], ["c", "d"]]), np.array([[np.nan, 1.0], [1.0, 1.0]])]
 )
-def test_what_cannot_be_compared_has_no_error(output: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_what_cannot_be_compared_has_no_error(output: NDArray[Any]) -> None:
     assert agreement("m", "a", "b", [{"logits": output}], EXPECTED[:1]).max_error is None
     assert agreement("m", "a", "b", [{}], EXPECTED[:1]).max_error is None
