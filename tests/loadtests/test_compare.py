@@ -79,7 +79,7 @@ def test_devices_that_refuse_or_lie_win_nothing(serve: Callable[[Devices], Fake]
 def test_a_worse_tail_is_said_beside_a_better_median(known: Results) -> None:
     one, other = summary(known, "tailed", SINGLE_STREAM), summary(known, "cpu", SINGLE_STREAM)
     assert (one.latency.p50_ms or 0) < (other.latency.p50_ms or 0)
-    assert (one.latency.p99_ms or 0) > 5 * (other.latency.p50_ms or 0)
+    assert (one.latency.max_ms or 0) > 390
     assert by_latency(one, other).outcome in (BETTER, UNDECIDED)  # undecided where the machine is busy
     assert by_tail(one, other).outcome in (WORSE, UNDECIDED)
     assert by_tail(other, one).outcome in (BETTER, UNDECIDED)
