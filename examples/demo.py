@@ -54,7 +54,7 @@ KEPT = MODELS / ".demo"
 EXPORTER = sorted(Path(turnout_exporter.__file__).parent.glob("*.py"))
 VERSIONS = [f"{package}=={version(package)}" for package in ("torch", "onnx", "onnxscript")]
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 class DemoError(Exception):

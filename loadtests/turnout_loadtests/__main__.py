@@ -27,7 +27,7 @@ from turnout_loadtests.reporting import results as files
 from turnout_loadtests.reporting.conclusions import merged
 from turnout_loadtests.reporting.diff import difference_table, differences
 from turnout_loadtests.reporting.results import UNAVAILABLE, Results
-from turnout_loadtests.reporting.terminal import progress_on, show
+from turnout_loadtests.reporting.terminal import new_console, progress_on, show
 from turnout_loadtests.reporting.thresholds import breached, parse_threshold
 from turnout_loadtests.sending.load import RANDOM
 from turnout_loadtests.verify import VERIFIERS, verify
@@ -77,7 +77,7 @@ def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) 
 
     Attaches to a running server, or starts one on a --model-repository.
     """
-    console, folder = Console(), output or Path("reports") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
+    console, folder = new_console(), output or Path("reports") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
     thresholds = [parse_threshold(text) for text in given["thresholds"]]
     request, options = _request(models, given), _options(given)
     others = [files.read(path) for path in given["others"]]
@@ -109,7 +109,7 @@ def report_command(path: Path, others: tuple[Path, ...], thresholds: tuple[str, 
     """Render the report of RESULTS_JSON again."""
     limits = [parse_threshold(text) for text in thresholds]
     results = merged(files.read(path), [files.read(other) for other in others])
-    console = Console()
+    console = new_console()
     _render(results, output or path.parent, console)
     broken = breached(results, limits)
     for text in broken:
@@ -123,7 +123,7 @@ def report_command(path: Path, others: tuple[Path, ...], thresholds: tuple[str, 
 def diff_command(before: Path, after: Path) -> None:
     """Show what changed between the results BEFORE and AFTER. Exit status 3 if something became worse."""
     found = differences(files.read(before), files.read(after))
-    Console().print(difference_table(found))
+    new_console().print(difference_table(found))
     sys.exit(INVALID if any(each.is_worse for each in found) else OK)
 
 

@@ -1,9 +1,11 @@
 """What a comparison has measured so far, and the results that follow from it at any moment."""
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,17 @@ from turnout_loadtests.probing import Probed
 from turnout_loadtests.reporting.conclusions import concluded
 from turnout_loadtests.reporting.results import SCHEMA_VERSION, Gap, Machine, Results
 from turnout_loadtests.sending.samples import OK, Samples
+
+
+def model_hashes(repository: Path, models: Sequence[str]) -> dict[str, str]:
+    """The first 12 digits of the SHA-256 of each model's newest file; without those that can't be read."""
+    found = {}
+    for model in models:
+        versions = [path for path in (repository / model).glob("*/model.onnx") if path.parent.name.isdigit()]
+        if versions:
+            with max(versions, key=lambda path: int(path.parent.name)).open("rb") as file:
+                found[model] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return found
 
 
 @dataclass
@@ -52,6 +65,7 @@ class Ledger:
     def __post_init__(self) -> None:
         self._began_s, self._started = time.monotonic(), datetime.now(UTC)
         self._machine = environment.describe()
+        self._hashes = model_hashes(Path(self.request.repository), self.request.models) if self.request.repository else {}
         self._times_ms: dict[Key, dict[int, NDArray[Any]]] = {}
 
     def enter(self, cell: Cell, samples: Samples) -> None:
@@ -92,6 +106,7 @@ class Ledger:
             environment=self._machine,
             floor=self.floor,
             idle_w=self.idle_w,
+            model_hashes=self._hashes,
         )
         return concluded(
             Results(

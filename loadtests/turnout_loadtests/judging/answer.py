@@ -99,11 +99,11 @@ class _Answering:
         loads = sorted(self._question.loads_per_s)
         kind, headline = self._decided_at(loads[-1], cpu, gpu, target_ms)
         lines = [self._carried(cpu, target_ms)]
-        lines += [f"{self._decided_at(load, cpu, gpu, target_ms)[1]}." for load in loads[:-1]]
+        lines += [f"{self._decided_at(load, cpu, gpu, target_ms)[1]}." for load in loads[:-1] if load > cpu.usable_per_s]
         return self._said(kind, headline, [*lines, *self._beyond(cpu, gpu, target_ms)])
 
     def _decided_at(self, load: float, cpu: Offer, gpu: Offer | None, target_ms: float) -> tuple[str, str]:
-        where = f"{_n(load)} requests/s at p99 ≤ {target_ms:g} ms"
+        where = f"{load:g} requests/s at p99 ≤ {target_ms:g} ms"
         count = needed(load, cpu)
         assert count is not None
         if count == 1:
@@ -116,8 +116,8 @@ class _Answering:
         if mine is None or other is None:
             return OPEN, f"{where[0].upper() + where[1:]} take {cpus} or {gpus}"
         if other < mine:
-            return YES, f"Yes, for {where}: {gpus} ({_money(other)}/h) cost less than {cpus} ({_money(mine)}/h)"
-        return NO, f"No, not for {where}: {cpus} ({_money(mine)}/h) cost no more than {gpus} ({_money(other)}/h)"
+            return YES, f"Yes, for {where}: {gpus} ({_money(other)}/h) {_cost(gpu_count)} less than {cpus} ({_money(mine)}/h)"
+        return NO, f"No, not for {where}: {cpus} ({_money(mine)}/h) {_cost(count)} no more than {gpus} ({_money(other)}/h)"
 
     def _missed(self, cpu: Offer, gpu: Offer | None, target_ms: float) -> Answer:
         """The CPU misses the target at any rate that was tried."""
@@ -159,7 +159,7 @@ class _Answering:
             bound = summary.latency.p99_upper_ms
             if summary.key.scenario != SERVER or summary.state == INVALID or summary.key.device not in self._others:
                 continue
-            where = f"{_n(summary.key.rate_per_s)} requests/s at p99 ≤ {target_ms:g} ms"
+            where = f"{summary.key.rate_per_s:g} requests/s at p99 ≤ {target_ms:g} ms"
             if bound is not None and bound <= target_ms:
                 headline = f"No, not for {where}: one {_noun(summary.key.device)} keeps them"
                 lines = [f"Its p99 is at most {_n(bound)} ms there. What more it carries was not searched."]
@@ -257,6 +257,10 @@ def _noun(device: str) -> str:
 def _units(count: int, offer: Offer) -> str:
     noun = _noun(offer.device)
     return f"one {noun}" if count == 1 else f"{count} {noun}s" if noun in ("CPU", "GPU") else f"{count} x {noun}"
+
+
+def _cost(count: int) -> str:
+    return "costs" if count == 1 else "cost"
 
 
 def _n(value: float) -> str:

@@ -269,7 +269,7 @@ def _busy_share(samples: Samples, good: NDArray[np.bool_], batch: int, duration_
     if not stated.any() or duration_s <= 0:
         return None
     parts = samples.compute_us[stated] * np.minimum(1.0, batch / samples.batch_size[stated])
-    return float(parts.sum()) / 1e6 / duration_s
+    return min(1.0, float(parts.sum()) / 1e6 / duration_s)  # several instances may run at once
 
 
 def _part_rates(ended_s: NDArray[np.float64], begin_s: float, duration_s: float) -> list[float]:

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -25,6 +25,8 @@ SCHEMA_VERSION = 2
 UNAVAILABLE, FAILED, NOT_REACHED = "unavailable", "failed", "not reached"
 
 Built = TypeVar("Built")
+#: Fields that results of an older Turnout don't have.
+_WITH_DEFAULT = ("model_hashes",)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Machine:
         idle_w: power of `gpu` and `cpu` without load, where it was measured.
         floor: None if it couldn't be measured.
         pinned: whether senders and server had cores of their own.
+        model_hashes: the first digits of each model file's SHA-256, where the repository is known.
     """
 
     number: int
@@ -79,6 +82,7 @@ class Machine:
     environment: Environment
     floor: Floor | None
     idle_w: dict[str, float]
+    model_hashes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def write_cells(cells: Sequence[Cell], path: Path) -> None:
     rows = [_flat(asdict(cell)) for cell in cells]
     names = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, names or [field.name for field in fields(Cell)])
+        table = csv.DictWriter(file, names or [each.name for each in fields(Cell)])
         table.writeheader()
         table.writerows(rows)
 
@@ -161,7 +165,8 @@ def read(path: Path) -> Results:
 
 def _build(kind: type[Built], values: dict[str, Any]) -> Built:
     hints = get_type_hints(kind)
-    return kind(**{field.name: _value(hints[field.name], values[field.name]) for field in fields(kind)})  # type: ignore[arg-type]
+    known = [each.name for each in fields(kind) if each.name in values or each.name not in _WITH_DEFAULT]  # type: ignore[arg-type]
+    return kind(**{name: _value(hints[name], values[name]) for name in known})
 
 
 def _value(hint: Any, value: Any) -> Any:

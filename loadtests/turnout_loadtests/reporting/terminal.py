@@ -1,5 +1,6 @@
 """The output of a comparison on a terminal, or in a log."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from turnout_loadtests.reporting.results import Results
 
 #: Without a terminal, a step that lasts is named again after this many seconds.
 SAY_AGAIN_S = 15.0
+#: Characters of a line where there is no terminal.
+FILE_WIDTH = 160
 STYLES = {VALID: "green", INVALID: "red"}
 
 
@@ -49,6 +52,11 @@ def summaries_table(summaries: Sequence[Summary]) -> Table:
     return table
 
 
+def new_console() -> Console:
+    """Standard output. A name such as `cpu:one` is no emoji, and a file has room for whole lines."""
+    return Console(emoji=False) if sys.stdout.isatty() else Console(emoji=False, width=FILE_WIDTH)
+
+
 def show(console: Console, results: Results) -> None:
     """Prints the table, the reasons for what isn't valid, the gaps and the verdicts."""
     console.print()
@@ -64,8 +72,10 @@ def show(console: Console, results: Results) -> None:
     for gap in results.gaps:
         _line(console, f"not measured: {gap.what}: {gap.reason}")
     console.print()
-    for verdict in results.verdicts:
-        console.print(f"[bold]{escape(verdict.model)}[/]: {escape(verdict.sentence)}", highlight=False, soft_wrap=True)
+    for found, verdict in zip(results.answers, results.verdicts, strict=True):
+        console.print(f"[bold]{escape(found.model)}: {escape(found.headline)}[/]", highlight=False, soft_wrap=True)
+        for line in (*found.lines, verdict.sentence):
+            _line(console, f"  {line}")
     if results.says_not:
         _line(console, results.says_not)
     if not results.complete:
@@ -75,7 +85,7 @@ def show(console: Console, results: Results) -> None:
 @contextmanager
 def progress_on(console: Console) -> Iterator[Progress]:
     """Callbacks that show a progress bar; a line for each step if the console isn't a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("starting", total=None)
         step = _Step("", 0.0, time.monotonic(), time.monotonic())
