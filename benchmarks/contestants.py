@@ -170,7 +170,7 @@ def await_ready(port: int) -> None:
     """Returns once Turnout on this port has loaded and measured every model."""
     watched = health_pb2.HealthCheckRequest()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        changes = health_pb2_grpc.HealthStub(channel).Watch(watched, timeout=READY_TIMEOUT_S)
+        changes = health_pb2_grpc.HealthStub(channel).Watch(watched, timeout=READY_TIMEOUT_S, wait_for_ready=True)
         next(change for change in changes if change.status == health_pb2.HealthCheckResponse.SERVING)
 
 

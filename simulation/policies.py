@@ -2,10 +2,11 @@
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from turnout_server.core.device_names import AUTO
 from turnout_server.core.errors import Overloaded, ServingError
 from turnout_server.scheduling import routing
 from turnout_server.scheduling.routing import Forecast, Preferences
@@ -109,17 +110,26 @@ class Threshold:
 
 
 class Turnout:
-    """Decides as the server does for `auto`.
+    """Decides as the server does.
 
     Args:
+        asks: the `device` parameter of a request.
         admits_all: no request is refused for its deadline, which separates the effect of routing from that of admission.
         weighs_others: the deadline misses that a request would cause for others count, as in the server.
     """
 
     sharing = None
 
-    def __init__(self, objective: str = routing.LATENCY, *, admits_all: bool = False, weighs_others: bool = True) -> None:
+    def __init__(
+        self,
+        objective: str = routing.LATENCY,
+        *,
+        admits_all: bool = False,
+        weighs_others: bool = True,
+        asks: Callable[[Request], str] = lambda request: AUTO,
+    ) -> None:
         self._objective = objective
+        self._asks = asks
         self._admits_all = admits_all
         self._weighs_others = weighs_others
         self._last: dict[str, str] = {}
@@ -128,7 +138,9 @@ class Turnout:
         forecasts = {name: self._forecast(request, device, now_s) for name, device in devices.items()}
         deadline_us = math.inf if self._admits_all else (request.deadline_s - now_s) * 1e6
         last = self._last.get(request.model, "")
-        preferences = Preferences(routing.resolve("auto", tuple(devices)), self._objective, deadline_us, None, last)
+        preferences = Preferences(
+            routing.resolve(self._asks(request), tuple(devices)), self._objective, deadline_us, None, last
+        )
         try:
             chosen = routing.choose(preferences, forecasts, {}).device
         except ServingError:

@@ -103,8 +103,9 @@ class ServiceTime:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in progress."""
+    """A run in progress, on the device of this name."""
 
+    device: str
     tenant: Tenant
     batch: list[Chunk]
     rows: int
@@ -120,11 +121,13 @@ class SharedTenant:
         by_device: the model's deployment on each device.
         drops_late: a device drops a request that it would answer late; otherwise only expired requests are dropped.
         taker: the device that takes a batch now.
+        device: none: the tenant is on all of them.
     """
 
     by_device: Mapping[str, Deployment]
     drops_late: bool
     taker: str = ""
+    device: str = ""
     account: Account = field(default_factory=Account)
     weight: float = 1.0
     instances: int = 0
@@ -153,6 +156,7 @@ class SimulatedDevice:
         instances: how many runs may be in progress at once.
         device_queue: its queue, which devices may share.
         shared: the tenants of a shared queue, by model.
+        place: the devices that share its hardware, by name, itself among them: they share queue and runs, too.
         running: by run, the number of requests in it and when it is predicted to end.
         busy_s: seconds of runs so far.
     """
@@ -164,7 +168,8 @@ class SimulatedDevice:
     instances: int = 1
     device_queue: DeviceQueue[Chunk] = field(default_factory=DeviceQueue)
     shared: "Mapping[str, SharedTenant]" = field(default_factory=dict)
-    running: dict[int, tuple[int, float]] = field(default_factory=dict)
+    place: "dict[str, SimulatedDevice]" = field(default_factory=dict)
+    running: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     busy_s: float = 0.0
     _runs: int = 0
 
@@ -198,12 +203,13 @@ class SimulatedDevice:
             return Forecast(self.name, None, 0.0, alone_us, alone_us, alone_us, fastest_us)
         left_us = [max(0.0, until_s - now_s) * 1e6 for _, until_s in self.running.values()]
         due_s = due(tenant, now_s, self._start_by_s(request))
-        ahead_us, service_us, added_us = self.device_queue.predicted_us(tenant, (), rows, 1, due_s)
+        ahead_us, service_us, added_us, overtaken = self.device_queue.predicted_us(tenant, (), rows, 1, due_s)
         wait_us = routing.wait_us(left_us, ahead_us, self.instances)
-        return Forecast(self.name, None, wait_us, service_us, added_us, alone_us, fastest_us)
+        forecast = Forecast(self.name, None, wait_us, service_us, added_us, alone_us, fastest_us)
+        return forecast._replace(place="+".join(self.place), overtaken=overtaken) if self.place else forecast
 
     def start(self, now_s: float) -> list[tuple[int, Run]]:
-        """Begins runs while an instance is free and requests are queued; drops expired requests."""
+        """Begins runs while an instance is free and requests are queued, on any device of its place; drops expired requests."""
         begun = []
         while self.device_queue and len(self.running) < self.instances:
             for tenant in self.shared.values():
@@ -211,14 +217,15 @@ class SimulatedDevice:
             selection = self.device_queue.take(now_s)
             _drop(selection, now_s)
             if selection.batch:
-                begun.append(self._begin(selection.batch, now_s))
+                device = self.place.get(selection.batch[0].tenant.device, self)
+                begun.append(device._begin(selection.batch, now_s))
             elif not selection.expired and not selection.cancelled:
                 break
         return begun
 
     def ended(self, number: int, run: Run, now_s: float) -> None:
         """Ends a run: answers its requests and updates the profile."""
-        self.running.pop(number)
+        self.running.pop((self.name, number))
         self.device_queue.ended(run.tenant, run.service_s)
         self.deployments[run.batch[0].request.model].observe(run.rows, run.service_s * 1e6)
         self.busy_s += run.service_s
@@ -236,11 +243,11 @@ class SimulatedDevice:
     def _begin(self, batch: list[Chunk], now_s: float) -> tuple[int, Run]:
         model, rows = batch[0].request.model, sum(chunk.rows for chunk in batch)
         self._runs += 1
-        self.running[self._runs] = len(batch), now_s + (self.deployments[model].predict_us(rows) or 0.0) * 1e-6
+        self.running[self.name, self._runs] = len(batch), now_s + (self.deployments[model].predict_us(rows) or 0.0) * 1e-6
         for chunk in batch:
             chunk.request.device = self.name
         service_s = self.service_times[model].draw_s(rows, self.random_)
-        return self._runs, Run(batch[0].tenant, batch, rows, now_s + service_s, service_s)
+        return self._runs, Run(self.name, batch[0].tenant, batch, rows, now_s + service_s, service_s)
 
 
 def deployment(model: str, device: str, saved: Saved) -> Deployment:

@@ -62,18 +62,18 @@ def simulate(requests: Iterable[Request], devices: Mapping[str, SimulatedDevice]
     Args:
         requests: in the order of arrival.
     """
-    ends: list[tuple[float, int, str, int, Run]] = []
+    ends: list[tuple[float, int, int, Run]] = []
     numbers = count()
 
     def start(now_s: float) -> None:
         for device in devices.values():
             for number, run in device.start(now_s):
-                heappush(ends, (run.ends_s, next(numbers), device.name, number, run))
+                heappush(ends, (run.ends_s, next(numbers), number, run))
 
     def advance(until_s: float) -> None:
         while ends and ends[0][0] <= until_s:
-            now_s, _, name, number, run = heappop(ends)
-            devices[name].ended(number, run, now_s)
+            now_s, _, number, run = heappop(ends)
+            devices[run.device].ended(number, run, now_s)
             start(now_s)
 
     for request in requests:

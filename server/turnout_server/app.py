@@ -14,9 +14,9 @@ from turnout_server.core.errors import FailedPrecondition
 from turnout_server.core.listeners import Listeners
 from turnout_server.core.metrics import DeviceState, Metrics
 from turnout_server.devices import engines
-from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engines
 from turnout_server.devices.installation import check_installation
+from turnout_server.devices.places import Place, places_of
 from turnout_server.explain.gather import Explainer
 from turnout_server.models.control import Control
 from turnout_server.models.loading import Loader
@@ -67,7 +67,7 @@ class Core:
     """A server without its network side: devices, models, and the data plane over them.
 
     Attributes:
-        executors: by device name.
+        executors: by device name; devices that share a place have the same.
         inline: runs very short jobs in the transport's thread.
         changes: notified whenever readiness may have changed.
     """
@@ -89,7 +89,7 @@ class Core:
         self.profiler.stop()
         self.control.stop()
         self.inline.stop()
-        for executor in self.executors.values():
+        for executor in set(self.executors.values()):
             executor.stop(timeout_s)
         self.engines.stop()
         self.tracer.close()
@@ -109,7 +109,7 @@ def build(settings: Settings, running: Engines | None = None) -> Core:
     changes, device_changes = Listeners(), Listeners()
     device_changes.add(changes.notify)
     if running is None:
-        running = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify)
+        running = engines.bring_up(settings.declared_devices(), settings.disabled(), device_changes.notify, settings.cache_dir)
     try:
         return _assemble(settings, running, changes, device_changes)
     except Exception:
@@ -128,14 +128,10 @@ def _assemble(settings: Settings, running: Engines, changes: Listeners, device_c
     limits = Limits(settings.max_loaded_models, settings.max_loaded_mb * 2**20)
     repository = Repository(settings.model_repository, Loader(running.by_name, store), settings.model_name, limits)
     executors = {
-        name: Executor(
-            name,
-            runners[name],
-            instances=engine.device.instances,
-            limit=settings.max_queue_size,
-            cpus=_pinned_to(engine.device),
-        )
-        for name, engine in running.by_name.items()
+        device.name: executor
+        for place in places_of([engine.device for engine in running.by_name.values()])
+        for executor in [_executor(place, runners, settings.max_queue_size)]
+        for device in place.devices
     }
     profiler = Profiler(
         store,
@@ -233,7 +229,7 @@ class Server:
 def _device_states(running: Engines, executors: Mapping[str, Executor], inline: InlineRunner) -> dict[str, DeviceState]:
     return {
         name: DeviceState(
-            executors[name].waiting + executors[name].running + inline.waiting(name),
+            executors[name].waiting(name) + executors[name].running(name) + inline.waiting(name),
             engine.unavailable_reason() is None,
             engine.restarts,
         )
@@ -266,9 +262,11 @@ def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
     )
 
 
-def _pinned_to(device: Device) -> tuple[int, ...]:
-    """The cores that a device's worker threads are pinned to: none if they only wait for a device process."""
-    return () if device.isolated else device.cpus
+def _executor(place: Place, runners: Mapping[str, BatchRunner], limit: int) -> Executor:
+    """The executor of a place. Its threads are pinned to the place's cores unless they only wait for device processes."""
+    here = {device.name: runners[device.name] for device in place.devices}
+    pinned = () if all(device.isolated for device in place.devices) else place.cpus
+    return Executor(here, instances=place.instances, limit=limit, cpus=pinned)
 
 
 def _checked_ready_when(ready_when: str, devices: Engines) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliSuppress, PydanticBaseSettingsSource, SettingsConfigDict
 
-from turnout_server.core.device_names import KINDS, entries_of, is_device_name, kind_of, number_of
+from turnout_server.core.device_names import KINDS, UNLABELLED_KINDS, entries_of, is_device_name, kind_of, number_of
+from turnout_server.devices import openvino
 from turnout_server.devices.device import GPU_INSTANCES, GPU_THREADS, PROVIDERS, Device, default_options
 from turnout_server.devices.host import usable_cpus
 from turnout_server.models.control import Mode
@@ -51,19 +52,22 @@ class DeviceSettings(BaseModel):
         """The device that this table declares."""
         kind = kind_of(name)
         provider = self.provider or PROVIDERS[kind]
+        plugin = self.library or (openvino.library() if provider == PROVIDERS["openvino"] else "")
+        hardware = self.hardware or ("cpu" if plugin and not self.library else "")
         defaults = default_options(provider, number_of(name), self.memory_limit_mb, tf32=self.tf32)
         declared = {key: str(value) for key, value in self.provider_options.items()}
         cores = cores_of(self.cpus)
         on_cuda = provider == PROVIDERS["cuda"] and not self.library
-        default_threads = len(cores) or (usable_cpus() if kind == "cpu" else GPU_THREADS if on_cuda else 0)
-        default_isolated = kind != "cpu" or bool(self.library)
+        on_cores = kind == "cpu" or (kind == "openvino" and hardware == "cpu")
+        default_threads = len(cores) or (usable_cpus() if on_cores else GPU_THREADS if on_cuda else 0)
+        default_isolated = kind != "cpu" or bool(plugin)
         return Device(
             name=name,
             kind=kind,
             provider=provider,
-            provider_options=declared if self.library else defaults | declared,
-            library=self.library and str(Path(self.library).absolute()),  # ONNX Runtime looks in its own directory
-            hardware=self.hardware,
+            provider_options=declared if plugin else defaults | declared,
+            library=plugin and str(Path(plugin).absolute()),  # ONNX Runtime looks in its own directory
+            hardware=hardware,
             threads=default_threads if self.threads is None else self.threads,
             cpus=cores,
             instances=self.instances or (GPU_INSTANCES if on_cuda else 1),
@@ -79,14 +83,14 @@ class DeviceSettings(BaseModel):
     def rejection(self, name: str) -> str | None:
         """Why this table can't declare a device called `name`; None if it can."""
         kind = kind_of(name)
-        bare = name == kind and kind != "cpu" and not (self.disabled and kind in KINDS)
+        bare = name == kind and kind not in UNLABELLED_KINDS and not (self.disabled and kind in KINDS)
         if bare or not is_device_name(name):
-            return "a device is called cpu, cpu:<label> or <kind>:<label>"
+            return "a device is called cpu, openvino or <kind>:<label>"
         if kind not in KINDS and not self.provider:
             return f"'{kind}' is none of {', '.join(KINDS)}; a device of another kind needs a provider"
         if self.library and not self.provider:
             return "a library needs a provider: the name of the one in it"
-        if self.hardware and not self.library:
+        if self.hardware and not self.device(name).library:
             return "'hardware' is for providers that come in a library"
         return None if self.disabled else self._without_effect(self.device(name))
 

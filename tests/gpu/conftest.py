@@ -1,6 +1,6 @@
-"""Devices in processes of their own: a GPU, and beside it a CPU, which shows without a GPU that these tests are right.
+"""Devices in processes of their own: a GPU, OpenVINO, and a CPU, which shows without either that these tests are right.
 
-Tests of the GPU are skipped where none works, with the reason that the server itself gives.
+Tests of the GPU and of OpenVINO are skipped where these don't work, with the reason that the server itself gives.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,8 +17,9 @@ from tests.servers import RunningServer, running
 __all__ = ["server", "zoo"]
 
 GPU = "cuda:0"
-#: Both devices, and what each one's table needs besides. TF32 would hide whether the rest is exact.
-TABLES = {GPU: "tf32 = false", "cpu:child": 'threads = 1\nisolation = "process"'}
+OPENVINO = "openvino"
+#: The devices, and what each one's table needs besides. TF32 would hide whether the rest is exact.
+TABLES = {GPU: "tf32 = false", OPENVINO: "threads = 1", "cpu:child": 'threads = 1\nisolation = "process"'}
 
 
 @pytest.fixture(scope="session")
@@ -31,18 +32,29 @@ def gpu() -> str:
     return GPU
 
 
+@pytest.fixture(scope="session")
+def openvino() -> str:
+    """OpenVINO, which works."""
+    found = engines.bring_up([], {"cuda"}, lambda: None)
+    found.stop()
+    if OPENVINO not in found.by_name:
+        pytest.skip(found.missing[OPENVINO])
+    return OPENVINO
+
+
 @pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.gpu if name == GPU else ()) for name in TABLES])
 def device(request: pytest.FixtureRequest) -> str:
     """The name of a device that has a process of its own."""
     name: str = request.param
-    return str(request.getfixturevalue("gpu")) if name == GPU else name
+    return str(request.getfixturevalue({GPU: "gpu", OPENVINO: "openvino"}[name])) if name in (GPU, OPENVINO) else name
 
 
 def declared(directory: Path, device: str, *settings: str) -> str:
     """The flag for a file in `directory` that declares this device, and no other GPU."""
     file = directory / "turnout.toml"
     table = "\n".join([f'[devices."{device}"]', TABLES[device], *settings])
-    file.write_text(f"[devices.cpu]\nthreads = 1\n[devices.cuda]\ndisabled = true\n{table}\n")
+    others = "".join(f"[devices.{name}]\ndisabled = true\n" for name in ("cuda", OPENVINO) if name != device)
+    file.write_text(f"[devices.cpu]\nthreads = 1\n{others}{table}\n")
     return f"--config={file}"
 
 
@@ -51,6 +63,7 @@ def shared_servers(
     zoo: Path, device: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], RunningServer]]:
     """The one server of each transport that the wire tests share; what doesn't name a device runs on this one."""
-    flags = [declared(tmp_path_factory.mktemp("settings"), device), f"--default-device={device}"]
+    preferred = f"{device},cpu" if device == OPENVINO else device  # it leaves text and what needs 64 bits to the CPU
+    flags = [declared(tmp_path_factory.mktemp("settings"), device), f"--default-device={preferred}"]
     with ExitStack() as stack:
         yield cache(lambda transport: stack.enter_context(running(zoo, *flags, transport=transport)))

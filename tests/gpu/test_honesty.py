@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import models
-from tests.gpu.conftest import declared
+from tests.gpu.conftest import OPENVINO, declared
 from tests.servers import Process, RunningServer, running
 from tests.wire import arrays, parameters, refused, request
 
@@ -59,6 +59,8 @@ def test_runs_of_several_instances_do_not_disturb_each_other(zoo: Path, device: 
 
 
 def test_a_request_and_a_model_beyond_the_memory_limit_are_refused_with_the_numbers(device: str, tmp_path: Path) -> None:
+    if device == OPENVINO:
+        pytest.skip("memory_limit_mb is for CPU and CUDA devices")
     (tmp_path / "models").mkdir()
     models.save(tmp_path / "models", "fill", models.fill())
     models.save(tmp_path / "models", "large", models.mlp((8, 4_000_000, 2)))  # 168 MB

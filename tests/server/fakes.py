@@ -95,6 +95,7 @@ class FakeTenant:
     """A model whose runs take `run_us` plus `row_us` for each row; `run_us` is None if it was never measured."""
 
     account: Account = field(default_factory=Account)
+    device: str = "cpu"
     weight: float = 1.0
     instances: int = 0
     preferred_rows: tuple[int, ...] = ()
@@ -160,6 +161,9 @@ class FakeEngine:
 
     def unavailable_reason(self) -> ServingError | None:
         return self.trouble
+
+    def await_ready(self, timeout_s: float) -> None:
+        """Does nothing."""
 
     def stop(self) -> None:
         """Does nothing."""

@@ -6,6 +6,7 @@ import pytest
 from turnout_server import settings_sources
 from turnout_server.core.device_names import kind_of
 from turnout_server.devices import device as devices
+from turnout_server.devices import openvino
 from turnout_server.scheduling.routing import OBJECTIVES
 from turnout_server.settings import Settings
 from turnout_server.settings_sources import UsageError
@@ -344,6 +345,21 @@ def test_a_provider_from_a_library_may_be_of_any_kind(repository: Path, tmp_path
     assert (npu.kind, npu.library, npu.hardware, npu.threads) == ("npu", "/opt/vendor/libvendor.so", "npu", 0)
     assert npu.isolated
     assert cpu.isolated  # third-party code, which may crash its process
+
+
+def test_openvino_is_declared_by_its_name_and_its_plug_in_is_found(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "library", lambda: "/opt/openvino/plugin.so")
+    [whole] = declared(repository, tmp_path, "[devices.openvino]\nthreads = 3").declared_devices()
+    assert (whole.name, whole.kind, whole.provider) == ("openvino", "openvino", "OpenVINOExecutionProvider")
+    assert (whole.library, whole.hardware, whole.threads, whole.isolated) == ("/opt/openvino/plugin.so", "cpu", 3, True)
+    [near] = declared(
+        repository, tmp_path, '[devices."openvino:gpu"]\nhardware = "gpu"\nisolation = "in-process"'
+    ).declared_devices()
+    assert (near.library, near.hardware, near.threads, near.isolated) == ("/opt/openvino/plugin.so", "gpu", 0, False)
+    settings = declared(repository, tmp_path, "[devices.openvino]\ndisabled = true")
+    assert (settings.declared_devices(), settings.disabled()) == ([], {"openvino"})
 
 
 def test_the_default_device_must_be_of_a_known_or_declared_kind(repository: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 AUTO = "auto"
 #: The built-in kinds of device; settings may declare others. A kind without a label means any device of that kind.
 KINDS = ("cpu", "cuda", "tensorrt", "openvino", "migraphx", "coreml")
+#: Kinds that a device may be called by without a label, because a machine usually has one.
+UNLABELLED_KINDS = ("cpu", "openvino")
 #: Kinds whose numeric label is the index of a GPU.
 GPU_KINDS = ("cuda", "tensorrt", "migraphx")
 

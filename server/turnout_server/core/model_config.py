@@ -141,6 +141,7 @@ class ModelConfiguration:
         files: the ONNX file by device name or kind; the key `""` holds the default.
         versions: the version numbers to serve; an int n means the n highest, None all.
         batches: whether requests may be batched.
+        serves_unverified: whether devices are used on which nothing could be compared with the reference.
         objective: how `auto` chooses a device: by `latency`, `cost` or `energy`; empty leaves it to the server.
         latency_target_us: the target for the time from a request's arrival to its answer; None for none.
         instances: how many runs of the model may be concurrent, by device name or kind, `""` for the others; 0 for no limit.
@@ -159,6 +160,7 @@ class ModelConfiguration:
     versions: int | tuple[int, ...] | None = 1
     queue: Queue = Queue()
     batches: bool = True
+    serves_unverified: bool = False
     objective: str = ""
     latency_target_us: int | None = None
     instances: dict[str, int] = field(default_factory=dict)

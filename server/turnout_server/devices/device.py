@@ -1,9 +1,6 @@
 """The places to run: which are declared, which are found, and what each is called."""
 
-import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 from turnout_server.core.device_names import GPU_KINDS
 from turnout_server.devices.host import usable_cpus
@@ -117,18 +114,3 @@ def cuda_options(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) ->
     if not tf32:
         options["use_tf32"] = "0"
     return options
-
-
-def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tuple[int, ...]]]:
-    """Every two CPU devices that may run on the same cores, and which those are.
-
-    A core is busy with one of them at a time, so what was measured of either alone is wrong while the other works.
-    """
-    for one, other in combinations([device for device in devices if device.kind == "cpu"], 2):
-        if common := _cores_of(one) & _cores_of(other):
-            yield one, other, tuple(sorted(common))
-
-
-def _cores_of(device: Device) -> set[int]:
-    """The cores that a device's runs may use."""
-    return set(device.cpus) if device.cpus else os.sched_getaffinity(0)

@@ -9,11 +9,12 @@ from typing import Protocol
 from turnout_server.core.device_names import KINDS, kind_of
 from turnout_server.core.errors import FailedPrecondition, ServingError
 from turnout_server.core.model_config import RuntimeOptions
-from turnout_server.devices import discovery
+from turnout_server.devices import discovery, openvino
 from turnout_server.devices.bucket_session import BucketSession
 from turnout_server.devices.cuda_runtime import gpu_of
-from turnout_server.devices.device import Device, cpu, cuda, shared_cores
+from turnout_server.devices.device import Device, cpu, cuda
 from turnout_server.devices.gpu_power import with_power
+from turnout_server.devices.places import shared_cores
 from turnout_server.devices.probe import unavailable_reason
 from turnout_server.devices.process_engine import ProcessEngine
 from turnout_server.devices.sessions import OnnxSession, Session, built_in_providers
@@ -49,6 +50,10 @@ class Engine(Protocol):
         """Why nothing can run here now; None if it can."""
         ...
 
+    def await_ready(self, timeout_s: float) -> None:
+        """Returns once models can be opened here, or after this long."""
+        ...
+
     def stop(self) -> None:
         """Gives everything back."""
         ...
@@ -74,6 +79,9 @@ class LocalEngine:
 
     def unavailable_reason(self) -> ServingError | None:
         return None
+
+    def await_ready(self, timeout_s: float) -> None:
+        """It always is."""
 
     def stop(self) -> None:
         """There is nothing to give back but memory."""
@@ -104,12 +112,15 @@ class Engines:
             engine.stop()
 
 
-def bring_up(declared: Sequence[Device], disabled: Collection[str], changed: Callable[[], None]) -> Engines:
-    """Starts every device that is declared, and those that are found besides: the CPU, and GPUs that CUDA runs.
+def bring_up(
+    declared: Sequence[Device], disabled: Collection[str], changed: Callable[[], None], cache_dir: Path | None = None
+) -> Engines:
+    """Starts every device that is declared, and those that are found besides: the CPU, OpenVINO, and GPUs that CUDA runs.
 
     Args:
         disabled: devices, and whole kinds, not to look for.
         changed: called whenever a device became ready or stopped being so.
+        cache_dir: where devices keep what they compiled; None for nowhere.
 
     Raises:
         FailedPrecondition: a declared device doesn't work, or there is none at all; the text says which and why.
@@ -118,9 +129,11 @@ def bring_up(declared: Sequence[Device], disabled: Collection[str], changed: Cal
     missing = {kind: UNDECLARED.format(kind=kind) for kind in KINDS} | {name: DISABLED.format(name=name) for name in disabled}
     try:
         for device in declared:
-            by_name[device.name] = _declared(device, changed)
+            by_name[device.name] = _declared(openvino.configured(device, cache_dir), changed)
         if "cpu" not in by_name and "cpu" not in disabled:
             by_name["cpu"] = start(cpu(), changed)
+        if "openvino" not in disabled and "openvino" not in by_name:
+            missing |= _find_openvino(by_name, changed, cache_dir)
         if "cuda" not in disabled:
             missing |= _find_gpus(by_name, disabled, changed)
         if not by_name:
@@ -132,7 +145,7 @@ def bring_up(declared: Sequence[Device], disabled: Collection[str], changed: Cal
     for device in running:
         missing.pop(device.kind, None)
     for name in missing:
-        if kind_of(name) == "cuda":
+        if kind_of(name) == "cuda" or (name == "openvino" and openvino.library()):
             logger.info("%s: not available: %s", name, missing[name])
     _warn_of_shared_cores(running)
     return Engines(by_name, missing)
@@ -143,6 +156,18 @@ def _declared(device: Device, changed: Callable[[], None]) -> Engine:
         return start(device, changed)
     except FailedPrecondition as error:
         raise FailedPrecondition(f"[devices.{device.name!r}] does not work with {device.provider}: {error}") from None
+
+
+def _find_openvino(by_name: dict[str, Engine], changed: Callable[[], None], cache_dir: Path | None) -> dict[str, str]:
+    """Adds OpenVINO if its plug-in is installed and works; returns why it doesn't, by name."""
+    if not (plugin := openvino.library()):
+        return {}
+    device = openvino.configured(openvino.openvino(plugin), cache_dir)
+    try:
+        by_name[device.name] = start(device, changed)
+    except FailedPrecondition as error:
+        return {device.name: str(error)}
+    return {}
 
 
 def _find_gpus(by_name: dict[str, Engine], disabled: Collection[str], changed: Callable[[], None]) -> dict[str, str]:

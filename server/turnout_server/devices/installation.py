@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import Distribution
 from pathlib import Path
 
@@ -10,6 +10,9 @@ from turnout_server.core.errors import FailedPrecondition
 
 #: All of these install into a directory `onnxruntime`.
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-rocm", "onnxruntime-migraphx")
+
+#: How the names of plug-in providers' distributions begin.
+PLUGIN_PREFIX = "onnxruntime-ep-"
 
 
 def installed(
@@ -32,6 +35,12 @@ def installed(
     homes = {name: home_of(wheel) for name, wheel in found.items()}
     first = next((home for entry in path if (home := Path(entry).resolve()) in homes.values()), None)
     return {name: wheel for name, wheel in found.items() if first is None or homes[name] == first}
+
+
+def plugins(distributions: Callable[[], Iterable[Distribution]] = importlib.metadata.distributions) -> dict[str, str]:
+    """The versions of the plug-in providers that are installed, by distribution."""
+    named = ((str(found.metadata["Name"]).lower().replace("_", "-"), found.version) for found in distributions())
+    return dict(sorted((name, version) for name, version in named if name.startswith(PLUGIN_PREFIX)))
 
 
 def home_of(wheel: Distribution) -> Path:

@@ -1,6 +1,9 @@
 """What the errors of ONNX Runtime mean to the caller of a run or a load."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -11,6 +14,8 @@ if TYPE_CHECKING:
     from turnout_server.devices.device import Device
 
 logger = logging.getLogger(__name__)
+
+_trying: ContextVar[bool] = ContextVar("trying", default=False)
 
 #: Lower-case parts of the texts with which ONNX Runtime, CUDA and its libraries report a lack of memory.
 _NO_MEMORY = (
@@ -90,6 +95,16 @@ def memory_of(device: "Device") -> str:
     return f"into the memory of device '{device.name}'{limit}"
 
 
+@contextmanager
+def trying() -> Iterator[None]:
+    """Runs of this thread in here may fail, and their errors aren't logged as such."""
+    token = _trying.set(True)
+    try:
+        yield
+    finally:
+        _trying.reset(token)
+
+
 def run_error(error: Exception, device: "Device") -> ServingError:
     """The error that the caller of a failed run gets."""
     text = first_line(error)
@@ -99,5 +114,5 @@ def run_error(error: Exception, device: "Device") -> ServingError:
         return Overloaded(f"this request does not fit {memory_of(device)}: {text}")
     internal = internal_error()
     internal.cause = text
-    logger.error("a run failed: %s (%s)", error, internal)
+    logger.log(logging.DEBUG if _trying.get() else logging.ERROR, "a run failed: %s (%s)", error, internal)
     return internal

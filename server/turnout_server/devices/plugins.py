@@ -1,6 +1,7 @@
 """Execution providers that aren't part of ONNX Runtime, but come in a library that is plugged into it."""
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -10,6 +11,8 @@ from turnout_server.core.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from turnout_server.devices.device import Device
+
+OPENVINO = "OpenVINOExecutionProvider"
 
 
 def hardware_of(device: "Device") -> Any:
@@ -23,9 +26,11 @@ def hardware_of(device: "Device") -> Any:
     _register(device.provider, device.library)
     offered = [each for each in onnxruntime.get_ep_devices() if each.ep_name == device.provider]
     if not offered:
-        present = sorted({each.ep_name for each in onnxruntime.get_ep_devices()})
+        present = sorted({_described(each) for each in onnxruntime.get_ep_devices()})
+        only = "; it takes hardware by Intel only" if device.provider == OPENVINO else ""
         raise FailedPrecondition(
-            f"{device.library} was loaded, but no {device.provider} with any hardware; ONNX Runtime now has {present}"
+            f"{Path(device.library).name} was loaded, and {device.provider} finds no hardware that it can use{only}; "
+            f"this machine has {', '.join(present)}"
         )
     fitting = [each for each in offered if device.hardware in ("", _type_of(each))]
     number = number_of(device.name)

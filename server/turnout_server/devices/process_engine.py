@@ -64,12 +64,12 @@ class ProcessEngine:
         self._opening = threading.Lock()
         self._replacing = threading.Lock()
         self._stopping = threading.Event()
-        self._ready = False
+        self._ready = threading.Event()
         try:
             self._start()
         except (ServingError, OSError) as error:
             raise FailedPrecondition(f"{error}{_hint(device)}") from None
-        self._ready = True
+        self._ready.set()
         self._threads = [
             threading.Thread(target=self._supervise, name=f"supervisor {device.name}", daemon=True),
             threading.Thread(target=self._close_dropped, name=f"closer {device.name}", daemon=True),
@@ -117,10 +117,14 @@ class ProcessEngine:
 
     def unavailable_reason(self) -> ServingError | None:
         """See Engine."""
-        if self._ready and self._process.failure is None:
+        if self._ready.is_set() and self._process.failure is None:
             return None
         why = self._process.failure or "its models are being opened"
         return DeviceLost(f"device '{self.device.name}' is restarting: {why}")
+
+    def await_ready(self, timeout_s: float) -> None:
+        """See Engine."""
+        self._ready.wait(timeout_s)
 
     def stop(self) -> None:
         """Ends the process for good."""
@@ -153,7 +157,7 @@ class ProcessEngine:
         while True:
             started_s = time.monotonic()
             self._process.wait()
-            self._ready = False
+            self._ready.clear()
             if self._stopping.is_set():
                 self._process.close()
                 return
@@ -178,7 +182,7 @@ class ProcessEngine:
         except (ServingError, OSError) as error:
             logger.error("device %s does not start: %s", self.device.name, error)
             return False
-        self._ready = True
+        self._ready.set()
         logger.warning("device %s is back", self.device.name)
         self._changed()
         return True

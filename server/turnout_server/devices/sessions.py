@@ -21,7 +21,7 @@ from turnout_server.core.datatypes import of_dtype, of_onnx
 from turnout_server.core.errors import FailedPrecondition, Overloaded
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.core.signatures import TensorSpec
-from turnout_server.devices import cuda_libraries
+from turnout_server.devices import cuda_libraries, openvino
 from turnout_server.devices.ort_errors import first_line, lacks_memory, memory_of, run_error
 from turnout_server.devices.plugins import hardware_of
 from turnout_server.scheduling.batching import collate
@@ -142,6 +142,8 @@ class OnnxSession:
         self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions(), graphs)
         self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        if (refusal := openvino.refusal(device, (*self.inputs, *self.outputs))) is not None:
+            raise FailedPrecondition(refusal)
         self.placement: Counter[str] = Counter()
         for subgraph in self._session.get_provider_graph_assignment_info():
             self.placement[subgraph.ep_name] += len(subgraph.get_nodes())
@@ -219,6 +221,8 @@ def _create(model: str | bytes, device: "Device", chosen: RuntimeOptions, graphs
             raise FailedPrecondition(f"'{option}' would give wrong answers here; remove it, or see the setting cuda_graph_rows")
     if device.is_cuda and graphs:
         provider_options["enable_cuda_graph"] = "1"
+    if openvino.is_plugin(device) and openvino.OPTION in provider_options and chosen.intra_op_threads:
+        provider_options = openvino.with_threads(provider_options, chosen.intra_op_threads)
     options = _session_options(device, chosen)
     providers = _providers(device, provider_options, options)
     try:

@@ -9,7 +9,7 @@ from turnout_server.core.errors import InvalidRequest, ServingError
 from turnout_server.core.messages import InferRequest
 from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.devices.engines import Engines
-from turnout_server.devices.synthetic import FREE_DIMENSION
+from turnout_server.devices.synthetic import USUAL
 from turnout_server.explain.answer import DeviceFacts, Explanation, Question
 from turnout_server.explain.load import Load, load
 from turnout_server.models.deployments import Deployment
@@ -109,8 +109,8 @@ class Explainer:
             cap=deployment.effective_max_batch,
             cap_reason=effective_max_batch_reason(model, deployment),
             instances=instances,
-            waiting=executor.waiting,
-            running=executor.running,
+            waiting=executor.waiting(device.name),
+            running=executor.running(device.name),
             service_us=deployment.predict_us(question.rows),
             finish_us=forecast.predicted_finish_us,
             delay_us=routing.imposed_delay_us(forecast) or None,
@@ -145,7 +145,7 @@ def _request_for(question: Question, signature: Signature, now_s: float) -> Infe
 
 
 def _zeros(spec: TensorSpec, rows: int) -> np.ndarray:
-    free = [rows if axis == 0 else FREE_DIMENSION for axis in range(len(spec.shape))]
+    free = [rows if axis == 0 else USUAL.free for axis in range(len(spec.shape))]
     shape = [default if size == -1 else size for size, default in zip(spec.shape, free, strict=True)]
     return np.broadcast_to(np.zeros((), spec.datatype.dtype), shape)
 

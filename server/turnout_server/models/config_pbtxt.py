@@ -52,7 +52,7 @@ WITHOUT_EFFECT = {
 ANYWHERE = ""
 
 #: Turnout's own parameters, without their prefix.
-TURNOUT_PARAMETERS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance")
+TURNOUT_PARAMETERS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance", "unverified")
 
 
 def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfiguration:
@@ -108,7 +108,8 @@ def interpret(message: ModelConfig, name: str, directory: Path, kinds: Collectio
         files=_files(message, kinds),
         versions=_versions(message.version_policy),
         queue=_queue(message.dynamic_batching, message.max_batch_size),
-        batches=_switch(parameters, "batching"),
+        batches=_either(parameters, "batching", "on", "off"),
+        serves_unverified=not _either(parameters, "unverified", "refuse", "serve"),
         objective=_objective(parameters, "objective"),
         latency_target_us=_microseconds(parameters, "latency_target_us"),
         instances=_instances(message),
@@ -217,11 +218,12 @@ def _non_negative(parameters: dict[str, str], key: str) -> float:
     return value
 
 
-def _switch(parameters: dict[str, str], key: str) -> bool:
-    value = parameters.get(key, "on")
-    if value not in ("on", "off"):
-        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be 'on' or 'off'")
-    return value == "on"
+def _either(parameters: dict[str, str], key: str, usual: str, other: str) -> bool:
+    """Whether a parameter has its usual value."""
+    value = parameters.get(key, usual)
+    if value not in (usual, other):
+        raise FailedPrecondition(f"parameter 'turnout.{key}' is '{value}'; it must be '{usual}' or '{other}'")
+    return value == usual
 
 
 def _objective(parameters: dict[str, str], key: str) -> str:

@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from turnout_server.core.errors import FailedPrecondition
 from turnout_server.core.metrics import Key
 from turnout_server.core.model_config import Queue
 from turnout_server.devices.buckets import bucket_for, doubling
+from turnout_server.devices.openvino import beyond_32_bits
 from turnout_server.devices.sessions import Session
 from turnout_server.models.profile_store import ProfileKey
 from turnout_server.models.verification import Parity
@@ -47,6 +51,7 @@ class Deployment:
         target_us: how soon its requests should be answered; None if not set.
         profile_key: identifies its profile on disk; None if profiles aren't kept.
         report: what loading it showed.
+        narrowed: inputs of 64-bit integers that the device computes in 32 bits.
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
         debt_free_s: when it will have paid for slow runs that kept the transport's thread, on the monotonic clock.
@@ -64,6 +69,7 @@ class Deployment:
     precision: str = "fp32"
     profile_key: ProfileKey | None = None
     report: DeviceReport = field(default_factory=lambda: DeviceReport(0.0, {}, Parity(None, "")))
+    narrowed: tuple[str, ...] = ()
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)
     debt_free_s: float = 0.0
@@ -77,6 +83,16 @@ class Deployment:
         self.target_s = None if self.target_us is None else self.target_us * 1e-6
         self.buckets = tuple(self.session.buckets)
         self.review_batch_size()
+
+    def refusal(self, inputs: Mapping[str, np.ndarray]) -> FailedPrecondition | None:
+        """Why the device would compute something else from these values; None if it wouldn't."""
+        for name in self.narrowed:
+            if (value := beyond_32_bits(inputs[name])) is not None:
+                return FailedPrecondition(
+                    f"device '{self.device}' computes integers in 32 bits, and input '{name}' has the value {value}; "
+                    "another device takes it"
+                )
+        return None
 
     def predict_us(self, rows: int) -> float | None:
         """The expected service time in microseconds of a run of so many rows; None before the first run."""

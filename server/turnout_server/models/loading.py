@@ -9,6 +9,7 @@ from pathlib import Path
 from turnout_server.core.errors import FailedPrecondition, Overloaded, ServingError
 from turnout_server.core.model_config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
 from turnout_server.core.signatures import Signature, declared
+from turnout_server.devices import openvino
 from turnout_server.devices.device import Device
 from turnout_server.devices.discovery import fingerprint
 from turnout_server.devices.engines import Engine
@@ -17,7 +18,7 @@ from turnout_server.models.deployments import Deployment, DeviceReport
 from turnout_server.models.files import precision_of, weight_bytes
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.tuning import ModelFile, Tuned, for_batches, with_fitting_threads
-from turnout_server.models.verification import Parity, samples, verify
+from turnout_server.models.verification import Parity, Verifiable, golden, verify
 from turnout_server.models.warmup import measured, rows_are_independent, run_configured, tolerance_of
 from turnout_server.scheduling.profiles import Profile
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: The most rows of a batch on a GPU, for models whose configuration doesn't say.
 GPU_MAX_BATCH_SIZE = 256
+#: How long a device that is restarting is waited for.
+RESTART_S = 5.0
 #: Different `device` values that are remembered for each model.
 LAST_ROUTES = 64
 
@@ -113,6 +116,7 @@ class Loader:
                 target_us=configuration.latency_target_us,
                 precision=precision_of(directory, configuration.file_for(name, place.kind)),
                 profile_key=keys.get(name),
+                narrowed=openvino.narrowed(place, result.session.inputs),
                 report=DeviceReport(load_s[name], result.session.placement, parities[name], result.notes),
             )
         return ModelVersion(configuration.name, number, configuration, signature, deployments, unavailable)
@@ -152,6 +156,7 @@ class Loader:
             )
         file = _checked(directory / configuration.file_for(device.name, device.kind))
         _require_room(file, device)
+        engine.await_ready(RESTART_S)  # an earlier model may have ended its process
         return with_fitting_threads(ModelFile(engine, file, configuration.runtime))
 
     def _verify(
@@ -163,8 +168,9 @@ class Loader:
     ) -> dict[str, Parity]:
         """How far each device is off; those that are too far lose their session and get a problem."""
         parities: dict[str, Parity] = {}
-        known = samples(directory, next(iter(sessions.values())))
-        for device, result in verify(sessions, known, configuration.tolerance).items():
+        devices = {name: Verifiable(session, self._engines[name].device.provider) for name, session in sessions.items()}
+        known, allowed = golden(directory), configuration.serves_unverified
+        for device, result in verify(devices, known, configuration.tolerance, unverified=allowed).items():
             if isinstance(result, Parity):
                 parities[device] = result
             else:

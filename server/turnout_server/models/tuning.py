@@ -10,6 +10,7 @@ from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices.buckets import bucket_sizes, is_size_sensitive
 from turnout_server.devices.device import PROVIDERS
 from turnout_server.devices.engines import Engine
+from turnout_server.devices.places import on_cores
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs
 from turnout_server.models.warmup import CHANGED_ROWS, agree, quickest_us, size_change_us, timed_us
@@ -74,7 +75,7 @@ def with_fitting_threads(model: ModelFile) -> Session:
     Three layers of 256 to 256 take half as long on one thread as on two (docs/results/benchmarks.md).
     """
     session, device = model.open(), model.engine.device
-    if device.kind != "cpu" or device.threads < 2 or model.options.intra_op_threads is not None:
+    if not on_cores(device) or device.threads < 2 or model.options.intra_op_threads is not None:
         return session
     shared_us = quickest_us(session)
     if shared_us is None or shared_us > SMALL_US:

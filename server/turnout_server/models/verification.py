@@ -5,17 +5,23 @@ synthetic; then the CPU's outputs are what the other devices are held to.
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded, ServingError, Unavailable
+from turnout_server.devices.device import PROVIDERS
+from turnout_server.devices.ort_errors import trying
 from turnout_server.devices.sessions import Session
-from turnout_server.devices.synthetic import synthetic_inputs
+from turnout_server.devices.synthetic import STYLES, synthetic_inputs
 
 GOLDEN = "golden.npz"
+UNVERIFIED = (
+    "unverified: '{reference}' runs none of the inputs that were tried, so nothing shows that '{device}' computes the same "
+    "({error}); publish golden.npz with the model, or set its parameter turnout.unverified to serve"
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,14 @@ class VerificationSample:
 
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray] | None = None
+
+
+@dataclass(frozen=True)
+class Verifiable:
+    """A session, and the execution provider that runs it."""
+
+    session: Session
+    provider: str
 
 
 @dataclass(frozen=True)
@@ -39,19 +53,18 @@ class Parity:
     reference: str = ""
 
 
-def samples(directory: Path, session: Session) -> list[VerificationSample]:
-    """What to run a model on; synthetic inputs of one row and of two if nothing was published with it.
+Samples = Sequence[VerificationSample]
 
-    Two samples have the same shapes, because a device may have kept the inputs of an earlier run.
+
+def golden(directory: Path) -> Samples | None:
+    """The samples that were published with a model; None if there are none.
 
     Raises:
         FailedPrecondition: golden.npz is there and broken.
     """
     path = directory / GOLDEN
     if not path.exists():
-        return [
-            VerificationSample(synthetic_inputs(session.inputs, rows, seed=seed)) for rows, seed in ((1, 1), (2, 2), (2, 3))
-        ]
+        return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: _as_tensor(archive[name]) for name in archive.files}
@@ -61,73 +74,122 @@ def samples(directory: Path, session: Session) -> list[VerificationSample]:
     return [VerificationSample(_part(arrays, f"{point}/in/"), _part(arrays, f"{point}/out/")) for point in points]
 
 
+def made_up(session: Session) -> Iterator[Samples]:
+    """Synthetic samples in several styles, because not every model takes each.
+
+    Two samples have the same shapes, because a device may have kept the inputs of an earlier run.
+    """
+    for style in STYLES:
+        yield [
+            VerificationSample(synthetic_inputs(session.inputs, rows, seed, style, session.outputs))
+            for rows, seed in ((1, 1), (2, 2), (2, 3))
+        ]
+
+
 def verify(
-    sessions: Mapping[str, Session], samples: list[VerificationSample], tolerance: float
+    devices: Mapping[str, Verifiable], known: Samples | None, tolerance: float, *, unverified: bool = False
 ) -> dict[str, Parity | ServingError]:
-    """Runs the samples on every device.
+    """Runs the same inputs on every device, and compares what comes out.
 
     Args:
+        known: samples that were published with the model; None for synthetic ones, with the CPU's outputs as the right ones.
         tolerance: the largest error that is allowed.
+        unverified: whether devices are used where nothing could be compared.
 
     Returns:
         For each device how far off it is, or why the model can't run there: it is further off than allowed, it lacks the
-        memory, or it fails on inputs that another device, or whoever published them, could run.
+        memory, it fails on inputs that another device, or whoever published them, could run, or it is another provider than
+        the reference and nothing could be compared.
     """
-    order = sorted(sessions, key=lambda name: not name.startswith("cpu"))
+    order = sorted(devices, key=lambda name: devices[name].provider != PROVIDERS["cpu"])
+    if known is not None and any(sample.outputs for sample in known):
+        right = [sample.outputs for sample in known]
+        return {name: _judged(name, _outputs(devices[name].session, known), right, "golden", tolerance) for name in order}
     results: dict[str, Parity | ServingError] = {}
-    reference, right = "golden", [sample.outputs for sample in samples]
-    for device in order:
-        outputs = _outputs(sessions[device], samples)
-        results[device] = _judged(device, outputs, right, reference, tolerance)
-        if right[0] is None and not isinstance(outputs, ServingError) and isinstance(results[device], Parity):
-            reference, right = device, list(outputs)
+    for at, reference in enumerate(order):
+        samples, outputs = _first_that_runs(devices[reference].session, known)
+        if isinstance(outputs, (Overloaded, Unavailable)):
+            results[reference] = outputs  # the next one may be a reference
+            continue
+        results[reference] = Parity(None)
+        for name in order[at + 1 :]:
+            if not isinstance(outputs, ServingError):
+                own = _outputs(devices[name].session, samples)
+                results[name] = _judged(name, own, list(outputs), reference, tolerance)
+            elif unverified or devices[name].provider == devices[reference].provider:
+                results[name] = Parity(None)
+            else:
+                results[name] = FailedPrecondition(UNVERIFIED.format(device=name, reference=reference, error=_cause(outputs)))
+        break
     return results
 
 
-def _outputs(session: Session, samples: list[VerificationSample]) -> list[dict[str, np.ndarray]] | ServingError:
-    """The outputs for each sample, or why a run failed."""
-    names = [spec.name for spec in session.outputs]
+def _first_that_runs(session: Session, known: Samples | None) -> tuple[Samples, list[dict[str, np.ndarray]] | ServingError]:
+    """The first samples that a session runs, with its outputs; or the last error."""
+    samples: Samples = []
+    outputs: list[dict[str, np.ndarray]] | ServingError = []
+    for samples in [known] if known is not None else made_up(session):
+        with trying():
+            outputs = _outputs(session, samples)
+        if not isinstance(outputs, ServingError) or isinstance(outputs, (Overloaded, Unavailable)):
+            break
+    return samples, outputs
+
+
+def _outputs(session: Session, samples: Samples) -> list[dict[str, np.ndarray]] | ServingError:
+    """The outputs for each sample, or why a run failed; a run whose outputs aren't of the declared datatypes has failed."""
+    specs = {spec.name: spec for spec in session.outputs}
     try:
-        return [dict(zip(names, session.run(sample.inputs, names), strict=True)) for sample in samples]
+        results = [dict(zip(specs, session.run(sample.inputs, list(specs)), strict=True)) for sample in samples]
     except ServingError as error:
         return error
+    for name, array in (item for result in results for item in result.items()):
+        if array.dtype != specs[name].datatype.dtype:
+            return FailedPrecondition(f"its output '{name}' is declared {specs[name].datatype.name}, and came as {array.dtype}")
+    return results
 
 
 def _judged(
     device: str,
     outputs: list[dict[str, np.ndarray]] | ServingError,
-    right: list[dict[str, np.ndarray] | None],
+    right: Sequence[dict[str, np.ndarray] | None],
     reference: str,
     tolerance: float,
 ) -> Parity | ServingError:
     if isinstance(outputs, ServingError):
-        return _failed(device, outputs, reference, known=right[0] is not None)
-    pairs = [(got, want) for got, want in zip(outputs, right, strict=True) if want is not None]
-    errors = [relative_error(got[name], want[name]) for got, want in pairs for name in want if name in got]
-    if not errors:
-        return Parity(None)
-    worst = max(errors)
+        return _failed(device, outputs, reference)
+    pairs = [
+        (name, result[name], array)
+        for result, want in zip(outputs, right, strict=True)
+        for name, array in (want or {}).items()
+        if name in result
+    ]
+    for name, got, wanted in pairs:
+        if got.shape != wanted.shape:
+            return FailedPrecondition(
+                f"its output '{name}' on device '{device}' has the shape {list(got.shape)}, and that of {reference} has "
+                f"{list(wanted.shape)}"
+            )
+    worst = max((relative_error(got, want) for _, got, want in pairs), default=0.0)
     if not worst <= tolerance:
         return FailedPrecondition(
             f"its outputs on device '{device}' differ from those of {reference} by {worst:.2g} of the largest value, and "
             f"{tolerance:g} is allowed (parameter turnout.tolerance)"
         )
-    return Parity(worst, reference)
+    return Parity(worst, reference) if pairs else Parity(None)
 
 
-def _failed(device: str, error: ServingError, reference: str, *, known: bool) -> Parity | ServingError:
-    """What a failed run says about a device; nothing if synthetic inputs fail everywhere, because the model may not take them.
-
-    Args:
-        known: whether the right outputs are known, so that the inputs can be run.
-    """
+def _failed(device: str, error: ServingError, reference: str) -> ServingError:
+    """What a run that failed on inputs that others run says about a device."""
     if isinstance(error, (Overloaded, Unavailable)):
         return error
-    if not known:
-        return Parity(None)
-    why = error.cause if isinstance(error, InternalError) and error.cause else str(error)
     whose = f"the inputs of {GOLDEN}" if reference == "golden" else f"inputs that '{reference}' runs"
-    return FailedPrecondition(f"it fails on device '{device}' with {whose}: {why}")
+    return FailedPrecondition(f"it fails on device '{device}' with {whose}: {_cause(error)}")
+
+
+def _cause(error: ServingError) -> str:
+    """What went wrong, for the operator."""
+    return error.cause if isinstance(error, InternalError) and error.cause else str(error)
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:

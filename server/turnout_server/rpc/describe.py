@@ -160,6 +160,8 @@ def _parameters(config: ModelConfiguration) -> dict[str, str]:
         parameters["turnout.tolerance"] = f"{config.tolerance:g}"
     if not config.batches:
         parameters["turnout.batching"] = "off"
+    if config.serves_unverified:
+        parameters["turnout.unverified"] = "serve"
     return parameters
 
 

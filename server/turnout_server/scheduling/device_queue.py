@@ -1,4 +1,6 @@
-"""The queue of one device, and which of it runs next. No clock, thread or lock: `now` comes in, a decision goes out.
+"""The queue of one place, usually of one device, and which of it runs next.
+
+No clock, thread or lock: `now` comes in, a decision goes out.
 
 Requests wait in groups that can be batched. The next group is chosen in this order:
 
@@ -80,7 +82,7 @@ class _Group(Generic[E]):
 
 
 class DeviceQueue(Generic[E]):
-    """The requests that wait for one device."""
+    """The requests that wait for one place: a device, or several that share hardware."""
 
     def __init__(self) -> None:
         self._groups: dict[Key, _Group[E]] = {}
@@ -97,6 +99,10 @@ class DeviceQueue(Generic[E]):
     def waiting(self, tenant: Tenant, priority: int) -> int:
         """How many requests of a tenant wait at a priority."""
         return tenant.account.by_priority.get(priority, 0)
+
+    def waiting_for(self, device: str) -> int:
+        """How many requests wait for a device. May be called from any thread."""
+        return sum(tenant.account.waiting for tenant in {key[0] for key in tuple(self._groups)} if tenant.device == device)
 
     def add(self, entry: E) -> None:
         """Queues a request."""
@@ -177,24 +183,25 @@ class DeviceQueue(Generic[E]):
 
     def predicted_us(
         self, tenant: Tenant, batch_key: Hashable, rows: int, priority: int, due_s: float
-    ) -> tuple[float, float, float]:
+    ) -> tuple[float, float, float, int]:
         """What a request would meet here. May be called from any thread; may be a moment out of date.
 
         Returns:
             Microseconds of runs: of other groups' requests that go before it; of its own group, up to and including it; and
-            how much more work there would be with it.
+            how much more work there would be with it. Last, how many of the requests that wait would go after it.
         """
         place = (priority, due_s, math.inf)
-        ahead_us = 0.0
+        ahead_us, overtaken = 0.0, 0
         for key, group in tuple(self._groups.items()):
+            overtaken += len(group.queue) - bisect(group.queue, place)
             if key != (tenant, batch_key):
                 ahead_us += _runs_us(group.tenant, group.rows_before(place))
         own = self._groups.get((tenant, batch_key))
         if own is None:
             alone_us = tenant.predict_us(rows) or 0.0
-            return ahead_us, alone_us, alone_us
+            return ahead_us, alone_us, alone_us, overtaken
         added_us = _runs_us(tenant, own.rows + rows) - _runs_us(tenant, own.rows)
-        return ahead_us, _runs_us(tenant, own.rows_before(place) + rows), max(0.0, added_us)
+        return ahead_us, _runs_us(tenant, own.rows_before(place) + rows), max(0.0, added_us), overtaken
 
     def _next(self, dispatchable: list[_Group[E]], now_s: float) -> _Group[E]:
         """The group whose turn it is, by the rules in the module's docstring."""

@@ -26,9 +26,10 @@ class Account:
 
 
 class Tenant(Protocol):
-    """One model version on the device: the owner of queued requests.
+    """One model version on a device: the owner of queued requests.
 
     Attributes:
+        device: the device's name.
         account: its use of the device.
         weight: its share of the device, relative to other tenants'.
         instances: how many of its runs may be in progress at once; 0 for any number.
@@ -38,6 +39,8 @@ class Tenant(Protocol):
         effective_max_batch: the most rows worth batching in one run.
     """
 
+    @property
+    def device(self) -> str: ...
     @property
     def account(self) -> Account: ...
     @property

@@ -55,6 +55,8 @@ class Forecast(NamedTuple):
         rate: what an hour of the device costs by the request's objective; None if nobody set it.
         occupancy_us: the longest time for which the request would hold the device; None if the request has no choice.
         arrivals: requests that are at least as urgent and arrive at the device meanwhile.
+        place: the hardware that the device shares with others; empty if it has its own.
+        overtaken: requests that wait at the place and would go after it; 0 where no other device shares the hardware.
     """
 
     device: str
@@ -67,6 +69,8 @@ class Forecast(NamedTuple):
     rate: float | None = None
     occupancy_us: float | None = None
     arrivals: Sequence[ArrivalRate] = ()
+    place: str = ""
+    overtaken: int = 0
 
     @property
     def measured(self) -> bool:
@@ -153,7 +157,10 @@ def wait_us(remaining_us: Sequence[float], ahead_us: float, instances: int) -> f
 
 
 def imposed_delay_us(forecast: Forecast) -> float:
-    """The total delay that a request imposes on others that arrive at its device before it is finished.
+    """The total delay that a request imposes on others: those that it overtakes, and those that arrive before it is finished.
+
+    Where devices share hardware, a request that is sent to the slower one is due to start earlier, and so goes before some
+    that wait for the faster one; each of them waits `added_us` longer.
 
     Those that arrive before the device would have been free wait `added_us` longer. Those that arrive after that wait half as
     long on average. Without this term a long run would go to a slow idle device for a small gain, and block many short ones.
@@ -163,7 +170,7 @@ def imposed_delay_us(forecast: Forecast) -> float:
         return 0.0
     for rate in forecast.arrivals:
         per_s += rate.per_s
-    return per_s * 1e-6 * added_us * (finish_us - added_us / 2)
+    return added_us * (forecast.overtaken + per_s * 1e-6 * (finish_us - added_us / 2))
 
 
 def expected_deadline_misses(forecast: Forecast) -> float:
@@ -214,9 +221,14 @@ def refusals(forecasts: Sequence[Forecast], deadline_us: float | None) -> dict[s
     """Why a request that may run on any of several devices shouldn't be sent to some of them, by device.
 
     A request stays away from a device where it would make more than `MAX_DEADLINE_MISSES` others miss their deadline, except
-    from the one where it does the least harm.
+    from the one where it does the least harm. It also stays away from one where it would only be in time by overtaking:
+    another device on the same hardware is too late, and requests wait that would go after it.
     """
     refused = {f.device: reason for f in forecasts if (reason := f.unavailable or _too_late(f, deadline_us)) is not None}
+    if refused:
+        full = {f.place for f in forecasts if f.place and f.device in refused and f.unavailable is None}
+        behind = [f for f in forecasts if f.place in full and f.overtaken and f.device not in refused]
+        refused |= {forecast.device: _overtakes(forecast) for forecast in behind}
     misses = {f.device: number for f in forecasts if (number := expected_deadline_misses(f)) > MAX_DEADLINE_MISSES}
     if misses:
         least = min((misses.get(f.device, 0.0) for f in forecasts if _works(f)), default=0.0)
@@ -305,6 +317,11 @@ def _in_the_way(forecast: Forecast, misses: float) -> Overloaded:
     return Overloaded(
         f"device '{forecast.device}' would be held for {held_ms:.1f} ms, which would make {misses:.1f} others late"
     )
+
+
+def _overtakes(forecast: Forecast) -> Overloaded:
+    """Why a request isn't sent to a slower device because the faster one is too late."""
+    return Overloaded(f"device '{forecast.device}' would only be in time before {forecast.overtaken} others that wait")
 
 
 def _absent(entry: str, missing: Mapping[str, str]) -> FailedPrecondition:

@@ -1,13 +1,13 @@
-"""One device's queue and worker threads.
+"""The queue and the worker threads of one place: of one device, or of several that share hardware and take turns on it.
 
-Work-conserving: an idle worker takes what is waiting at once; batches form only while the device is busy.
+Work-conserving: an idle worker takes what is waiting at once; batches form only while the place is busy.
 """
 
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
 from turnout_server.core.errors import Overloaded, Unavailable
 from turnout_server.models.deployments import Deployment
@@ -23,35 +23,37 @@ logger = logging.getLogger(__name__)
 
 
 class Executor:
-    """A bounded queue, and one worker thread for each instance of the device.
+    """A bounded queue, and one worker thread for each run that the place has room for.
 
     Args:
-        runner: runs the batches.
+        runners: run the batches, by device.
+        instances: runs in progress at once.
         limit: how many requests may wait; further ones are refused at once.
         cpus: the cores that the worker threads are pinned to; empty for all of the process's.
     """
 
     def __init__(
         self,
-        name: str,
-        runner: BatchRunner,
+        runners: Mapping[str, BatchRunner],
         instances: int = 1,
         limit: int = 1000,
         clock: Callable[[], float] = time.monotonic,
         cpus: Collection[int] = (),
     ) -> None:
-        self.name = name
-        self._runner = runner
+        names = ", ".join(f"'{name}'" for name in runners)
+        self._title = f"device {names}" if len(runners) == 1 else f"devices {names}"
+        self._place = "+".join(runners) if len(runners) > 1 else ""
+        self._runners = runners
         self._limit = limit
         self._clock = clock
         self._cpus = cpus
         self._queue: DeviceQueue[Job] = DeviceQueue()
-        self._running: dict[int, tuple[int, float]] = {}  # by worker: requests, and when they will be done
+        self._running: dict[int, tuple[str, int, float]] = {}  # by worker: device, requests, when they will be done
         self._instances = instances
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
-            threading.Thread(target=self._serve, args=(number,), name=f"{name}/{number}", daemon=True)
+            threading.Thread(target=self._serve, args=(number,), name=f"{'+'.join(runners)}/{number}", daemon=True)
             for number in range(instances)
         ]
         for thread in self._threads:
@@ -94,15 +96,16 @@ class Executor:
         full = self._full(tenant, priority, max_waiting)
         alone_us, fastest_us = tenant.predict_us(rows), tenant.fastest_us(rows)
         if alone_us is None or fastest_us is None:
-            return Forecast(self.name, full)
+            return Forecast(tenant.device, full)
         if self.idle:
-            return Forecast(self.name, full, 0.0, alone_us, alone_us, alone_us, fastest_us)
+            return Forecast(tenant.device, full, 0.0, alone_us, alone_us, alone_us, fastest_us)
         now_s = self._clock()
-        remaining_us = [max(0.0, done_s - now_s) * 1e6 for _, done_s in tuple(self._running.values())]
+        remaining_us = [max(0.0, done_s - now_s) * 1e6 for _, _, done_s in tuple(self._running.values())]
         due_s = due(tenant, now_s, start_by_s)
-        ahead_us, service_us, added_us = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
+        ahead_us, service_us, added_us, overtaken = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
         wait_us = routing.wait_us(remaining_us, ahead_us, self._instances)
-        return Forecast(self.name, full, wait_us, service_us, added_us, alone_us, fastest_us)
+        forecast = Forecast(tenant.device, full, wait_us, service_us, added_us, alone_us, fastest_us)
+        return forecast._replace(place=self._place, overtaken=overtaken) if self._place else forecast
 
     def arrivals(self, priority: int) -> Sequence[ArrivalRate]:
         """Recent arrivals per instance that were at least as urgent; none while one more run leaves an instance free."""
@@ -116,15 +119,13 @@ class Executor:
         """Whether nothing waits or runs."""
         return not self._running and not len(self._queue)
 
-    @property
-    def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._queue)
+    def waiting(self, device: str) -> int:
+        """Requests in the queue that are for a device."""
+        return self._queue.waiting_for(device)
 
-    @property
-    def running(self) -> int:
-        """Requests that the workers are running."""
-        return sum(requests for requests, _ in tuple(self._running.values()))
+    def running(self, device: str) -> int:
+        """Requests that are running on a device."""
+        return sum(requests for name, requests, _ in tuple(self._running.values()) if name == device)
 
     def stop(self, timeout_s: float) -> None:
         """Takes nothing more, finishes what is queued, and fails what is left after `timeout_s`."""
@@ -142,9 +143,11 @@ class Executor:
     def _full(self, tenant: Deployment, priority: int, max_waiting: int) -> Overloaded | None:
         """Why nothing more of a model and priority may be queued; None while it may."""
         if len(self._queue) >= self._limit:
-            return Overloaded(f"Exceeds maximum queue size: {self._limit} requests wait for device '{self.name}'")
+            return Overloaded(f"Exceeds maximum queue size: {self._limit} requests wait for {self._title}")
         if max_waiting and self._queue.waiting(tenant, priority) >= max_waiting:
-            return Overloaded(f"Exceeds maximum queue size: {max_waiting} requests wait for this model on device '{self.name}'")
+            return Overloaded(
+                f"Exceeds maximum queue size: {max_waiting} requests wait for this model on device '{tenant.device}'"
+            )
         return None
 
     def _serve(self, worker: int) -> None:
@@ -160,7 +163,7 @@ class Executor:
         drop(selection)
         if selection.batch:
             tenant = selection.batch[0].tenant
-            service_s = self._runner.run(selection.batch)
+            service_s = self._runners[tenant.device].run(selection.batch)
             with self._changed:
                 self._running.pop(worker)
                 self._queue.ended(tenant, service_s)
@@ -169,12 +172,12 @@ class Executor:
         return True
 
     def _pin(self) -> None:
-        """Pins the calling thread to this device's cores. Only logs a failure: the system may have taken a core away."""
+        """Pins the calling thread to this place's cores. Only logs a failure: the system may have taken a core away."""
         if self._cpus:
             try:
                 os.sched_setaffinity(0, self._cpus)  # on Linux, for this thread only
             except OSError as error:
-                logger.warning("device %s is not pinned to the cores %s: %s", self.name, list(self._cpus), error)
+                logger.warning("%s is not pinned to the cores %s: %s", self._title, list(self._cpus), error)
 
     def _next(self, worker: int) -> Selection[Job] | None:
         """Waits for work and takes the next batch; None once stopped and empty."""
@@ -183,9 +186,9 @@ class Executor:
                 now_s = self._clock()
                 selection = self._queue.take(now_s, hurry=self._stopping, idle=self._instances - len(self._running))
                 if selection.batch:
-                    rows = sum(job.rows for job in selection.batch)
-                    service_us = selection.batch[0].tenant.predict_us(rows) or 0.0
-                    self._running[worker] = len(selection.batch), now_s + service_us * 1e-6
+                    tenant = selection.batch[0].tenant
+                    service_us = tenant.predict_us(sum(job.rows for job in selection.batch)) or 0.0
+                    self._running[worker] = tenant.device, len(selection.batch), now_s + service_us * 1e-6
                 if selection.batch or selection.expired or selection.cancelled:
                     return selection
                 if self._stopping and not self._queue:

@@ -97,6 +97,8 @@ class Selector:
         if device == flight.lost:
             return DeviceLost(f"device '{device}' was lost with the request in it")
         reason = model.unavailable.get(device) or self._engines.by_name[device].unavailable_reason()
+        if reason is None and model.deployments[device].narrowed:
+            reason = model.deployments[device].refusal(flight.request.inputs)
         if reason is None and (wanted := flight.request.precision) and wanted != model.deployments[device].precision:
             return FailedPrecondition(
                 f"model '{model.name}' has no {wanted} file for device '{device}', where it runs in "

@@ -3,44 +3,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from turnout_server.devices.device import Device, cuda, cuda_options, default_options, shared_cores
-from turnout_server.devices.device import cpu as undeclared_cpu
+from turnout_server.devices.device import Device, cuda_options, default_options
 from turnout_server.devices.discovery import MAX_GPUS, count_gpus, fingerprint
 from turnout_server.devices.host import cpu_model
 
-CPU = undeclared_cpu()
 NPU = Device("npu:0", "npu", "VendorExecutionProvider", library="/nowhere/libvendor.so", isolated=True)
-
-
-def cpu(name: str, *cpus: int, isolated: bool = True) -> Device:
-    return replace(CPU, name=name, cpus=cpus, isolated=isolated)
-
-
-@pytest.mark.parametrize(
-    ("declared", "pairs"),
-    [
-        ([cpu("cpu:a", 0), cpu("cpu:b", 1)], []),
-        ([cpu("cpu:a", 0, 1), cpu("cpu:b", 1, 2)], [("cpu:a", "cpu:b", (1,))]),
-        (
-            [cpu("cpu:a", 0), cpu("cpu:b", 0), cpu("cpu:c", 0)],
-            [("cpu:a", "cpu:b", (0,)), ("cpu:a", "cpu:c", (0,)), ("cpu:b", "cpu:c", (0,))],
-        ),
-        ([cpu("cpu:a", 0), cuda(0), NPU], []),
-    ],
-)
-def test_two_cpu_devices_share_the_cores_that_both_may_use(
-    declared: list[Device], pairs: list[tuple[str, str, tuple[int, ...]]]
-) -> None:
-    assert [(one.name, other.name, cores) for one, other, cores in shared_cores(declared)] == pairs
-
-
-def test_a_device_in_this_process_is_kept_to_its_cores_and_one_without_may_use_all() -> None:
-    usable = sorted(os.sched_getaffinity(0))
-    ((_, _, cores),) = shared_cores([cpu("cpu", isolated=False), cpu("cpu:b")])
-    assert list(cores) == usable
-    ((_, _, cores),) = shared_cores([cpu("cpu", usable[0], isolated=False), cpu("cpu:b")])
-    assert list(cores) == usable[:1]
-    assert not list(shared_cores([cpu("cpu:a", 0, isolated=False), cpu("cpu:b", 1)]))
 
 
 def test_only_a_provider_that_takes_a_number_is_told_one() -> None:

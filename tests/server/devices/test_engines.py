@@ -8,7 +8,7 @@ import pytest
 from turnout_server.core.errors import FailedPrecondition
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices import device as devices
-from turnout_server.devices import discovery, engines
+from turnout_server.devices import discovery, engines, openvino
 from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engine, Engines, LocalEngine, bring_up
 from turnout_server.devices.process_engine import ProcessEngine
@@ -178,3 +178,26 @@ def test_a_provider_that_leaves_the_work_to_the_cpu_is_refused() -> None:
     azure = Device("cpu:azure", "cpu", "AzureExecutionProvider")
     with pytest.raises(FailedPrecondition, match="takes no part of a test model: ONNX Runtime ran it on CPUExecutionProvider"):
         LocalEngine(azure)
+
+
+def test_openvino_is_found_where_its_plug_in_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Host(monkeypatch, "cpu", "openvino")
+    monkeypatch.setattr(openvino, "library", lambda: "/nowhere/libopenvino.so")
+    found = bring_up([], {"cuda"}, nothing, tmp_path).by_name["openvino"].device
+    assert (found.library, found.hardware, found.isolated) == ("/nowhere/libopenvino.so", "cpu", True)
+    assert str(tmp_path) in found.provider_options["load_config"]
+    assert "openvino" not in bring_up([], {"cuda", "openvino"}, nothing).by_name
+    declared = replace(CPU, name="openvino")
+    assert bring_up([declared], {"cuda"}, nothing).by_name["openvino"].device == declared
+
+
+def test_a_plug_in_that_does_not_work_is_missing_with_the_reason_and_the_cpu_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    Host(monkeypatch, "cpu")
+    monkeypatch.setattr(openvino, "library", lambda: "/nowhere/libopenvino.so")
+    found = bring_up([], {"cuda"}, nothing)
+    assert list(found.by_name) == ["cpu"]
+    assert found.missing["openvino"] == "openvino fails its test run"
+    assert "openvino: not available: openvino fails its test run" in caplog.text

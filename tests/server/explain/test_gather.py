@@ -47,7 +47,7 @@ class Served:
             device = replace(self.engines[name].device, price_per_hour=price, idle_w=idle_w, busy_w=busy_w)
             self.engines[name].device = device
         metrics = Metrics()
-        self.executors = {name: Executor(name, BatchRunner(name, metrics)) for name in SERVICE_US}
+        self.executors = {name: Executor({name: BatchRunner(name, metrics)}) for name in SERVICE_US}
         session = self.sessions["cpu"]
         self.model = ModelVersion(
             "adds",

@@ -46,6 +46,9 @@ class Disk:
     def unavailable_reason(self) -> None:
         """It always works."""
 
+    def await_ready(self, timeout_s: float) -> None:
+        """It always is."""
+
     def stop(self) -> None:
         """Does nothing."""
 

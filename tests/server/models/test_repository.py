@@ -39,6 +39,9 @@ class FakeEngine:
     def unavailable_reason(self) -> ServingError | None:
         return None
 
+    def await_ready(self, timeout_s: float) -> None:
+        """Does nothing."""
+
     def stop(self) -> None:
         """Does nothing."""
 

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded
+from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded, ServingError
 from turnout_server.devices.sessions import Session
-from turnout_server.models.verification import GOLDEN, Parity, VerificationSample, relative_error, samples, verify
+from turnout_server.models.verification import (
+    GOLDEN,
+    Parity,
+    Verifiable,
+    VerificationSample,
+    golden,
+    made_up,
+    relative_error,
+    verify,
+)
 
-from tests.server.fakes import AddingSession
+from tests.server.fakes import AddingSession, spec
 
 A = np.array([[1, 2]], np.float32)
 SUM = [VerificationSample({"a": A, "b": A}, {"y": A + A})]
@@ -32,24 +41,35 @@ class Failing(AddingSession):
         raise InternalError("no made-up inputs, please")
 
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "npu": "VendorExecutionProvider"}
+
+
+def verified(
+    sessions: Mapping[str, Session], known: Sequence[VerificationSample] | None, tolerance: float = 1e-3, **options: bool
+) -> dict[str, Parity | ServingError]:
+    """The result for sessions on devices of these names."""
+    devices = {name: Verifiable(session, PROVIDERS[name.partition(":")[0]]) for name, session in sessions.items()}
+    return verify(devices, known, tolerance, **options)
+
+
 def publish(directory: Path, arrays: dict[str, Any]) -> None:
     np.savez(directory / GOLDEN, **arrays)
 
 
 def test_a_device_is_held_to_what_was_published_with_the_model() -> None:
-    assert verify({"cpu": AddingSession()}, SUM, 1e-3) == {"cpu": Parity(0.0, "golden")}
+    assert verified({"cpu": AddingSession()}, SUM, 1e-3) == {"cpu": Parity(0.0, "golden")}
 
 
 def test_without_published_outputs_the_others_are_held_to_the_cpu() -> None:
     sessions: dict[str, Session] = {"cuda:0": AddingSession(), "cpu": AddingSession()}
-    assert verify(sessions, MADE_UP, 1e-3) == {"cpu": Parity(None), "cuda:0": Parity(0.0, "cpu")}
+    assert verified(sessions, MADE_UP, 1e-3) == {"cpu": Parity(None), "cuda:0": Parity(0.0, "cpu")}
 
 
 @pytest.mark.parametrize(("known", "reference"), [(SUM, "golden"), (MADE_UP, "cpu")], ids=["published", "made up"])
 def test_a_device_that_computes_something_else_is_refused_with_the_numbers(
     known: list[VerificationSample], reference: str
 ) -> None:
-    results = verify({"cpu": AddingSession(), "cuda:0": Off()}, known, 1e-3)
+    results = verified({"cpu": AddingSession(), "cuda:0": Off()}, known, 1e-3)
     assert isinstance(results["cpu"], Parity)
     refused = results["cuda:0"]
     assert isinstance(refused, FailedPrecondition)
@@ -57,7 +77,7 @@ def test_a_device_that_computes_something_else_is_refused_with_the_numbers(
 
 
 def test_a_difference_within_the_tolerance_is_told_and_allowed() -> None:
-    parity = verify({"cpu": Off()}, SUM, 0.1)["cpu"]
+    parity = verified({"cpu": Off()}, SUM, 0.1)["cpu"]
     assert isinstance(parity, Parity)
     assert parity.error == pytest.approx(0.025)
 
@@ -66,24 +86,29 @@ def test_a_device_without_the_memory_for_a_run_leaves_the_others_alone() -> None
     def full(inputs: object) -> None:
         raise Overloaded("full")
 
-    fits = AddingSession()
-    found = verify({"cpu": fits, "cuda:0": AddingSession(trouble=full)}, samples(Path("/nowhere"), fits), 1e-3)
+    found = verified({"cpu": AddingSession(), "cuda:0": AddingSession(trouble=full)}, None)
     assert isinstance(found["cpu"], Parity)
     assert isinstance(found["cuda:0"], Overloaded)
 
 
-def test_a_model_that_refuses_made_up_inputs_is_not_compared() -> None:
-    assert verify({"cpu": Failing(), "cuda:0": Failing()}, MADE_UP, 0) == {"cpu": Parity(None), "cuda:0": Parity(None)}
+def test_a_reference_without_the_memory_for_a_run_is_replaced_by_the_next() -> None:
+    def full(inputs: object) -> None:
+        raise Overloaded("full")
+
+    found = verified({"cpu": AddingSession(trouble=full), "cuda:0": AddingSession(), "npu:0": Off()}, None)
+    assert isinstance(found["cpu"], Overloaded)
+    assert found["cuda:0"] == Parity(None)
+    assert "differ from those of cuda:0" in str(found["npu:0"])
 
 
 def test_a_model_that_refuses_its_own_published_inputs_is_broken() -> None:
-    assert isinstance(verify({"cpu": Failing()}, SUM, 1)["cpu"], FailedPrecondition)
+    assert isinstance(verified({"cpu": Failing()}, SUM, 1)["cpu"], FailedPrecondition)
 
 
 def test_published_samples_are_read_by_point(tmp_path: Path) -> None:
     text = np.array([["a", "bc"]])
     publish(tmp_path, {"batch=1/in/a": A, "batch=1/in/t": text, "batch=1/out/y": A, "batch=2/in/a": A})
-    one, two = samples(tmp_path, AddingSession())
+    one, two = golden(tmp_path) or [MADE_UP[0]] * 2
     assert one.inputs["t"].dtype == np.object_
     assert one.inputs["t"].tolist() == [["a", "bc"]]
     assert one.outputs is not None
@@ -91,10 +116,14 @@ def test_published_samples_are_read_by_point(tmp_path: Path) -> None:
     assert list(two.inputs) == ["a"]
 
 
-def test_without_a_file_samples_are_synthetic_two_of_them_of_the_same_shapes(tmp_path: Path) -> None:
-    made = samples(tmp_path, AddingSession())
-    assert [(len(sample.inputs["a"]), sample.outputs) for sample in made] == [(1, None), (2, None), (2, None)]
-    assert not np.array_equal(made[1].inputs["a"], made[2].inputs["a"])
+def test_without_a_file_there_are_none(tmp_path: Path) -> None:
+    assert golden(tmp_path) is None
+
+
+def test_synthetic_samples_come_in_several_styles_and_two_of_them_have_the_same_shapes() -> None:
+    for made in made_up(AddingSession()):
+        assert [(len(sample.inputs["a"]), sample.outputs) for sample in made] == [(1, None), (2, None), (2, None)]
+        assert not np.array_equal(made[1].inputs["a"], made[2].inputs["a"])
 
 
 class Forgetful(AddingSession):
@@ -108,23 +137,70 @@ class Forgetful(AddingSession):
         return super().run(self.kept.setdefault(len(inputs["a"]), inputs), outputs)
 
 
-def test_a_device_that_answers_from_earlier_inputs_is_found_out(tmp_path: Path) -> None:
-    right = AddingSession()
-    result = verify({"cpu": right, "cuda:0": Forgetful()}, samples(tmp_path, right), 1e-3)["cuda:0"]
+def test_a_device_that_answers_from_earlier_inputs_is_found_out() -> None:
+    result = verified({"cpu": AddingSession(), "cuda:0": Forgetful()}, None)["cuda:0"]
     assert isinstance(result, FailedPrecondition)
+
+
+class Choosy(AddingSession):
+    """A session whose second input is a size, and only 1 is one."""
+
+    inputs = (spec("a", -1, 2), spec("b", -1, 2, datatype="INT64"))
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        if (inputs["b"] != 1).any():
+            raise InternalError("sizes must be 1")
+        return [inputs["a"] + 1 for _ in outputs]
+
+
+class Wrong(Choosy):
+    """The same with another result."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        return [y[:, :1] for y in super().run(inputs, outputs)]
+
+
+def test_inputs_that_the_reference_does_not_run_are_replaced_by_better_ones() -> None:
+    assert verified({"cpu": Choosy(Choosy.inputs), "cuda:0": Choosy(Choosy.inputs)}, None)["cuda:0"] == Parity(0.0, "cpu")
+    wrong = verified({"cpu": Choosy(Choosy.inputs), "cuda:0": Wrong(Choosy.inputs)}, None)["cuda:0"]
+    assert str(wrong) == "its output 'y' on device 'cuda:0' has the shape [1, 1], and that of cpu has [1, 2]"
+
+
+@pytest.mark.parametrize("known", [None, MADE_UP], ids=["synthetic", "published without outputs"])
+def test_where_nothing_can_be_compared_another_provider_is_not_used_unless_allowed(
+    known: list[VerificationSample] | None,
+) -> None:
+    sessions = {"cpu": Failing(), "cpu:b": Failing(), "cuda:0": AddingSession()}
+    found = verified(sessions, known)
+    assert (found["cpu"], found["cpu:b"]) == (Parity(None), Parity(None))
+    assert str(found["cuda:0"]).startswith("unverified: 'cpu' runs none of the inputs that were tried")
+    assert verified(sessions, known, unverified=True)["cuda:0"] == Parity(None)
+
+
+def test_the_only_provider_is_its_own_reference() -> None:
+    assert verified({"cuda:0": Failing(), "cuda:1": Failing()}, None) == {"cuda:0": Parity(None), "cuda:1": Parity(None)}
+
+
+def test_an_output_of_another_datatype_than_declared_is_refused() -> None:
+    class Halves(AddingSession):
+        def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+            return [y.astype(np.float16) for y in super().run(inputs, outputs)]
+
+    found = verified({"cpu": AddingSession(), "cuda:0": Halves()}, None)["cuda:0"]
+    assert "is declared FP32, and came as float16" in str(found)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
 def test_a_broken_file_is_a_failed_precondition(tmp_path: Path, content: bytes) -> None:
     (tmp_path / GOLDEN).write_bytes(content)
     with pytest.raises(FailedPrecondition, match="cannot be read"):
-        samples(tmp_path, AddingSession())
+        golden(tmp_path)
 
 
 def test_a_pickle_in_the_file_is_never_opened(tmp_path: Path) -> None:
     publish(tmp_path, {"p/in/a": np.array([{"a": 1}], dtype=object)})
     with pytest.raises(FailedPrecondition, match="cannot be read"):
-        samples(tmp_path, AddingSession())
+        golden(tmp_path)
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8), st.floats(0, 1e3, width=32))

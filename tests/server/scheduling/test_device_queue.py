@@ -539,9 +539,9 @@ def test_the_predicted_wait_counts_all_runs_except_a_shared_one() -> None:
     device.add(0, rows=3)
     device.add(0, batch_key="l", rows=2)
     device.add(1, rows=5)
-    assert device.device_queue.predicted_us(model, "k", 1, *LAST) == (120 + 3 * 1000, 140, 10)
-    assert device.device_queue.predicted_us(other, "k", 1, *LAST) == (130 + 120, 3 * 1000, 0)
-    assert device.device_queue.predicted_us(other, "l", 1, *LAST) == (130 + 120 + 3 * 1000, 1000, 1000)
+    assert device.device_queue.predicted_us(model, "k", 1, *LAST) == (120 + 3 * 1000, 140, 10, 0)
+    assert device.device_queue.predicted_us(other, "k", 1, *LAST) == (130 + 120, 3 * 1000, 0, 0)
+    assert device.device_queue.predicted_us(other, "l", 1, *LAST) == (130 + 120 + 3 * 1000, 1000, 1000, 0)
 
 
 def test_later_requests_are_not_counted_as_ahead() -> None:
@@ -551,7 +551,8 @@ def test_later_requests_are_not_counted_as_ahead() -> None:
         device.add(1, priority=priority)
     now_s = device.now_s
     for priority, due_s, runs in [(1, now_s, 0), (1, now_s + 2, 1), (2, now_s, 1), (2, now_s + 2, 2), (3, now_s + 2, 3)]:
-        assert device.device_queue.predicted_us(model, "k", 1, priority, due_s)[0] == runs * 1000
+        ahead_us, _, _, overtaken = device.device_queue.predicted_us(model, "k", 1, priority, due_s)
+        assert (ahead_us, overtaken) == (runs * 1000, 3 - runs)
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), DEADLINES), max_size=10), st.integers(1, 3), DEADLINES)
@@ -563,7 +564,7 @@ def test_the_predicted_work_ahead_is_what_really_runs_before(
     device = Device(model)
     for other, other_deadline_s in others:
         device.add(priority=other, start_by_s=other_deadline_s)
-    ahead_us, _, _ = device.device_queue.predicted_us(
+    ahead_us, *_ = device.device_queue.predicted_us(
         model, "l", 1, priority, due(model, device.now_s, None if start_by_s is None else device.now_s + start_by_s)
     )
     mine = device.add(batch_key="l", priority=priority, start_by_s=start_by_s)

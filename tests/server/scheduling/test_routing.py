@@ -406,3 +406,23 @@ def test_some_working_device_always_takes_a_request_whatever_arrives(
             routing.expected_deadline_misses(each) <= 1 or routing.expected_deadline_misses(each) == least
         ):
             assert each.device not in refused
+
+
+def sharing(name: str, wait_us: float, service_us: float, overtaken: int = 0) -> Forecast:
+    """A device that shares its hardware with others, at a moment when others wait there."""
+    return busy(name, wait_us, service_us)._replace(place="cores", overtaken=overtaken)
+
+
+def test_a_slower_engine_is_not_chosen_for_going_before_others() -> None:
+    faster = sharing("openvino", 300, 200)
+    assert choose("auto", [sharing("cpu", 100, 300, overtaken=1), faster]).device == "openvino"
+    assert choose("auto", [sharing("cpu", 100, 300), faster]).device == "cpu"  # nobody waits for it
+
+
+def test_what_a_faster_engine_cannot_do_in_time_is_refused_if_a_slower_one_could_only_by_going_before_others() -> None:
+    faster = sharing("openvino", 900, 200)
+    with pytest.raises(Overloaded, match="'cpu' would only be in time before 2 others that wait"):
+        choose("auto", [sharing("cpu", 100, 300, overtaken=2), faster], deadline_us=1000)
+    assert choose("auto", [sharing("cpu", 100, 300), faster], deadline_us=1000).device == "cpu"
+    elsewhere = busy("cuda:0", 900, 200)
+    assert choose("auto", [sharing("cpu", 100, 300, overtaken=2), elsewhere], deadline_us=1000).device == "cpu"

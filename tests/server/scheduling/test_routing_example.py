@@ -51,7 +51,7 @@ def forecast(device: str, deadline_us: float | None) -> Forecast:
     """The forecast for one more row, as the executor makes it."""
     scan = scan_on(device)
     start_by_s = scan.start_by_s(1, None if deadline_us is None else NOW_S + deadline_us * 1e-6, None)
-    ahead_us, service_us, added_us = queue_of(device, scan).predicted_us(scan, "k", 1, 0, due(scan, NOW_S, start_by_s))
+    ahead_us, service_us, added_us, _ = queue_of(device, scan).predicted_us(scan, "k", 1, 0, due(scan, NOW_S, start_by_s))
     alone_us, fastest_us = scan.predict_us(1), scan.profile.fastest_us(1)
     assert alone_us is not None
     assert fastest_us is not None

@@ -80,9 +80,9 @@ class Served:
         self.clock = Clock()
         self.metrics = Metrics()
         self.changes = Listeners()
-        self.executor = Executor("cpu", BatchRunner("cpu", self.metrics, self.clock), limit=limit, clock=self.clock)
+        self.executor = Executor({"cpu": BatchRunner("cpu", self.metrics, self.clock)}, limit=limit, clock=self.clock)
         self.sessions = {"cpu": self.session, **{name: AddingSession() for name in others}}
-        self.executors = {"cpu": self.executor, **{name: Executor(name, BatchRunner(name, self.metrics)) for name in others}}
+        self.executors = {"cpu": self.executor, **{name: Executor({name: BatchRunner(name, self.metrics)}) for name in others}}
         self.engines = {name: FakeEngine(name) for name in self.sessions}
         self.deployments = {name: deployment(session, device=name) for name, session in self.sessions.items()}
         self.repository = Repository(root, AddsOnly(self.engines, self.deployments, **settings))

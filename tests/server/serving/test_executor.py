@@ -34,7 +34,7 @@ class Bench:
         self.clock = Clock()
         self.metrics = Metrics()
         runner = BatchRunner("cpu", self.metrics, self.clock)
-        self.executor = Executor("cpu", runner, instances, limit, self.clock, cpus)
+        self.executor = Executor({"cpu": runner}, instances, limit, self.clock, cpus)
         self.outcomes: SimpleQueue[tuple[int, Execution | ServingError]] = SimpleQueue()
 
     def submit(self, value: int, rows: int = 1, model: Deployment | None = None, width: int = 2, **options: Any) -> Job:
@@ -122,7 +122,7 @@ def test_a_worker_that_cannot_be_pinned_works_on_any_core(make: Callable[..., Be
     bench = make(cpus=[4000])
     bench.submit(1)
     assert_answered(bench.take(1)[1], 1)
-    assert "device cpu is not pinned to the cores [4000]" in caplog.text
+    assert "device 'cpu' is not pinned to the cores [4000]" in caplog.text
 
 
 def test_requests_that_wait_for_a_busy_worker_are_batched(bench: Bench) -> None:
@@ -322,7 +322,7 @@ def test_instances_run_at_the_same_time(make: Callable[..., Bench]) -> None:
     bench.hold()
     bench.submit(1)
     assert bench.session.started.acquire(timeout=10)  # while the first run is in progress
-    assert bench.executor.running == 2
+    assert bench.executor.running("cpu") == 2
     bench.release()
     bench.take(2)
 
@@ -609,3 +609,56 @@ def test_arrivals_do_not_count_while_one_more_run_leaves_an_instance_free(make: 
         1
     ]  # two arrivals per second for two instances
     assert make(instances=2).executor.arrivals(2) == ()
+
+
+def test_devices_of_one_place_take_turns_and_their_batches_stay_apart() -> None:
+    bench = Bench()
+    other, clock = AddingSession(), bench.clock
+    there = deployment(other, device="openvino")
+    runners = {name: BatchRunner(name, bench.metrics, clock) for name in ("cpu", "openvino")}
+    bench.executor.stop(timeout_s=10)
+    bench.executor = Executor(runners, 1, 4, clock)
+    try:
+        bench.hold()
+        for value in (1, 2):
+            bench.submit(value)
+            bench.submit(value + 10, model=there)
+        assert (bench.executor.running("cpu"), bench.executor.running("openvino")) == (1, 0)
+        assert (bench.executor.waiting("cpu"), bench.executor.waiting("openvino")) == (2, 2)
+        with pytest.raises(Overloaded, match="4 requests wait for devices 'cpu', 'openvino'"):
+            bench.submit(9)
+        assert other.runs == []  # the other engine waits for the turn
+        bench.release()
+        for value, outcome in bench.take(5).items():
+            assert_answered(outcome, value)
+    finally:
+        bench.release()
+        bench.executor.stop(timeout_s=10)
+    assert (bench.session.runs, other.runs) == ([1, 2], [2])
+
+
+def test_a_forecast_counts_what_waits_for_the_other_device_of_the_place() -> None:
+    bench = Bench()
+    other = AddingSession()
+    here, there = (
+        deployment(profile=profile({1: 1000, 8: 1000})),
+        deployment(other, device="openvino", profile=profile({1: 500, 8: 500})),
+    )
+    runners = {name: BatchRunner(name, bench.metrics, bench.clock) for name in ("cpu", "openvino")}
+    bench.executor.stop(timeout_s=10)
+    bench.executor = Executor(runners, 1, 100, bench.clock)
+    bench.model = deployment(bench.session, profile=profile({1: 1000, 8: 1000}))
+    try:
+        idle = bench.executor.forecast(there, 2, 1)
+        assert (idle.device, idle.wait_us, idle.service_us) == ("openvino", 0.0, 500.0)
+        bench.hold()
+        bench.submit(1)
+        busy = bench.executor.forecast(there, 2, 1)
+        same = bench.executor.forecast(here, 2, 1)
+        assert [busy.wait_us, same.wait_us] == pytest.approx([2000, 2000])  # the run, and what waits
+        assert (busy.service_us, same.service_us) == (500.0, 1000.0)
+        urgent = bench.executor.forecast(there, 2, 1, priority=0)
+        assert (busy.place, busy.overtaken, urgent.overtaken) == ("cpu+openvino", 0, 1)
+    finally:
+        bench.release()
+        bench.executor.stop(timeout_s=10)

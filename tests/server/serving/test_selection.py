@@ -27,7 +27,7 @@ class Host:
     def __init__(self, run_us: float, *, held: bool) -> None:
         self.session = AddingSession()
         runner = BatchRunner("cpu", Metrics())
-        self.executor = Executor("cpu", runner)
+        self.executor = Executor({"cpu": runner})
         self.inline = InlineRunner({"cpu": runner})
         self.model = ModelVersion(
             "adds",

@@ -11,6 +11,7 @@ from turnout_server.cli.doctor.checkup import Checkup
 from turnout_server.cli.doctor.facts import Facts, Machine
 from turnout_server.cli.textpage import stdout_to_stderr
 from turnout_server.core.errors import ServingError
+from turnout_server.devices import openvino
 from turnout_server.devices.device import Device, cpu, cuda
 from turnout_server.devices.discovery import missing_for_cuda
 from turnout_server.settings import DoctorSettings
@@ -65,9 +66,11 @@ def examine(chosen: DoctorSettings, machine: Machine) -> Checkup:
 def _candidates(declared: list[Device], disabled: set[str], read: Facts) -> list[tuple[Device, bool]]:
     """The devices to try, and whether each is declared: the declared ones, and those that a server would discover."""
     gpus = [] if "cuda" in disabled else [cuda(number) for number in range(read.nvidia.count)]
+    plugged_in = [openvino.openvino(plugin)] if (plugin := openvino.library()) else []
     known = {device.name for device in declared} | disabled
-    found = [device for device in (cpu(), *gpus) if device.name not in known]
-    return [(device, True) for device in declared] + [(device, False) for device in found]
+    found = [device for device in (cpu(), *plugged_in, *gpus) if device.name not in known]
+    tried = [(device, True) for device in declared] + [(device, False) for device in found]
+    return [(openvino.configured(device, None), is_declared) for device, is_declared in tried]
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[str], bool]:

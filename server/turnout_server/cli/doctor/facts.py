@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Runtime:
         cuda: the CUDA version it was built for; empty for a build without CUDA.
         providers: the execution providers that it was compiled with; they need not work.
         problem: why it can't be imported; empty if it can.
+        plugins: the versions of the plug-in providers, by distribution.
     """
 
     wheels: dict[str, str]
@@ -53,6 +54,7 @@ class Runtime:
     providers: tuple[str, ...]
     problem: str
     telemetry_off: bool
+    plugins: dict[str, str] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -83,6 +85,7 @@ class Machine:
         cores: how many the machine has.
         affinity: the cores that this process may run on.
         distribution: finds an installed distribution, or raises PackageNotFoundError.
+        distributions: all that are installed.
         providers: returns the providers that ONNX Runtime was compiled with; raises ImportError if it is broken.
         nvidia: access to the driver.
     """
@@ -93,6 +96,7 @@ class Machine:
     cores: int = os.cpu_count() or 1
     affinity: frozenset[int] = field(default_factory=lambda: frozenset(os.sched_getaffinity(0)))
     distribution: Callable[[str], importlib.metadata.Distribution] = importlib.metadata.distribution
+    distributions: Callable[[], Iterable[importlib.metadata.Distribution]] = importlib.metadata.distributions
     nvidia: Access = field(default_factory=Access)
 
 
@@ -128,7 +132,8 @@ def _runtime(machine: Machine) -> Runtime:
     except (ImportError, AttributeError) as error:  # AttributeError: uninstalling one of two wheels leaves an empty package
         problem = str(error)
     telemetry_off = machine.environ.get("ORT_DISABLE_TELEMETRY") == "1"
-    return Runtime({name: wheel.version for name, wheel in found.items()}, cuda, providers, problem, telemetry_off)
+    versions = {name: wheel.version for name, wheel in found.items()}
+    return Runtime(versions, cuda, providers, problem, telemetry_off, installation.plugins(machine.distributions))
 
 
 def _built_for(wheel: importlib.metadata.Distribution) -> str:

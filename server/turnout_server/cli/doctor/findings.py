@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from turnout_server.cli.doctor.checkup import Checkup, Finding, ModelOnDevice, Tried
 from turnout_server.cli.doctor.facts import Facts
 from turnout_server.cli.doctor.gpufindings import ASK_KERNEL, of_missing_gpus, of_working_gpus
-from turnout_server.devices.device import shared_cores
+from turnout_server.devices import openvino
+from turnout_server.devices.places import places_of, shared_cores
 
 
 def judge(checkup: Checkup) -> list[Finding]:
     """Every finding, the worst first."""
-    found = [*_of_runtime(checkup.facts), *_of_cores(checkup), *_of_shared_cores(checkup), *_of_limits(checkup)]
+    found = [
+        *_of_runtime(checkup.facts),
+        *_of_cores(checkup),
+        *_of_places(checkup),
+        *_of_limits(checkup),
+        *_of_plugins(checkup),
+    ]
     if checkup.startable:
         of_gpus = list(_of_gpus(checkup))
         explained = any(finding.severity == "problem" for finding in of_gpus)
@@ -72,12 +79,29 @@ def _of_cores(checkup: Checkup) -> Iterator[Finding]:
             )
 
 
-def _of_shared_cores(checkup: Checkup) -> Iterator[Finding]:
-    for one, other, cores in shared_cores([tried.device for tried in checkup.devices if not tried.problem]):
+def _of_places(checkup: Checkup) -> Iterator[Finding]:
+    """Which devices take turns, and which should but don't."""
+    working = [tried.device for tried in checkup.devices if not tried.problem]
+    for place in places_of(working):
+        if len(place.devices) > 1:
+            names = " and ".join(f"'{device.name}'" for device in place.devices)
+            why = "together they would slow each other down; a request waits once, and then runs where it was sent"
+            yield Finding("ok", "shared-place", f"devices {names} share hardware and take turns on it", why)
+    for one, other, cores in shared_cores(working):
         what = f"devices '{one.name}' and '{other.name}' share the cores {list(cores)}"
         why = "the profile of each is wrong while the other is busy"
         fix = "keep them apart with cpus in their tables, or add disabled = true to one"
         yield Finding("warning", "shared-cores", what, why, fix)
+
+
+def _of_plugins(checkup: Checkup) -> Iterator[Finding]:
+    """Plug-in providers that are installed for nothing."""
+    libraries = " ".join(tried.device.library for tried in checkup.devices)
+    for plugin, version in checkup.facts.runtime.plugins.items():
+        if plugin.replace("-", "_") not in libraries:
+            why = "a plug-in provider is used by devices that name its library"
+            fix = f"declare a device with it (docs/devices.md, Plug-in providers), or: pip uninstall {plugin}"
+            yield Finding("warning", "unused-plugin", f"{plugin} {version} is installed, and no device uses it", why, fix)
 
 
 def _of_limits(checkup: Checkup) -> Iterator[Finding]:
@@ -95,6 +119,12 @@ def _of_device(tried: Tried, explained: bool) -> Iterator[Finding]:
     if not tried.problem or (explained and not tried.declared):
         return
     name = tried.device.name
+    if openvino.is_plugin(tried.device) and not tried.declared:
+        fix = (
+            "nothing, if this machine has no hardware by Intel; [devices.openvino] disabled = true keeps the server from trying"
+        )
+        yield Finding("warning", "device-fails", f"device '{name}' does not work", tried.problem, fix)
+        return
     fix = f"correct [devices.'{name}'] in the --config file, or add disabled = true to it" if tried.declared else ASK_KERNEL
     yield Finding("problem", "device-fails", f"device '{name}' does not work", tried.problem, fix)
 

@@ -65,6 +65,8 @@ def _runtime(runtime: Runtime) -> Iterator[str]:
     yield line("installed", (runtime.name or "nothing") + built)
     if runtime.providers:
         yield line("providers", f"{', '.join(runtime.providers)} (compiled in)")
+    if runtime.plugins:
+        yield line("plug-ins", ", ".join(f"{name} {version}" for name, version in runtime.plugins.items()))
     yield line("telemetry", "off" if runtime.telemetry_off else "on")
 
 

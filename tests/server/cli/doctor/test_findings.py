@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,7 @@ from tests.server.cli.doctor.hosts import (
 
 BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 DECLARED_FAILS = Tried(replace(devices.cpu(), name="cpu:big", threads=8), "it did not answer", 0.1, declared=True)
+ON_ONE_CORE = Tried(replace(devices.cpu(), name="cpu:big", cpus=(min(os.sched_getaffinity(0)),)), "", 0.1, declared=True)
 WHEELS = "pip install 'onnxruntime-gpu[cuda,cudnn]==1.31.1'"
 
 LIMITED = Tried(replace(devices.cuda(0, 1024), memory_limit_mb=1024, instances=2), "", 2.5, declared=True)
@@ -211,8 +213,15 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         "correct [devices.'cpu:big']",
         1,
     ),
-    "two on the same cores": (
+    "two that take turns": (
         replace(PLAIN, devices=(CPU_WORKS, replace(DECLARED_FAILS, problem="")), cuda_wanted=False),
+        "shared-place ok",
+        "devices 'cpu' and 'cpu:big' share hardware and take turns",
+        "",
+        0,
+    ),
+    "two on some of the same cores": (
+        replace(PLAIN, devices=(CPU_WORKS, ON_ONE_CORE), cuda_wanted=False),
         "shared-cores warning",
         "devices 'cpu' and 'cpu:big' share the cores",
         "keep them apart",

@@ -1,0 +1,69 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from turnout_server.core.datatypes import DATATYPES
+from turnout_server.core.signatures import TensorSpec
+from turnout_server.devices import device as devices
+from turnout_server.devices import openvino
+from turnout_server.devices.openvino import configured, library, with_threads
+
+DEVICE = replace(openvino.openvino("/nowhere/libopenvino.so"), threads=4)
+
+
+def options(device: devices.Device) -> dict[str, dict[str, str]]:
+    loaded: dict[str, dict[str, str]] = json.loads(device.provider_options[openvino.OPTION])
+    return loaded
+
+
+def test_the_plug_in_is_found_without_being_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library() == ""
+    package = tmp_path / openvino.MODULE
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert library() == ""  # a broken installation
+    file = package / "libonnxruntime_providers_openvino_plugin.so"
+    file.touch()
+    assert library() == str(file)
+
+
+def test_runs_keep_the_precision_of_the_file_and_the_threads_of_the_device() -> None:
+    assert options(configured(DEVICE, None)) == {"CPU": {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_NUM_THREADS": "4"}}
+    assert options(configured(replace(DEVICE, threads=0, cpus=(0, 1)), None))["CPU"]["INFERENCE_NUM_THREADS"] == "2"
+    assert options(configured(replace(DEVICE, hardware="gpu"), None)) == {"GPU": {"EXECUTION_MODE_HINT": "ACCURACY"}}
+
+
+def test_compiled_models_are_kept_in_the_cache_directory(tmp_path: Path) -> None:
+    assert options(configured(DEVICE, tmp_path))["CPU"]["CACHE_DIR"] == str(tmp_path / "openvino")
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        devices.cpu(),
+        replace(DEVICE, library=""),
+        replace(DEVICE, provider_options={openvino.OPTION: '{"CPU": {}}'}),
+        replace(DEVICE, provider="VendorExecutionProvider"),
+    ],
+    ids=["another provider", "built in", "options of its own", "another plug-in"],
+)
+def test_other_devices_and_options_that_were_given_are_left_alone(device: devices.Device) -> None:
+    assert configured(device, Path("/cache")) == device
+
+
+def test_a_model_may_have_its_own_number_of_threads() -> None:
+    given = configured(DEVICE, None).provider_options
+    assert json.loads(with_threads(given, 1)[openvino.OPTION])["CPU"]["INFERENCE_NUM_THREADS"] == "1"
+    on_gpu = configured(replace(DEVICE, hardware="gpu"), None).provider_options
+    assert with_threads(on_gpu, 1) == on_gpu
+
+
+def test_models_of_text_are_refused_because_the_plug_in_crashes_on_them() -> None:
+    numbers, texts = (TensorSpec(name, DATATYPES[datatype], (-1,)) for name, datatype in (("x", "INT64"), ("s", "BYTES")))
+    assert openvino.refusal(DEVICE, (numbers,)) is None
+    assert openvino.refusal(devices.cpu(), (numbers, texts)) is None
+    assert openvino.refusal(DEVICE, (numbers, texts)) == (
+        "'s' is text, which crashes the plug-in of OpenVINOExecutionProvider; it runs on the CPU"
+    )
