@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-TOO_FEW = "n too small"
-
 
 def three_digits(value: float) -> str:
     """A number rounded to three significant digits, thousands separated by a no-break space: `0.347`, `12.5`, `1 230`."""
@@ -11,16 +9,6 @@ def three_digits(value: float) -> str:
     if rounded == 0 or abs(rounded) >= 100:
         return f"{rounded:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
     return f"{rounded:#.3g}"
-
-
-def ms(value: float | None) -> str:
-    """A latency without its unit, for a table; `TOO_FEW` for a percentile that had too few samples."""
-    return TOO_FEW if value is None else three_digits(value)
-
-
-def with_unit(value: float | None) -> str:
-    """A latency with its unit, for a sentence."""
-    return TOO_FEW if value is None else f"{three_digits(value)} ms"
 
 
 def or_dash(value: float | None) -> str:

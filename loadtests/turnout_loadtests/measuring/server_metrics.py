@@ -14,14 +14,13 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class Page:
-    """The metrics at one moment that say how busy devices are. All but the watts and shares are sums since a start.
+    """The metrics at one moment that say how busy devices are. All but the watts are sums since a start.
 
     Attributes:
         compute_s: seconds that requests spent running, by device.
         answered: requests that ran, by device.
         runs: runs, by device.
         gpu_j, gpu_w: energy and power by the GPU's UUID.
-        gpu_busy: share of the time that the GPU is busy, 0 to 1, by the GPU's UUID.
     """
 
     at_s: float
@@ -30,7 +29,6 @@ class Page:
     runs: Mapping[str, float] = field(default_factory=dict)
     gpu_j: Mapping[str, float] = field(default_factory=dict)
     gpu_w: Mapping[str, float] = field(default_factory=dict)
-    gpu_busy: Mapping[str, float] = field(default_factory=dict)
 
 
 def fetch(address: str) -> Page | None:
@@ -78,5 +76,4 @@ _SERIES = {
     "turnout_batch_rows_count": ("runs", "device"),
     "nv_energy_consumption": ("gpu_j", "gpu_uuid"),
     "nv_gpu_power_usage": ("gpu_w", "gpu_uuid"),
-    "nv_gpu_utilization": ("gpu_busy", "gpu_uuid"),
 }

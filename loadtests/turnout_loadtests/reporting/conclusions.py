@@ -7,7 +7,7 @@ from turnout_loadtests.judging.answer import Question, answer
 from turnout_loadtests.judging.ladder import carried, shown_targets
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.verdict import Evidence, comparisons, verdict
-from turnout_loadtests.reporting.results import Machine, Results, Verdict
+from turnout_loadtests.reporting.results import Results, Verdict
 
 
 def concluded(results: Results) -> Results:
@@ -88,8 +88,3 @@ def _renamed(results: Results, suffix: str) -> Results:
             replace(each, device=each.device + suffix, reference=each.reference + suffix) for each in results.agreements
         ],
     )
-
-
-def machine_of(results: Results) -> Machine:
-    """The machine that the results began with."""
-    return results.machines[0]

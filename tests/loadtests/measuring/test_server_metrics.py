@@ -16,7 +16,7 @@ broken line
 def test_the_series_of_all_models_are_added() -> None:
     page = parse(TEXT, 1.0)
     assert (page.compute_s, page.answered, page.runs) == ({"cpu": 3.0}, {"cpu": 30.0}, {"cpu": 10.0})
-    assert (page.gpu_w, page.gpu_j, page.gpu_busy) == ({"GPU-1": 71.5}, {"GPU-1": 1000.0}, {})
+    assert (page.gpu_w, page.gpu_j) == ({"GPU-1": 71.5}, {"GPU-1": 1000.0})
 
 
 def test_requests_that_ran_together_count_their_run_once() -> None:
