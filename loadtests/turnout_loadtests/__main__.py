@@ -53,7 +53,7 @@ def cli() -> None:
 @click.option("--metrics", default="", metavar="HOST:PORT", help="Its metrics page. [default: port 8002 beside 8001]")
 @click.option("--model-repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Start a server on it.")
 @click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The server's settings file.")
-@click.option("--device", "devices", multiple=True, default=("cpu", "cuda"), help="Repeat for several.")
+@click.option("--device", "devices", multiple=True, default=("cpu", "cuda"), help="cpu+int8 asks for a precision. Repeat.")
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", help="How thorough.")
 @click.option("--slo-p99", metavar="DURATION", help="Latency target for p99, such as 50ms.")
 @click.option("--load", "loads", multiple=True, metavar="RATE", help="Requests per second to compare at: 100/s. Repeat.")

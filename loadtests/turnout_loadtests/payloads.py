@@ -59,13 +59,24 @@ def infer_request(model: str, inputs: Arrays, device: str | None = None) -> pb.M
     """One request, its tensors as raw bytes; without a `device` parameter if `device` is None."""
     return pb.ModelInferRequest(
         model_name=model,
-        parameters={} if device is None else {"device": pb.InferParameter(string_param=device)},
+        parameters={key: pb.InferParameter(string_param=value) for key, value in _asked(device).items()},
         inputs=[
             pb.ModelInferRequest.InferInputTensor(name=name, datatype=NAMES[array.dtype], shape=array.shape)
             for name, array in inputs.items()
         ],
         raw_input_contents=[_raw_bytes(array) for array in inputs.values()],
     )
+
+
+def split_precision(device: str) -> tuple[str, str]:
+    """Device and precision of a name such as `cpu+int8`, which asks for one of several files; the latter is mostly empty."""
+    name, _, precision = device.partition("+")
+    return name, precision
+
+
+def _asked(device: str | None) -> dict[str, str]:
+    name, precision = split_precision(device or "")
+    return {key: value for key, value in (("device", name), ("precision", precision)) if value}
 
 
 def outputs_of(response: pb.ModelInferResponse) -> dict[str, Array]:

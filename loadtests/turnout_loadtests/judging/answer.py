@@ -11,6 +11,7 @@ from turnout_loadtests.judging.ladder import TARGETS_MS
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.verdict import Evidence
 from turnout_loadtests.measuring.devices import GPU_KINDS
+from turnout_loadtests.payloads import split_precision
 from turnout_loadtests.sending.load import SERVER
 
 NO, YES, NEEDED, OPEN, UNDECIDED = "no", "yes", "needed", "open", "undecided"
@@ -251,7 +252,8 @@ class _Answering:
 
 def _noun(device: str) -> str:
     """A device's name for a sentence: the plain kinds have words, others their own names."""
-    return {"cpu": "CPU", "cuda": "GPU"}.get(device, device)
+    name, precision = split_precision(device)
+    return " ".join(filter(None, [{"cpu": "CPU", "cuda": "GPU"}.get(name, name), precision and f"with {precision}"]))
 
 
 def _units(count: int, offer: Offer) -> str:

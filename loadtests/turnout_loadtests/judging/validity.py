@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from turnout_loadtests.judging.cells import INVALID, LIMITED, VALID, Cell, answers_needed
+from turnout_loadtests.payloads import split_precision
 from turnout_loadtests.sending.load import OPEN
 from turnout_loadtests.sending.samples import UNSTATED
 from turnout_loadtests.statistics import differ_by_chance
@@ -106,7 +107,10 @@ def _few_failures(cell: Cell, _: Setting) -> list[str]:
 
 def _right_device(cell: Cell, setting: Setting) -> list[str]:
     """Who answered, against who was asked."""
-    wrong = {device: count for device, count in cell.answered_by.items() if not _is_meant(device, cell.device, setting.devices)}
+    asked, precision = split_precision(cell.device)
+    if precision and set(cell.precisions) - {precision}:
+        raise _Invalid(f"asked for {precision}, answered in {', '.join(cell.precisions)}")
+    wrong = {device: count for device, count in cell.answered_by.items() if not _is_meant(device, asked, setting.devices)}
     if not wrong:
         return []
     if set(wrong) == {UNSTATED}:

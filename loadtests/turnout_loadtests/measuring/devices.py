@@ -14,6 +14,7 @@ from turnout_proto.methods import Stub
 
 from turnout_loadtests.client import devices_of, model_config
 from turnout_loadtests.errors import LoadTestError
+from turnout_loadtests.payloads import split_precision
 from turnout_loadtests.quantities import PowerModel
 
 GPU_KINDS = ("cuda", "tensorrt", "migraphx")
@@ -44,7 +45,7 @@ class DeviceFacts:
     @property
     def kind(self) -> str:
         """The part of its name before the colon."""
-        return (self.answers_as or self.name).partition(":")[0]
+        return split_precision(self.answers_as or self.name)[0].partition(":")[0]
 
     @property
     def is_gpu(self) -> bool:
@@ -72,9 +73,9 @@ def facts_of(
         settings: the tables of devices in the file, by name.
         cores: those that the server may use, which are the threads of a CPU device by default; None if they aren't known.
     """
-    candidates = devices_of(stub, model)
-    meant = name if name in candidates else next((d for d in candidates if d.partition(":")[0] == name), "")
-    table = settings.get(meant or name, {})
+    candidates, (device, _) = devices_of(stub, model), split_precision(name)
+    meant = device if device in candidates else next((d for d in candidates if d.partition(":")[0] == device), "")
+    table = settings.get(meant or device, {})
     idle_w, busy_w = table.get("idle_w"), table.get("busy_w")
     power = None if idle_w is None or busy_w is None else PowerModel(float(idle_w), float(busy_w))
     price = table.get("price_per_hour")
@@ -82,7 +83,7 @@ def facts_of(
         name=name,
         answers_as=meant,
         provider=_provider(stub, model, meant),
-        threads=_threads(table, (meant or name).partition(":")[0], cores),
+        threads=_threads(table, (meant or device).partition(":")[0], cores),
         instances=table.get("instances") or _instances(metrics, model, meant),
         price_per_hour=None if price is None else float(price),
         price_source="" if price is None else BY_SETTINGS,
@@ -93,7 +94,7 @@ def facts_of(
 
 def with_options(facts: DeviceFacts, prices: Mapping[str, float], cpu_power: PowerModel | None) -> DeviceFacts:
     """The facts with what the user stated, which counts more than the server's settings. A price may be of the kind."""
-    for name in (facts.name, facts.answers_as, facts.kind):
+    for name in (facts.name, split_precision(facts.name)[0], facts.answers_as, facts.kind):
         if name in prices:
             facts = replace(facts, price_per_hour=prices[name], price_source=BY_OPTION)
             break

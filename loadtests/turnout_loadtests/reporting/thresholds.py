@@ -13,7 +13,7 @@ from turnout_loadtests.reporting.results import Results
 from turnout_loadtests.sending.load import OFFLINE, SERVER, SINGLE_STREAM
 
 _CONDITION = re.compile(
-    r"\s*((?P<model>[^/\s]+)/)?(?P<device>[\w:.,@-]+)\.(?P<quantity>\w+)\s*(?P<sign>[<>]=?)\s*(?P<limit>\d+(\.\d+)?)\s*"
+    r"\s*((?P<model>[^/\s]+)/)?(?P<device>[\w:.,@+-]+)\.(?P<quantity>\w+)\s*(?P<sign>[<>]=?)\s*(?P<limit>\d+(\.\d+)?)\s*"
 )
 _SIGNS: dict[str, Callable[[float, float], bool]] = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 

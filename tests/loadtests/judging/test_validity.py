@@ -51,6 +51,13 @@ def test_a_kind_means_each_of_its_devices_and_a_name_only_itself(
     assert (judged(raw, Setting(devices=frozenset(devices))).state == VALID) is meant
 
 
+def test_a_precision_that_was_asked_for_must_be_the_one_that_answered() -> None:
+    answered = Behaviour(answers_as="cpu", precision="fp32")
+    assert "asked for int8, answered in fp32" in reason(cell(answered, device="cpu+int8"))
+    assert cell(replace(answered, precision="int8"), device="cpu+int8").state == VALID
+    assert cell(replace(answered, answers_as="cuda"), device="cpu").state == INVALID
+
+
 def test_a_server_that_does_not_say_who_answered_is_not_believed() -> None:
     assert "doesn't say which device answered" in reason(cell(Behaviour(answers_as="unstated")))
     assert cell(Behaviour(answers_as="unstated"), device="auto").state == VALID

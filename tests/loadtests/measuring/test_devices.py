@@ -25,6 +25,11 @@ def test_facts_come_from_the_server_and_its_settings(stub: Stub, tmp_path: Path)
     assert facts.described(["int8"]) == "cpu (4 threads, 2 instances, FakeExecutionProvider, int8)"
 
 
+def test_a_precision_is_no_part_of_the_device(stub: Stub) -> None:
+    facts = with_options(facts_of("cpu+int8", "add", stub, "", {"cpu": {"threads": 3}}), {"cpu": 0.3}, None)
+    assert (facts.answers_as, facts.kind, facts.threads, facts.price_per_hour) == ("cpu", "cpu", 3, 0.3)
+
+
 def test_what_nobody_stated_stays_unknown(stub: Stub) -> None:
     facts = facts_of("cpu", "add", stub, "", {})
     assert (facts.threads, facts.instances, facts.price_per_hour, facts.power) == (None, None, None, None)
