@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -251,8 +252,14 @@ def _render(results: Results, folder: Path, console: Console) -> None:
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """Ends a comparison as Ctrl-C does: the server that it started must not go on, and what was measured is kept."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Runs the command; exits 1 with one line of text if it can't measure, 2 on wrong usage."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         cli()
     except LoadTestError as error:

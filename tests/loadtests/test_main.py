@@ -33,7 +33,8 @@ def test_a_comparison_names_missing_devices_and_writes_its_report(fake: str, tmp
     assert len(list((tmp_path / "samples").glob("*.npz"))) == len(made.cells)
 
 
-def test_ctrl_c_leaves_a_report_of_what_was_measured(fake: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_report_of_what_was_measured(number: signal.Signals, fake: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "turnout_loadtests", "compare", "add", "--host", fake, "--device", "cpu"]
     options = [
         "--batch",
@@ -53,7 +54,7 @@ def test_ctrl_c_leaves_a_report_of_what_was_measured(fake: str, tmp_path: Path) 
         until_s = time.monotonic() + 60
         while time.monotonic() < until_s and not (tmp_path / "results.json").exists():
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors

@@ -230,11 +230,11 @@ class _Answering:
 
     def _reasons(self) -> list[str]:
         """What wasn't measured, and what isn't valid."""
-        lines = [f"{_capital(_noun(name))} was not measured: {why}." for name, why in self._evidence.missing.items()]
+        lines = [f"{_noun(name)} was not measured: {why}." for name, why in self._evidence.missing.items()]
         for device in self._evidence.facts:
             if device not in self._evidence.measured:
                 said = [reason for each in self._evidence.summaries if each.key.device == device for reason in each.reasons]
-                lines.append(f"{_capital(_noun(device))} has no valid measurement: {(said or ['it was not reached'])[0]}.")
+                lines.append(f"{_noun(device)} has no valid measurement: {(said or ['it was not reached'])[0]}.")
         return lines
 
     def _offers(self, devices: Sequence[str], target_ms: float) -> list[Offer]:
@@ -271,7 +271,3 @@ def _n(value: float) -> str:
 
 def _money(value: float) -> str:
     return f"{value:.2f}" if value < 1000 else f"{value:,.0f}".replace(",", " ")
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

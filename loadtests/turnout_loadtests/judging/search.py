@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turnout_loadtests.judging.cells import INVALID, LIMITED, Cell
+from turnout_loadtests.judging.validity import DISTURBED, WRONG_DEVICE
 from turnout_loadtests.statistics import allowed_exceedances
 
 #: The search ends once the least rate that fails is within this of the greatest that is kept.
@@ -16,6 +17,8 @@ START_SHARE = 0.25
 #: Of a device that is too slow for the start rate: how often it is halved.
 MAX_HALVINGS = 5
 MIN_ACHIEVED = 0.98
+#: How the reasons of a cell begin that aren't about how fast its device is.
+NOT_ITS_FAULT = (DISTURBED, WRONG_DEVICE)
 #: Requests of a trial: with 662, one may miss a p99 target; the least number, 459, would allow none.
 TRIAL_REQUESTS = 662
 LEAST_REQUESTS = 459
@@ -79,27 +82,33 @@ def bounds(trials: Sequence[Trial]) -> tuple[float | None, float | None]:
 
 
 def kept(cell: Cell, target_ms: float) -> Trial:
-    """Whether a device kept the target under this load."""
-    rate = cell.rate_per_s
-    if cell.stopped_early:
-        return Trial(
-            rate, False, f"{_misses(cell)} of the first {cell.requests + cell.dropped} requests missed {target_ms:g} ms"
-        )
-    if cell.dropped:
-        return Trial(rate, False, f"{cell.dropped} requests weren't sent: {cell.in_flight} were in flight")
+    """Whether a device kept the target under this load.
+
+    A miss counts only if it is the device's: not if others took its cores, senders were late, or another device answered.
+    """
+    rate, missed = cell.rate_per_s, _missed(cell, target_ms)
+    if missed and cell.state != LIMITED and not any(reason.startswith(NOT_ITS_FAULT) for reason in cell.reasons):
+        return Trial(rate, False, missed)
+    if missed or cell.state == INVALID:
+        return Trial(rate, None, "; ".join(filter(None, [*cell.reasons[:1], missed])))
     upper_ms = cell.response.p99_upper_ms
-    if cell.state == INVALID:
-        return Trial(rate, None, cell.reasons[0])
     if upper_ms is None:
         return Trial(rate, None, f"{cell.answers} answers are too few for a p99")
-    served = cell.requests_per_s or 0.0
-    offered = cell.requests / cell.duration_s
-    if upper_ms > target_ms:
-        limited = f"; {cell.reasons[0]}" if cell.state == LIMITED else ""
-        return Trial(rate, None if limited else False, f"p99 may be {upper_ms:.3g} ms{limited}")
-    if served < MIN_ACHIEVED * offered:
-        return Trial(rate, False, f"{served:.3g} of {offered:.3g} requests/s were answered")
     return Trial(rate, True, f"p99 is at most {upper_ms:.3g} ms")
+
+
+def _missed(cell: Cell, target_ms: float) -> str:
+    """How a load missed the target; empty if it didn't, or nothing shows it."""
+    if cell.stopped_early:
+        return f"{_misses(cell)} of the first {cell.requests + cell.dropped} requests missed {target_ms:g} ms"
+    if cell.dropped:
+        return f"{cell.dropped} requests weren't sent: {cell.in_flight} were in flight"
+    upper_ms, offered = cell.response.p99_upper_ms, cell.requests / cell.duration_s if cell.duration_s else 0.0
+    if upper_ms is not None and upper_ms > target_ms:
+        return f"p99 may be {upper_ms:.3g} ms"
+    if upper_ms is not None and cell.state != INVALID and (cell.requests_per_s or 0.0) < MIN_ACHIEVED * offered:
+        return f"{cell.requests_per_s or 0.0:.3g} of {offered:.3g} requests/s were answered"
+    return ""
 
 
 def trial_length_s(rate_per_s: float, least_s: float, most_s: float) -> float | None:

@@ -15,7 +15,7 @@ from turnout_loadtests.statistics import differ_by_chance
 
 #: How the reasons begin of what may go better another time.
 REPEATABLE = ("disturbed", "not steady")
-DISTURBED = REPEATABLE[0]
+DISTURBED, WRONG_DEVICE = REPEATABLE[0], "asked for"
 MAX_FAILURES = 0.01  # a p99 can't be told if more than that have no latency
 IN_FLIGHT_TOLERANCE = 0.1
 MIN_IN_FLIGHT = 0.5
@@ -109,14 +109,14 @@ def _right_device(cell: Cell, setting: Setting) -> list[str]:
     """Who answered, against who was asked."""
     asked, precision = split_precision(cell.device)
     if precision and set(cell.precisions) - {precision}:
-        raise _Invalid(f"asked for {precision}, answered in {', '.join(cell.precisions)}")
+        raise _Invalid(f"{WRONG_DEVICE} {precision}, answered in {', '.join(cell.precisions)}")
     wrong = {device: count for device, count in cell.answered_by.items() if not _is_meant(device, asked, setting.devices)}
     if not wrong:
         return []
     if set(wrong) == {UNSTATED}:
         raise _Invalid(f"the server doesn't say which device answered, so this may not be {cell.device}; ask for auto")
     said = ", ".join(f"{count} of {cell.answers} by {device}" for device, count in wrong.items())
-    raise _Invalid(f"asked for {cell.device}, answered {said}")
+    raise _Invalid(f"{WRONG_DEVICE} {cell.device}, answered {said}")
 
 
 def _in_flight_as_planned(cell: Cell, _: Setting) -> list[str]:

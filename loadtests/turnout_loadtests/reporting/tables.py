@@ -55,6 +55,8 @@ def grid(results: Results, evidence: Evidence) -> Table:
     by_target = {target: offers_of(results, evidence, target) for target in shown_targets(results.target_ms)}
     targets = [target for target, offers in by_target.items() if offers]
     loads = loads_of(results, [offer for offers in by_target.values() for offer in offers])
+    if not targets:
+        return Table("Which device for which load", [], [], "What devices carry within a latency target is not known.")
     rows = []
     for load in loads:
         found = [cheapest(load, by_target[target]) for target in targets]

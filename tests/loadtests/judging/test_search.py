@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from turnout_loadtests.judging.search import (
 )  # fmt: skip
 from turnout_loadtests.sending.load import OPEN
 
-from tests.loadtests.made import Behaviour, cell
+from tests.loadtests.made import QUIET, Behaviour, cell
 
 
 def searched(keeps: Callable[[float], bool | None], start_per_s: float) -> list[Trial]:
@@ -69,6 +70,19 @@ def test_a_trial_keeps_the_target_by_the_bound_of_its_p99() -> None:
     assert kept(tailed, 50.0).kept is False
     assert kept(cell(Behaviour(fails_share=0.3), **shown), 50.0).kept is None  # invalid says nothing
     assert kept(cell(Behaviour(), **{**shown, "duration_s": 1.0}), 50.0).kept is None  # 200 answers are no p99
+
+
+def test_a_miss_counts_only_if_it_is_the_devices() -> None:
+    shown: dict[str, Any] = {"arrival": OPEN, "rate_per_s": 200.0, "in_flight": 64, "duration_s": 5.0}
+    slow = Behaviour(ms=100.0)
+    assert kept(cell(slow, **shown), 50.0).kept is False
+    for other_work in (30.0, 80.0):  # limited and invalid
+        disturbed = replace(slow, machine=replace(QUIET, other_work_percent=other_work))
+        assert kept(cell(disturbed, **shown), 50.0).kept is None
+        assert kept(replace(cell(disturbed, **shown), stopped_early=True), 50.0).kept is None
+    assert kept(cell(replace(slow, answers_as="other"), **shown), 50.0).kept is None
+    fast = Behaviour(ms=5.0, machine=replace(QUIET, other_work_percent=30.0))
+    assert kept(cell(fast, **shown), 50.0).kept is True  # kept although others took cores
 
 
 @pytest.mark.parametrize(("rate", "length_s"), [(1000.0, 5.0), (66.2, 10.0), (10.0, 60.0), (5.0, None)])
