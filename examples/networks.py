@@ -16,6 +16,8 @@ from onnx import helper, numpy_helper
 
 Shape = Sequence[Any]  # sizes, and names of free ones
 OPSET = 17
+#: Enough rows in a run to fill a GPU.
+MAX_BATCH = 256
 
 
 class Network:
@@ -196,6 +198,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{path}: there already")
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
+        (root / name / "config.pbtxt").write_text(f"max_batch_size: {MAX_BATCH}\n")
         unfinished = path.with_suffix(".part")
         onnx.save(NETWORKS[name](), unfinished)
         unfinished.replace(path)
