@@ -8,7 +8,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image clean
+.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bench-peers lint format proto image clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,14 @@ gpu-report:  ## on a machine with a GPU: load tests on CPU and GPU, and their re
 	@$(RUN) examples/networks.py reports/networks $(MEASURED)
 	@$(RUN) -m turnout_loadtests compare $(MEASURED) --model-repository reports/networks \
 		$(addprefix --device ,$(GPU_DEVICES)) $(GPU_REPORT) --ready-timeout 900 --output $(GPU_RESULTS)
+
+MODELS_REPORT ?= --profile standard --slo-p99 250ms
+bench-models: install  ## load-test five networks on this machine's devices, into docs/results/models (an hour and more)
+	@$(BIN)/python examples/networks.py reports/networks
+	@$(BIN)/turnout-export examples/digits.py:cnn --name digits-cnn --repository reports/networks \
+		--input 'image=float32[batch,1,8,8]@0:1' --force
+	@$(BIN)/turnout-loadtest compare digits-cnn resnet50 inception-v3 lstm encoder --model-repository reports/networks \
+		$(MODELS_REPORT) --output docs/results/models
 
 bench: install  ## measure Turnout and other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -18,11 +18,16 @@ MAX_STEPS = 2000
 
 @dataclass(frozen=True)
 class Offer:
-    """A device with what it carries within the latency target, in requests per second, and its price; None if unknown."""
+    """A device with what it carries within the latency target, in requests per second, and its price; None if unknown.
+
+    Attributes:
+        at_least: the capacity is only known to be this or more, so that fewer devices may do.
+    """
 
     device: str
     capacity_per_s: float
     price_per_hour: float | None = None
+    at_least: bool = False
 
     @property
     def usable_per_s(self) -> float:

@@ -20,7 +20,8 @@ def shown_targets(asked_ms: float | None) -> list[float]:
 def carried(cells: Iterable[Cell], searched: Sequence[Capacity], model: str, device: str, target_ms: float) -> Capacity | None:
     """What a device carries within a target: by its own search, else by all loads at a rate; None if neither tells.
 
-    Between the greatest rate that was kept and the least that was missed nothing is known; both are in the answer.
+    Between the greatest rate that was kept and the least that was missed nothing is known; both are in the answer. Loads of
+    which none was missed don't tell.
     """
     mine = [each for each in searched if (each.model, each.device) == (model, device)]
     if exact := [each for each in mine if each.target_ms == target_ms]:
@@ -30,6 +31,8 @@ def carried(cells: Iterable[Cell], searched: Sequence[Capacity], model: str, dev
     if not trials:
         return None
     low, high = bounds(trials)
+    if high is None:
+        return None
     return Capacity(model, device, loads[0].batch, target_ms, low or 0.0, high, len(trials), "by the loads of another search")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 from typing import Any
 
 import matplotlib as mpl
@@ -103,7 +104,7 @@ def _tail_by_rate(model: str, loads: Sequence[Cell], target_ms: float | None) ->
     with _figure(f"{model}-tail") as figure:
         axes = figure.subplots()
         for place, device in enumerate(_devices(usable)):
-            points = sorted((cell.rate_per_s, cell.response.p99_ms) for cell in usable if cell.device == device)
+            points = _middles([cell for cell in usable if cell.device == device])
             xs, ys = zip(*points, strict=True)
             axes.plot(xs, ys, DASHES[place % 5], marker=MARKS[place % 5], color=COLOURS[place % 5], ms=4, lw=1.4, label=device)
             ends = " to ".join(f"p99 {three_digits(y or 0)} ms at {three_digits(x)}/s" for x, y in (points[0], points[-1]))
@@ -124,6 +125,14 @@ def _tail_by_rate(model: str, loads: Sequence[Cell], target_ms: float | None) ->
     out = len(loads) - len(usable)
     left = f" {out} of {len(loads)} loads are left out: invalid, ended early, or too few answers." if out else ""
     return Chart(f"{model}-tail", f"p99 against the offered load. Logarithmic scales.{left}", "; ".join(said), svg)
+
+
+def _middles(cells: Sequence[Cell]) -> list[tuple[float, float]]:
+    """The rates of these loads, and the median of the p99s at each."""
+    by_rate: dict[float, list[float]] = {}
+    for cell in cells:
+        by_rate.setdefault(cell.rate_per_s, []).append(cell.response.p99_ms or 0.0)
+    return sorted((rate, median(times)) for rate, times in by_rate.items())
 
 
 def _by_batch(model: str, summaries: Sequence[Summary]) -> Chart | None:
@@ -345,16 +354,17 @@ def _plain(*every: Axes, legend: bool = True) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log" and not axis.get_ticklabels(minor=False)[0].get_text().isdigit():
                 low, high = axis.get_view_interval()
-                axis.set_major_formatter(FuncFormatter(_digits))
-                axis.set_minor_formatter(FuncFormatter(_digits) if high < 12 * low else NullFormatter())
+                axis.set_major_formatter(_marks(low, high))
+                axis.set_minor_formatter(_marks(low, high) if high < 30 * low else NullFormatter())
     handles, labels = every[0].get_legend_handles_labels()
     if legend and handles and every[0].get_legend() is None:
         every[0].legend(handles, labels, frameon=False, labelcolor=INK, fontsize=8)
 
 
-def _digits(value: float, _: float) -> str:
-    """The label of a mark of a logarithmic scale; none for those in between that would be too close."""
-    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
+def _marks(low: float, high: float) -> FuncFormatter:
+    """Labels of a logarithmic scale: 1, 2 and 5 of each decade, or all of them on a short scale."""
+    shown = "123456789" if high < 4 * low else "125"
+    return FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in shown else "")
 
 
 def _svg(figure: Figure) -> str:

@@ -18,6 +18,7 @@ from turnout_loadtests.judging.economics import (
     needed,
 )  # fmt: skip
 from turnout_loadtests.judging.ladder import shown_targets
+from turnout_loadtests.judging.search import RESOLUTION
 from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.judging.verdict import Evidence
 from turnout_loadtests.reporting.conclusions import carries, evidence_of
@@ -67,7 +68,9 @@ def grid(results: Results, evidence: Evidence) -> Table:
     if unknown:
         note += f" Nothing is known within {', '.join(unknown)}."
     head = ["Requests/s", *(f"p99 ≤ {target:g} ms" for target in targets)]
-    return Table("Which device for which load", head, rows, f"{note} A dash: no number of them keeps the target.")
+    return Table(
+        "Which device for which load", head, rows, f"{note} A dash: no number of them keeps the target. ≤: fewer may do."
+    )
 
 
 def cost(results: Results, evidence: Evidence, target_ms: float) -> Table:
@@ -239,7 +242,8 @@ def offers_of(results: Results, evidence: Evidence, target_ms: float) -> list[Of
     for device in evidence.measured:
         capacity = known[device, target_ms]
         if capacity is not None and capacity.per_s is not None:
-            found.append(Offer(device, capacity.per_s, evidence.facts[device].price_per_hour))
+            wide = capacity.beyond_per_s is None or capacity.beyond_per_s > (1 + 2 * RESOLUTION) * capacity.per_s
+            found.append(Offer(device, capacity.per_s, evidence.facts[device].price_per_hour, at_least=wide))
     return found
 
 
@@ -290,7 +294,7 @@ def _share(summary: Summary | None) -> str:
 
 
 def _count(offer: Offer, count: int) -> str:
-    return f"{count} x {offer.device}"
+    return f"{'≤ ' if offer.at_least and count > 1 else ''}{count} x {offer.device}"
 
 
 def _cost(load: float, offer: Offer) -> str:

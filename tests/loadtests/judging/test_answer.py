@@ -186,7 +186,8 @@ def test_the_loads_of_a_search_tell_about_other_targets() -> None:
     ]
     found = {target: carried(loads, [], "resnet50", "cpu", target) for target in shown_targets(70.0)}
     rates = {target: (each.per_s, each.beyond_per_s) for target, each in found.items() if each}
-    assert rates == {25.0: (100, 200), 50.0: (200, 400), 70.0: (200, 400), 100.0: (200, 400), 250.0: (400, None)}
+    assert found[250.0] is None  # no load was missed, so it may be any rate above
+    assert rates == {25.0: (100, 200), 50.0: (200, 400), 70.0: (200, 400), 100.0: (200, 400)}
     exact = Capacity("resnet50", "cpu", 1, 50.0, 222.0, 230.0)
     assert carried(loads, [exact], "resnet50", "cpu", 50.0) == exact
     assert carried(loads, [], "resnet50", "other", 50.0) is None

@@ -44,6 +44,13 @@ def test_the_grid_has_the_cheapest_device_for_each_load_and_target() -> None:
     assert found["500/s"][column] == "1 x cuda"  # 2.72 against 1.20
 
 
+def test_a_capacity_that_is_only_known_to_be_at_least_so_much_gives_a_bound() -> None:
+    coarse = [Capacity("resnet50", "cpu", 1, 50.0, 100.0, 200.0), Capacity("resnet50", "cuda", 1, 50.0, 0.0, 5.0)]
+    results = made({"cpu": 0.34, "cuda": 1.2}, loads_per_s=(50.0, 500.0), capacities=coarse)
+    found = rows(tables.grid(results, evidence_of(results, "resnet50")))
+    assert (found["50/s"], found["500/s"]) == (["1 x cpu"], ["≤ 8 x cpu"])
+
+
 def test_the_cost_table_and_the_break_even_are_the_same_step_function() -> None:
     found = rows(tables.cost(PRICED, evidence_of(PRICED, "resnet50"), 50.0))
     # 150/s: 3 CPUs = 1.02/h; a million takes 1e6 / 150 / 3600 = 1.852 h
