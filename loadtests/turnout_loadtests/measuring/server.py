@@ -61,10 +61,16 @@ class ServerAddress:
 
 
 def attached(host: str, metrics: str) -> ServerAddress:
-    """A server that runs already. Turnout's own ports belong together: metrics are on 8002 where gRPC is on 8001."""
+    """A server that runs already."""
+    port = host.rpartition(":")[2]
+    pid = _listener(int(port)) if is_loopback(host) and port.isdigit() else None
+    return ServerAddress(host, metrics or metrics_beside(host), pid)
+
+
+def metrics_beside(host: str) -> str:
+    """The address of the metrics, which are on port 8002 where gRPC is on 8001; empty for other ports."""
     name, _, port = host.rpartition(":")
-    metrics = metrics or (f"{name}:8002" if port == "8001" else "")
-    return ServerAddress(host, metrics, _listener(int(port)) if is_loopback(host) and port.isdigit() else None)
+    return f"{name}:8002" if port == "8001" else ""
 
 
 @contextmanager

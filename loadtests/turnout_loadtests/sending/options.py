@@ -59,7 +59,7 @@ def add_options(parser: Any) -> None:
     add("--shape", "", "sizes of free dimensions: 'tokens:128 image:3,224,224'")
     add("--warm-up", 1.0, "seconds of load before the measurement", type=float)
     add("--duration", 0.0, "seconds to measure; 0: until stopped", type=float)
-    add("--metrics", "", "address of the server's metrics, such as 127.0.0.1:8002, for utilisation and power")
+    add("--metrics", "", "address of the server's metrics, for utilisation and power; by default port 8002 beside 8001")
     add("--model-repository", "", "directory in which to find golden inputs", include_in_web_ui=False)
     add("--samples", "", "an .npz to write every sample to", include_in_web_ui=False)
 

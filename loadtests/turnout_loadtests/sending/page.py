@@ -11,6 +11,7 @@ from locust.env import Environment
 
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.measuring import server_metrics
+from turnout_loadtests.measuring.server import metrics_beside
 from turnout_loadtests.sending.board import COLUMNS, KEY, TITLE, Board
 from turnout_loadtests.sending.options import check_form, page_payloads
 
@@ -60,6 +61,6 @@ def _watch_metrics(environment: Environment, board: Board) -> None:
     options: Any = environment.parsed_options
     while True:
         gevent.sleep(METRICS_EVERY_S)
-        runner = environment.runner
-        if options.metrics and runner is not None and runner.state in ("running", "spawning"):
-            board.seen(server_metrics.fetch(options.metrics))
+        runner, address = environment.runner, options.metrics or metrics_beside(environment.host or "")
+        if address and runner is not None and runner.state in ("running", "spawning"):
+            board.seen(server_metrics.fetch(address))
