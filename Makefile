@@ -4,6 +4,8 @@ PYTHON ?= python3
 DEVICE ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
 # Where a CPU installation gets torch: the default package index has only the CUDA build for Linux.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# OpenVINO's plug-in, for the demo; it takes hardware by Intel only.
+OPENVINO ?= $(if $(and $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(shell grep -m1 GenuineIntel /proc/cpuinfo)),openvino)
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
@@ -20,6 +22,7 @@ install: $(INSTALLED)-test  ## make .venv with everything (DEVICE=cpu|gpu)
 	@$(PYTHON) -m venv .venv
 
 # One environment, filled as far as needed: each set is an extra of pyproject.toml, and `test` contains the other two.
+comma := ,
 SETS := test-quick demo test
 SIZE-cpu-test-quick := 70 MB
 SIZE-cpu-demo := 150 MB
@@ -28,7 +31,7 @@ $(SETS:%=$(INSTALLED)-%): $(INSTALLED)-%: pyproject.toml constraints.txt | .venv
 	@$(BIN)/python $(PIP) uninstall -q -y $(if $(filter cpu,$(DEVICE)),onnxruntime-gpu,onnxruntime) 2>/dev/null || true
 	@$(if $(filter cpu-demo cpu-test,$(DEVICE)-$*),tools/install-torch $(BIN)/python $(TORCH_INDEX))
 	@tools/quietly 'Installing what make $* needs: up to $(or $(SIZE-$(DEVICE)-$*),3 GB) to download' \
-		$(BIN)/python $(PIP) install -c constraints.txt -e '.[$(DEVICE),$*]'
+		$(BIN)/python $(PIP) install -c constraints.txt -e '.[$(DEVICE),$*$(and $(filter cpu-demo,$(DEVICE)-$*),$(OPENVINO:%=$(comma)%))]'
 	@find .venv -maxdepth 1 -name '.installed-*' ! -name '.installed-$(DEVICE)-*' -delete
 	@touch $(if $(filter test,$*),$(SETS:%=$(INSTALLED)-%),$@)
 

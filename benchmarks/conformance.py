@@ -27,7 +27,7 @@ from turnout_server.models.verification import relative_error
 from benchmarks.engines.mixes import serving
 
 #: Models that one server has at a time.
-AT_ONCE = 300
+AT_ONCE = 100
 #: How often a device that is restarting is asked.
 TRIES, PAUSE_S = 20, 0.5
 EQUAL, NEAR, OFF, WRONG = "equal to the bit", "within 1e-5", "within 1e-2", "WRONG"

@@ -24,12 +24,16 @@ class ModelMetrics:
         load = GaugeMetricFamily("turnout_model_load_seconds", "Opening the model on the device.", labels=_LABELS)
         nodes = GaugeMetricFamily("turnout_model_nodes", "Nodes of its graph by provider.", labels=[*_LABELS, "provider"])
         parity = GaugeMetricFamily("turnout_model_parity_error", "Largest relative error of its outputs.", labels=_LABELS)
+        available = GaugeMetricFamily("turnout_model_available", "1 if the model runs on the device.", labels=_LABELS)
         batch = GaugeMetricFamily("turnout_batch_cap_rows", "The most rows worth batching in one run.", labels=_LABELS)
         batchable = GaugeMetricFamily("turnout_model_joins", "1 if requests may be batched.", labels=_LABELS[:2])
         for version in self._versions():
             key = [version.name, str(version.version)]
             batchable.add_metric(key, int(version.batchable))
+            for device in version.unavailable:
+                available.add_metric([*key, device], 0)
             for device, deployment in version.deployments.items():
+                available.add_metric([*key, device], 1)
                 report = deployment.report
                 batch.add_metric([*key, device], deployment.effective_max_batch)
                 load.add_metric([*key, device], report.load_s)
@@ -37,4 +41,4 @@ class ModelMetrics:
                     nodes.add_metric([*key, device, provider], count)
                 if report.parity.error is not None:
                     parity.add_metric([*key, device], report.parity.error)
-        yield from (load, nodes, parity, batchable, batch)
+        yield from (load, nodes, parity, available, batchable, batch)
