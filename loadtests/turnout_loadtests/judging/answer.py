@@ -152,7 +152,8 @@ class _Answering:
         if reasons:
             return self._said(UNDECIDED, f"Undecided: {reasons[0]}", self._reasons())
         headline = "Not decided: the quick profile measures how fast devices are, not what load they carry"
-        return self._said(OPEN, headline, ["Use --profile standard --slo-p99 50ms for an answer.", *self._reasons()])
+        speeds = [line for device in (*self._others, *self._gpus) if (line := self._speed(device))]
+        return self._said(OPEN, headline, [*speeds, "Use --profile standard --slo-p99 50ms for an answer.", *self._reasons()])
 
     def _kept_load(self, target_ms: float) -> Answer | None:
         """What the Server loads say where there was no search."""
@@ -227,6 +228,15 @@ class _Answering:
             return ""
         numbers = " / ".join(_n(each.per_s or 0.0) for _, each in rates)
         return f"One {_noun(device)} serves {numbers} requests/s within {' / '.join(f'{t:g}' for t, _ in rates)} ms p99."
+
+    def _speed(self, device: str) -> str:
+        """How fast a device is, alone and filled; empty if neither is valid."""
+        fullest, single, said = self._evidence.fullest(device), self._evidence.single(device), []
+        if fullest and fullest.state != INVALID and fullest.rows_per_s is not None:
+            said.append(f"answers {_n(fullest.rows_per_s)} rows/s when it is filled, at batch {fullest.key.batch}")
+        if single and single.state != INVALID and single.latency.p50_ms is not None:
+            said.append(f"takes {_n(single.latency.p50_ms)} ms for one request at a time (p50)")
+        return f"One {self._named(device)} {', and '.join(said)}." if said else ""
 
     def _reasons(self) -> list[str]:
         """What wasn't measured, and what isn't valid."""

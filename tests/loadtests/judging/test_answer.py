@@ -169,6 +169,8 @@ def test_the_quick_profile_says_that_it_does_not_decide() -> None:
     evidence = evidence_of(World({"cpu": Behaviour()}, rounds=3, window_s=1.0).results(), "resnet50")
     found = answer(evidence, {}, Question(searched=False))
     assert (found.kind, found.headline.startswith("Not decided: the quick profile")) == (OPEN, True)
+    assert found.lines[0].startswith("One CPU (2 threads, 1 instance, CPUExecutionProvider, fp32) answers ")
+    assert "ms for one request at a time (p50)." in found.lines[0]
 
 
 def test_a_load_that_was_measured_within_the_target_answers_without_a_search() -> None:
