@@ -40,7 +40,7 @@ from turnout_loadtests.payloads import infer_request, outputs_of
 from turnout_loadtests.plan import PROFILES, Request
 from turnout_loadtests.reporting import report
 from turnout_loadtests.reporting import results as files
-from turnout_loadtests.reporting.terminal import progress_on, show
+from turnout_loadtests.reporting.terminal import FILE_WIDTH, progress_on, show
 from turnout_proto.methods import Stub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ KEPT = MODELS / ".demo"
 EXPORTER = sorted(Path(turnout_exporter.__file__).parent.glob("*.py"))
 VERSIONS = [f"{package}=={version(package)}" for package in ("torch", "onnx", "onnxscript")]
 
-console = Console(highlight=False, soft_wrap=True, emoji=False)
+console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 class DemoError(Exception):

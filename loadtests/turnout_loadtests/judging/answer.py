@@ -9,6 +9,7 @@ from turnout_loadtests.judging.cells import INVALID
 from turnout_loadtests.judging.economics import Offer, break_even_per_s, cost_per_hour, needed, worthwhile_per_s
 from turnout_loadtests.judging.ladder import TARGETS_MS
 from turnout_loadtests.judging.search import Capacity
+from turnout_loadtests.judging.validity import DISTURBED
 from turnout_loadtests.judging.verdict import Evidence
 from turnout_loadtests.measuring.devices import GPU_KINDS
 from turnout_loadtests.payloads import split_precision
@@ -71,7 +72,8 @@ class _Answering:
 
     def answer(self) -> Answer:
         if not self._evidence.measured:
-            return self._said(UNDECIDED, "Undecided: no device has a valid measurement", self._reasons())
+            advice = ["Stop what else runs on this machine, and measure again."] if self._disturbed() else []
+            return self._said(UNDECIDED, "Undecided: no device has a valid measurement", [*advice, *self._reasons()])
         if not self._others:
             return self._of_gpu_alone()
         target_ms = self._question.target_ms
@@ -228,6 +230,9 @@ class _Answering:
             return ""
         numbers = " / ".join(_n(each.per_s or 0.0) for _, each in rates)
         return f"One {_noun(device)} serves {numbers} requests/s within {' / '.join(f'{t:g}' for t, _ in rates)} ms p99."
+
+    def _disturbed(self) -> bool:
+        return any(reason.startswith(DISTURBED) for each in self._evidence.summaries for reason in each.reasons)
 
     def _speed(self, device: str) -> str:
         """How fast a device is, alone and filled; empty if neither is valid."""

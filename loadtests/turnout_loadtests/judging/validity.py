@@ -160,10 +160,8 @@ def _undisturbed(cell: Cell, _: Setting) -> list[str]:
     use = cell.machine
     lost = _lost_percent(cell)
     if lost > MAX_LOST_PERCENT:
-        raise _Invalid(
-            f"{DISTURBED}: other processes took {use.other_work_percent or 0.0:.0f} % of the cores' time, and the hypervisor "
-            f"{use.steal_percent or 0.0:.0f} %"
-        )
+        stolen = f", and the hypervisor {use.steal_percent:.0f} %" if (use.steal_percent or 0.0) >= 1 else ""
+        raise _Invalid(f"{DISTURBED}: other processes took {use.other_work_percent or 0.0:.0f} % of the cores' time{stolen}")
     if use.other_work_percent is None and (use.pressure_percent or 0.0) > MAX_PRESSURE_PERCENT:
         raise _Invalid(f"{DISTURBED}: tasks waited for a processor {use.pressure_percent:.0f} % of the time")
     return []

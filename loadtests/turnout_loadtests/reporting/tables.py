@@ -24,6 +24,8 @@ from turnout_loadtests.judging.verdict import Evidence
 from turnout_loadtests.reporting.conclusions import carries, evidence_of
 from turnout_loadtests.reporting.results import Results
 
+#: The table that is shown without rows, too, because its note says why.
+POWER = "Power"
 DASH = "\N{EN DASH}"
 #: Loads of a table are of the series 1, 2, 5, 10, ... within what the devices carry.
 MAX_LOADS = 7
@@ -48,7 +50,7 @@ class Table:
 def answers(results: Results) -> list[Table]:
     """The tables that answer the question, in the order in which a reader needs them."""
     tables = [processing(results), per_model(results), utilisation(results), power(results), agreement(results)]
-    return [table for table in tables if table.rows or table.note]
+    return [table for table in tables if table.rows or table.title == POWER]
 
 
 def grid(results: Results, evidence: Evidence) -> Table:
@@ -144,7 +146,7 @@ def per_model(results: Results) -> Table:
     return Table(
         "Time for a row, by model",
         head,
-        rows if len(rows) > 1 else [],
+        rows if devices and len(rows) > 1 else [],
         "Milliseconds: one request alone, and when the device is filled.",
     )
 
@@ -192,7 +194,7 @@ def power(results: Results) -> Table:
         if results.profile != "quick"
         else "The quick profile doesn't measure energy."
     )
-    return Table("Power", head, rows, note, (0, 1, 7))
+    return Table(POWER, head, rows, note, (0, 1, 7))
 
 
 def agreement(results: Results) -> Table:

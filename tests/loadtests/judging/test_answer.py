@@ -1,6 +1,7 @@
 """The answer in every form that it has; capacities and prices are made up, so that its numbers can be worked out by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from turnout_loadtests.judging.answer import NEEDED, NO, OPEN, UNDECIDED, YES, Answer, Question, answer
@@ -11,7 +12,7 @@ from turnout_loadtests.reporting.conclusions import evidence_of
 from turnout_loadtests.reporting.results import UNAVAILABLE, Gap
 from turnout_loadtests.sending.load import OPEN as OPEN_LOAD
 
-from tests.loadtests.made import Behaviour, World, cell
+from tests.loadtests.made import QUIET, Behaviour, World, cell
 
 TARGET_MS = 50.0
 PRICES = {"cpu": 0.34, "cuda": 1.20}
@@ -144,6 +145,14 @@ def test_an_invalid_measurement_decides_nothing() -> None:
     assert "CPU has no valid measurement" in whole(found)
     nothing = asked({"cpu": 100.0}, PRICES, broken=["cpu"])
     assert (nothing.kind, nothing.headline) == (UNDECIDED, "Undecided: no device has a valid measurement.")
+
+
+def test_a_busy_machine_gets_advice() -> None:
+    busy = Behaviour(machine=replace(QUIET, other_work_percent=80.0))
+    made = World({"cpu": busy}, rounds=3, window_s=1.0).results()
+    found = answer(evidence_of(made, "resnet50"), {}, Question(TARGET_MS))
+    assert (found.kind, found.lines[0]) == (UNDECIDED, "Stop what else runs on this machine, and measure again.")
+    assert found.lines[1] == "CPU has no valid measurement: disturbed: other processes took 80 % of the cores' time."
 
 
 def test_a_search_without_a_result_is_undecided() -> None:
