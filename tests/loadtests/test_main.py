@@ -116,6 +116,7 @@ def test_a_missing_server_is_one_line(closed_port: int) -> None:
 
 
 def test_the_command_never_imports_locust() -> None:
+    """Importing it changes the standard library: gRPC in this process would hang, and processes die as they start."""
     probe = "import sys, turnout_loadtests.__main__; sys.exit('locust' in sys.modules or 'gevent' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], timeout=60, check=False).returncode == 0
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from locust.stats import RequestStats
+from typing import TYPE_CHECKING, Any
 
 from turnout_loadtests.measuring.server_metrics import Page, busy_shares
+
+if TYPE_CHECKING:  # importing Locust changes the standard library, which only processes that send want
+    from locust.stats import RequestStats
 
 #: The key under which a worker sends its sums to the master.
 REPORT = "turnout_server_times"
@@ -79,7 +80,7 @@ class Board:
         if page is not None:
             self.pages = [*self.pages[-1:], page]
 
-    def rows(self, stats: RequestStats) -> list[dict[str, str]]:
+    def rows(self, stats: "RequestStats") -> list[dict[str, str]]:
         """The table, a row for each of Locust's own; numbers as text."""
         busy = busy_shares(self.pages[0], self.pages[1]) if len(self.pages) == 2 else {}
         watts = sum(self.pages[-1].gpu_w.values()) if self.pages and self.pages[-1].gpu_w else None
