@@ -18,6 +18,13 @@ Devices = dict[str, dict[str, Any]]
 USUAL: Devices = {"cpu": {"ms": 2}, "slow": {"ms": 500}, "failing": {"fails_share": 1.0}}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_locust() -> Iterator[None]:
+    """Locust changes the standard library of the process that imports it, so that processes started here would fail."""
+    yield
+    assert "locust" not in sys.modules
+
+
 class Fake:
     """A running fake server."""
 
