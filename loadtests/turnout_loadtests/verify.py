@@ -82,7 +82,7 @@ def agreement(load: Load, ours: Sequence[Measured], theirs: Sequence[Measured | 
         f"{three_digits(other.requests_per_s)} and {three_digits(other.p50_ms)} ms"
     )
     said = "verified" if off <= WITHIN else "not verified"
-    return Agreement(off <= WITHIN, f"{said}: {what}: {figures}, within {off:.1%} of each other ({len(stable)} rounds)")
+    return Agreement(off <= WITHIN, f"{said}: {what}: {figures}, {off:.1%} apart ({len(stable)} rounds)")
 
 
 def perf_analyzer(path: str) -> Verifier:
