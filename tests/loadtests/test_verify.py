@@ -55,4 +55,6 @@ def test_one_load_is_measured_in_turns_by_both(fake: str, tmp_path: Path) -> Non
 
     found = verify(fake, "add", "slow", "", other, rounds=2)
     assert len(seen) == 2
-    assert found.verified  # two requests in flight of half a second each
+    assert "add on slow, batch 1, 2 requests in flight: " in found.text
+    rate = float(found.text.split("in flight: ")[1].split()[0])
+    assert 2.5 < rate < 4.4  # two requests in flight of half a second each, on a machine that may be busy
