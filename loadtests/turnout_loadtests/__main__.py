@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from turnout_cli import family
 
 from turnout_loadtests import quantities
 from turnout_loadtests.client import connect, wait_until_ready
@@ -38,8 +39,8 @@ OK, FAILED, USAGE, INVALID, BREACHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 PINNING_CORES = 8
 
 
-@click.group(context_settings={"show_default": True})
-@click.version_option(package_name="turnout")
+@family.version_option
+@click.group(context_settings={"show_default": True, **family.SETTINGS})
 def cli() -> None:
     """Load-test models on each device of a server, and report whether they need a GPU.
 
@@ -261,10 +262,9 @@ def main() -> None:
     """Runs the command; exits 1 with one line of text if it can't measure, 2 on wrong usage."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        cli()
+        family.run(cli, "turnout-loadtest")
     except LoadTestError as error:
-        click.echo(f"turnout-loadtest: {error}", err=True)
-        sys.exit(FAILED)
+        sys.exit(family.fail("turnout-loadtest", str(error), FAILED))
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def test_two_results_are_compared(tmp_path: Path) -> None:
     ("options", "code", "complaint"),
     [
         (("report", "nowhere.json"), 1, "turnout-loadtest: nowhere.json: not a results.json"),
-        (("compare",), 2, "Missing argument"),
-        (("compare", "m", "--batch", "0"), 2, "Invalid value for '--batch'"),
+        (("compare",), 2, "missing argument"),
+        (("compare", "m", "--batch", "0"), 2, "invalid value for '--batch'"),
         (("compare", "m", "--slo-p99", "50"), 1, "'50' is no duration; write it as 50ms"),
         (("compare", "m", "--price", "cpu=1"), 1, "'cpu=1' is no price"),
         (("compare", "m", "--fail-on", "cpu.speed>1"), 1, "'speed' is none of p50_ms"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from turnout_loadtests.client import is_loopback
 from turnout_loadtests.errors import LoadTestError
 
 START_S = 60.0
@@ -103,12 +104,6 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address `HOST:PORT` is on this machine."""
-    name = host.rpartition(":")[0].strip("[]")
-    return name in ("localhost", "::1", "") or name.startswith("127.")
 
 
 def _addresses(process: "subprocess.Popen[bytes]", log: Path, tick: Callable[[], None]) -> tuple[str, str]:

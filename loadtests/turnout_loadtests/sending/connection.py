@@ -7,7 +7,7 @@ import grpc
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS, Stub
 
-from turnout_loadtests.client import UNLIMITED, model_metadata
+from turnout_loadtests.client import LOCAL, UNLIMITED, is_loopback, model_metadata
 from turnout_loadtests.payloads import golden_inputs, parse_shape, read_inputs, request_pool
 from turnout_loadtests.sending.load import GOLDEN, RANDOM, Load
 
@@ -23,7 +23,8 @@ class Connection:
     """
 
     def __init__(self, host: str) -> None:
-        channel = grpc.insecure_channel(host, [*UNLIMITED, ("grpc.use_local_subchannel_pool", 1)])
+        options = LOCAL if is_loopback(host) else UNLIMITED
+        channel = grpc.insecure_channel(host, [*options, ("grpc.use_local_subchannel_pool", 1)])
         self.stub = Stub(channel)
         self.infer = _of_bytes(channel.unary_unary, "ModelInfer")
         self.stream = _of_bytes(channel.stream_stream, "ModelStreamInfer")

@@ -2,15 +2,7 @@ from pathlib import Path
 
 import pytest
 from turnout_loadtests.errors import LoadTestError
-from turnout_loadtests.measuring.server import ServerAddress, attached, is_loopback, started
-
-
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [("127.0.0.1:1", True), ("localhost:1", True), ("[::1]:1", True), ("127.8.9.1:1", True), ("10.0.0.1:1", False)],
-)
-def test_a_server_is_local_by_its_address(host: str, local: bool) -> None:
-    assert is_loopback(host) is local
+from turnout_loadtests.measuring.server import ServerAddress, attached, started
 
 
 def test_the_process_of_a_running_server_is_found_by_its_port(fake: str) -> None:
