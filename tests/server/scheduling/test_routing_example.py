@@ -141,7 +141,7 @@ def test_request_3_would_be_admitted_on_the_gpu_but_not_within_the_margin() -> N
     seen = forecast("cuda:0", 38e3)
 
     assert seen.predicted_finish_us == 36e3
-    assert 38e3 * (1 - routing.SAFETY_MARGIN) < 36e3 < 38e3
+    assert seen.predicted_finish_us > 38e3 * (1 - routing.SAFETY_MARGIN)
 
 
 @pytest.mark.parametrize("device", DEVICES)
