@@ -16,8 +16,9 @@ SHOWN = (1, 8, 32)
 
 
 def earlier(directory: Path) -> tuple[list[Cell], list[Measured]]:
-    """What engines.json has."""
-    data = json.loads((directory / "engines.json").read_text())
+    """What engines.json has; nothing if there is none."""
+    path = directory / "engines.json"
+    data = json.loads(path.read_text()) if path.exists() else {"cells": [], "mixes": []}
     return [Cell(**cell) for cell in data["cells"]], [Measured(**each) for each in data["mixes"]]
 
 
