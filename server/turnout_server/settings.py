@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliSuppress, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout_server.core.device_names import KINDS, UNLABELLED_KINDS, entries_of, is_device_name, kind_of, number_of
@@ -150,12 +150,21 @@ class Settings(BaseSettings):
     load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
     max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for no limit")
     max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for no limit")
+    follow_links: bool = Field(False, description="read files of models through links that lead out of the model's directory")
     repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
     config: Path | None = Field(None, description="TOML file with any of these settings")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
     transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
+    metrics_host: str = Field("", description="address of the metrics port, if it isn't that of --host")
+    tls_certificate: Path | None = Field(None, description="PEM file with the server's certificate, for TLS on the gRPC port")
+    tls_key: Path | None = Field(None, description="PEM file with the key of that certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities of clients' certificates; others are refused"
+    )
+    tokens: Path | None = Field(None, description="file of bearer tokens, one a line after its roles: 'infer,read TOKEN'")
+    allow_control: bool = Field(False, description="let clients without a token change log and trace settings")
     devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; --device declares one")
     default_device: str = Field("auto", description="device of requests that name none: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
     objective: Literal["latency", "cost", "energy"] = Field("latency", description="how to choose between several devices")
@@ -167,6 +176,16 @@ class Settings(BaseSettings):
     allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
     trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
+    max_streams: int | None = Field(None, ge=1, description="calls in progress on a connection; by default 1000, with aio 100")
+    max_connection_age_s: float = Field(3600.0, ge=0, description="seconds until a client has to connect anew; 0 for never")
+    max_connection_grace_s: float = Field(3600.0, ge=0, description="seconds that calls may still take on such a connection")
+    max_connection_idle_s: float = Field(
+        600.0, ge=0, description="seconds until a connection without calls is closed; 0 for never"
+    )
+    stall_timeout_s: float = Field(120.0, ge=0, description="seconds for a message to arrive, or to be taken; 0 for any time")
+    max_in_flight_mb: int | None = Field(
+        None, ge=0, description="MiB of requests and answers held; by default a quarter of the memory"
+    )
     grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments, as JSON: '{\"grpc.NAME\": VALUE}'")
     max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
@@ -204,6 +223,15 @@ class Settings(BaseSettings):
             if name in _LIMITS:
                 raise ValueError(f"'{name}' is set by --max-message-bytes")
         return value
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "--tls-key" if self.tls_key is None else "--tls-certificate"
+            raise ValueError(f"{missing} is missing: TLS needs a certificate and its key")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("--tls-client-ca needs TLS: set --tls-certificate and --tls-key")
+        return self
 
     def declared_devices(self) -> list[Device]:
         """The devices that are declared and not disabled."""

@@ -115,7 +115,7 @@ def _explain(problem: dict[str, Any]) -> str:
         table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
         return f"unknown setting '{name}'{_suggestion(name, table if in_table else set(Settings.model_fields))}"
     reason = str(problem["msg"]).removeprefix("Value error, ")
-    if location == ["devices"]:  # there is no flag of this name, and the reason names the table
+    if not problem["loc"] or location == ["devices"]:  # the reason names the settings; a whole table isn't shown
         return reason
     return f"{shown}: {problem['input']!s}: {reason}"
 

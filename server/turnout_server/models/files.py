@@ -6,6 +6,8 @@ mounts it (`/mnt/models/model.onnx`, or `/mnt/models/1/model.onnx`), is served u
 
 import json
 import mmap
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +62,31 @@ def find_models(root: Path, model_name: str) -> dict[str, ModelFiles]:
     return {path.name: _model_files(path) for path in entries if path.is_dir() and not path.name.startswith(".")}
 
 
+def require_own_files(directory: Path, version: Path | None = None, *, follow_links: bool = False) -> None:
+    """Returns if everything that may be read of a model is a regular file and its own.
+
+    Whoever writes a model's files may not be allowed to read what a link in it names, and clients may see what is read: labels
+    are in answers. Links to the directories of models and versions belong to the repository's layout, and are followed.
+
+    Args:
+        directory: the model's. Without `version` its files are checked, except those of version directories.
+        version: a version's directory.
+        follow_links: whether files may be links to files of others.
+
+    Raises:
+        FailedPrecondition: a file isn't; the text names it.
+    """
+    homes = [each.resolve() for each in (directory, version) if each is not None]
+    for path in _files_below(version or directory, but_versions=version is None):
+        if not follow_links and not any(path.resolve().is_relative_to(home) for home in homes):
+            raise FailedPrecondition(
+                f"{path.name} leads out of its model's directory; "
+                "put a copy in its place, or start the server with --follow-links if you trust the link"
+            )
+        if not path.is_dir() and path.exists() and not path.is_file():  # a FIFO would block whoever opens it
+            raise FailedPrecondition(f"{path.name} is not a regular file")
+
+
 def precision_of(directory: Path, file: str) -> str:
     """The precision of one of a version's files: what `model.json` says, else its name, else `fp32`.
 
@@ -97,8 +124,20 @@ def _model_files(directory: Path) -> ModelFiles:
 def _versions(entries: list[Path]) -> dict[int, Path]:
     """Version directories: those named by a positive decimal number without leading zeros."""
     names = {path.name: path for path in entries if path.is_dir()}
-    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
+    numbers = [int(name) for name in names if _is_version(name)]
     return {number: names[str(number)] for number in sorted(numbers)}
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit() and not name.startswith("0")
+
+
+def _files_below(directory: Path, *, but_versions: bool) -> Iterator[Path]:
+    """The files below a directory, and the links to directories in it."""
+    for parent, folders, files in os.walk(directory):
+        if but_versions and Path(parent) == directory:
+            folders[:] = [name for name in folders if not _is_version(name)]
+        yield from (Path(parent) / name for name in [*folders, *files] if name in files or (Path(parent) / name).is_symlink())
 
 
 def _named(model_name: str, root: Path) -> str:

@@ -288,9 +288,7 @@ def _require_room(file: Path, device: Device) -> None:
 
 
 def _checked(path: Path) -> Path:
-    """`path`, once it is known to be a plain file inside its model's directory."""
-    if not path.resolve().is_relative_to(path.parent.parent.resolve()):
-        raise FailedPrecondition(f"{path.name} leads out of its model's directory")
+    """`path`, once it is known to be a plain file; `files.require_own_files` has checked whose it is."""
     if not path.exists():
         raise FailedPrecondition(f"there is no {path.name} in version directory '{path.parent.name}'")
     if not path.is_file():
