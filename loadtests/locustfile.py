@@ -24,6 +24,7 @@ def add_options(parser: Any, **_: Any) -> None:
     add("--shape", default="", env_var="LOCUST_SHAPE", help="sizes of free dimensions: 'tokens:128 image:3,224,224'")
     add("--inputs", default="", env_var="LOCUST_INPUTS", help="an .npz with rows by input name; by default random rows")
     add("--request-timeout", type=float, default=30.0, env_var="LOCUST_REQUEST_TIMEOUT", help="deadline in seconds")
+    add("--service-config", default="", env_var="LOCUST_SERVICE_CONFIG", help="a file with gRPC's service config, in JSON")
     add("--warm-up", type=float, default=1.0, env_var="LOCUST_WARM_UP", help="seconds before the measurement")
     add("--duration", type=float, default=0.0, env_var="LOCUST_DURATION", help="seconds to measure; 0: until stopped")
     add("--samples", default="", env_var="LOCUST_SAMPLES", help="an .npz to write every sample to")

@@ -128,6 +128,12 @@ def fill() -> onnx.ModelProto:
     return model(nodes, {"shape": (TensorProto.INT64, (2,))}, {"y": (TensorProto.FLOAT, ("a", "b"))})
 
 
+def divide(datatype: str = "INT32", operator: str = "Div") -> onnx.ModelProto:
+    """c = a / b, or the remainder; integers (batch,). The smallest integer divided by -1 ends ONNX Runtime's process."""
+    tensor: Tensor = (ELEMENT_TYPES[datatype], ("batch",))
+    return model([helper.make_node(operator, ["a", "b"], ["c"])], {"a": tensor, "b": tensor}, {"c": tensor})
+
+
 #: The least iterations of a loop, about two milliseconds: too slow for a server to run it inline.
 MIN_ITERATIONS = 2000
 

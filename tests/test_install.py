@@ -91,9 +91,16 @@ def test_no_other_installation_does(arguments: tuple[str, str], tmp_path: Path) 
     assert "install-torch" not in commands(tmp_path, *arguments)
 
 
-def test_the_image_of_the_exporter_asks_the_same_index_first() -> None:
+def test_the_image_of_the_exporter_asks_the_same_index_and_takes_no_other_build() -> None:
     assert variable("Dockerfile", "TORCH_INDEX") == INDEX
-    assert 'RUN tools/install-torch python "${TORCH_INDEX}" && pip install' in (ROOT / "Dockerfile").read_text()
+    text = (ROOT / "Dockerfile").read_text()
+    asks, checks, installs = (
+        text.index('RUN tools/install-torch /opt/build/bin/python "${TORCH_INDEX}"'),
+        text.index("torch-*+cpu.dist-info; then"),
+        text.index("/opt/build/bin/pip install -c constraints.txt -r export.txt"),
+    )
+    assert asks < checks < installs
+    assert "exit 1" in text[checks:installs]
 
 
 def test_the_version_that_is_asked_for_is_the_one_that_the_exporter_pins() -> None:

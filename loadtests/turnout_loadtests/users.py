@@ -23,7 +23,7 @@ from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import Stub
 
 from turnout_loadtests.buckets import three_significant_digits
-from turnout_loadtests.client import connect, model_metadata, number, reason, text
+from turnout_loadtests.client import connect, model_metadata, number, read_service_config, reason, text
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.payloads import parse_shape, read_inputs, request_pool
 from turnout_loadtests.samples import Recorder, Sample
@@ -118,7 +118,7 @@ def prepare(environment: Environment, **_: Any) -> None:
 
 
 def _prepare(host: str, options: Any) -> None:
-    InferenceUser.stub = shared_stub(host)
+    InferenceUser.stub = shared_stub(host, read_service_config(options.service_config))
     metadata = model_metadata(InferenceUser.stub, options.model)
     InferenceUser.requests = request_pool(
         metadata,

@@ -1,17 +1,21 @@
-"""Serves until a signal stops it."""
+"""`turnout-server serve`: serves until SIGTERM or SIGINT."""
 
 import gc
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
+from turnout_cli import installation
+from turnout_cli.family import SETTINGS, fail, version_option
 
 from turnout_server import settings_sources
-from turnout_server.cli.textpage import print_error
+from turnout_server.cli import flags
 from turnout_server.core.errors import ServingError
 from turnout_server.core.stop_signals import StopSignals
 from turnout_server.observability.log_settings import LogSettings
+from turnout_server.settings import Settings
 
 if TYPE_CHECKING:
     from turnout_server.app import Server
@@ -20,27 +24,47 @@ logger = logging.getLogger("turnout_server")
 
 #: How long stopping may take beyond the two phases of a drain, before the process is ended with whatever hangs in it.
 STOP_MARGIN_S = 10.0
+_EPILOG = """\b
+Every option is also a variable, such as TURNOUT_GRPC_PORT, and a key of the --config file, such as grpc_port.
+
+\b
+Examples:
+  turnout-server serve --model-repository models
+  turnout-server serve --model-repository models --host 0.0.0.0 --default-device cuda,cpu
+"""
 
 
-def serve(arguments: Sequence[str], signals: StopSignals) -> int:
-    """Serves until a signal stops it; returns the exit status of a start that failed, and else ends the process with 0."""
-    chosen = settings_sources.read(arguments)
+@version_option
+@click.command(
+    "serve",
+    cls=flags.SettingsCommand,
+    params=flags.options(),
+    context_settings=SETTINGS,
+    short_help="Serve a repository of ONNX models.",
+    epilog=_EPILOG,
+)
+def serve(**parameters: Any) -> int:
+    """Serve a repository of ONNX models over gRPC, until SIGTERM or SIGINT; exits with 0 once drained."""
+    chosen = settings_sources.read(flags.given(parameters), Settings)
+    if (text := installation.missing({"onnxruntime": "cpu"})) is not None:
+        return fail("turnout-server", text, 1)
+    signals = StopSignals()
     handler = logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # LogSettings decides which records are shown
-    log = LogSettings(handler, chosen.log_level)
+    log = LogSettings(handler, chosen.log_level, "json" if chosen.log_format == "json" else "default")
     try:
         from turnout_server.app import Server  # noqa: PLC0415, fails where ONNX Runtime is broken
 
         server = Server(chosen, log)
     except ImportError as error:
-        return print_error(f"{error}; 'turnout-server doctor' has the fix", 1)
+        return fail("turnout-server", f"{error}; 'turnout-server doctor' has the fix", 1)
     except (OSError, ServingError) as error:
-        return print_error(str(error), 1)
+        return fail("turnout-server", str(error), 1)
     signals.serve(chosen.drain_delay_s + chosen.drain_timeout_s + STOP_MARGIN_S)
     _run(server, signals)
     logging.shutdown()
-    # Ends the threads that hang in a model's code, too: the interpreter would wait for them, or abort in their midst.
+    # Ends threads that hang in a model's code, too: the interpreter would wait for them, or abort in their midst.
     os._exit(0)
 
 

@@ -39,10 +39,3 @@ def stdout_to_stderr() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-def print_error(text: str, code: int) -> int:
-    """Prints each line of an error after the program's name; returns the exit status `code`."""
-    for each in text.splitlines():
-        print(f"turnout-server: {each}", file=sys.stderr)
-    return code

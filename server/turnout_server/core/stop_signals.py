@@ -1,8 +1,7 @@
 """SIGTERM and SIGINT: the first asks the process to stop, the second ends it at once.
 
-They are caught before anything slow is imported: the kernel drops a signal that isn't caught if the process is number 1 of a
-container. A thread takes the signals from a pipe that Python's own handler writes to, so that they count even while the main
-thread is busy in native code.
+A thread takes the signals from a pipe that Python's own handler writes to, so that they count even while the main thread is
+busy in native code, where handlers don't run.
 """
 
 import faulthandler

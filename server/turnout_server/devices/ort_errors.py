@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from turnout_server.core.errors import InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.core.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.devices.run_limit import ENDED
 
 if TYPE_CHECKING:
     from turnout_server.devices.device import Device
@@ -108,6 +109,8 @@ def trying() -> Iterator[None]:
 def run_error(error: Exception, device: "Device") -> ServingError:
     """The error that the caller of a failed run gets."""
     text = first_line(error)
+    if ENDED in str(error):
+        return DeadlineExceeded("the run was ended when its time was up: the deadline, or far more than it usually takes")
     if isinstance(error, native.InvalidArgument):
         return InvalidRequest(f"the model refused these inputs: {text}")
     if lacks_memory(error):

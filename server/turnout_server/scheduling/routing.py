@@ -15,6 +15,8 @@ from turnout_server.scheduling.arrivals import ArrivalRate
 #: The objectives of `auto`.
 LATENCY, COST, ENERGY = "latency", "cost", "energy"
 OBJECTIVES = (LATENCY, COST, ENERGY)
+#: The reasons of routes.
+REASONS = ("requested", "only-device", "earliest", "cheapest-in-time", "preference", "spill", "retried")
 #: The settings that a device needs before an objective can compare it.
 NEEDED = {COST: "price_per_hour", ENERGY: "idle_w and busy_w"}
 

@@ -140,7 +140,12 @@ class DataPlane:
             self._executors[route.device].submit(job)
 
     def _complete(self, flight: Flight, plan: Plan, route: Route, outcome: Outcome) -> None:
-        if isinstance(outcome, DeviceLost) and not flight.lost and self._retried(flight, plan, route):
+        if (
+            isinstance(outcome, DeviceLost)
+            and not outcome.suspect
+            and not flight.lost
+            and self._retried(flight, plan, route, outcome)
+        ):
             return
         if isinstance(outcome, ServingError):
             self._fail(flight, outcome)
@@ -149,7 +154,8 @@ class DataPlane:
             response = _response(flight, plan, route, outcome)
         except ValueError as error:  # a run gave an output that isn't what the graph declares
             hidden = internal_error()
-            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden)
+            about = {"request_id": flight.request.id, "model": flight.model.name}
+            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden, extra=about)
             self._fail(flight, hidden)
             return
         undelivered = flight.done(response)
@@ -160,9 +166,9 @@ class DataPlane:
         if self._tracer.active:
             self._tracer.record(*flight.key, flight.request.id, _timestamps_ns(flight.request, outcome))
 
-    def _retried(self, flight: Flight, plan: Plan, route: Route) -> bool:
+    def _retried(self, flight: Flight, plan: Plan, route: Route, loss: DeviceLost) -> bool:
         """Sends a request whose device was lost to another one, once; False if it has no other."""
-        flight.lost = route.device
+        flight.lost, flight.ran = route.device, loss.ran
         flight.inline = None  # the calling thread isn't the one that brought it
         try:
             self._send(flight, plan)
@@ -180,7 +186,9 @@ class DataPlane:
     def _count_answer(self, flight: Flight, plan: Plan, route: Route, execution: Execution) -> None:
         now_s = time.monotonic()
         series = self._metrics.series(flight.model.deployments[route.device].key)
-        series.request_s.observe(now_s - flight.request.arrived_s)
+        request_s = now_s - flight.request.arrived_s
+        series.request_s.observe(request_s)
+        series.load_ratio.observe(request_s / execution.compute_s if execution.compute_s else 1.0)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
         series.rows += plan.rows
@@ -228,6 +236,6 @@ def _response(flight: Flight, plan: Plan, route: Route, execution: Execution) ->
     }
     if route.predicted_us is not None:
         timings["predicted_us"] = int(route.predicted_us)
-    outputs = model.signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)))
+    outputs = model.signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)), request.inputs)
     provenance = plan.provenance(model.deployments[route.device], route.reason)
     return InferResponse(provenance, request.id, model.signature, outputs, timings)

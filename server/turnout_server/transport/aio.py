@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from turnout_server.transport.addresses import may_share, require_free
 from turnout_server.transport.base import (
     NO_RETRY,
     OK,
@@ -33,7 +34,7 @@ class AioTransport:
     """Runs `handlers` on an event loop in its own thread.
 
     Args:
-        address: `host:port`; port 0 selects a free one.
+        address: as `addresses.target` returns it; port 0 selects a free one.
         options: gRPC channel arguments.
         credentials: for TLS; None for plain text.
         limits: of these, the bytes in flight; gRPC keeps some others, and there is no public way to end a stalled message.
@@ -50,6 +51,7 @@ class AioTransport:
         credentials: grpc.ServerCredentials | None = None,
         limits: Limits = NO_LIMITS,
     ) -> None:
+        require_free(address, shared=may_share(options))
         self._calls = _Calls(InFlight(limits.in_flight_bytes))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="transport", daemon=True)

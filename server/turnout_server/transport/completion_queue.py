@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+from turnout_server.transport.addresses import may_share, require_free
 from turnout_server.transport.base import (
     NO_RETRY,
     OK,
@@ -86,7 +87,7 @@ class CompletionQueueTransport:
     """Runs `handlers` in a polling thread. A second thread ends the calls whose messages don't move.
 
     Args:
-        address: `host:port`; port 0 selects a free one.
+        address: as `addresses.target` returns it; port 0 selects a free one.
         options: gRPC channel arguments.
         credentials: for TLS; None for plain text.
         limits: those that gRPC doesn't keep by itself: of stalled messages and of bytes.
@@ -113,6 +114,7 @@ class CompletionQueueTransport:
         self._round = _Round(InFlight(limits.in_flight_bytes))
         self._stall_s = limits.stall_s
         self._ended = False
+        require_free(address, shared=may_share(options))
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(list(options), False)
         self._server.register_completion_queue(self._queue)
@@ -120,7 +122,7 @@ class CompletionQueueTransport:
         self.port: int = self._server.add_http2_port(address.encode(), *secure)
         if not self.port:
             self._server.destroy()
-            raise OSError(f"cannot listen on {address}: the address is taken, or not this machine's")
+            raise OSError(f"cannot listen on {address}: gRPC says why in its log")
         self._thread = threading.Thread(target=self._poll, name="transport", daemon=True)
         self._stalls = threading.Thread(target=self._end_stalled, name="stalls", daemon=True)
 

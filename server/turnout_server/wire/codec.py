@@ -1,5 +1,6 @@
 """Converts between the bytes of ModelInfer's messages, and requests and responses."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ from turnout_server.wire.classification import classify
 from turnout_server.wire.decode_cache import DecodeCache, Description
 from turnout_server.wire.shared_memory import Region, SharedMemory
 
+logger = logging.getLogger(__name__)
+
 #: Tensors as bytes, or as views of the message's bytes.
 Raw = Sequence[bytes | memoryview]
 
 #: The most class results that a request may ask for; more would make the response much larger than the request.
 MAX_CLASSES = 1_000_000
+#: The most warnings about requests, because clients decide how many there could be.
+MAX_WARNINGS = 64
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Codec:
     def __init__(self, shared_memory: SharedMemory | None) -> None:
         self._shared_memory = shared_memory
         self._cache: DecodeCache[OutputFormats] = DecodeCache()
+        self._warned: set[str] = set()
 
     def decode(
         self, message: bytes, metadata: Mapping[str, str], deadline_s: float | None, arrived_s: float
@@ -102,6 +108,7 @@ class Codec:
         if not request.model_name:
             raise InvalidRequest("the request names no model: set model_name")
         parameters.check_reserved(request.parameters)
+        self._warn_of_misspellings(request)
         formats = self._formats(request)
         inputs, outputs = self._inputs(request, raw), tuple(formats)
         description = Description(
@@ -116,6 +123,14 @@ class Codec:
             layout=Layout(inputs, outputs),
         )
         return description, inputs, formats
+
+    def _warn_of_misspellings(self, request: pb.ModelInferRequest) -> None:
+        """Logs each misspelled parameter once."""
+        for key, meant in parameters.misspelled(request.parameters).items():
+            if key not in self._warned and len(self._warned) < MAX_WARNINGS:
+                self._warned.add(key)
+                model = request.model_name[:64]
+                logger.warning("requests for model %r have a parameter %r without effect: is '%s' meant?", model, key, meant)
 
     def encode(self, response: InferResponse, formats: OutputFormats) -> bytes:
         """The message of a response. Outputs are always raw, because all clients can read that.

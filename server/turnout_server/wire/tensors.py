@@ -1,17 +1,16 @@
 """Converts tensors between the wire and arrays.
 
-Raw tensors are row-major and little-endian; each element of BYTES follows its length, a uint32 (Open Inference Protocol, "Raw
-Data"). Typed tensors are lists of values in the field of their datatype. Error texts follow Triton's
-(core/src/infer_request.cc), because clients match on them.
+Raw tensors are row-major and little-endian (Open Inference Protocol, "Raw Data"). Typed tensors are lists of values in the
+field of their datatype. Error texts follow Triton's (core/src/infer_request.cc), because clients match on them.
 """
 
 import math
-import struct
 from collections.abc import Iterable
 
 import numpy as np
 from turnout_proto import inference_pb2 as pb
 
+from turnout_server.core import texts
 from turnout_server.core.datatypes import DATATYPES, Datatype
 from turnout_server.core.errors import InvalidRequest
 
@@ -71,8 +70,7 @@ def to_raw(array: np.ndarray) -> bytes | np.ndarray:
     """An array's bytes, or for numbers, to avoid a copy, an array whose buffer contains them."""
     if array.dtype.kind != "O":
         return _buffer(array)
-    elements = [value if isinstance(value, bytes) else str(value).encode() for value in array.flat]
-    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+    return texts.bytes_of([value if isinstance(value, bytes) else str(value).encode() for value in array.flat])
 
 
 def _buffer(array: np.ndarray) -> np.ndarray:
@@ -101,20 +99,11 @@ def _shape(tensor: InputTensor, model: str) -> tuple[int, ...]:
 
 def _split(data: bytes, name: str, model: str) -> list[bytes]:
     """The elements of a raw BYTES tensor."""
-    elements, at = [], 0
-    while at < len(data):
-        if at + 4 > len(data):
-            raise InvalidRequest(f"incomplete string length indicator for inference input '{name}' for model '{model}'")
-        (length,) = struct.unpack_from("<I", data, at)
-        at += 4
-        if at + length > len(data):
-            raise InvalidRequest(
-                f"incomplete string data for inference input '{name}' for model '{model}': "
-                f"an element of {length} bytes with {len(data) - at} left"
-            )
-        elements.append(data[at : at + length])
-        at += length
-    return elements
+    try:
+        return texts.elements_of(data)
+    except ValueError as error:
+        what, where = error.args
+        raise InvalidRequest(f"{what} for inference input '{name}' for model '{model}'{where and f': {where}'}") from None
 
 
 def _text_array(elements: Iterable[bytes], shape: tuple[int, ...], name: str, model: str) -> np.ndarray:

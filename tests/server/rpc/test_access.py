@@ -64,7 +64,7 @@ def test_every_rpc_needs_the_role_that_is_written_down() -> None:
 def test_probes_need_no_token_reflection_reads_and_what_is_not_listed_controls() -> None:
     assert role_of(health.CHECK) is None
     assert role_of(health.WATCH) is None
-    assert role_of(reflection.PATH) == "read"
+    assert {role_of(path) for path in reflection.PATHS} == {"read"}
     assert role_of("/inference.GRPCInferenceService/Added") == "control"
 
 

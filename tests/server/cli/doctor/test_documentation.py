@@ -4,11 +4,12 @@ import inspect
 import re
 from pathlib import Path
 
-from turnout_server import settings_sources
 from turnout_server.cli.doctor import findings, gpufindings
 from turnout_server.core import metrics
-from turnout_server.observability import gpu_metrics, model_metrics, triton_metrics
+from turnout_server.observability import gpu_metrics, host_metrics, model_metrics, triton_metrics
 from turnout_server.settings import DeviceSettings, Settings
+
+from tests.server.commandline import read_for_doctor
 
 DOCS = Path(__file__).parents[4] / "docs"
 SETTINGS, DOCTOR, METRICS = ((DOCS / f"{page}.md").read_text() for page in ("settings", "doctor-and-explain", "metrics"))
@@ -26,7 +27,7 @@ def test_the_example_declares_devices(tmp_path: Path) -> None:
     assert example
     file = tmp_path / "turnout.toml"
     file.write_text(example[1].replace('"models"', f'"{tmp_path}"').replace('cpus = "0"\n', ""))  # core 0 may not be ours
-    names = [device.name for device in settings_sources.read_for_doctor([f"--config={file}"]).declared_devices()]
+    names = [device.name for device in read_for_doctor([f"--config={file}"]).declared_devices()]
     assert names == ["cpu", "cpu:slow", "cuda:0", "tensorrt:0", "npu:0"]
 
 
@@ -52,5 +53,5 @@ def test_every_metric_of_ours_is_listed() -> None:
 
 
 def test_every_metric_of_tritons_is_listed() -> None:
-    source = inspect.getsource(triton_metrics) + inspect.getsource(gpu_metrics)
+    source = inspect.getsource(triton_metrics) + inspect.getsource(gpu_metrics) + inspect.getsource(host_metrics)
     assert set(re.findall(r"`(nv_\w+)`", first_cells(METRICS, "name"))) == set(re.findall(r'"(nv_\w+)"', source))
