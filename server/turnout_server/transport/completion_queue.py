@@ -140,12 +140,25 @@ class CompletionQueueTransport:
             self.start()
         self._stall_s = DRAIN_STALL_S
         self._server.shutdown(self._queue, self._shut_down)
-        self._thread.join(grace_s)
+        self._await_end(grace_s)
         if self._thread.is_alive():
             self._server.cancel_all_calls()
             self._thread.join(CANCEL_TIMEOUT_S)
         if self._ended:  # if it timed out, `shutdown` may still run inside gRPC
             self._server.destroy()
+
+    def _await_end(self, grace_s: float) -> None:
+        """Waits for the end of the server, up to `grace_s`, but no longer than calls are open.
+
+        Before gRPC closes a connection it waits 20 s for a sign of life, which a client that doesn't read never gives.
+        """
+        now_s = busy_s = time.monotonic()
+        ends_s = now_s + grace_s
+        while self._thread.is_alive() and now_s < min(ends_s, busy_s + DRAIN_STALL_S):
+            self._thread.join(min(STALL_POLL_S, ends_s - now_s))
+            now_s = time.monotonic()
+            if self._round.open_calls:
+                busy_s = now_s
 
     def _end_stalled(self) -> None:
         """Cancels the calls with a message that has been on its way for too long; in a thread of its own."""
@@ -154,10 +167,12 @@ class CompletionQueueTransport:
             if not self._stall_s:
                 continue
             since_s = time.monotonic() - self._stall_s
-            for call, started_s in list(self._round.transfers.items()):
-                if started_s < since_s:
-                    self._round.transfers.pop(call, None)
-                    call.abandon()
+            stalled = [call for call, started_s in list(self._round.transfers.items()) if started_s < since_s]
+            for call in stalled:
+                self._round.transfers.pop(call, None)
+                call.abandon()
+            if stalled:
+                logger.info("ended %d calls whose messages didn't move for %g s", len(stalled), self._stall_s)
 
     def _poll(self) -> None:
         self._round.thread = threading.get_ident()
@@ -227,11 +242,13 @@ class _Round:
         received: calls and their messages for the handlers; None instead of a message marks the end of the messages.
         answered: calls with messages or a status to send.
         transfers: calls with a message on its way, and since when, on the monotonic clock. Any thread may use it.
+        open_calls: calls whose clients haven't got their status yet.
         in_flight: counts the bytes of large messages, by client.
     """
 
     def __init__(self, in_flight: InFlight) -> None:
         self.in_flight = in_flight
+        self.open_calls: set[_Call] = set()
         self.transfers: dict[_UnaryCall | _StreamCall, float] = {}
         self.thread: int | None = None
         self.received: list[tuple[_UnaryCall | _StreamCall, bytes | None]] = []
@@ -248,6 +265,7 @@ class _Call:
         "_close_requested",
         "_deadline",
         "_held",
+        "_holder",
         "_lock",
         "_metadata",
         "_round",
@@ -262,10 +280,12 @@ class _Call:
         self._round = round_
         self._lock = threading.Lock()
         self._held = 0  # bytes that are counted for this call's client
+        self._holder = ""  # the client; gRPC forgets who it was once it is gone
         self._close_requested = False
         self._send_closed = False  # nothing more may be sent: the status has been sent, or the client is gone
         self._close_received = False  # gRPC has closed the call: the client is gone, or has received everything
         self._callbacks: list[Callable[[], None]] = []
+        round_.open_calls.add(self)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -284,7 +304,6 @@ class _Call:
 
     def abandon(self) -> None:
         """Cancels the call, because a message of it doesn't move."""
-        logger.info("a client's message didn't move for too long: its call is ended")
         self._call.cancel()
 
     def _refusal(self, message: bytes) -> Status | None:
@@ -300,15 +319,18 @@ class _Call:
     def _hold(self, size: int) -> None:
         """Counts a message for the call's client, until `_let_go` or the call's end."""
         if size >= COUNTED_BYTES:
+            self._holder = self._holder or self._peer()
             self._held += size
-            self._round.in_flight.hold(self._peer(), size)
+            self._round.in_flight.hold(self._holder, size)
 
     def _let_go(self, size: int) -> None:
         if COUNTED_BYTES <= size <= self._held:
             self._held -= size
-            self._round.in_flight.release(self._peer(), size)
+            self._round.in_flight.release(self._holder, size)
 
-    def _let_all_go(self) -> None:
+    def _ended(self) -> None:
+        """The client has everything, or is gone."""
+        self._round.open_calls.discard(self)
         with self._lock:
             if self._held:
                 self._let_go(self._held)
@@ -330,7 +352,7 @@ class _Call:
                 self._send_closed = True
             callbacks, self._callbacks = self._callbacks, []
         if self._send_closed:
-            self._let_all_go()
+            self._ended()
         for callback in callbacks:
             _guarded(callback)
 
@@ -350,6 +372,7 @@ class _Call:
         if error:  # for example, gRPC refuses the status; the call must not stay open for ever
             logger.error("gRPC refused %s with error %d", [type(operation).__name__ for operation in operations], error)
             self._call.cancel()
+            self._round.open_calls.discard(self)
 
 
 class _UnaryCall(_Call):
@@ -410,7 +433,7 @@ class _UnaryCall(_Call):
     def _answered(self, event: Any) -> None:
         """Completes the last operations of the call: its client has taken the answer, or is gone."""
         self._round.transfers.pop(self, None)
-        self._let_all_go()
+        self._ended()
 
     def _received(self, event: Any) -> None:
         self._round.transfers.pop(self, None)
