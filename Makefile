@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bench-peers lint format proto image deploy-check release-check clean
+.PHONY: help install demo models test test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ $(SETS:%=$(INSTALLED)-%): $(INSTALLED)-%: pyproject.toml constraints.txt | .venv
 demo: $(INSTALLED)-demo  ## train, export, serve, load-test and report, on every device there is (2 to 4 minutes)
 	@$(BIN)/python examples/demo.py
 
+models: $(INSTALLED)-demo  ## export full-size models with int8 variants, and tabulate them (half an hour)
+	@$(BIN)/python examples/export_models.py --report docs/results/exported-models.md $(MODELS)
+
 test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest
 
@@ -51,7 +54,10 @@ test-quick: $(INSTALLED)-test-quick  ## run tests that need neither torch nor a 
 # minutes"). RUN is any Python that has what they need on its path.
 RUN ?= $(BIN)/python
 GPU_RESULTS := docs/results/gpu
-MEASURED ?= digits-cnn digits-lstm resnet50
+# Networks of examples/networks.py, and how they are measured: about 8 minutes for two of them. Rows in flight are what fills a GPU.
+MEASURED ?= resnet50 encoder
+GPU_REPORT ?= --profile standard --rounds 4 --window 3 --batch 1 --batch 64 --slo-p99 50ms
+GPU_DEVICES ?= cpu cuda
 
 gpu-test:  ## on a machine with a GPU: doctor and tests/gpu, into docs/results/gpu (installs nothing)
 	@mkdir -p $(GPU_RESULTS)
@@ -60,9 +66,17 @@ gpu-test:  ## on a machine with a GPU: doctor and tests/gpu, into docs/results/g
 		grep -vE '^(PASSED|SKIPPED|[.sxFE]+ +\[)' $(GPU_RESULTS)/tests.txt | tail -n 40; exit $$status
 
 gpu-report:  ## on a machine with a GPU: load tests on CPU and GPU, and their report, into docs/results/gpu (installs nothing)
-	@mkdir -p $(GPU_RESULTS) reports
-	@$(RUN) -m turnout_server --model-repository models 2> reports/gpu-server.log & server=$$!; trap "kill $$server" EXIT; \
-		$(RUN) -m turnout_loadtests compare $(MEASURED) --output $(GPU_RESULTS)
+	@$(RUN) examples/networks.py reports/networks $(MEASURED)
+	@$(RUN) -m turnout_loadtests compare $(MEASURED) --model-repository reports/networks \
+		$(addprefix --device ,$(GPU_DEVICES)) $(GPU_REPORT) --ready-timeout 900 --output $(GPU_RESULTS)
+
+MODELS_REPORT ?= --profile standard --slo-p99 250ms
+bench-models: install  ## load-test five networks on this machine's devices, into docs/results/models (an hour and more)
+	@$(BIN)/python examples/networks.py reports/networks
+	@$(BIN)/turnout-export examples/digits.py:cnn --name digits-cnn --repository reports/networks \
+		--input 'image=float32[batch,1,8,8]@0:1' --force
+	@$(BIN)/turnout-loadtest compare digits-cnn resnet50 inception-v3 lstm encoder --model-repository reports/networks \
+		$(MODELS_REPORT) --output docs/results/models
 
 bench: install  ## measure Turnout and other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turnout_loadtests.run import locustfile
+from turnout_loadtests.sending.load import locustfile
 
 from benchmarks.replicas.balancers import Target
 from benchmarks.replicas.replicas import Replica
@@ -79,7 +79,7 @@ def _start_load(target: Target, model: str, users: int, folder: Path) -> "subpro
     if target.service_config is not None:
         options["--service-config"] = target.service_config
     pairs = [str(word) for pair in options.items() for word in pair]
-    command = [sys.executable, "-m", "locust", "-f", str(locustfile()), "--headless", "--only-summary", *pairs]
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile()), "--headless", "--only-summary", *pairs, "AutoUser"]
     with (folder / "locust.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log)
 

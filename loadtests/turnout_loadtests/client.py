@@ -5,9 +5,11 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import grpc
 from turnout_proto import inference_pb2 as pb
+from turnout_proto import model_config_pb2 as mc
 from turnout_proto.methods import Stub
 
 from turnout_loadtests.errors import LoadTestError
@@ -60,15 +62,18 @@ def read_service_config(path: str) -> str:
     return text
 
 
-def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:
-    """Returns once the server is ready; `tick` is called about five times a second meanwhile.
+def wait_until_ready(
+    stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None
+) -> None:
+    """Returns once the server is ready; `tick` and `check` are called about five times a second meanwhile.
 
     Raises:
-        LoadTestError: the server isn't ready after `timeout_s`.
+        LoadTestError: the server isn't ready after `timeout_s`, or `check` raised it because waiting makes no sense any more.
     """
     until_s = time.monotonic() + timeout_s
     while time.monotonic() < until_s:
         tick()
+        check()
         try:
             if stub.ServerReady(pb.ServerReadyRequest(), timeout=QUESTION_TIMEOUT_S).ready:
                 return
@@ -102,6 +107,31 @@ def model_metadata(stub: Stub, model: str) -> pb.ModelMetadataResponse:
     for tensor in [tensor for tensor in answer.inputs if tensor.name in optional]:
         answer.inputs.remove(tensor)
     return answer
+
+
+def model_names(stub: Stub) -> list[str]:
+    """The models that are ready."""
+    try:
+        index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError as error:
+        raise refused(error) from error
+    return sorted({str(model.name) for model in index.models})
+
+
+def model_config(stub: Stub, model: str) -> mc.ModelConfig | None:
+    """The model's configuration; None from a server that doesn't have the call, or refuses it."""
+    try:
+        answer = stub.ModelConfig(pb.ModelConfigRequest(name=model), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError:
+        return None
+    return cast("mc.ModelConfig", answer.config)
+
+
+def devices_of(stub: Stub, model: str) -> list[str]:
+    """The devices that a model is loaded on, from the instance groups of its configuration, as Turnout names them."""
+    config = model_config(stub, model)
+    groups = config.instance_group if config else ()
+    return [group.name.removeprefix(f"{model}_") for group in groups if group.name.startswith(f"{model}_")]
 
 
 def why_unavailable(stub: Stub, request: pb.ModelInferRequest) -> str | None:
@@ -154,7 +184,7 @@ def _optional_inputs(stub: Stub, model: str) -> set[str]:
 
 
 def _first_ready_model(stub: Stub) -> str:
-    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=QUESTION_TIMEOUT_S)
-    if not index.models:
+    names = model_names(stub)
+    if not names:
         raise LoadTestError("the server has no ready model; name one with --model")
-    return str(index.models[0].name)
+    return names[0]
