@@ -232,7 +232,7 @@ def _moved_and_linked(path: Path, to: Path) -> None:
     path.symlink_to(to)
 
 
-@pytest.mark.parametrize("name", ["config.pbtxt", "labels.txt", "1/golden.npz", "1/model.json", "1/model.onnx"])
+@pytest.mark.parametrize("name", ["config.pbtxt", "1/golden.npz", "1/model.onnx"])
 def test_63_a_fifo_in_a_model_is_refused_and_holds_up_nothing(tmp_path: Path, name: str) -> None:
     models.save(tmp_path, "a", models.add_constant(1))
     models.save(tmp_path, "b", models.add_constant(1))

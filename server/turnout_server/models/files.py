@@ -116,7 +116,7 @@ def model_path(directory: Path, file: str) -> Path:
 
 
 def require_own_files(files: ModelFiles, version: int | None = None, *, follow_links: bool = False) -> None:
-    """Returns if everything that may be read of a model is a regular file and its own.
+    """Returns if everything that may be read of a model is its own.
 
     Whoever writes a model's files may not be allowed to read what a link in it names, and clients may see what is read: labels
     are in answers. Links to the directories of models and versions belong to the repository's layout, and are followed; so is
@@ -138,8 +138,6 @@ def require_own_files(files: ModelFiles, version: int | None = None, *, follow_l
                 f"{path.relative_to(directory)} leads out of its model's directory; "
                 "put a copy in its place, or start the server with --follow-links if you trust the link"
             )
-        if path.exists() and not path.is_dir() and not path.is_file():  # a FIFO would block whoever opens it
-            raise FailedPrecondition(f"{path.relative_to(directory)} is not a regular file")
 
 
 def precision_of(directory: Path, file: str) -> str:

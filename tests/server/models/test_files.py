@@ -188,14 +188,6 @@ def test_the_files_of_a_mounted_kubernetes_volume_need_no_setting(tmp_path: Path
     require_own_files(files, 1)
 
 
-@pytest.mark.parametrize("follow_links", [False, True])
-def test_what_is_not_a_regular_file_is_refused(tmp_path: Path, follow_links: bool) -> None:
-    touch(tmp_path / "m" / "1" / "model.onnx")
-    os.mkfifo(tmp_path / "m" / "1" / "golden.npz")
-    with pytest.raises(FailedPrecondition, match=r"^golden\.npz is not a regular file"):
-        require_own_files(find_models(tmp_path, "")["m"], 1, follow_links=follow_links)
-
-
 def test_the_neighbours_of_a_single_file_do_not_matter(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/")
