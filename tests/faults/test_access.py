@@ -243,7 +243,8 @@ def test_63_a_fifo_in_a_model_is_refused_and_holds_up_nothing(tmp_path: Path, na
         states = {
             model.name: model.reason or model.state for model in server.stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
         }
-        assert states == {"a": f"{path.name} is not a regular file", "b": "READY"}
+        assert states["a"].endswith(f"{path.name} is not a regular file")
+        assert states["b"] == "READY"
 
 
 def test_76_archives_are_not_opened(tmp_path: Path) -> None:
