@@ -3,9 +3,9 @@
 import importlib.metadata
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -13,8 +13,10 @@ from turnout_server.core.device_names import AUTO, entries_of, kind_of
 from turnout_server.core.errors import STATUS, FailedPrecondition
 from turnout_server.core.listeners import Listeners
 from turnout_server.core.metrics import DeviceState, Key, Metrics
+from turnout_server.core.watched_files import Followed, Watcher
 from turnout_server.devices import engines
 from turnout_server.devices.engines import Engines
+from turnout_server.devices.host import usable_memory_bytes
 from turnout_server.devices.installation import check_installation
 from turnout_server.devices.places import Place, places_of
 from turnout_server.explain import http as explain_http
@@ -24,7 +26,8 @@ from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.profiler import Profiler
-from turnout_server.models.repository import Limits, Repository
+from turnout_server.models.repository import Limits as RepositoryLimits
+from turnout_server.models.repository import Repository
 from turnout_server.observability import gpu_metrics, page
 from turnout_server.observability import status as status_json
 from turnout_server.observability.host_metrics import BuildInfo, HostMetrics
@@ -33,7 +36,8 @@ from turnout_server.observability.log_settings import LogSettings
 from turnout_server.observability.model_metrics import ModelMetrics
 from turnout_server.observability.status import Status
 from turnout_server.observability.triton_metrics import TritonMetrics
-from turnout_server.rpc import reflection
+from turnout_server.rpc import reflection, tokens
+from turnout_server.rpc.access import Access
 from turnout_server.rpc.extensions import ExtensionService
 from turnout_server.rpc.health import HealthService
 from turnout_server.rpc.inference import InferenceService
@@ -47,8 +51,10 @@ from turnout_server.serving.plans import Planner
 from turnout_server.serving.selection import Selector
 from turnout_server.serving.tracing import Tracer
 from turnout_server.settings import Settings
-from turnout_server.transport import addresses, selection
+from turnout_server.transport import addresses, exposure, selection
 from turnout_server.transport.base import Handlers, Transport
+from turnout_server.transport.credentials import TlsCredentials, TlsFiles
+from turnout_server.transport.limits import Limits, channel_arguments
 from turnout_server.wire.codec import Codec
 from turnout_server.wire.shared_memory import SharedMemory
 
@@ -56,6 +62,8 @@ if TYPE_CHECKING:  # needs the extra `otel`
     from turnout_server.observability.spans import Spans
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: The extensions that ServerMetadata lists; each of them works.
 EXTENSIONS = (
@@ -144,8 +152,14 @@ def _assemble(settings: Settings, running: Engines, changes: Listeners, device_c
     in_process = {name: runners[name] for name, engine in running.by_name.items() if not engine.device.isolated}
     inline = InlineRunner(in_process, settings.max_queue_size)
     store = ProfileStore(settings.cache_dir)
-    limits = Limits(settings.max_loaded_models, settings.max_loaded_mb * 2**20)
-    repository = Repository(settings.model_repository, Loader(running.by_name, store), settings.model_name, limits)
+    limits = RepositoryLimits(settings.max_loaded_models, settings.max_loaded_mb * 2**20)
+    repository = Repository(
+        settings.model_repository,
+        Loader(running.by_name, store),
+        settings.model_name,
+        limits,
+        follow_links=settings.follow_links,
+    )
     executors = {
         device.name: executor
         for place in places_of([engine.device for engine in running.by_name.values()])
@@ -207,17 +221,22 @@ class Server:
 
     def __init__(self, settings: Settings, log: LogSettings) -> None:
         self._settings = settings
+        tls, access, followed = _security(settings)
+        self._watcher = Watcher(followed)
         self._spans = _spans(settings)
         self._core = core = build(settings)
         try:
-            self._transport: Transport = selection.choose(settings.transport)(
+            make = selection.choose(settings.transport)
+            limits = _limits(settings, selection.default_streams(make))
+            self._transport: Transport = make(
                 addresses.target(settings.host, settings.grpc_port),
-                _handlers(settings, core, log, self._spans),
-                _options(settings),
-                None,
+                _handlers(settings, core, log, access, self._spans),
+                list((channel_arguments(limits) | settings.grpc_options).items()),
+                None if tls is None else tls.credentials,
+                limits,
             )
             self._monitoring = MonitoringServer(
-                settings.metrics_host,
+                settings.monitoring_host,
                 settings.metrics_port,
                 _registry(core, _name_of(self._transport)),
                 _routes(core, settings),
@@ -238,8 +257,11 @@ class Server:
         """Starts to answer; the server is ready once the models have settled."""
         self._transport.start()
         self._monitoring.start()
+        self._watcher.start()
+        for warning in exposure.warnings(_exposure(self._settings)):
+            logger.warning("%s", warning)
         grpc_address = addresses.target(self._settings.host, self.grpc_port)
-        metrics_address = addresses.target(self._settings.metrics_host, self.metrics_port)
+        metrics_address = addresses.target(self._settings.monitoring_host, self.metrics_port)
         logger.info("gRPC on %s, metrics on %s", grpc_address, metrics_address)
         self._core.control.start()
 
@@ -248,6 +270,7 @@ class Server:
         self._core.dataplane.drain()
         time.sleep(self._settings.drain_delay_s)
         self._core.changes.end()
+        self._watcher.stop()
         self._transport.stop(self._settings.drain_timeout_s)
         self._core.stop()
         if self._spans is not None:
@@ -318,6 +341,41 @@ def _registry(core: Core, transport: str) -> CollectorRegistry:
     return registry
 
 
+def _security(settings: Settings) -> tuple[TlsCredentials | None, Access, list[Followed]]:
+    """What protects the gRPC port, and the files that it follows.
+
+    Raises:
+        FailedPrecondition: a file can't be used; the text names it, and nothing secret that is in it.
+    """
+    tls, known = None, None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        tls = _checked("TLS", lambda: TlsCredentials(files))
+    if (path := settings.tokens) is not None:
+        known = _checked("--tokens", lambda: tokens.watched(path))
+    access = Access(None if known is None else lambda: known.value, control=settings.allow_control)
+    followed: list[Followed] = [] if tls is None else [tls.files]
+    return tls, access, followed if known is None else [*followed, known]
+
+
+def _checked(what: str, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except ValueError as error:
+        raise FailedPrecondition(f"{what}: {error}") from None
+
+
+def _exposure(settings: Settings) -> exposure.Exposure:
+    return exposure.Exposure(
+        grpc_host=settings.host,
+        metrics_host=settings.monitoring_host,
+        tls=settings.tls_certificate is not None,
+        authenticated=settings.tokens is not None or settings.tls_client_ca is not None,
+        loads=settings.model_control_mode == "explicit",
+        control=settings.allow_control,
+    )
+
+
 def _spans(settings: Settings) -> "Spans | None":
     """What makes OpenTelemetry spans; None if the settings don't ask for them.
 
@@ -333,7 +391,7 @@ def _spans(settings: Settings) -> "Spans | None":
     return Spans(settings.server_name, importlib.metadata.version("turnout"))
 
 
-def _handlers(settings: Settings, core: Core, log: LogSettings, spans: "Spans | None") -> Handlers:
+def _handlers(settings: Settings, core: Core, log: LogSettings, access: Access, spans: "Spans | None") -> Handlers:
     memory = SharedMemory() if settings.allow_client_shm else None
     extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
     version = importlib.metadata.version("turnout")
@@ -342,9 +400,10 @@ def _handlers(settings: Settings, core: Core, log: LogSettings, spans: "Spans | 
     extras = ExtensionService(memory, core.tracer, log, core.repository)
     health = HealthService(core.dataplane)
     return Handlers(
-        unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},
+        unary={**models.unary(), **inference.unary(), **access.guarded(extras.unary()), **health.unary()},
         stream={**inference.stream(), **health.stream(), **(reflection.handlers() if settings.reflection else {})},
         inline=core.inline,
+        refusal=access.refusal if access.restricted else None,
     )
 
 
@@ -376,10 +435,15 @@ def _warn_about_missing_default(default_device: str, devices: Engines) -> None:
         logger.warning("requests that name no device will fail: --default-device=%s: %s", default_device, why)
 
 
-def _options(settings: Settings) -> list[tuple[str, Any]]:
-    defaults = {
-        "grpc.so_reuseport": 0,  # otherwise a second server can bind the same port and take some of its calls
-        "grpc.max_receive_message_length": settings.max_message_bytes,
-        "grpc.max_send_message_length": settings.max_message_bytes,
-    }
-    return list({**defaults, **settings.grpc_options}.items())
+def _limits(settings: Settings, default_streams: int) -> Limits:
+    """What one client may hold of the server."""
+    in_flight_mb = settings.max_in_flight_mb
+    return Limits(
+        message_bytes=settings.max_message_bytes,
+        streams=settings.max_streams or default_streams,
+        age_s=settings.max_connection_age_s,
+        age_grace_s=settings.max_connection_grace_s,
+        idle_s=settings.max_connection_idle_s,
+        stall_s=settings.stall_timeout_s,
+        in_flight_bytes=usable_memory_bytes() // 4 if in_flight_mb is None else in_flight_mb * 2**20,
+    )

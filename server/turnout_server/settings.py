@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from turnout_server.core.device_names import KINDS, UNLABELLED_KINDS, entries_of, is_device_name, kind_of, number_of
 from turnout_server.devices import openvino
@@ -145,6 +145,7 @@ class Settings(BaseModel):
     repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
     max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for no limit")
     max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for no limit")
+    follow_links: bool = Field(False, description="read files of models through links that lead out of the model's directory")
 
     host: str = Field(
         "127.0.0.1", description="address to listen on: 0.0.0.0 or :: for every interface; or unix:/PATH, for gRPC alone"
@@ -153,12 +154,32 @@ class Settings(BaseModel):
     metrics_port: Port = Field(
         8002, description="port of the page at /, /metrics, /healthz, /readyz, /explain; 0 picks a free one"
     )
+    metrics_host: str = Field("", description="address of the metrics port, if it isn't that of --host")
     transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
     grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments: grpc.NAME=VALUE, or as JSON")
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
     server_name: str = Field("turnout", description="the server name in ServerMetadata")
     reflection: bool = Field(True, description="answer reflection requests")
     allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
+
+    tls_certificate: Path | None = Field(None, description="PEM file with the server's certificate, for TLS on the gRPC port")
+    tls_key: Path | None = Field(None, description="PEM file with the key of that certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities of clients' certificates; others are refused"
+    )
+    tokens: Path | None = Field(None, description="file of bearer tokens, one a line after its roles: 'infer,read TOKEN'")
+    allow_control: bool = Field(False, description="let clients without a token change log and trace settings")
+
+    max_streams: int | None = Field(None, ge=1, description="calls in progress on a connection; by default 1000, with aio 100")
+    max_connection_age_s: float = Field(3600.0, ge=0, description="seconds until a client has to connect anew; 0 for never")
+    max_connection_grace_s: float = Field(3600.0, ge=0, description="seconds that calls may still take on such a connection")
+    max_connection_idle_s: float = Field(
+        600.0, ge=0, description="seconds until a connection without calls is closed; 0 for never"
+    )
+    stall_timeout_s: float = Field(120.0, ge=0, description="seconds for a message to arrive, or to be taken; 0 for any time")
+    max_in_flight_mb: int | None = Field(
+        None, ge=0, description="MiB of requests and answers held; by default a quarter of the memory"
+    )
 
     devices: dict[str, DeviceSettings] = Field(
         {}, description="a declared device, with the keys of its table in the file: 'cpu:slow={threads = 1}'"
@@ -188,6 +209,13 @@ class Settings(BaseModel):
     @classmethod
     def _is_address(cls, value: str) -> str:
         return addresses.checked_host(value)
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _is_metrics_address(cls, value: str) -> str:
+        if addresses.is_unix(value):
+            raise ValueError("the metrics port has no unix socket; give an address, such as 127.0.0.1")
+        return value and addresses.checked_host(value)
 
     @field_validator("allow_client_shm")
     @classmethod
@@ -220,10 +248,19 @@ class Settings(BaseModel):
             channel_arguments.check(name, argument)
         return value
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            missing = "--tls-key" if self.tls_key is None else "--tls-certificate"
+            raise ValueError(f"{missing} is missing: TLS needs a certificate and its key")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("--tls-client-ca needs TLS: set --tls-certificate and --tls-key")
+        return self
+
     @property
-    def metrics_host(self) -> str:
-        """Where the metrics port is: on `host`, or on loopback if that is a unix socket."""
-        return "127.0.0.1" if addresses.is_unix(self.host) else self.host
+    def monitoring_host(self) -> str:
+        """Where the metrics port is: at its own address, else on `host`, or on loopback if that is a unix socket."""
+        return self.metrics_host or ("127.0.0.1" if addresses.is_unix(self.host) else self.host)
 
     def declared_devices(self) -> list[Device]:
         """The devices that are declared and not disabled."""

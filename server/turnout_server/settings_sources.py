@@ -169,6 +169,6 @@ def _explain(problem: dict[str, Any], origins: Mapping[str, str]) -> str:
         table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
         return f"unknown setting '{name}'{suggestion(name, table if in_table else set(Settings.model_fields))}"
     reason = str(problem["msg"]).removeprefix("Value error, ")
-    if location == ["devices"]:  # the reason names the table
+    if not problem["loc"] or location == ["devices"]:  # the reason names the settings; a whole table isn't shown
         return reason
     return f"{name if in_table else origins.get(location[0], flag_of(location[0]))}: {problem['input']!s}: {reason}"

@@ -27,7 +27,7 @@ def shared_servers(
     traces = tmp_path_factory.mktemp("traces")
 
     def start(transport: str) -> RunningServer:
-        flags = ["--allow-client-shm", "--server-name=triton", f"--trace-file={traces / transport}"]
+        flags = ["--allow-client-shm", "--allow-control", "--server-name=triton", f"--trace-file={traces / transport}"]
         return stack.enter_context(running(triton_repository, *flags, transport=transport))
 
     with ExitStack() as stack:

@@ -104,7 +104,7 @@ def test_the_keepalive_recipe_of_the_documentation_is_taken(repository: Path, tm
 
 @pytest.mark.parametrize(("host", "metrics"), [("[::]", "::"), ("unix:/run/a", "127.0.0.1"), ("0.0.0.0", "0.0.0.0")])
 def test_the_metrics_port_is_on_the_host_unless_that_is_a_unix_socket(repository: Path, host: str, metrics: str) -> None:
-    assert read([f"--model-repository={repository}", f"--host={host}"]).metrics_host == metrics
+    assert read([f"--model-repository={repository}", f"--host={host}"]).monitoring_host == metrics
 
 
 @pytest.mark.parametrize(("host", "fix"), [("0.0.0.0:8001", "--grpc-port"), ("http://::", "it is a URL"), ("::x", "IPv6")])

@@ -33,7 +33,7 @@ def address_of(flags: Sequence[str], first_process: Path = FIRST_PROCESS) -> str
     settings = settings_sources.read(parsed(flags or flags_of(first_process)), DoctorSettings)
     if not settings.metrics_port:
         raise UsageError("--metrics-port=0 lets the server pick a free port, which can't be known here; give it a number")
-    host = settings.metrics_host.strip("[]")
+    host = settings.monitoring_host.strip("[]")
     host = _LOOPBACK.get(host, host)
     return f"[{host}]:{settings.metrics_port}" if ":" in host else f"{host}:{settings.metrics_port}"
 

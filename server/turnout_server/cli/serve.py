@@ -3,10 +3,7 @@
 import gc
 import logging
 import os
-import signal
 import sys
-import threading
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +13,7 @@ from turnout_cli.family import SETTINGS, fail, version_option
 from turnout_server import settings_sources
 from turnout_server.cli import flags
 from turnout_server.core.errors import ServingError
+from turnout_server.core.stop_signals import StopSignals
 from turnout_server.observability.log_settings import LogSettings
 from turnout_server.settings import Settings
 
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("turnout_server")
 
-#: Ctrl-C interrupts no longer wait on Windows.
-WAIT_S = 0.5 if sys.platform == "win32" else None
+#: How long stopping may take beyond the two phases of a drain, before the process is ended with whatever hangs in it.
+STOP_MARGIN_S = 10.0
 _EPILOG = """\b
 Every option is also a variable, such as TURNOUT_GRPC_PORT, and a key of the --config file, such as grpc_port.
 
@@ -50,6 +48,7 @@ def serve(**parameters: Any) -> int:
     chosen = settings_sources.read(flags.given(parameters), Settings)
     if (text := installation.missing({"onnxruntime": "cpu"})) is not None:
         return fail("turnout-server", text, 1)
+    signals = StopSignals()
     handler = logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # LogSettings decides which records are shown
@@ -62,27 +61,20 @@ def serve(**parameters: Any) -> int:
         return fail("turnout-server", f"{error}; 'turnout-server doctor' has the fix", 1)
     except (OSError, ServingError) as error:
         return fail("turnout-server", str(error), 1)
-    _serve(server)
-    return 0
+    signals.serve(chosen.drain_delay_s + chosen.drain_timeout_s + STOP_MARGIN_S)
+    _run(server, signals)
+    logging.shutdown()
+    # Ends threads that hang in a model's code, too: the interpreter would wait for them, or abort in their midst.
+    os._exit(0)
 
 
-def _serve(server: "Server") -> None:
-    stop = threading.Event()
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if stop.is_set():  # a second signal ends the process at once
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+def _run(server: "Server", signals: StopSignals) -> None:
     # Requests create no reference cycles, but a few hundred of their objects are alive at a time, enough to start the collector
     # again and again. With its default thresholds it takes a tenth of a small request's CPU time.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     server.start()
-    while not stop.wait(WAIT_S):
-        pass
+    signals.wait()
     logger.info("draining")
     server.stop()
     logger.info("stopped")

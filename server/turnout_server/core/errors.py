@@ -67,6 +67,14 @@ class Cancelled(ServingError):
     """The client cancelled the request before its run started."""
 
 
+class Unauthenticated(ServingError):
+    """The client sent no token, or one that this server doesn't know."""
+
+
+class PermissionDenied(ServingError):
+    """The client's token lacks the role that the call needs."""
+
+
 class Unsupported(ServingError):
     """This server doesn't offer the feature, or a flag disables it; the text then names the flag."""
 
@@ -92,6 +100,8 @@ STATUS = {
     Overloaded: "RESOURCE_EXHAUSTED",
     DeadlineExceeded: "DEADLINE_EXCEEDED",
     Cancelled: "CANCELLED",
+    Unauthenticated: "UNAUTHENTICATED",
+    PermissionDenied: "PERMISSION_DENIED",
     Unsupported: "UNIMPLEMENTED",
     InternalError: "INTERNAL",
 }

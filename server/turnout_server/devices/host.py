@@ -69,6 +69,13 @@ def memory_limit_bytes(root: Path = Path("/")) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def usable_memory_bytes() -> int:
+    """How much memory this process may use: the machine's, cut down by its control group's limit."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = memory_limit_bytes()
+    return machine if limit is None else min(machine, limit)
+
+
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """The directory of this process's group and those of the groups around it, whose limits bind it, too."""
     mount = root / "sys/fs/cgroup"

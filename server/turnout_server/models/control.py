@@ -3,9 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from turnout_server.core.errors import ServingError, Unavailable, internal_error
 from turnout_server.core.listeners import Listeners
@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # settings need Mode even where ONNX Runtime is broken
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+#: How long a change in progress is waited for when the server stops.
+STOP_TIMEOUT_S = 5.0
 #: `none` loads every model at the start; `poll` also follows changes on disk; `explicit` loads what clients ask for.
 Mode = Literal["none", "poll", "explicit"]
 #: Receives the outcome of a load or unload: None, or the error.
@@ -52,20 +56,23 @@ class Control:
         self._stopping = threading.Event()
         self._reloading: set[str] = set()
         self._lock = threading.Lock()
+        self._submitted: set[Future[Any]] = set()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control")
         self._poller = threading.Thread(target=self._poll, name="poller", daemon=True)
         repository.observer = self
 
     def start(self) -> None:
         """Starts to load the initial models, and to poll in mode `poll`."""
-        self._worker.submit(self._guarded, lambda: self._repository.start(self._names))
+        self._enqueue(lambda: self._guarded(lambda: self._repository.start(self._names)))
         if self._mode == "poll":
             self._poller.start()
 
-    def stop(self) -> None:
-        """Finishes the change in progress and starts no further ones."""
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Starts no further changes, and waits for the one in progress up to `timeout_s`: a load may never end."""
         self._stopping.set()
-        self._worker.shutdown(cancel_futures=True)
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        if wait(list(self._submitted), timeout_s).not_done:
+            logger.warning("a load or unload is still in progress, and isn't waited for")
 
     def load(self, name: str, configuration: str, settled: OnSettled) -> None:
         """Loads a model; see Repository.load.
@@ -86,7 +93,7 @@ class Control:
     def reopen(self) -> None:
         """Reloads the models that lack a device which works again."""
         with suppress(RuntimeError):  # the server is shutting down
-            self._worker.submit(self._guarded, self._repository.reopen)
+            self._enqueue(lambda: self._guarded(self._repository.reopen))
 
     def changed(self) -> None:
         """See Observer."""
@@ -107,7 +114,7 @@ class Control:
                 return
             self._reloading.add(name)
         with suppress(RuntimeError):  # the server is shutting down
-            self._worker.submit(self._reload, name)
+            self._enqueue(lambda: self._reload(name))
 
     def _reload(self, name: str) -> None:
         error = self._guarded(lambda: self._repository.load(name))
@@ -121,9 +128,16 @@ class Control:
             why = "if polling is enabled" if self._mode == "poll" else "without --model-control-mode=explicit"
             raise Unavailable(f"explicit model load / unload is not allowed {why}")
         try:
-            self._worker.submit(lambda: settled(self._guarded(change)))
+            self._enqueue(lambda: settled(self._guarded(change)))
         except RuntimeError:
             raise Unavailable("the server is shutting down") from None
+
+    def _enqueue(self, change: Callable[[], T]) -> "Future[T]":
+        """Has the control thread make a change; RuntimeError if the server is shutting down."""
+        submitted = self._worker.submit(change)
+        self._submitted.add(submitted)
+        submitted.add_done_callback(self._submitted.discard)
+        return submitted
 
     def _guarded(self, change: Callable[[], None]) -> ServingError | None:
         try:
@@ -140,7 +154,7 @@ class Control:
         """Makes the worker scan the disk every `poll_s` seconds; between two scans it is free for other changes."""
         while not self._stopping.wait(self._poll_s):
             try:
-                error = self._worker.submit(self._guarded, self._repository.poll).result()
+                error = self._enqueue(lambda: self._guarded(self._repository.poll)).result()
             except (RuntimeError, CancelledError):  # the server is shutting down
                 return
             if error is not None:

@@ -8,8 +8,10 @@ gives it.
 
 import json
 import mmap
+import os
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,8 @@ _OTHER_FORMATS = dict.fromkeys((".pt", ".pth", ".safetensors", ".ckpt"), _EXPORT
 )
 #: The file of a model, if its configuration names none.
 MODEL_FILE = "model.onnx"
+#: What is read besides it, if the repository is a single file.
+_BESIDE_A_FILE = ("config.pbtxt", "model.json", "golden.npz")
 #: Suffixes of files beside a model that never hold its weights.
 _NEVER_WEIGHTS = (".onnx", ".json", ".npz")
 
@@ -100,17 +104,40 @@ def model_path(directory: Path, file: str) -> Path:
     """The file of a model in a version's directory.
 
     Raises:
-        FailedPrecondition: it isn't there, isn't a regular file, or is outside of the model's directory.
+        FailedPrecondition: it isn't there, or isn't a regular file. Whose it is `require_own_files` has checked.
     """
     path = located(directory, file)
     name = path.relative_to(directory)
-    if not path.resolve().is_relative_to(directory.parent.resolve()):
-        raise FailedPrecondition(f"{name} leads out of its model's directory")
     if not path.exists():
         raise FailedPrecondition(f"there is no {name} in version directory '{directory.name}'{_instead(path.parent)}")
     if not path.is_file():
         raise FailedPrecondition(f"{name} is not a regular file")
     return path
+
+
+def require_own_files(files: ModelFiles, version: int | None = None, *, follow_links: bool = False) -> None:
+    """Returns if everything that may be read of a model is its own.
+
+    Whoever writes a model's files may not be allowed to read what a link in it names, and clients may see what is read: labels
+    are in answers. Links to the directories of models and versions belong to the repository's layout, and are followed; so is
+    a repository that is a single file.
+
+    Args:
+        version: the version whose files are checked; None for those outside of version directories.
+        follow_links: whether files may be links to files of others.
+
+    Raises:
+        FailedPrecondition: a file isn't; the text names it.
+    """
+    directory = files.directory if version is None else files.versions[version]
+    homes = {files.directory.resolve(), directory.resolve()}
+    found = (directory / name for name in _BESIDE_A_FILE) if files.file else _files_below(directory, version is None)
+    for path in found:
+        if not follow_links and not any(path.resolve().is_relative_to(home) for home in homes):
+            raise FailedPrecondition(
+                f"{path.relative_to(directory)} leads out of its model's directory; "
+                "put a copy in its place, or start the server with --follow-links if you trust the link"
+            )
 
 
 def precision_of(directory: Path, file: str) -> str:
@@ -181,8 +208,20 @@ def _model_files(directory: Path) -> ModelFiles:
 def _versions(entries: list[Path]) -> dict[int, Path]:
     """Version directories: those named by a positive decimal number without leading zeros."""
     names = {path.name: path for path in entries if path.is_dir()}
-    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and not name.startswith("0")]
+    numbers = [int(name) for name in names if _is_version(name)]
     return {number: names[str(number)] for number in sorted(numbers)}
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdigit() and not name.startswith("0")
+
+
+def _files_below(directory: Path, but_versions: bool) -> Iterator[Path]:
+    """The files below a directory, and the links to directories in it."""
+    for parent, folders, files in os.walk(directory):
+        if but_versions and Path(parent) == directory:
+            folders[:] = [name for name in folders if not _is_version(name)]
+        yield from (Path(parent) / name for name in [*folders, *files] if name in files or (Path(parent) / name).is_symlink())
 
 
 def _named(model_name: str, root: Path) -> str:

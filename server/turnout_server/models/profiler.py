@@ -25,6 +25,8 @@ RUNS_US = 5000.0
 LONGEST_RUN_S = 1.0
 #: Between two looks whether a device is idle.
 LOOK_S = 0.02
+#: How long a measurement in progress is waited for when the server stops.
+STOP_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Profiler:
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(STOP_TIMEOUT_S)  # a run that it measures may never end
         self._refresher.save()
 
     def _work(self) -> None:

@@ -20,7 +20,7 @@ from turnout_server.core.errors import (
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.core.suggestions import did_you_mean
 from turnout_server.models import config_pbtxt
-from turnout_server.models.files import MODEL_FILE, ModelFiles, find_models, why_empty
+from turnout_server.models.files import MODEL_FILE, ModelFiles, find_models, require_own_files, why_empty
 from turnout_server.models.loading import Loader, ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ class Repository:
     Args:
         model_name: the name of the single model in `root`; empty for a directory of models.
         limits: how much may be loaded at once; beyond that, the least recently requested models are evicted.
+        follow_links: whether the files of models may be links out of their directories.
 
     Attributes:
         observer: receives every event.
@@ -120,13 +121,22 @@ class Repository:
         FailedPrecondition: `root` isn't a model repository, or can't be listed.
     """
 
-    def __init__(self, root: Path, loader: Loader, model_name: str = "", limits: Limits = Limits()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        loader: Loader,
+        model_name: str = "",
+        limits: Limits = Limits(),
+        *,
+        follow_links: bool = False,
+    ) -> None:
         self.observer: Observer = NullObserver()
         self.settled = False
         self._root = root
         self._loader = loader
         self._model_name = model_name
         self._limits = limits
+        self._follow_links = follow_links
         self._requests = count(1)
         self._last_request: dict[str, int] = {}  # by model: the number of the last request for it
         self._models = {name: Model(name) for name in find_models(root, model_name)}
@@ -208,6 +218,8 @@ class Repository:
         """
         model = self._models.get(name)
         if model is None or model.state == "unloaded":
+            if not self.settled:
+                raise Unavailable(f"model '{name}' is not at ready state: models are still being loaded", pushback_ms=1000)
             raise NotFound(f"Request for unknown model: '{name}' is not found{did_you_mean(name, self.names())}")
         self._last_request[name] = next(self._requests)
         if model.state == "evicted":
@@ -298,6 +310,7 @@ class Repository:
         try:
             if files.error:
                 raise FailedPrecondition(files.error)
+            require_own_files(files, follow_links=self._follow_links)
             configuration = _configuration(name, files, json, self._loader.kinds())
             numbers = _versions_to_serve(configuration, files)
             weight_bytes = self._weight_of([files.versions[number] for number in numbers], configuration)
@@ -305,6 +318,7 @@ class Repository:
                 return Model(name, "evicted")
             for number in numbers:
                 try:
+                    require_own_files(files, number, follow_links=self._follow_links)
                     versions[number] = self._loader.load(files.versions[number], number, configuration)
                 except (ServingError, OSError) as error:
                     failures[number] = _public_text(error)

@@ -6,6 +6,7 @@ left to write; -1 for no limit), `log_frequency` (traces to buffer before writin
 """
 
 import json
+import logging
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from itertools import count
 from pathlib import Path
 
 from turnout_server.core.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
 
 Settings = dict[str, list[str]]
 
@@ -42,6 +45,7 @@ class Tracer:
         self._ids = count(1)
         self._lines: list[str] = []
         self._lock = threading.Lock()
+        self._failing = False
         self.active = False
 
     def settings(self, model: str = "") -> Settings:
@@ -102,10 +106,18 @@ class Tracer:
         return left != 0
 
     def _write(self) -> None:
-        if self._file is not None and self._lines:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.writelines(self._lines)
-        self._lines.clear()
+        """Writes the buffered traces; those that can't be written are dropped: no request fails for its trace."""
+        try:
+            if self._file is not None and self._lines:
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.writelines(self._lines)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:  # once, not for every request
+                logger.error("traces are dropped until %s can be written again: %s", self._file, error.strerror)
+            self._failing = True
+        finally:
+            self._lines.clear()
 
     def _check(self, key: str, values: list[str]) -> None:
         if key not in self._default:

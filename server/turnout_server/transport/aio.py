@@ -3,15 +3,26 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from turnout_server.transport.addresses import may_share, require_free
-from turnout_server.transport.base import OK, STREAM_WINDOW, Handlers, Status, StreamHandler, UnaryHandler, handler_failed
+from turnout_server.transport.base import (
+    NO_RETRY,
+    OK,
+    STREAM_WINDOW,
+    Handlers,
+    Status,
+    StreamHandler,
+    UnaryHandler,
+    handler_failed,
+)
+from turnout_server.transport.in_flight import COUNTED_BYTES, InFlight
+from turnout_server.transport.limits import DRAIN_STALL_S, NO_LIMITS, Limits
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -26,6 +37,7 @@ class AioTransport:
         address: as `addresses.target` returns it; port 0 selects a free one.
         options: gRPC channel arguments.
         credentials: for TLS; None for plain text.
+        limits: of these, the bytes in flight; gRPC keeps some others, and there is no public way to end a stalled message.
 
     Raises:
         OSError: the address can't be bound.
@@ -37,8 +49,10 @@ class AioTransport:
         handlers: Handlers,
         options: Sequence[tuple[str, Any]],
         credentials: grpc.ServerCredentials | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         require_free(address, shared=may_share(options))
+        self._calls = _Calls(InFlight(limits.in_flight_bytes))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="transport", daemon=True)
         self._thread.start()
@@ -55,9 +69,19 @@ class AioTransport:
     def stop(self, grace_s: float) -> None:
         """See Transport."""
         if not self._loop.is_closed():
-            self._on_loop(self._server.stop(grace_s))
+            self._on_loop(self._drain(grace_s))
             self._on_loop(_settled())
             self._end_loop()
+
+    async def _drain(self, grace_s: float) -> None:
+        """Stops the server; calls whose answers nobody takes are cancelled once all others have ended."""
+        stopping = asyncio.ensure_future(self._server.stop(grace_s))
+        while not stopping.done():
+            await asyncio.wait([stopping], timeout=DRAIN_STALL_S)
+            if not self._calls.unanswered and not stopping.done():
+                await asyncio.wait([stopping], timeout=DRAIN_STALL_S)
+                await self._server.stop(None)
+        await stopping
 
     async def _bind(
         self,
@@ -67,7 +91,7 @@ class AioTransport:
         credentials: grpc.ServerCredentials | None,
     ) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(options=list(options))
-        server.add_generic_rpc_handlers([_Router(handlers, self._loop)])
+        server.add_generic_rpc_handlers([_Router(handlers, self._loop, self._calls)])
         if credentials is None:
             return server, server.add_insecure_port(address)
         return server, server.add_secure_port(address, credentials)
@@ -97,16 +121,73 @@ async def _settled() -> None:
         await asyncio.gather(*pending, return_exceptions=True)
 
 
+class _Calls:
+    """What the calls in progress share; used on the loop only.
+
+    Attributes:
+        in_flight: counts the bytes of large messages, by client.
+        unanswered: calls whose handlers haven't finished.
+    """
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self.in_flight = in_flight
+        self.unanswered = 0
+
+    def refusal(self, context: Context, message: bytes) -> Status | None:
+        """How a call ends whose client already holds too much of the server; else None, and the message is counted."""
+        if len(message) < COUNTED_BYTES and not self.in_flight.is_tight:
+            return None
+        if (reason := self.in_flight.refusal(context.peer(), len(message))) is not None:
+            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, NO_RETRY)
+        self.hold(context, len(message))
+        return None
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """While an answer is on its way it is up to the client, and the call doesn't count as unanswered."""
+        self.unanswered -= 1
+        try:
+            yield
+        finally:
+            self.unanswered += 1
+
+    def hold(self, context: Context, size: int) -> None:
+        """Counts a message until the call has ended."""
+        if size >= COUNTED_BYTES:
+            peer = context.peer()
+            self.in_flight.hold(peer, size)
+            done: Any = lambda _: self.in_flight.release(peer, size)  # noqa: E731, the stubs want a protocol's class
+            context.add_done_callback(done)
+
+
 class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    def __init__(self, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, handlers: Handlers, loop: asyncio.AbstractEventLoop, calls: _Calls) -> None:
         self._methods: dict[str, Any] = {}
+        self._refusal = handlers.refusal
         for path, unary in handlers.unary.items():
-            self._methods[path] = grpc.unary_unary_rpc_method_handler(_unary(unary, loop))
+            self._methods[path] = grpc.unary_unary_rpc_method_handler(_unary(unary, loop, calls))
         for path, stream in handlers.stream.items():
-            self._methods[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, loop))
+            self._methods[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, loop, calls))
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if self._refusal is not None:
+            metadata = _texts(handler_call_details.invocation_metadata)
+            if (status := self._refusal(handler_call_details.method, metadata)) is not None:
+                return _refused(status)
         return self._methods.get(handler_call_details.method)
+
+
+def _texts(metadata: Any) -> dict[str, str]:
+    return {key: value for key, value in metadata or () if isinstance(value, str)}
+
+
+def _refused(status: Status) -> Any:
+    """A method that ends every call with a status, without reading its messages."""
+
+    async def respond(_: AsyncIterator[bytes], context: Context) -> None:
+        await _abort(context, status)
+
+    return grpc.stream_stream_rpc_method_handler(respond)
 
 
 class _AioCall:
@@ -115,9 +196,7 @@ class _AioCall:
     runs_inline = False
 
     def __init__(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
-        self.metadata: Mapping[str, str] = {
-            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
-        }
+        self.metadata: Mapping[str, str] = _texts(context.invocation_metadata())
         remaining_s = context.time_remaining()
         self.deadline_s = None if remaining_s is None else time.monotonic() + remaining_s
         self.outbox: asyncio.Queue[bytes | Status] = asyncio.Queue()
@@ -146,41 +225,56 @@ class _AioCall:
             self._loop.call_soon_threadsafe(self.outbox.put_nowait, answer)
 
 
-def _unary(handler: UnaryHandler, loop: asyncio.AbstractEventLoop) -> Callable[[bytes, Context], Awaitable[bytes]]:
+def _unary(
+    handler: UnaryHandler, loop: asyncio.AbstractEventLoop, calls: _Calls
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def respond(request: bytes, context: Context) -> bytes:
+        if (refusal := calls.refusal(context, request)) is not None:
+            await _abort(context, refusal)
+        calls.unanswered += 1
+        try:
+            answer = await answered(request, context)
+        finally:
+            calls.unanswered -= 1
+        if isinstance(answer, Status):
+            await _abort(context, answer)
+            return b""  # for the type checker: abort raises
+        calls.hold(context, len(answer))
+        return answer
+
+    async def answered(request: bytes, context: Context) -> bytes | Status:
         call = _AioCall(context, loop)
         try:
             handler(call, request)
         except BaseException:  # otherwise it would end the loop, or the client would see its text
             call.finish(handler_failed())
         try:
-            answer = await call.outbox.get()
-            if isinstance(answer, bytes):
-                return answer
+            return await call.outbox.get()
         except asyncio.CancelledError:
             call.cancel()
             raise
-        await _abort(context, answer)
-        return b""  # for the type checker: abort raises
 
     return respond
 
 
 def _stream(
-    handler: StreamHandler, loop: asyncio.AbstractEventLoop
+    handler: StreamHandler, loop: asyncio.AbstractEventLoop, calls: _Calls
 ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[None]]:
     async def respond(requests: AsyncIterator[bytes], context: Context) -> None:
         call = _AioCall(context, loop)
         window = asyncio.Semaphore(STREAM_WINDOW)
         reader = loop.create_task(_read(requests, handler, call, window))
+        calls.unanswered += 1
         try:
             while isinstance(answer := await call.outbox.get(), bytes):
-                await context.write(answer)
+                with calls.sending():
+                    await context.write(answer)
                 window.release()
         except asyncio.CancelledError:
             call.cancel()
             raise
         finally:
+            calls.unanswered -= 1
             reader.cancel()
         call.cancel()  # cancels what the handler still runs for this call
         if answer.code is not grpc.StatusCode.OK:

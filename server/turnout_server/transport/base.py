@@ -26,6 +26,8 @@ class Status:
 
 
 OK = Status(grpc.StatusCode.OK)
+#: Trailing metadata with which clients don't retry by themselves.
+NO_RETRY = (("grpc-retry-pushback-ms", "-1"),)
 
 
 def handler_failed() -> Status:
@@ -83,6 +85,8 @@ class Receiver(Protocol):
 UnaryHandler = Callable[[Call, bytes], None]
 #: Handles a call with any number of request messages.
 StreamHandler = Callable[[Call], Receiver]
+#: Says how a call on a path with this metadata ends before its messages are read; None lets it begin.
+Refusal = Callable[[str, Mapping[str, str]], Status | None]
 
 
 class InlineWork(Protocol):
@@ -99,11 +103,13 @@ class Handlers:
 
     Attributes:
         inline: run by a polling transport after it has passed all received messages to the handlers; None for none.
+        refusal: asked about every call, on any thread; None if every client may call everything.
     """
 
     unary: Mapping[str, UnaryHandler]
     stream: Mapping[str, StreamHandler]
     inline: InlineWork | None = None
+    refusal: Refusal | None = None
 
 
 class Transport(Protocol):

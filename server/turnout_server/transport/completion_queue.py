@@ -33,6 +33,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from turnout_server.transport.addresses import may_share, require_free
 from turnout_server.transport.base import (
+    NO_RETRY,
     OK,
     STREAM_WINDOW,
     Call,
@@ -43,6 +44,8 @@ from turnout_server.transport.base import (
     UnaryHandler,
     handler_failed,
 )
+from turnout_server.transport.in_flight import COUNTED_BYTES, InFlight
+from turnout_server.transport.limits import DRAIN_STALL_S, NO_LIMITS, Limits
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ REQUESTED_CALLS = 64
 EVENTS_PER_ROUND = 64
 #: A round ends after this many consecutive empty polls. One isn't enough: a poll looks at one socket only.
 EMPTY_POLLS = 3
+#: Seconds between two looks for messages that don't move.
+STALL_POLL_S = 0.25
 #: How long `stop` waits for the server to end after cancelling its calls, which normally takes milliseconds.
 CANCEL_TIMEOUT_S = 5.0
 
@@ -79,12 +84,13 @@ _NO_METHOD = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
 class CompletionQueueTransport:
-    """Runs `handlers` in a polling thread.
+    """Runs `handlers` in a polling thread. A second thread ends the calls whose messages don't move.
 
     Args:
         address: as `addresses.target` returns it; port 0 selects a free one.
         options: gRPC channel arguments.
         credentials: for TLS; None for plain text.
+        limits: those that gRPC doesn't keep by itself: of stalled messages and of bytes.
 
     Raises:
         OSError: the address can't be bound.
@@ -97,13 +103,16 @@ class CompletionQueueTransport:
         handlers: Handlers,
         options: Sequence[tuple[str, Any]],
         credentials: grpc.ServerCredentials | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         if missing := [name for name in NEEDED if not hasattr(cygrpc, name)]:
             raise ImportError(f"grpc._cython.cygrpc has no {' and no '.join(missing)}")
         self._unary = {path.encode(): handler for path, handler in handlers.unary.items()}
         self._stream = {path.encode(): handler for path, handler in handlers.stream.items()}
         self._inline = handlers.inline
-        self._round = _Round()
+        self._refusal = handlers.refusal
+        self._round = _Round(InFlight(limits.in_flight_bytes))
+        self._stall_s = limits.stall_s
         self._ended = False
         require_free(address, shared=may_share(options))
         self._queue = cygrpc.CompletionQueue()
@@ -115,6 +124,7 @@ class CompletionQueueTransport:
             self._server.destroy()
             raise OSError(f"cannot listen on {address}: gRPC says why in its log")
         self._thread = threading.Thread(target=self._poll, name="transport", daemon=True)
+        self._stalls = threading.Thread(target=self._end_stalled, name="stalls", daemon=True)
 
     def start(self) -> None:
         """See Transport."""
@@ -122,18 +132,47 @@ class CompletionQueueTransport:
         for _ in range(REQUESTED_CALLS):
             self._request_call()
         self._thread.start()
+        self._stalls.start()
 
     def stop(self, grace_s: float) -> None:
         """See Transport."""
         if not self._thread.ident:  # never started: gRPC only shuts down servers that run
             self.start()
+        self._stall_s = DRAIN_STALL_S
         self._server.shutdown(self._queue, self._shut_down)
-        self._thread.join(grace_s)
+        self._await_end(grace_s)
         if self._thread.is_alive():
             self._server.cancel_all_calls()
             self._thread.join(CANCEL_TIMEOUT_S)
         if self._ended:  # if it timed out, `shutdown` may still run inside gRPC
             self._server.destroy()
+
+    def _await_end(self, grace_s: float) -> None:
+        """Waits for the end of the server, up to `grace_s`, but no longer than calls are open.
+
+        Before gRPC closes a connection it waits 20 s for a sign of life, which a client that doesn't read never gives.
+        """
+        now_s = busy_s = time.monotonic()
+        ends_s = now_s + grace_s
+        while self._thread.is_alive() and now_s < min(ends_s, busy_s + DRAIN_STALL_S):
+            self._thread.join(min(STALL_POLL_S, ends_s - now_s))
+            now_s = time.monotonic()
+            if self._round.open_calls:
+                busy_s = now_s
+
+    def _end_stalled(self) -> None:
+        """Cancels the calls with a message that has been on its way for too long; in a thread of its own."""
+        while not self._ended:
+            time.sleep(STALL_POLL_S)
+            if not self._stall_s:
+                continue
+            since_s = time.monotonic() - self._stall_s
+            stalled = [call for call, started_s in list(self._round.transfers.items()) if started_s < since_s]
+            for call in stalled:
+                self._round.transfers.pop(call, None)
+                call.abandon()
+            if stalled:
+                logger.info("ended %d calls whose messages didn't move for %g s", len(stalled), self._stall_s)
 
     def _poll(self) -> None:
         self._round.thread = threading.get_ident()
@@ -182,7 +221,9 @@ class CompletionQueueTransport:
             return
         self._request_call()
         method = event.call_details.method
-        if (unary := self._unary.get(method)) is not None:
+        if self._refusal is not None and (status := self._refusal(method.decode("latin-1"), dict(event.invocation_metadata))):
+            _UnaryCall(event, self._round, _no_handler).finish(status)
+        elif (unary := self._unary.get(method)) is not None:
             _UnaryCall(event, self._round, unary).receive()
         elif (stream := self._stream.get(method)) is not None:
             _StreamCall(event, self._round, stream).open()
@@ -200,9 +241,15 @@ class _Round:
         thread: the polling thread.
         received: calls and their messages for the handlers; None instead of a message marks the end of the messages.
         answered: calls with messages or a status to send.
+        transfers: calls with a message on its way, and since when, on the monotonic clock. Any thread may use it.
+        open_calls: calls whose clients haven't got their status yet.
+        in_flight: counts the bytes of large messages, by client.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, in_flight: InFlight) -> None:
+        self.in_flight = in_flight
+        self.open_calls: set[_Call] = set()
+        self.transfers: dict[_UnaryCall | _StreamCall, float] = {}
         self.thread: int | None = None
         self.received: list[tuple[_UnaryCall | _StreamCall, bytes | None]] = []
         self.answered: list[_UnaryCall | _StreamCall] = []
@@ -217,6 +264,8 @@ class _Call:
         "_close_received",
         "_close_requested",
         "_deadline",
+        "_held",
+        "_holder",
         "_lock",
         "_metadata",
         "_round",
@@ -230,10 +279,13 @@ class _Call:
         self._call = event.call
         self._round = round_
         self._lock = threading.Lock()
+        self._held = 0  # bytes that are counted for this call's client
+        self._holder = ""  # the client; gRPC forgets who it was once it is gone
         self._close_requested = False
         self._send_closed = False  # nothing more may be sent: the status has been sent, or the client is gone
         self._close_received = False  # gRPC has closed the call: the client is gone, or has received everything
         self._callbacks: list[Callable[[], None]] = []
+        round_.open_calls.add(self)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -250,6 +302,42 @@ class _Call:
                 return
         callback()
 
+    def abandon(self) -> None:
+        """Cancels the call, because a message of it doesn't move."""
+        self._call.cancel()
+
+    def _refusal(self, message: bytes) -> Status | None:
+        """How the call ends if its client already holds too much of the server; else None, and the message is counted."""
+        in_flight = self._round.in_flight
+        if len(message) < COUNTED_BYTES and not in_flight.is_tight:
+            return None
+        if (reason := in_flight.refusal(self._peer(), len(message))) is not None:
+            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, NO_RETRY)
+        self._hold(len(message))
+        return None
+
+    def _hold(self, size: int) -> None:
+        """Counts a message for the call's client, until `_let_go` or the call's end."""
+        if size >= COUNTED_BYTES:
+            self._holder = self._holder or self._peer()
+            self._held += size
+            self._round.in_flight.hold(self._holder, size)
+
+    def _let_go(self, size: int) -> None:
+        if COUNTED_BYTES <= size <= self._held:
+            self._held -= size
+            self._round.in_flight.release(self._holder, size)
+
+    def _ended(self) -> None:
+        """The client has everything, or is gone."""
+        self._round.open_calls.discard(self)
+        with self._lock:
+            if self._held:
+                self._let_go(self._held)
+
+    def _peer(self) -> str:
+        return str(self._call.peer(), "latin-1")
+
     def watch(self) -> None:
         """Requests the event of the call's close, which tells of cancellation. `_ending` does so for calls answered at once."""
         with self._lock:
@@ -263,6 +351,8 @@ class _Call:
             if event.batch_operations[0].cancelled():
                 self._send_closed = True
             callbacks, self._callbacks = self._callbacks, []
+        if self._send_closed:
+            self._ended()
         for callback in callbacks:
             _guarded(callback)
 
@@ -282,6 +372,7 @@ class _Call:
         if error:  # for example, gRPC refuses the status; the call must not stay open for ever
             logger.error("gRPC refused %s with error %d", [type(operation).__name__ for operation in operations], error)
             self._call.cancel()
+            self._round.open_calls.discard(self)
 
 
 class _UnaryCall(_Call):
@@ -296,11 +387,15 @@ class _UnaryCall(_Call):
         self._status: Status | None = None
 
     def receive(self) -> None:
+        self._round.transfers[self] = time.monotonic()
         self._start((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self._received)
 
     def handle(self, message: bytes | None) -> None:
         if message is None:
             self.finish(_NO_MESSAGE)
+            return
+        if (refusal := self._refusal(message)) is not None:
+            self.finish(refusal)
             return
         try:
             self._handler(self, message)
@@ -329,11 +424,19 @@ class _UnaryCall(_Call):
             operations = [cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS)]
             if self._answer is not None:
                 operations.append(cygrpc.SendMessageOperation(self._answer, _NO_FLAGS))
+                self._hold(len(self._answer))
             operations += self._ending(self._status)
             self._callbacks.clear()  # a reference cycle: they refer to this call
-            self._start(operations, _ended)
+            self._round.transfers[self] = time.monotonic()
+            self._start(operations, self._answered)
+
+    def _answered(self, event: Any) -> None:
+        """Completes the last operations of the call: its client has taken the answer, or is gone."""
+        self._round.transfers.pop(self, None)
+        self._ended()
 
     def _received(self, event: Any) -> None:
+        self._round.transfers.pop(self, None)
         self._round.received.append((self, event.batch_operations[0].message()))
 
 
@@ -353,6 +456,8 @@ class _StreamCall(_Call):
         "_reading",
         "_receiver",
         "_sending",
+        "_sending_bytes",
+        "_sizes",
         "_status",
     )
 
@@ -364,6 +469,8 @@ class _StreamCall(_Call):
         self._status: Status | None = None
         self._metadata_sent = False  # the initial metadata
         self._sending = False
+        self._sending_bytes = 0
+        self._sizes: deque[int] = deque()  # in bytes, of the messages that haven't been answered
         self._flush_scheduled = False  # it is in `answered` of this round; only the polling thread uses this
         self._due = 0  # messages that haven't been answered
         self._reading = False
@@ -380,6 +487,11 @@ class _StreamCall(_Call):
     def handle(self, message: bytes | None) -> None:
         if self._receiver is None:  # the call has ended
             return
+        if message is not None:
+            if (refusal := self._refusal(message)) is not None:
+                self.finish(refusal)
+                return
+            self._sizes.append(len(message))
         try:
             if message is None:
                 self._receiver.half_closed()
@@ -392,6 +504,8 @@ class _StreamCall(_Call):
         with self._lock:
             if self._status is not None or self._send_closed:
                 return
+            self._let_go(self._sizes.popleft() if self._sizes else 0)
+            self._hold(len(message))
             self._outbox.append(message)
             self._due = max(0, self._due - 1)
         self._flush_soon()
@@ -425,15 +539,21 @@ class _StreamCall(_Call):
             self._metadata_sent = True
             operations.append(cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS))
         if self._outbox:
-            operations.append(cygrpc.SendMessageOperation(self._outbox.popleft(), _NO_FLAGS))
+            message = self._outbox.popleft()
+            self._sending_bytes = len(message)
+            operations.append(cygrpc.SendMessageOperation(message, _NO_FLAGS))
         if self._status and not self._outbox:
             operations += self._ending(self._status)
         self._sending = True
+        self._round.transfers[self] = time.monotonic()
         self._start(operations, self._sent)
 
     def _sent(self, event: Any) -> None:
+        self._round.transfers.pop(self, None)
         with self._lock:
             self._sending = False
+            self._let_go(self._sending_bytes)
+            self._sending_bytes = 0
             self._send_next()
             self._read_next()
 
@@ -460,10 +580,6 @@ class _StreamCall(_Call):
 
 def _no_handler(call: Call, message: bytes) -> None:
     """The handler of calls that are refused before their message is read."""
-
-
-def _ended(event: Any) -> None:
-    """Completes the last operations of a unary call; nothing is left to do."""
 
 
 def _guarded(function: Callable[..., T], *arguments: Any) -> T | None:

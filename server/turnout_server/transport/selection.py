@@ -1,23 +1,44 @@
 """Selects the transport: the completion queue if it passes a check, else the slower one on public interfaces."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import grpc
 
 from turnout_server.core.errors import FailedPrecondition
 from turnout_server.transport.aio import AioTransport
 from turnout_server.transport.base import OK, Call, Handlers, Transport
+from turnout_server.transport.limits import NO_LIMITS, Limits
 
 logger = logging.getLogger(__name__)
 
 Name = Literal["auto", "completion-queue", "aio"]
-#: Makes a transport from an address, handlers, gRPC channel arguments and credentials; None for plain text.
-Make = Callable[[str, Handlers, Sequence[tuple[str, Any]], grpc.ServerCredentials | None], Transport]
+
+
+class Make(Protocol):
+    """Makes a transport: a class of this folder."""
+
+    def __call__(
+        self,
+        address: str,
+        handlers: Handlers,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ServerCredentials | None = None,
+        limits: Limits = NO_LIMITS,
+    ) -> Transport: ...
+
 
 CHECK_TIMEOUT_S = 5.0
+#: Calls that a connection may have in progress, unless the operator says otherwise. On the event loop a burst of calls that are
+#: cancelled at once delays everybody else, so it gets fewer.
+STREAMS, AIO_STREAMS = 1000, 100
+
+
+def default_streams(make: Make) -> int:
+    """How many calls a connection may have in progress on a transport, unless the operator says otherwise."""
+    return AIO_STREAMS if make is AioTransport else STREAMS
 
 
 def choose(name: Name) -> Make:

@@ -12,6 +12,8 @@ EXPECTED = {
     "Overloaded": "RESOURCE_EXHAUSTED",
     "DeadlineExceeded": "DEADLINE_EXCEEDED",
     "Cancelled": "CANCELLED",
+    "Unauthenticated": "UNAUTHENTICATED",
+    "PermissionDenied": "PERMISSION_DENIED",
     "Unsupported": "UNIMPLEMENTED",
     "InternalError": "INTERNAL",
 }

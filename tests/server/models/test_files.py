@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 from turnout_server.core.errors import FailedPrecondition
-from turnout_server.models.files import ModelFiles, find_models, model_path, precision_of, weight_bytes, why_empty
+from turnout_server.models.files import (
+    ModelFiles,
+    find_models,
+    model_path,
+    precision_of,
+    require_own_files,
+    weight_bytes,
+    why_empty,
+)
 
 
 def touch(path: Path, content: bytes = b"") -> Path:
@@ -120,13 +128,75 @@ def test_a_model_whose_file_is_missing_is_told_what_is_there(tmp_path: Path, fil
         model_path(tmp_path / "1", "model.onnx")
 
 
-@pytest.mark.parametrize("link", ["model.onnx", "model.onnx/model.onnx"])
-def test_a_link_out_of_the_models_directory_is_refused(tmp_path: Path, link: str) -> None:
-    outside = touch(tmp_path / "outside.onnx")
-    (tmp_path / "m" / "1" / link).parent.mkdir(parents=True)
-    (tmp_path / "m" / "1" / link).symlink_to(outside)
-    with pytest.raises(FailedPrecondition, match="leads out of its model's directory"):
-        model_path(tmp_path / "m" / "1", "model.onnx")
+def model_with(link: Path, to: Path) -> ModelFiles:
+    """The files of model `m` in `link`'s repository, in which that path is a link."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(to)
+    root = next(parent for parent in link.parents if parent.name == "models")
+    return find_models(root, "")["m"]
+
+
+@pytest.mark.parametrize(
+    "link", ["model.onnx", "model.onnx/model.onnx", "golden.npz", "model.json", "weights/w.bin", "weights"]
+)
+def test_a_link_out_of_the_models_directory_is_refused_unless_links_are_followed(tmp_path: Path, link: str) -> None:
+    files = model_with(tmp_path / "models" / "m" / "1" / link, touch(tmp_path / "outside"))
+    require_own_files(files)
+    with pytest.raises(FailedPrecondition, match=f"^{link} leads out of its model's directory; .*--follow-links"):
+        require_own_files(files, 1)
+    require_own_files(files, 1, follow_links=True)
+
+
+@pytest.mark.parametrize("link", ["config.pbtxt", "labels.txt", "warmup/input", "warmup"])
+def test_a_link_beside_the_versions_is_refused_too(tmp_path: Path, link: str) -> None:
+    touch(tmp_path / "models" / "m" / "1" / "model.onnx")
+    files = model_with(tmp_path / "models" / "m" / link, touch(tmp_path / "outside"))
+    with pytest.raises(FailedPrecondition, match=f"^{link} leads out of its model's directory"):
+        require_own_files(files)
+    require_own_files(files, 1)
+
+
+def test_a_link_to_a_neighbour_whose_name_begins_alike_is_refused(tmp_path: Path) -> None:
+    files = model_with(tmp_path / "models" / "m" / "1" / "model.onnx", touch(tmp_path / "models" / "m2" / "1" / "model.onnx"))
+    with pytest.raises(FailedPrecondition, match="leads out"):
+        require_own_files(files, 1)
+
+
+@pytest.mark.parametrize("target", ["../2/model.onnx", "../shared.onnx", "other.onnx", "missing.onnx"])
+def test_links_inside_the_models_directory_are_followed(tmp_path: Path, target: str) -> None:
+    for name in ("2/model.onnx", "shared.onnx", "1/other.onnx"):
+        touch(tmp_path / "models" / "m" / name)
+    require_own_files(model_with(tmp_path / "models" / "m" / "1" / "model.onnx", Path(target)), 1)
+
+
+@pytest.mark.parametrize("link", ["m", "m/1"])
+def test_links_to_directories_of_models_and_versions_are_followed_alike(tmp_path: Path, link: str) -> None:
+    touch(tmp_path / "elsewhere" / "model.onnx")
+    touch(tmp_path / "elsewhere" / "1" / "model.onnx")
+    files = model_with(tmp_path / "models" / link, tmp_path / "elsewhere")
+    require_own_files(files)
+    require_own_files(files, 1)
+
+
+def test_the_files_of_a_mounted_kubernetes_volume_need_no_setting(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    touch(root / "..2027_01_01" / "model.onnx")
+    (root / "..data").symlink_to("..2027_01_01")
+    (root / "model.onnx").symlink_to("..data/model.onnx")
+    files = find_models(root, "m")["m"]
+    require_own_files(files)
+    require_own_files(files, 1)
+
+
+def test_the_neighbours_of_a_single_file_do_not_matter(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/")
+    files = find_models(touch(tmp_path / "model.onnx"), "m")["m"]
+    require_own_files(files)
+    require_own_files(files, 1)
+    (tmp_path / "config.pbtxt").symlink_to("/etc/hostname")
+    with pytest.raises(FailedPrecondition, match=r"config\.pbtxt leads out"):
+        require_own_files(files)
 
 
 def test_a_bare_file_is_version_one_of_the_model_named(tmp_path: Path) -> None:

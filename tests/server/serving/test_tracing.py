@@ -122,3 +122,23 @@ def test_a_wrong_setting_is_refused_together_with_the_others_of_its_request(
 def test_without_a_file_the_error_names_the_flag() -> None:
     with pytest.raises(InvalidRequest, match="--trace-file"):
         Tracer(None).update({"trace_level": ["TIMESTAMPS"]})
+
+
+def test_traces_that_cannot_be_written_fail_no_request_and_are_logged_once(
+    tracer: Tracer, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.mkdir()
+    record(tracer, "a", "b")
+    assert len(caplog.records) == 1
+    assert "traces are dropped until" in caplog.text
+    file.rmdir()
+    record(tracer, "c")
+    assert ids(file) == ["c"]
+
+
+def test_a_full_disk_fails_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    full = Tracer(Path("/dev/full"))
+    full.update({"trace_level": ["TIMESTAMPS"], "trace_rate": ["1"]})
+    record(full, "a", "b")
+    full.close()
+    assert "No space left on device" in caplog.text

@@ -11,6 +11,7 @@ from turnout_server.transport import completion_queue, selection
 from turnout_server.transport.aio import AioTransport
 from turnout_server.transport.base import Handlers
 from turnout_server.transport.completion_queue import NEEDED, CompletionQueueTransport
+from turnout_server.transport.limits import NO_LIMITS, Limits
 
 
 def test_the_supported_grpcio_uses_the_completion_queue(caplog: pytest.LogCaptureFixture) -> None:
@@ -54,7 +55,11 @@ def test_both_transports_pass_the_check() -> None:
 
 def test_a_transport_with_wrong_answers_fails_the_check() -> None:
     def wrong(
-        address: str, handlers: Handlers, options: Sequence[tuple[str, Any]], credentials: grpc.ServerCredentials | None
+        address: str,
+        handlers: Handlers,
+        options: Sequence[tuple[str, Any]],
+        credentials: grpc.ServerCredentials | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> CompletionQueueTransport:
         swapped = Handlers({"/check/Unary": lambda call, _: handlers.unary["/check/Unary"](call, b"?")}, handlers.stream)
         return CompletionQueueTransport(address, swapped, options, credentials)

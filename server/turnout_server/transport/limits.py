@@ -1,0 +1,53 @@
+"""What one client may hold of the server: calls, connections, bytes, and time in which nothing moves."""
+
+from dataclasses import dataclass
+from typing import Any
+
+#: While the server stops, a client that doesn't take its answer is waited for this long, in seconds.
+DRAIN_STALL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one client; 0 stands for none.
+
+    Attributes:
+        message_bytes: the largest message received or sent.
+        streams: calls in progress on one connection; further ones wait in the client.
+        age_s: after about this time a connection takes no new calls, and the client opens another one.
+        age_grace_s: how long the calls on such a connection may still take.
+        idle_s: a connection without calls is closed after this time.
+        stall_s: how long a request may take to arrive, or an answer to be taken by its client.
+        in_flight_bytes: of all requests and answers in the server together.
+    """
+
+    message_bytes: int = 0
+    streams: int = 0
+    age_s: float = 0.0
+    age_grace_s: float = 0.0
+    idle_s: float = 0.0
+    stall_s: float = 0.0
+    in_flight_bytes: int = 0
+
+
+NO_LIMITS = Limits()
+
+
+def channel_arguments(limits: Limits) -> dict[str, Any]:
+    """The limits that gRPC keeps by itself, as channel arguments."""
+    arguments = {
+        "grpc.so_reuseport": 0,  # otherwise a second server can bind the same port and take some of its calls
+        "grpc.max_receive_message_length": limits.message_bytes,
+        "grpc.max_send_message_length": limits.message_bytes,
+    }
+    wanted = {
+        "grpc.max_concurrent_streams": limits.streams,
+        "grpc.max_connection_age_ms": _ms(limits.age_s),
+        "grpc.max_connection_age_grace_ms": _ms(limits.age_grace_s) if limits.age_s else 0,
+        "grpc.max_connection_idle_ms": _ms(limits.idle_s),
+    }
+    return arguments | {name: value for name, value in wanted.items() if value}
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000)) if seconds else 0
