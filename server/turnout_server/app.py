@@ -60,6 +60,12 @@ EXTENSIONS = (
     "trace",
     "logging",
 )
+#: Calls in flight for each connection; clients queue further ones. With a limit gRPC refuses the streams of a client that opens
+#: and resets thousands a second (CVE-2023-44487) before they become calls, and other clients hardly notice it.
+MAX_CONCURRENT_STREAMS = 100
+#: Calls that have ended, but whose memory gRPC still holds. With few of them allowed it refuses new calls of a busy client:
+#: `aio` keeps a call until its event loop comes round (a third of 300 calls at a time failed with UNAVAILABLE).
+MAX_ENDED_STREAMS = 10 * MAX_CONCURRENT_STREAMS
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,7 @@ def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
     memory = SharedMemory() if settings.allow_client_shm else None
     extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
     version = importlib.metadata.version("turnout")
-    inference = InferenceService(core.dataplane, Codec(memory), core.inline)
+    inference = InferenceService(core.dataplane, Codec(memory, settings.max_message_bytes), core.inline)
     models = ModelService(core.dataplane, core.control, settings.server_name, version, extensions)
     extras = ExtensionService(memory, core.tracer, log, core.repository.knows)
     health = HealthService(core.dataplane)
@@ -293,6 +299,8 @@ def _warn_about_missing_default(default_device: str, devices: Engines) -> None:
 def _options(settings: Settings) -> list[tuple[str, Any]]:
     defaults = {
         "grpc.so_reuseport": 0,  # otherwise a second server can bind the same port and take some of its calls
+        "grpc.max_concurrent_streams": MAX_CONCURRENT_STREAMS,
+        "grpc.http2.max_deallocating_streams": MAX_ENDED_STREAMS,
         "grpc.max_receive_message_length": settings.max_message_bytes,
         "grpc.max_send_message_length": settings.max_message_bytes,
     }

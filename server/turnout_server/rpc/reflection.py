@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from turnout_proto.methods import METHODS, SERVICE
 from turnout_proto.pool import POOL
 
 from turnout_server.core.errors import InvalidRequest
-from turnout_server.rpc.handlers import status
+from turnout_server.rpc.handlers import parsed, status
 from turnout_server.transport.base import Call, StreamHandler
 
 PATH = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
@@ -29,9 +28,9 @@ class _ReflectionCall:
 
     def message(self, data: bytes) -> None:
         try:
-            request = reflection_pb2.ServerReflectionRequest.FromString(data)
-        except DecodeError:
-            self._call.finish(status(InvalidRequest("the message is not a valid ServerReflectionRequest")))
+            request = parsed(reflection_pb2.ServerReflectionRequest, data)
+        except InvalidRequest as error:
+            self._call.finish(status(error))
             return
         if request.file_containing_symbol.removeprefix(f"{SERVICE}.") in METHODS:
             request.file_containing_symbol = SERVICE  # protobuf's pool finds services by name, but not their methods

@@ -10,7 +10,16 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from turnout_server.transport.base import OK, STREAM_WINDOW, Handlers, Status, StreamHandler, UnaryHandler, handler_failed
+from turnout_server.transport.base import (
+    NO_MESSAGE,
+    OK,
+    STREAM_WINDOW,
+    Handlers,
+    Status,
+    StreamHandler,
+    UnaryHandler,
+    handler_failed,
+)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -99,7 +108,8 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self, handlers: Handlers, loop: asyncio.AbstractEventLoop) -> None:
         self._methods: dict[str, Any] = {}
         for path, unary in handlers.unary.items():
-            self._methods[path] = grpc.unary_unary_rpc_method_handler(_unary(unary, loop))
+            # As a stream of requests: a call of the kind unary_unary that ends without a message is never answered.
+            self._methods[path] = grpc.stream_unary_rpc_method_handler(_unary(unary, loop))
         for path, stream in handlers.stream.items():
             self._methods[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, loop))
 
@@ -144,8 +154,14 @@ class _AioCall:
             self._loop.call_soon_threadsafe(self.outbox.put_nowait, answer)
 
 
-def _unary(handler: UnaryHandler, loop: asyncio.AbstractEventLoop) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def respond(request: bytes, context: Context) -> bytes:
+def _unary(
+    handler: UnaryHandler, loop: asyncio.AbstractEventLoop
+) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]:
+    async def respond(requests: AsyncIterator[bytes], context: Context) -> bytes:
+        request = await anext(aiter(requests), None)
+        if request is None:
+            await _abort(context, NO_MESSAGE)
+            return b""  # for the type checker: abort raises
         call = _AioCall(context, loop)
         try:
             handler(call, request)

@@ -26,6 +26,8 @@ class Status:
 
 
 OK = Status(grpc.StatusCode.OK)
+#: How a unary call ends whose client closes it without having sent a message.
+NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactly one request message")
 
 
 def handler_failed() -> Status:

@@ -32,6 +32,7 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from turnout_server.transport.base import (
+    NO_MESSAGE,
     OK,
     STREAM_WINDOW,
     Call,
@@ -73,7 +74,6 @@ _AT_ONCE = 0  # a deadline in the past
 _NEVER = 1e11
 #: gRPC's status codes as integers.
 _CODES = {code: code.value[0] for code in grpc.StatusCode}
-_NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactly one request message")
 _NO_METHOD = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
@@ -298,7 +298,7 @@ class _UnaryCall(_Call):
 
     def handle(self, message: bytes | None) -> None:
         if message is None:
-            self.finish(_NO_MESSAGE)
+            self.finish(NO_MESSAGE)
             return
         try:
             self._handler(self, message)
