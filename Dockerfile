@@ -12,6 +12,7 @@ RUN python -m venv /opt/turnout && useradd --system --uid 10001 --no-create-home
 ENV PATH=/opt/turnout/bin:${PATH}
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY cli cli
 COPY proto proto
 COPY server server
 COPY exporter exporter
@@ -24,8 +25,10 @@ ENV TURNOUT_HOST=0.0.0.0 \
 RUN mkdir /models
 EXPOSE 8001 8002
 STOPSIGNAL SIGTERM
+# Not urllib, which would ask a proxy in the environment.
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8002/readyz', timeout=2)"]
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8002, 2); c.request('GET', '/readyz'); \
+exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["turnout-server"]
 
 FROM server AS cpu

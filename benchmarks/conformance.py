@@ -6,6 +6,7 @@ provider in this process; tests that it doesn't run, and those with sequences or
 
 import argparse
 import json
+import struct
 import tempfile
 import time
 import warnings
@@ -20,7 +21,8 @@ import numpy as np
 import onnxruntime
 from onnx.backend.test.case.node import collect_testcases
 from turnout_loadtests.client import UNLIMITED
-from turnout_loadtests.payloads import infer_request, outputs_of
+from turnout_loadtests.payloads import DTYPES, infer_request
+from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import Stub
 from turnout_server.models.verification import relative_error
 
@@ -119,7 +121,7 @@ def _outcome(stub: Stub, case: Case, device: str) -> str:
             time.sleep(PAUSE_S)  # a device that was lost comes back
     if answer is None:
         return refusal
-    found = {name: _received(array) for name, array in outputs_of(answer).items()}
+    found = _outputs(answer)
     wrong = [
         f"{name} is {found[name].dtype} {found[name].shape}"
         for name, want in case.outputs.items()
@@ -140,11 +142,25 @@ def _sendable(array: np.ndarray) -> np.ndarray:
     return np.array([str(text).encode() for text in array.ravel()], object).reshape(array.shape)
 
 
-def _received(array: np.ndarray) -> np.ndarray:
-    """Text as ONNX Runtime gives it."""
-    if array.dtype.kind != "O":
-        return array
-    return np.array([bytes(text).decode() for text in array.ravel()], object).reshape(array.shape)
+def _outputs(answer: pb.ModelInferResponse) -> dict[str, np.ndarray]:
+    """The outputs by name, text as ONNX Runtime gives it."""
+    texts = {tensor.name for tensor in answer.outputs if tensor.datatype == "BYTES"}
+    found = {}
+    for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+        if tensor.name in texts:
+            found[tensor.name] = np.array(_texts(raw), object).reshape(tuple(tensor.shape))
+        else:
+            found[tensor.name] = np.frombuffer(raw, DTYPES[tensor.datatype]).reshape(tuple(tensor.shape))
+    return found
+
+
+def _texts(raw: bytes) -> list[str]:
+    found, at = [], 0
+    while at < len(raw):
+        (length,) = struct.unpack_from("<I", raw, at)
+        found.append(raw[at + 4 : at + 4 + length].decode())
+        at += 4 + length
+    return found
 
 
 if __name__ == "__main__":

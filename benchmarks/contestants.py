@@ -18,7 +18,7 @@ import grpc
 import numpy as np
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from turnout_loadtests.client import UNLIMITED
+from turnout_loadtests.client import LOCAL
 from turnout_loadtests.payloads import outputs_of
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import Stub
@@ -169,7 +169,7 @@ def running(contestant: Contestant, case: Case, model: Path, expected: dict[str,
 def await_ready(port: int) -> None:
     """Returns once Turnout on this port has loaded and measured every model."""
     watched = health_pb2.HealthCheckRequest()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", LOCAL) as channel:
         changes = health_pb2_grpc.HealthStub(channel).Watch(watched, timeout=READY_TIMEOUT_S, wait_for_ready=True)
         next(change for change in changes if change.status == health_pb2.HealthCheckResponse.SERVING)
 
@@ -178,7 +178,7 @@ def _first_answer(process: "subprocess.Popen[bytes]", port: int, case: Case, log
     request, until_s = case.request(), time.monotonic() + START_TIMEOUT_S
     last: object = None
     while time.monotonic() < until_s and process.poll() is None:
-        with grpc.insecure_channel(f"127.0.0.1:{port}", UNLIMITED) as channel:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", LOCAL) as channel:
             try:
                 answer: pb.ModelInferResponse = Stub(channel).ModelInfer(request, timeout=10)
                 return answer

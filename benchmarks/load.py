@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from turnout_loadtests.client import LOCAL
 from turnout_loadtests.statistics import nearest_rank
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS, Stub
@@ -124,6 +125,6 @@ def measure_stream(port: int, model: str, clients: int, seconds: float) -> Readi
 
 def _answered(port: int, model: str) -> int:
     """The number of requests that a server has answered, by its own statistics."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", LOCAL) as channel:
         answer: pb.ModelStatisticsResponse = Stub(channel).ModelStatistics(pb.ModelStatisticsRequest(name=model), timeout=10)
     return sum(row.inference_stats.success.count for row in answer.model_stats)

@@ -117,15 +117,28 @@ def gather() -> onnx.ModelProto:
 
 
 def reshape() -> onnx.ModelProto:
-    """y = x as a matrix of the given shape. A run with a shape of another size fails, but not with an invalid argument."""
+    """y = x as a matrix of the given shape. A run with a shape of another size fails."""
     inputs: Tensors = {"x": (TensorProto.FLOAT, ("n",)), "shape": (TensorProto.INT64, (2,))}
     return model([helper.make_node("Reshape", ["x", "shape"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("a", "b"))})
+
+
+def slice_by_inputs() -> onnx.ModelProto:
+    """y = x[start:end]. A run with more ends than starts fails, for a reason that ONNX Runtime doesn't blame on the values."""
+    integers: Tensor = (TensorProto.INT64, ("k",))
+    inputs: Tensors = {"x": (TensorProto.FLOAT, ("n",)), "start": (TensorProto.INT64, (1,)), "end": integers}
+    return model([helper.make_node("Slice", ["x", "start", "end"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("m",))})
 
 
 def fill() -> onnx.ModelProto:
     """y = zeros of the given shape, of any size; float32."""
     nodes = [helper.make_node("ConstantOfShape", ["shape"], ["y"])]
     return model(nodes, {"shape": (TensorProto.INT64, (2,))}, {"y": (TensorProto.FLOAT, ("a", "b"))})
+
+
+def divide(datatype: str = "INT32", operator: str = "Div") -> onnx.ModelProto:
+    """c = a / b, or the remainder; integers (batch,). The smallest integer divided by -1 ends ONNX Runtime's process."""
+    tensor: Tensor = (ELEMENT_TYPES[datatype], ("batch",))
+    return model([helper.make_node(operator, ["a", "b"], ["c"])], {"a": tensor, "b": tensor}, {"c": tensor})
 
 
 #: The least iterations of a loop, about two milliseconds: too slow for a server to run it inline.
@@ -200,6 +213,9 @@ def save_zoo(root: Path) -> None:
     save(root, "versions", add_constant(2), version=2)
     save(root, "gather", gather())
     save(root, "reshape", reshape())
+    save(root, "slice", slice_by_inputs())
+    save(root, "divide", divide())
+    save(root, "fill", fill())
     save(root, "slow", countdown())
     save(root, "lazy", lazy(), configuration="max_batch_size: 8")
     save(root, "broken", b"this is no model")

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,11 +12,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from turnout_proto.methods import Stub
 
 #: The transports that every wire test runs over, with the flags that select them. A new entry is tested, too.
 TRANSPORTS: dict[str, list[str]] = {name: [f"--transport={name}"] for name in ("completion-queue", "aio")}
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+#: For tests, and parameters of tests, that listen on IPv6; some containers have none.
+IPV6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 
 START_TIMEOUT_S = 60  # loading CUDA takes long
 

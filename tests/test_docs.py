@@ -76,3 +76,19 @@ def test_every_page_that_code_refers_to_exists() -> None:
     for file in [*files, ROOT / "Makefile", ROOT / "CHANGELOG.md"]:
         for path in re.findall(r"\bdocs/[\w/.-]*\w\.md\b", file.read_text()):
             assert (ROOT / path).exists(), f"{name_of(file)} refers to {path}"
+
+
+@pytest.mark.parametrize(
+    ("readme_row", "heading"),
+    [("a model of microseconds, 16 clients", "add_sub, 16 clients"), ("ResNet-50, 1 client", "resnet50, 1 client")],
+)
+def test_the_readmes_figures_are_those_of_the_reports(readme_row: str, heading: str) -> None:
+    results = ROOT / "docs" / "results"
+    section = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", (results / "benchmarks.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    measured = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|", section[1], re.MULTILINE))
+    row = re.search(rf"^\| {readme_row} \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert row is not None
+    turnout, kserve, mlserver, triton = (cell.strip().replace(",", "") for cell in row[1].split("|"))
+    assert (turnout, kserve, mlserver) == (measured["turnout, completion queue"], measured["KServe"], measured["MLServer"])
+    assert triton == "not measured" or f"{int(triton):,}" in (results / "triton.md").read_text()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from turnout_loadtests.client import UNLIMITED
+from turnout_loadtests.client import LOCAL
 from turnout_loadtests.open_loop import Outcome, Source, send_poisson
 from turnout_loadtests.payloads import infer_request
 from turnout_proto import inference_pb2 as pb
@@ -22,7 +22,7 @@ class Client:
     """A client of the server on a port, for one case."""
 
     def __init__(self, port: int, case: Case) -> None:
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", UNLIMITED)
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", LOCAL)
         self._stub = Stub(self._channel)
         self._case = case
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from turnout_cli import family
 
 from turnout_loadtests import report as reports
 from turnout_loadtests import results as files
@@ -15,8 +16,8 @@ from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.terminal import progress_on, show
 
 
-@click.group(context_settings={"show_default": True})
-@click.version_option(package_name="turnout")
+@family.version_option
+@click.group(context_settings={"show_default": True, **family.SETTINGS})
 def cli() -> None:
     """Load-test models on each device of a server, and report whether they need a GPU."""
 
@@ -73,10 +74,9 @@ def _render(results: files.Results, folder: Path, console: Console) -> None:
 def main() -> None:
     """Runs the command; exits 1 with one line of text if it can't measure, 2 on wrong usage."""
     try:
-        cli()
+        family.run(cli, "turnout-loadtest")
     except LoadTestError as error:
-        click.echo(f"turnout-loadtest: {error}", err=True)
-        sys.exit(1)
+        sys.exit(family.fail("turnout-loadtest", str(error), 1))
 
 
 if __name__ == "__main__":

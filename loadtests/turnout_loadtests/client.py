@@ -1,5 +1,6 @@
 """Requests to a server outside the measurement: is it ready, what does a model take, does a device answer."""
 
+import ipaddress
 import time
 from collections.abc import Callable, Mapping
 
@@ -15,11 +16,23 @@ TEMPORARY = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, gr
 
 #: Channel options without a limit on message sizes.
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+#: The same for a server on this machine: a proxy in the environment isn't meant for it.
+LOCAL = [*UNLIMITED, ("grpc.enable_http_proxy", 0)]
 
 
 def connect(host: str) -> Stub:
-    """A stub over a channel of its own, with no limit on message sizes."""
-    return Stub(grpc.insecure_channel(host, [*UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]))
+    """A stub over a channel of its own, with no limit on message sizes. A proxy in the environment isn't used on loopback."""
+    options = LOCAL if is_loopback(host) else UNLIMITED
+    return Stub(grpc.insecure_channel(host, [*options, ("grpc.use_local_subchannel_pool", 1)]))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is on this machine for certain: `localhost:8001`, `127.0.0.1:8001`, `[::1]:8001`."""
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:
@@ -51,12 +64,18 @@ def server_name(stub: Stub) -> str:
 
 
 def model_metadata(stub: Stub, model: str) -> pb.ModelMetadataResponse:
-    """The inputs and outputs of a model; of the first ready model that the server lists if the name is empty."""
+    """The inputs and outputs of a model; of the first ready model that the server lists if the name is empty.
+
+    Inputs that a request may leave out aren't among them.
+    """
     try:
         name = model or _first_ready_model(stub)
         answer: pb.ModelMetadataResponse = stub.ModelMetadata(pb.ModelMetadataRequest(name=name), timeout=QUESTION_TIMEOUT_S)
     except grpc.RpcError as error:
         raise refused(error) from error
+    optional = _optional_inputs(stub, name)
+    for tensor in [tensor for tensor in answer.inputs if tensor.name in optional]:
+        answer.inputs.remove(tensor)
     return answer
 
 
@@ -98,6 +117,15 @@ def refused(error: grpc.RpcError) -> LoadTestError:
 def reason(error: grpc.RpcError) -> str:
     """The status and its details as one line."""
     return f"{error.code().name}: {error.details()}"
+
+
+def _optional_inputs(stub: Stub, model: str) -> set[str]:
+    """The inputs that have a value in the model itself; none where the server doesn't tell, as KServe's."""
+    try:
+        answer = stub.ModelConfig(pb.ModelConfigRequest(name=model), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError:
+        return set()
+    return {tensor.name for tensor in answer.config.input if tensor.optional}
 
 
 def _first_ready_model(stub: Stub) -> str:

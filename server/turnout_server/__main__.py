@@ -1,86 +1,55 @@
-"""`turnout-server`: reads the settings, serves until SIGTERM or SIGINT, and exits with 0 once drained.
+"""The command `turnout-server` and its subcommands."""
 
-`turnout-server doctor` prints what each device is and what is missing; `turnout-server explain` prints where a request would
-run, and why.
-"""
-
-import gc
-import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from types import FrameType
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from turnout_server import settings_sources
-from turnout_server.cli.doctor import command as doctor
-from turnout_server.cli.explain import command as explain
-from turnout_server.core.errors import ServingError
-from turnout_server.observability.log_settings import LogSettings
+import click
+from turnout_cli import family
 
-if TYPE_CHECKING:
-    from turnout_server.app import Server
+from turnout_server.cli.doctor.command import doctor
+from turnout_server.cli.explain.command import explain
+from turnout_server.cli.flags import serve_hint
+from turnout_server.cli.serve import serve
+from turnout_server.settings_sources import UsageError
 
-logger = logging.getLogger("turnout_server")
-
-_SUBCOMMANDS = {"doctor": doctor.main, "explain": explain.main}
+NAME = "turnout-server"
 
 
-def main() -> None:
-    """Runs the command line."""
-    subcommand = _SUBCOMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+class _Commands(click.Group):
+    """Subcommands, of which `serve` may be left out: `turnout-server --model-repository models` serves, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        serves = not args or (args[0].startswith("-") and args[0] not in own)
+        return super().parse_args(ctx, ["serve", *args] if serves else args)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and Path(args[0]).exists():
+            raise click.UsageError(serve_hint(args[0]), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@family.version_option
+@click.group(cls=_Commands, context_settings=family.SETTINGS)
+def commands() -> None:
+    """Serve ONNX models over gRPC; every request chooses its device.
+
+    `turnout-server --model-repository DIR`, without a command, serves, too.
+    """
+
+
+commands.add_command(serve)
+commands.add_command(doctor)
+commands.add_command(explain)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process."""
     try:
-        sys.exit(_server(sys.argv[1:]) if subcommand is None else subcommand(sys.argv[2:]))
-    except settings_sources.UsageError as error:
-        sys.exit(_print_error(str(error), 2))
-
-
-def _server(arguments: Sequence[str]) -> int:
-    """Serves until a signal stops it; returns the exit status."""
-    chosen = settings_sources.read(arguments)
-    handler = logging.StreamHandler(sys.stderr)
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # LogSettings decides which records are shown
-    log = LogSettings(handler, chosen.log_level)
-    try:
-        from turnout_server.app import Server  # noqa: PLC0415, fails where ONNX Runtime is broken
-
-        server = Server(chosen, log)
-    except ImportError as error:
-        return _print_error(f"{error}; 'turnout-server doctor' has the fix", 1)
-    except (OSError, ServingError) as error:
-        return _print_error(str(error), 1)
-    _serve(server)
-    return 0
-
-
-def _serve(server: "Server") -> None:
-    stop = threading.Event()
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if stop.is_set():  # a second signal ends the process at once
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    # Requests create no reference cycles, but a few hundred of their objects are alive at a time, enough to start the collector
-    # again and again. With its default thresholds it takes a tenth of a small request's CPU time.
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
-    server.start()
-    stop.wait()
-    logger.info("draining")
-    server.stop()
-    logger.info("stopped")
-
-
-def _print_error(text: str, code: int) -> int:
-    for line in text.splitlines():
-        print(f"turnout-server: {line}", file=sys.stderr)
-    return code
+        family.run(commands, NAME, arguments)
+    except UsageError as error:
+        sys.exit(family.fail(NAME, str(error), 2))
 
 
 if __name__ == "__main__":

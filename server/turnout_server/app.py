@@ -42,7 +42,7 @@ from turnout_server.serving.plans import Planner
 from turnout_server.serving.selection import Selector
 from turnout_server.serving.tracing import Tracer
 from turnout_server.settings import Settings
-from turnout_server.transport import selection
+from turnout_server.transport import addresses, selection
 from turnout_server.transport.base import Handlers, Transport
 from turnout_server.wire.codec import Codec
 from turnout_server.wire.shared_memory import SharedMemory
@@ -197,10 +197,10 @@ class Server:
         self._core = core = build(settings)
         try:
             self._transport: Transport = selection.choose(settings.transport)(
-                f"{settings.host}:{settings.grpc_port}", _handlers(settings, core, log), _options(settings), None
+                addresses.target(settings.host, settings.grpc_port), _handlers(settings, core, log), _options(settings), None
             )
             self._monitoring = MonitoringServer(
-                settings.host, settings.metrics_port, _registry(core), core.dataplane.ready, core.explainer.explain
+                settings.metrics_host, settings.metrics_port, _registry(core), core.dataplane.ready, core.explainer.explain
             )
         except Exception:
             core.stop(timeout_s=0)
@@ -218,8 +218,9 @@ class Server:
         """Starts to answer; the server is ready once the models have settled."""
         self._transport.start()
         self._monitoring.start()
-        host = self._settings.host
-        logger.info("gRPC on %s:%d, metrics on %s:%d", host, self.grpc_port, host, self.metrics_port)
+        grpc_address = addresses.target(self._settings.host, self.grpc_port)
+        metrics_address = addresses.target(self._settings.metrics_host, self.metrics_port)
+        logger.info("gRPC on %s, metrics on %s", grpc_address, metrics_address)
         self._core.control.start()
 
     def stop(self) -> None:
@@ -259,7 +260,7 @@ def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
     version = importlib.metadata.version("turnout")
     inference = InferenceService(core.dataplane, Codec(memory, settings.max_message_bytes), core.inline)
     models = ModelService(core.dataplane, core.control, settings.server_name, version, extensions)
-    extras = ExtensionService(memory, core.tracer, log, core.repository.knows)
+    extras = ExtensionService(memory, core.tracer, log, core.repository)
     health = HealthService(core.dataplane)
     return Handlers(
         unary={**models.unary(), **inference.unary(), **extras.unary(), **health.unary()},

@@ -1,18 +1,16 @@
 """The server's settings: names, types, defaults and allowed values. `settings_sources` reads them."""
 
-import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, CliSuppress, PydanticBaseSettingsSource, SettingsConfigDict
 
 from turnout_server.core.device_names import KINDS, UNLABELLED_KINDS, entries_of, is_device_name, kind_of, number_of
 from turnout_server.devices import openvino
 from turnout_server.devices.device import GPU_INSTANCES, GPU_THREADS, PROVIDERS, Device, default_options
-from turnout_server.devices.host import usable_cpus
+from turnout_server.devices.host import usable_cores, usable_cpus, why_no_client_shm, why_no_isolation, why_no_pinning
 from turnout_server.models.control import Mode
-from turnout_server.transport import selection
+from turnout_server.transport import addresses, channel_arguments, selection
 
 PREFIX = "TURNOUT_"
 _LIMITS = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
@@ -60,7 +58,7 @@ class DeviceSettings(BaseModel):
         on_cuda = provider == PROVIDERS["cuda"] and not self.library
         on_cores = kind == "cpu" or (kind == "openvino" and hardware == "cpu")
         default_threads = len(cores) or (usable_cpus() if on_cores else GPU_THREADS if on_cuda else 0)
-        default_isolated = kind != "cpu" or bool(plugin)
+        default_isolated = (kind != "cpu" or bool(plugin)) and why_no_isolation() is None
         return Device(
             name=name,
             kind=kind,
@@ -77,6 +75,7 @@ class DeviceSettings(BaseModel):
             busy_w=self.busy_w,
             graph_rows=None if self.cuda_graph_rows is None else tuple(sorted(set(self.cuda_graph_rows))),
             isolated=default_isolated if self.isolation is None else self.isolation == "process",
+            guarded=self.isolation is None and not default_isolated,
             watchdog_s=self.watchdog_s,
         )
 
@@ -123,62 +122,75 @@ def cores_of(text: str) -> tuple[int, ...]:
         if not first.isdecimal() or not (last or first).isdecimal():
             raise ValueError(f"'{part}' is not a core or a range of cores, such as 2 or 0-3")
         cores.update(range(int(first), int(last or first) + 1))
-    if not cores <= os.sched_getaffinity(0):
-        raise ValueError(f"this process may use the cores {sorted(os.sched_getaffinity(0))}")
+    if cores and (reason := why_no_pinning()) is not None:
+        raise ValueError(f"{reason}; leave it out")
+    if not cores <= usable_cores():
+        raise ValueError(f"this process may use the cores {sorted(usable_cores())}")
     return tuple(sorted(cores))
 
 
-class Settings(BaseSettings):
-    """Serves a repository of ONNX models over gRPC; every request chooses its device."""
+class Settings(BaseModel):
+    """Everything that an operator can choose; docs/settings.md has the table."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        extra="forbid",
-        protected_namespaces=(),
-        cli_kebab_case=True,
-        cli_implicit_flags="dual",
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_prog_name="turnout-server",
-    )
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx")
-    model_name: str = Field("", description="the model's name, if the repository is a single bare model")
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+
+    model_repository: Path = Field(description="directory of models: <model>/<version>/model.onnx; or one ONNX file")
+    model_name: str = Field("", description="the model's name, if the repository is a single model or file")
     model_control_mode: Mode = Field(
         "none", description="load all models at the start, also follow the disk, or load on request"
     )
     load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
+    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
     max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for no limit")
     max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for no limit")
-    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
-    config: Path | None = Field(None, description="TOML file with any of these settings")
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every interface")
+
+    host: str = Field(
+        "127.0.0.1", description="address to listen on: 0.0.0.0 or :: for every interface; or unix:/PATH, for gRPC alone"
+    )
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
-    transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
     metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
-    devices: CliSuppress[dict[str, DeviceSettings]] = Field({}, description="declared devices; --device declares one")
+    transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
+    grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments: grpc.NAME=VALUE, or as JSON")
+    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
+    server_name: str = Field("turnout", description="the server name in ServerMetadata")
+    reflection: bool = Field(True, description="answer reflection requests")
+    allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
+
+    devices: dict[str, DeviceSettings] = Field(
+        {}, description="a declared device, with the keys of its table in the file: 'cpu:slow={threads = 1}'"
+    )
     default_device: str = Field("auto", description="device of requests that name none: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
     objective: Literal["latency", "cost", "energy"] = Field("latency", description="how to choose between several devices")
     ready_when: str = Field("any", description="devices that must work for the server to be ready: any, all, or a name")
-    server_name: str = Field("turnout", description="the server name in ServerMetadata")
-    reflection: bool = Field(True, description="answer reflection requests")
+    max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     cache_dir: Path | None = Field(None, description="directory for measured profiles, so that the next start is faster")
     profile_budget_s: float = Field(30.0, ge=0, description="seconds for measuring models before ready; 0 measures nothing")
-    allow_client_shm: bool = Field(False, description="let clients on this machine pass tensors in shared memory")
-    trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
-    max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
-    grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments, as JSON: '{\"grpc.NAME\": VALUE}'")
-    max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
+
     drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds for calls in flight to finish, on SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
+    trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
 
     @field_validator("model_repository")
     @classmethod
-    def _is_directory(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_dir():
-            raise ValueError("it is not a directory; create it, or export a model into it with turnout-export")
+    def _exists(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_dir() and not path.is_file():
+            raise ValueError("there is no such directory; create it, or export a model into it with turnout-export")
         return path
+
+    @field_validator("host")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        return addresses.checked_host(value)
+
+    @field_validator("allow_client_shm")
+    @classmethod
+    def _is_possible(cls, value: bool) -> bool:
+        if value and (reason := why_no_client_shm()) is not None:
+            raise ValueError(reason)
+        return value
 
     @field_validator("devices")
     @classmethod
@@ -195,15 +207,19 @@ class Settings(BaseSettings):
         entries_of(value, {kind_of(name) for name, chosen in declared.items() if not chosen.disabled})
         return value
 
-    @field_validator("grpc_options")
+    @field_validator("grpc_options", mode="before")
     @classmethod
-    def _are_channel_arguments(cls, value: dict[str, int | str]) -> dict[str, int | str]:
-        for name in value:
-            if not name.startswith("grpc."):  # gRPC ignores arguments that it doesn't know
-                raise ValueError(f"'{name}' is no channel argument: their names begin with 'grpc.'")
+    def _are_channel_arguments(cls, value: Any) -> Any:
+        for name, argument in value.items() if isinstance(value, dict) else ():
             if name in _LIMITS:
                 raise ValueError(f"'{name}' is set by --max-message-bytes")
+            channel_arguments.check(name, argument)
         return value
+
+    @property
+    def metrics_host(self) -> str:
+        """Where the metrics port is: on `host`, or on loopback if that is a unix socket."""
+        return "127.0.0.1" if addresses.is_unix(self.host) else self.host
 
     def declared_devices(self) -> list[Device]:
         """The devices that are declared and not disabled."""
@@ -213,20 +229,8 @@ class Settings(BaseSettings):
         """The names of the devices, and of whole kinds, that are disabled."""
         return {name for name, chosen in self.devices.items() if chosen.disabled}
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The order of precedence: command line (inserted by `settings_sources`), environment, file."""
-        return env_settings, init_settings
-
 
 class DoctorSettings(Settings):
     """The same settings, none of them required."""
 
-    model_repository: Path | None = None  # type: ignore[assignment]
+    model_repository: Path | None = Field(None, description="also load these models on every device")  # type: ignore[assignment]

@@ -119,7 +119,7 @@ def test_a_health_probe_is_answered(server: RunningServer) -> None:
 def test_a_client_can_call_the_service_by_reflection_alone(server: RunningServer) -> None:
     with grpc.insecure_channel(server.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
-        assert list(database.get_services()) == ["inference.GRPCInferenceService"]
+        assert "inference.GRPCInferenceService" in database.get_services()
         pool = descriptor_pool.DescriptorPool(database)
         method = pool.FindServiceByName("inference.GRPCInferenceService").FindMethodByName("ModelReady")
         request = message_factory.GetMessageClass(method.input_type)(name="simple")

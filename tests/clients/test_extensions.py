@@ -199,6 +199,11 @@ def test_traces_are_written_while_they_are_enabled(client: triton.InferenceServe
     assert (traces[0]["model_name"], traces[0]["model_version"], traces[0]["device"]) == ("simple", "1", "cpu")
 
 
+def test_the_trace_setting_of_a_misspelled_model_names_the_one_that_was_meant(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="unknown model: 'simpel' is not found; did you mean 'simple'"):
+        client.get_trace_settings("simpel")
+
+
 def test_a_model_may_have_its_own_trace_setting(client: triton.InferenceServerClient) -> None:
     client.update_trace_settings("simple", {"trace_rate": "7"})
     assert list(client.get_trace_settings("simple").settings["trace_rate"].value) == ["7"]

@@ -27,6 +27,7 @@ ROW = {"x": np.array([[1.0, 2.0]], np.float32)}
 DEVICES = f"""
 [devices.cpu]
 threads = 1
+isolation = "in-process"
 [devices."{ISOLATED}"]
 threads = 1
 isolation = "process"

@@ -1,4 +1,4 @@
-"""Two CPU devices on a core each, kept busy by clients that ask for `auto`; the process of one of them is killed."""
+"""Two CPU devices in processes of their own, on a core each, loaded by clients that ask for `auto`; one of them is killed."""
 
 import os
 import statistics
@@ -20,7 +20,7 @@ from tests.faulty import until
 from tests.servers import RunningServer, running
 from tests.wire import parameters, request
 
-IN_PROCESS, ISOLATED = "cpu:a", "cpu:b"
+OTHER, KILLED = "cpu:a", "cpu:b"
 ROW = {"x": np.array([[1.0, 2.0]], np.float32)}
 CLIENTS = 4
 #: So many answers show that a device is in use.
@@ -29,6 +29,7 @@ DEVICES = """
 [devices."cpu:a"]
 threads = 1
 cpus = "{}"
+isolation = "process"
 [devices."cpu:b"]
 threads = 1
 cpus = "{}"
@@ -44,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
     cores = sorted(os.sched_getaffinity(0))
     (tmp_path / "turnout.toml").write_text(DEVICES.format(cores[0], cores[-1]))
     with running(tmp_path / "models", f"--config={tmp_path / 'turnout.toml'}") as server:
-        for device in (IN_PROCESS, ISOLATED):  # `auto` tries a device that was never measured last
+        for device in (OTHER, KILLED):  # `auto` tries a device that was never measured last
             server.stub.ModelInfer(request("work", ROW, parameters={"device": device}), timeout=30)
         yield server
 
@@ -105,14 +106,14 @@ def load(server: RunningServer, device: str, clients: int) -> Iterator[Load]:
 
 
 def test_auto_uses_both_devices_and_its_clients_do_not_notice_when_one_is_killed(server: RunningServer) -> None:
-    with load(server, "auto", CLIENTS) as on_auto, load(server, ISOLATED, 1) as on_isolated:
-        on_auto.wait_for_answers(IN_PROCESS, ISOLATED)
-        (worker,) = psutil.Process(server.process.pid).children()
+    with load(server, "auto", CLIENTS) as on_auto, load(server, KILLED, 1) as on_isolated:
+        on_auto.wait_for_answers(OTHER, KILLED)
+        (worker,) = (each for each in psutil.Process(server.process.pid).children() if KILLED in " ".join(each.cmdline()))
         worker.kill()
-        on_auto.wait_for_answers(IN_PROCESS)
-        on_auto.wait_for_answers(IN_PROCESS, ISOLATED)  # the killed one works again
-        on_isolated.wait_for_answers(ISOLATED)
+        on_auto.wait_for_answers(OTHER)
+        on_auto.wait_for_answers(OTHER, KILLED)  # the killed one works again
+        on_isolated.wait_for_answers(KILLED)
     assert not on_auto.failures
     assert 0.2 < statistics.median(on_auto.ratios) < 5
     assert set(on_isolated.failures) == {"UNAVAILABLE"}
-    assert set(on_isolated.answers) == {ISOLATED}
+    assert set(on_isolated.answers) == {KILLED}

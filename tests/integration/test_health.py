@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,6 +19,7 @@ from turnout_proto.methods import METHODS, SERVICE
 from tests.servers import RunningServer
 from tests.wire import refused, request
 
+HEALTH = "grpc.health.v1.Health"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -40,6 +42,8 @@ def test_the_health_of_an_unknown_service_is_unknown(server: RunningServer) -> N
     health_request = health_pb2.HealthCheckRequest(service="nowhere")
     with refused("NOT_FOUND", "'nowhere'"):
         server.health.Check(health_request)
+    with refused("NOT_FOUND", "'add_subs'", "did you mean 'add_sub'?"):
+        server.health.Check(health_pb2.HealthCheckRequest(service="add_subs"))
     watch = server.health.Watch(health_request, timeout=10)
     assert next(watch).status == SERVICE_UNKNOWN
     watch.cancel()
@@ -55,24 +59,46 @@ def test_a_malformed_health_request_is_refused(server: RunningServer, rpc: str) 
             list(server.channel.unary_stream(path, bytes, bytes)(b"\xff", timeout=10))
 
 
-def test_reflection_lists_only_the_inference_service(server: RunningServer) -> None:
+def test_reflection_lists_the_public_services(server: RunningServer) -> None:
     database = ProtoReflectionDescriptorDatabase(server.channel)
-    assert list(database.get_services()) == [SERVICE]
+    assert set(database.get_services()) == {SERVICE, HEALTH}
 
 
-def test_reflection_finds_every_method_and_message(server: RunningServer) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
-    symbols = [f"{SERVICE}.{name}" for name in METHODS] + ["inference.ModelConfig"]
+def reflect(server: RunningServer, version: str, *symbols: str) -> list[reflection_pb2.ServerReflectionResponse]:
+    """The answers of one version of the reflection service; the messages of both are the same on the wire."""
+    call = server.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
     questions = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol) for symbol in symbols]
-    answers = list(stub.ServerReflectionInfo(iter(questions), timeout=10))
+    return list(call(iter(questions), timeout=10))
+
+
+VERSIONS = pytest.mark.parametrize("version", ["v1", "v1alpha"])
+
+
+@VERSIONS
+def test_reflection_finds_every_method_and_message(server: RunningServer, version: str) -> None:
+    symbols = [f"{SERVICE}.{name}" for name in METHODS] + ["inference.ModelConfig", SERVICE]
+    symbols += [HEALTH, f"{HEALTH}.Check", f"{HEALTH}.Watch", "grpc.health.v1.HealthCheckRequest"]
+    answers = reflect(server, version, *symbols)
     assert [answer.WhichOneof("message_response") for answer in answers] == ["file_descriptor_response"] * len(symbols)
 
 
-def test_reflection_reports_unknown_symbols(server: RunningServer) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
-    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol="nowhere.Nothing")
-    (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=10)
+@VERSIONS
+@pytest.mark.parametrize("symbol", ["nowhere.Nothing", f"{SERVICE}.Nothing", "grpc.channelz.v1.Channelz", ""])
+def test_reflection_reports_unknown_symbols(server: RunningServer, version: str, symbol: str) -> None:
+    (answer,) = reflect(server, version, symbol)
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_the_health_service_can_be_called_by_reflection_alone(server: RunningServer) -> None:
+    pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(server.channel))
+    method = pool.FindServiceByName(HEALTH).FindMethodByName("Check")
+    question, answer = (message_factory.GetMessageClass(each) for each in (method.input_type, method.output_type))
+    call = server.channel.unary_unary(f"/{HEALTH}/Check", question.SerializeToString, answer.FromString)
+    assert call(question(service="add_sub"), timeout=10).status == SERVING
 
 
 def get(server: RunningServer, path: str) -> tuple[int, str]:

@@ -108,7 +108,9 @@ def test_a_port_in_use_prevents_the_start_with_a_clear_message(small: Path, tran
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        pytest.param(["--model-repository=/nowhere"], "--model-repository: /nowhere: it is not a directory", id="repository"),
+        pytest.param(
+            ["--model-repository=/nowhere"], "--model-repository: /nowhere: there is no such directory", id="repository"
+        ),
         pytest.param(["--model-repository=/tmp", "--grpc-port=99999"], "--grpc-port: 99999", id="port"),
         pytest.param(["--model-repository=/tmp", "--default-device=tpu"], "unknown device 'tpu'", id="device"),
         pytest.param(["--model-repository=/tmp", "--config=/nowhere.toml"], "there is no file '/nowhere.toml'", id="config"),

@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests import models, wire
 from tests.servers import running
 
 ROOT = Path(__file__).parents[2]
@@ -34,3 +36,12 @@ def test_the_example_in_the_readme_exports_serves_and_infers(tmp_path: Path) -> 
     digit, device = answer.stdout.split()
     assert 0 <= int(digit) <= 9
     assert device == "cpu" or device.startswith("cuda")
+
+
+def test_the_two_lines_for_one_file_serve_it(tmp_path: Path) -> None:
+    command = next(line for line in README.splitlines() if "--model-name" in line)
+    assert command == "turnout-server --model-repository model.onnx --model-name mine"
+    (tmp_path / "model.onnx").write_bytes(models.mlp().SerializeToString())
+    with running(tmp_path / "model.onnx", "--model-name=mine") as server:
+        answer = server.stub.ModelInfer(wire.request("mine", {"x": np.ones((2, 8), np.float32)}))
+    assert wire.arrays(answer)["y"].shape == (2, 4)

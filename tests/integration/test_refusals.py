@@ -328,8 +328,12 @@ def test_an_unknown_model_is_not_found(server: RunningServer, name: str) -> None
         ("-2", "INVALID_ARGUMENT", "invalid model version specified '-2' , version should be an integral value > 0"),
         ("0", "INVALID_ARGUMENT", "version should be an integral value > 0"),
         ("1" * 5000, "INVALID_ARGUMENT", ""),
+        (" 1", "INVALID_ARGUMENT", "failed to get model version from specified version string ' 1'"),
+        ("\u0663", "INVALID_ARGUMENT", "version should be an integral value > 0"),
+        ("1_0", "INVALID_ARGUMENT", "version should be an integral value > 0"),
+        ("+1", "INVALID_ARGUMENT", "version should be an integral value > 0"),
     ],
-    ids=["absent", "word", "decimal", "negative", "zero", "5000 digits"],
+    ids=["absent", "word", "decimal", "negative", "zero", "5000 digits", "space", "Arabic digit", "underscore", "plus"],
 )
 def test_an_invalid_or_unknown_version_is_refused(server: RunningServer, version: str, code: str, text: str) -> None:
     with refused(code, text):
@@ -365,21 +369,36 @@ def test_the_index_and_the_log_contain_the_reason_for_a_broken_model(server: Run
 # Failures while the model runs
 
 
-def test_an_input_that_the_model_refuses_is_an_invalid_argument(server: RunningServer) -> None:
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [
+        pytest.param("gather", {"x": np.array([4])}, id="an index out of range"),
+        pytest.param("divide", {"a": np.array([1], np.int32), "b": np.array([0], np.int32)}, id="a divisor of 0"),
+        pytest.param("fill", {"shape": np.array([-1, 3])}, id="a negative size"),
+        pytest.param("fill", {"shape": np.array([2**40, 2**40])}, id="a size beyond 64 bits"),
+        pytest.param("reshape", {"x": np.zeros(4, np.float32), "shape": np.array([-3, 3])}, id="a negative dimension"),
+        pytest.param("reshape", {"x": np.zeros(4, np.float32), "shape": np.array([3, 3])}, id="another size"),
+    ],
+)
+def test_an_input_that_the_model_refuses_is_an_invalid_argument(
+    server: RunningServer, model: str, inputs: dict[str, np.ndarray]
+) -> None:
+    errors = server.process.log.count(" ERROR ")
     with refused("INVALID_ARGUMENT", "the model refused these inputs"):
-        server.stub.ModelInfer(request("gather", {"x": np.array([4])}))
+        server.stub.ModelInfer(request(model, inputs))
+    assert server.process.log.count(" ERROR ") == errors
 
 
 def test_a_failure_in_the_runtime_shows_clients_only_an_id_from_the_log(server: RunningServer) -> None:
-    inputs = {"x": np.zeros(4, np.float32), "shape": np.array([3, 3])}
+    inputs = {"x": np.zeros(4, np.float32), "start": np.array([0]), "end": np.array([1, 2])}
     with pytest.raises(grpc.RpcError) as caught:
-        server.stub.ModelInfer(request("reshape", inputs))
+        server.stub.ModelInfer(request("slice", inputs))
     assert isinstance(caught.value, grpc.Call)
     details = caught.value.details() or ""
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     prefix = "internal error; the server's log has the cause under id "
     assert details.startswith(prefix)
-    server.process.wait_for(f"(?s)Reshape.*{details.removeprefix(prefix)}")
+    server.process.wait_for(f"(?s)Slice.*{details.removeprefix(prefix)}")
 
 
 # Floods

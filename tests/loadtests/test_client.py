@@ -1,7 +1,7 @@
 import grpc
 import numpy as np
 import pytest
-from turnout_loadtests.client import connect, model_metadata, server_name, wait_until_ready, why_unavailable
+from turnout_loadtests.client import connect, is_loopback, model_metadata, server_name, wait_until_ready, why_unavailable
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.payloads import infer_request
 from turnout_proto.methods import Stub
@@ -41,3 +41,20 @@ def test_waiting_for_a_missing_server_ends_at_the_timeout(closed_port: int) -> N
         wait_until_ready(missing, 0.3)
     with pytest.raises(LoadTestError, match=grpc.StatusCode.UNAVAILABLE.name):
         server_name(missing)
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1:8001", True),
+        ("localhost:8001", True),
+        ("[::1]:8001", True),
+        ("127.1.2.3:1", True),
+        ("10.0.0.1:8001", False),
+        ("localhost.example.org:8001", False),
+        ("[2001:db8::1]:8001", False),
+        ("server", False),
+    ],
+)
+def test_a_server_on_this_machine_is_asked_without_a_proxy(address: str, loopback: bool) -> None:
+    assert is_loopback(address) is loopback

@@ -38,8 +38,8 @@ def test_a_report_can_be_rendered_again(tmp_path: Path) -> None:
     ("options", "code", "complaint"),
     [
         (("report", "nowhere.json"), 1, "turnout-loadtest: nowhere.json: not a results.json"),
-        (("compare",), 2, "Missing argument"),
-        (("compare", "m", "--batch", "0"), 2, "Invalid value for '--batch'"),
+        (("compare",), 2, "missing argument"),
+        (("compare", "m", "--batch", "0"), 2, "invalid value for '--batch'"),
     ],
 )
 def test_a_failure_is_one_line_and_an_exit_code(options: tuple[str, ...], code: int, complaint: str) -> None:

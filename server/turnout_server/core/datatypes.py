@@ -21,6 +21,7 @@ class Datatype:
         onnx: ONNX Runtime's name for a tensor of this type, such as `tensor(float)`.
         contents: the field of InferTensorContents that holds its elements; None if the datatype is only sent raw.
         config: in model configurations, such as `TYPE_FP32`.
+        element_type: its number in ONNX files.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Datatype:
     onnx: str
     contents: str | None
     config: str
+    element_type: int
 
     @property
     def itemsize(self) -> int:
@@ -36,27 +38,28 @@ class Datatype:
 
 
 DATATYPES = {
-    name: Datatype(name, np.dtype(dtype), f"tensor({onnx})", contents, config)
-    for name, dtype, onnx, contents, config in [
-        ("BOOL", np.bool_, "bool", "bool_contents", "TYPE_BOOL"),
-        ("UINT8", np.uint8, "uint8", "uint_contents", "TYPE_UINT8"),
-        ("UINT16", np.uint16, "uint16", "uint_contents", "TYPE_UINT16"),
-        ("UINT32", np.uint32, "uint32", "uint_contents", "TYPE_UINT32"),
-        ("UINT64", np.uint64, "uint64", "uint64_contents", "TYPE_UINT64"),
-        ("INT8", np.int8, "int8", "int_contents", "TYPE_INT8"),
-        ("INT16", np.int16, "int16", "int_contents", "TYPE_INT16"),
-        ("INT32", np.int32, "int32", "int_contents", "TYPE_INT32"),
-        ("INT64", np.int64, "int64", "int64_contents", "TYPE_INT64"),
-        ("FP16", np.float16, "float16", None, "TYPE_FP16"),
-        ("FP32", np.float32, "float", "fp32_contents", "TYPE_FP32"),
-        ("FP64", np.float64, "double", "fp64_contents", "TYPE_FP64"),
-        ("BYTES", np.object_, "string", "bytes_contents", "TYPE_STRING"),
-        ("BF16", ml_dtypes.bfloat16, "bfloat16", None, "TYPE_BF16"),
+    name: Datatype(name, np.dtype(dtype), f"tensor({onnx})", contents, config, element_type)
+    for name, dtype, onnx, contents, config, element_type in [
+        ("BOOL", np.bool_, "bool", "bool_contents", "TYPE_BOOL", 9),
+        ("UINT8", np.uint8, "uint8", "uint_contents", "TYPE_UINT8", 2),
+        ("UINT16", np.uint16, "uint16", "uint_contents", "TYPE_UINT16", 4),
+        ("UINT32", np.uint32, "uint32", "uint_contents", "TYPE_UINT32", 12),
+        ("UINT64", np.uint64, "uint64", "uint64_contents", "TYPE_UINT64", 13),
+        ("INT8", np.int8, "int8", "int_contents", "TYPE_INT8", 3),
+        ("INT16", np.int16, "int16", "int_contents", "TYPE_INT16", 5),
+        ("INT32", np.int32, "int32", "int_contents", "TYPE_INT32", 6),
+        ("INT64", np.int64, "int64", "int64_contents", "TYPE_INT64", 7),
+        ("FP16", np.float16, "float16", None, "TYPE_FP16", 10),
+        ("FP32", np.float32, "float", "fp32_contents", "TYPE_FP32", 1),
+        ("FP64", np.float64, "double", "fp64_contents", "TYPE_FP64", 11),
+        ("BYTES", np.object_, "string", "bytes_contents", "TYPE_STRING", 8),
+        ("BF16", ml_dtypes.bfloat16, "bfloat16", None, "TYPE_BF16", 16),
     ]
 }
 
 _BY_DTYPE = {datatype.dtype: datatype for datatype in DATATYPES.values()}
 _BY_CONFIG = {datatype.config: datatype for datatype in DATATYPES.values()}
+_BY_ELEMENT_TYPE = {datatype.element_type: datatype for datatype in DATATYPES.values()}
 _BY_ONNX = {datatype.onnx: datatype for datatype in DATATYPES.values()}
 
 
@@ -85,3 +88,8 @@ def of_config(config: str) -> Datatype:
         KeyError: there is no such datatype.
     """
     return _BY_CONFIG[config]
+
+
+def of_element_type(element_type: int) -> Datatype | None:
+    """The datatype of a number in an ONNX file; None if the protocol has none for it."""
+    return _BY_ELEMENT_TYPE.get(element_type)

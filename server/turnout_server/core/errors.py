@@ -40,10 +40,17 @@ class Unavailable(ServingError):
 
 
 class DeviceLost(Unavailable):
-    """The device's process ended during the request. A request that doesn't insist on this device may run on another."""
+    """The device's process ended during the request. A request that doesn't insist on this device may run on another.
 
-    def __init__(self, message: str, pushback_ms: int | None = 1000) -> None:
+    Attributes:
+        ran: whether the request was running there. It isn't run again in the server's own process.
+        suspect: whether it may have been the cause, because the process crashed or hung. It isn't run again at all.
+    """
+
+    def __init__(self, message: str, pushback_ms: int | None = 1000, *, ran: bool = False, suspect: bool = False) -> None:
         super().__init__(message, pushback_ms)
+        self.ran = ran
+        self.suspect = suspect
 
 
 class Overloaded(ServingError):

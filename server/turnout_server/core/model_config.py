@@ -17,6 +17,7 @@ class RuntimeOptions:
         parallel: whether independent nodes may run in parallel.
         optimization_level: `all`, `extended`, `basic` or `off`.
         cuda: options of the CUDA provider.
+        shapes: those of inputs and outputs whose rank the graph doesn't state, by name; -1 for a free dimension.
     """
 
     intra_op_threads: int | None = None
@@ -26,6 +27,7 @@ class RuntimeOptions:
     memory_pattern: bool = True
     optimization_level: str = "all"
     cuda: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class TensorConfig:
         dims: without the batch dimension, if the model has one.
         reshape: the shape in the ONNX graph; None if it is the same as `dims`.
         labels: the classes' names for classification, by index.
+        optional: whether a request may leave it out.
     """
 
     name: str
@@ -44,6 +47,7 @@ class TensorConfig:
     dims: tuple[int, ...]
     reshape: tuple[int, ...] | None = None
     labels: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,9 @@ class WarmupInput:
     """One input of a warm-up run.
 
     Attributes:
-        dims: without the batch dimension.
+        dims: without the batch dimension; none is free.
         datatype: `TYPE_FP32`, ...
-        source: `zero`, `random`, or the file that contains its raw bytes.
+        source: `zero`, `random`, or the file that contains the raw bytes of one row.
     """
 
     dims: tuple[int, ...]
@@ -66,7 +70,7 @@ class Warmup:
     """A run that is repeated `count` times before a model becomes ready.
 
     Attributes:
-        rows: the size of the batch dimension; 0 if the model has none.
+        rows: the size of the batch dimension, 1 if the model has none; 0 skips the run, as in Triton.
     """
 
     rows: int

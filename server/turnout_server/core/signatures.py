@@ -4,9 +4,10 @@ The error texts are those that clients of Triton match on (core/src/infer_reques
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +25,9 @@ class TensorSpec:
         shape: as clients see it, with -1 for a free dimension, including the batch dimension.
         graph_shape: the shape in the ONNX graph, if the configuration asks for a reshape; None if it is the same.
         labels: the classes' names for classification, by index.
+        optional: whether a request may leave it out, because the graph has a value for it.
+        column_shape: for a tensor of one number a row, the shape that Triton gives it: [-1, 1] for [-1], [1] for []. Requests
+            may have either. None for other tensors.
     """
 
     name: str
@@ -31,6 +35,8 @@ class TensorSpec:
     shape: tuple[int, ...]
     graph_shape: tuple[int, ...] | None = None
     labels: tuple[str, ...] = ()
+    optional: bool = False
+    column_shape: tuple[int, ...] | None = None
 
     @cached_property
     def _only_batch_is_free(self) -> bool:
@@ -38,9 +44,15 @@ class TensorSpec:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array may have this shape."""
+        if self.is_column(shape):
+            return True
         if self._only_batch_is_free:  # the fast path of most models
             return len(shape) > 0 and shape[1:] == self.shape[1:]
-        return len(shape) == len(self.shape) and all(want in (-1, got) for want, got in zip(self.shape, shape, strict=True))
+        return _matches(self.shape, shape)
+
+    def is_column(self, shape: tuple[int, ...]) -> bool:
+        """Whether this is `column_shape`."""
+        return self.column_shape is not None and _matches(self.column_shape, shape)
 
 
 @dataclass(frozen=True)
@@ -69,27 +81,34 @@ class Signature:
 
     @cached_property
     def _reshapes_inputs(self) -> bool:
-        return any(spec.graph_shape is not None for spec in self.inputs)
+        return any(map(_may_be_reshaped, self.inputs))
 
     @cached_property
     def _reshapes_outputs(self) -> bool:
-        return any(spec.graph_shape is not None for spec in self.outputs)
+        return any(map(_may_be_reshaped, self.outputs))
+
+    @cached_property
+    def _required(self) -> frozenset[str]:
+        return frozenset(spec.name for spec in self.inputs if not spec.optional)
 
     def to_graph(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A valid request's arrays in the shapes of the ONNX graph."""
         if not self._reshapes_inputs:
             return inputs
-        return {spec.name: _reshaped(inputs[spec.name], spec.shape, spec.graph_shape) for spec in self.inputs}
+        return {spec.name: _to_graph(spec, inputs[spec.name]) for spec in self.inputs if spec.name in inputs}
 
-    def to_client(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A run's outputs in the shapes that clients see."""
+    def to_client(
+        self, outputs: dict[str, np.ndarray], inputs: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> dict[str, np.ndarray]:
+        """A run's outputs in the shapes that clients see.
+
+        Args:
+            inputs: the request's, which tell in which of two shapes one number a row is wanted.
+        """
         if not self._reshapes_outputs:
             return outputs
-        specs = [self.output_by_name[name] for name in outputs]
-        return {
-            s.name: outputs[s.name] if s.graph_shape is None else _reshaped(outputs[s.name], s.graph_shape, s.shape)
-            for s in specs
-        }
+        as_columns = any(self.input_by_name[name].is_column(array.shape) for name, array in inputs.items())
+        return {name: _to_client(self.output_by_name[name], array, as_columns) for name, array in outputs.items()}
 
     def rows_of(self, request: InferRequest) -> int:
         """Validates a request and returns its number of rows; 1 if the model has no batch dimension.
@@ -98,7 +117,7 @@ class Signature:
             InvalidRequest: the request doesn't match; the text names the tensor, and what was sent and expected.
         """
         inputs = request.inputs
-        if inputs.keys() != self.input_by_name.keys():
+        if inputs.keys() != self.input_by_name.keys() and not self._required <= inputs.keys() <= self.input_by_name.keys():
             raise _wrong_names(request, self)
         for name, array in inputs.items():
             self._check(self.input_by_name[name], array, request.model)
@@ -138,31 +157,52 @@ class Signature:
 
 
 def declared(
-    graph: tuple[TensorSpec, ...], configs: tuple[TensorConfig, ...], max_batch_size: int, what: str
+    graph: tuple[TensorSpec, ...],
+    configs: tuple[TensorConfig, ...],
+    max_batch_size: int,
+    what: str,
+    defaults: tuple[TensorSpec, ...] = (),
 ) -> tuple[TensorSpec, ...]:
-    """The inputs (or outputs) of an ONNX graph as the configuration declares them; unchanged if it declares none.
+    """The inputs (or outputs) of an ONNX graph as the configuration declares them; those of the graph if it declares none.
 
     Args:
         what: `input` or `output`, for error messages.
+        defaults: inputs of the graph that have a value of their own; they count only if the configuration declares them.
 
     Raises:
         FailedPrecondition: the configuration contradicts the graph.
     """
-    by_name = {spec.name: spec for spec in graph}
+    by_name, by_default = ({spec.name: spec for spec in specs} for specs in (graph, defaults))
     for config in configs:
-        if config.name not in by_name:
-            raise FailedPrecondition(f"config.pbtxt has an {what} '{config.name}', but the ONNX graph has {list(by_name)}")
-    if what == "input" and configs and len(configs) != len(graph):
-        left_out = [name for name in by_name if name not in {config.name for config in configs}]
+        _check_is_there(config, by_name, by_default, what)
+    left_out = [name for name in by_name if name not in {config.name for config in configs}]
+    if what == "input" and configs and left_out:
         raise FailedPrecondition(f"config.pbtxt leaves out the inputs {left_out} of the ONNX graph")
-    specs = tuple(_declared(by_name[config.name], config, max_batch_size) for config in configs) or graph
+    known = by_default | by_name
+    specs = tuple(_declared(known[config.name], config, max_batch_size) for config in configs)
+    specs = specs or tuple(_with_column(spec, max_batch_size) for spec in graph)
     for spec in specs if max_batch_size else ():
-        if (spec.graph_shape or spec.shape)[:1] != (-1,) or by_name[spec.name].shape[:1] != (-1,):
+        if known[spec.name].shape == ():
+            raise FailedPrecondition(
+                f"max_batch_size is {max_batch_size}, but the ONNX graph states no dimensions for '{spec.name}'; give its dims "
+                f"in an {what} section of config.pbtxt if it has some, or set max_batch_size to 0"
+            )
+        if _shape_in_graph(spec)[:1] != (-1,) or known[spec.name].shape[:1] != (-1,):
             raise FailedPrecondition(
                 f"max_batch_size is {max_batch_size}, but the first dimension of '{spec.name}' is not free: its shape is "
-                f"{list(by_name[spec.name].shape)}; set max_batch_size to 0 or export the model with a free batch dimension"
+                f"{list(known[spec.name].shape)}; set max_batch_size to 0 or export the model with a free batch dimension"
             )
     return specs
+
+
+def _check_is_there(config: TensorConfig, by_name: dict[str, TensorSpec], by_default: dict[str, TensorSpec], what: str) -> None:
+    """Raises FailedPrecondition if the graph has no such input (or output), or not as the configuration says."""
+    if config.name in by_default and not config.optional:
+        raise FailedPrecondition(f"input '{config.name}' has a value in the ONNX graph: declare it with optional: true")
+    if config.name in by_name and config.optional:
+        raise FailedPrecondition(f"input '{config.name}' is declared optional, but the ONNX graph has no value for it")
+    if config.name not in by_name and config.name not in by_default:
+        raise FailedPrecondition(f"config.pbtxt has an {what} '{config.name}', but the ONNX graph has {list(by_name)}")
 
 
 def _declared(spec: TensorSpec, config: TensorConfig, max_batch_size: int) -> TensorSpec:
@@ -171,12 +211,11 @@ def _declared(spec: TensorSpec, config: TensorConfig, max_batch_size: int) -> Te
             f"'{spec.name}' is {spec.datatype.config} in the ONNX graph, but {config.datatype} in config.pbtxt"
         )
     batch = (-1,) if max_batch_size else ()
-    shape = (*batch, *config.dims)
-    graph_shape = shape if config.reshape is None else (*batch, *config.reshape)
-    agree = len(graph_shape) == len(spec.shape) and all(
-        a == b or -1 in (a, b) for a, b in zip(graph_shape, spec.shape, strict=True)
-    )
-    if not agree:
+    shape, graph_shape = (*batch, *config.dims), graph_shape_of(config, max_batch_size)
+    reshaped = config.reshape is not None
+    if not spec.shape and graph_shape and set(graph_shape) == {1}:  # Triton writes a scalar so
+        graph_shape, reshaped = (), True
+    if not _agree(graph_shape, spec.shape):
         raise FailedPrecondition(
             f"'{spec.name}' has shape {list(spec.shape)} in the ONNX graph, but {list(graph_shape)} in config.pbtxt"
             f"{' (the batch dimension first)' if batch else ''}"
@@ -186,7 +225,47 @@ def _declared(spec: TensorSpec, config: TensorConfig, max_batch_size: int) -> Te
             f"'{spec.name}' has dims {list(config.dims)} and reshape {list(config.reshape)} in config.pbtxt, "
             f"which don't hold the same number of elements"
         )
-    return TensorSpec(spec.name, spec.datatype, shape, graph_shape if config.reshape is not None else None, config.labels)
+    return TensorSpec(spec.name, spec.datatype, shape, graph_shape if reshaped else None, config.labels, config.optional)
+
+
+def graph_shape_of(config: TensorConfig, max_batch_size: int) -> tuple[int, ...]:
+    """The shape in the ONNX graph that a declaration states."""
+    return (*((-1,) if max_batch_size else ()), *(config.dims if config.reshape is None else config.reshape))
+
+
+def _with_column(spec: TensorSpec, max_batch_size: int) -> TensorSpec:
+    """The tensor, also with the shape that Triton gives it if it is one number a row."""
+    row = (-1,) if max_batch_size else ()
+    return replace(spec, column_shape=(*row, 1)) if spec.shape == row else spec
+
+
+def _shape_in_graph(spec: TensorSpec) -> tuple[int, ...]:
+    return spec.shape if spec.graph_shape is None else spec.graph_shape
+
+
+def _agree(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))
+
+
+def _matches(wanted: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a shape has the wanted sizes, where -1 stands for any."""
+    return len(shape) == len(wanted) and all(want in (-1, got) for want, got in zip(wanted, shape, strict=True))
+
+
+def _may_be_reshaped(spec: TensorSpec) -> bool:
+    return spec.graph_shape is not None or spec.column_shape is not None
+
+
+def _to_graph(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
+    if spec.is_column(array.shape):
+        return array.reshape(array.shape[:-1])
+    return _reshaped(array, spec.shape, spec.graph_shape)
+
+
+def _to_client(spec: TensorSpec, array: np.ndarray, as_column: bool) -> np.ndarray:
+    if spec.graph_shape is not None:
+        return _reshaped(array, spec.graph_shape, spec.shape)
+    return array[..., np.newaxis] if as_column and spec.column_shape and array.ndim == len(spec.shape) else array
 
 
 def _same_size(dims: tuple[int, ...], reshape: tuple[int, ...]) -> bool:
@@ -209,11 +288,16 @@ def _bracketed(shape: Iterable[int]) -> str:
 
 def _wrong_names(request: InferRequest, signature: Signature) -> InvalidRequest:
     got, want = list(request.inputs), list(signature.input_by_name)
-    missing = [name for name in want if name not in request.inputs]
+    missing = [spec.name for spec in signature.inputs if not spec.optional and spec.name not in request.inputs]
+    unexpected = [name for name in got if name not in want]
+    if missing and len(got) == len(want):  # as many as there are, so some have other names
+        return InvalidRequest(
+            f"unexpected inference input '{unexpected[0]}' for model '{request.model}'; it takes {want}. "
+            f"Got input(s) {got}, but missing required input(s) {missing}. Please provide all required input(s)."
+        )
     if missing:
         return InvalidRequest(
             f"expected {len(want)} inputs but got {len(got)} inputs for model '{request.model}'. "
             f"Got input(s) {got}, but missing required input(s) {missing}. Please provide all required input(s)."
         )
-    unexpected = next(name for name in got if name not in want)
-    return InvalidRequest(f"unexpected inference input '{unexpected}' for model '{request.model}'; it takes {want}")
+    return InvalidRequest(f"unexpected inference input '{unexpected[0]}' for model '{request.model}'; it takes {want}")

@@ -42,6 +42,7 @@ class Device:
         idle_w, busy_w: watts it draws when idle and when busy; None if not known.
         graph_rows: the numbers of rows that get a CUDA graph of each model, ascending; None leaves it to what pays.
         isolated: whether its sessions live in a process of their own.
+        guarded: whether those of hazardous models do (`hazards`), and the others in the server's.
         watchdog_s: a run on such a device that takes longer, and much longer than others of its shapes, counts as hung.
     """
 
@@ -60,6 +61,7 @@ class Device:
     busy_w: float | None = None
     graph_rows: tuple[int, ...] | None = None
     isolated: bool = False
+    guarded: bool = False
     watchdog_s: float = 10.0
 
     @property
@@ -75,7 +77,7 @@ class Device:
 
 def cpu() -> Device:
     """The CPU as it is where nothing is declared."""
-    return Device("cpu", "cpu", PROVIDERS["cpu"], threads=usable_cpus())
+    return Device("cpu", "cpu", PROVIDERS["cpu"], threads=usable_cpus(), guarded=True)
 
 
 def cuda(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> Device:

@@ -22,7 +22,7 @@ def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str 
     if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
         lacking.append("no NVIDIA driver is loaded on this machine")
     if PROVIDERS["cuda"] not in providers:
-        lacking.append("the CPU build of ONNX Runtime is installed (install turnout[gpu] instead of turnout[cpu])")
+        lacking.append("the CPU build of ONNX Runtime is installed ('turnout-server doctor' has the fix)")
     return " and ".join(lacking) or None
 
 

@@ -14,6 +14,8 @@ from turnout_server.devices.bucket_session import BucketSession
 from turnout_server.devices.cuda_runtime import gpu_of
 from turnout_server.devices.device import Device, cpu, cuda
 from turnout_server.devices.gpu_power import with_power
+from turnout_server.devices.guarded_engine import GuardedEngine
+from turnout_server.devices.host import why_no_isolation
 from turnout_server.devices.places import shared_cores
 from turnout_server.devices.probe import unavailable_reason
 from turnout_server.devices.process_engine import ProcessEngine
@@ -35,7 +37,9 @@ class Engine(Protocol):
     """
 
     device: Device
-    restarts: int
+
+    @property
+    def restarts(self) -> int: ...
 
     def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
         """Opens a model there; see OnnxSession for what it raises.
@@ -96,8 +100,13 @@ def start(device: Device, changed: Callable[[], None]) -> Engine:
     Raises:
         FailedPrecondition: a test run on it doesn't succeed; the text says why.
     """
+    if device.isolated and (reason := why_no_isolation()) is not None:
+        raise FailedPrecondition(f'{reason}; declare it with isolation = "in-process"')
     known = with_power(device)
-    return ProcessEngine(known, changed) if device.isolated else LocalEngine(known)
+    if device.isolated:
+        return ProcessEngine(known, changed)
+    guarded = device.guarded and why_no_isolation() is None
+    return GuardedEngine(LocalEngine(known), changed) if guarded else LocalEngine(known)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The machine as this process sees it: its CPU, and the cores and memory that its control groups leave it.
+"""The machine as this process sees it: its CPU, the cores and memory that its control groups leave it, what its system lacks.
 
-Control groups are read by version 2 of their files or by version 1.
+Control groups are read by version 2 of their files or by version 1. Only Linux has them, and some of Python's functions.
 """
 
 import math
@@ -8,13 +8,41 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+#: Where Linux has the shared memory that processes open by name.
+SHARED_MEMORY = Path("/dev/shm")
 #: Version 1 writes "no limit" as about 2**63 bytes.
 _NO_LIMIT_BYTES = 2**60
 
 
+def usable_cores() -> frozenset[int]:
+    """The numbers of the cores that this process may run on: by its affinity, or all where the system has none, as on macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def why_no_pinning() -> str | None:
+    """Why threads can't be kept to some cores; None if they can."""
+    return None if hasattr(os, "sched_setaffinity") else "this system can't keep threads to cores, which needs Linux"
+
+
+def why_no_isolation() -> str | None:
+    """Why a device can't have a process of its own; None if it can."""
+    if all(hasattr(os, name) for name in ("memfd_create", "posix_fallocate")):
+        return None
+    return "this system can't give a device a process of its own, which needs Linux's anonymous shared memory"
+
+
+def why_no_client_shm() -> str | None:
+    """Why clients can't pass tensors in shared memory; None if they can."""
+    if hasattr(os, "pread") and hasattr(os, "O_NOFOLLOW") and SHARED_MEMORY.is_dir():
+        return None
+    return f"this system has no {SHARED_MEMORY}, where shared memory is on Linux"
+
+
 def usable_cpus() -> int:
     """CPU cores this process may really use: its affinity, cut down by its control group's quota."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = len(usable_cores())
     quota = quota_cores()
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 

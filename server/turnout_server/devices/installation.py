@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import Distribution
 from pathlib import Path
 
+from turnout_cli.installation import install_command
+
 from turnout_server.core.errors import FailedPrecondition
 
 #: All of these install into a directory `onnxruntime`.
@@ -54,5 +56,5 @@ def check_installation() -> None:
     if len(found) > 1:
         raise FailedPrecondition(
             f"{' and '.join(found)} are installed, and they overwrite each other; "
-            f"run: pip uninstall -y {' '.join(found)}, then install turnout[cpu] or turnout[gpu]"
+            f"run: pip uninstall -y {' '.join(found)} && {install_command('cpu')} (or with gpu)"
         )

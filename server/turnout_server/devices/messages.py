@@ -1,6 +1,6 @@
 """Messages between the server and a device's process: a length, and a body that begins with what it is.
 
-A run of a layout that both know takes 13 bytes one way and one byte back. Everything else is pickled: both ends are ours.
+A run of a layout that both know takes 21 bytes one way and one byte back. Everything else is pickled: both ends are ours.
 """
 
 import pickle
@@ -22,7 +22,7 @@ SPIN_S, SOON_S = 40e-6, 150e-6
 MAX_LAYOUTS = 512
 
 _LENGTH = struct.Struct("<I")
-_RUN = struct.Struct("<BIQ")
+_RUN = struct.Struct("<BIQd")
 #: Nearly every message arrives with one read of this size.
 _READ_BYTES = 1 << 16
 
@@ -105,14 +105,14 @@ def call(*command_and_arguments: Any) -> bytes:
     return bytes([CALL]) + pickle.dumps(command_and_arguments, pickle.HIGHEST_PROTOCOL)
 
 
-def run(uid: int, size: int) -> bytes:
-    """A run of a layout that was described, by its number and its size in bytes."""
-    return _RUN.pack(RUN, uid, size)
+def run(uid: int, size: int, timeout_s: float = 0.0) -> bytes:
+    """A run of a layout that was described, by its number and its size in bytes; it ends after `timeout_s`, 0 for no limit."""
+    return _RUN.pack(RUN, uid, size, timeout_s)
 
 
-def describe_and_run(uid: int, number: int, layout: Any) -> bytes:
+def describe_and_run(uid: int, number: int, layout: Any, timeout_s: float = 0.0) -> bytes:
     """A run of a session on a layout, which gets a number for later."""
-    return bytes([DESCRIBE_AND_RUN]) + pickle.dumps((uid, number, layout), pickle.HIGHEST_PROTOCOL)
+    return bytes([DESCRIBE_AND_RUN]) + pickle.dumps((uid, number, layout, timeout_s), pickle.HIGHEST_PROTOCOL)
 
 
 def call_of(body: memoryview) -> tuple[Any, ...]:

@@ -5,13 +5,12 @@ wrong then. Devices that would do that share a place, with one queue for all of 
 place of its own.
 """
 
-import os
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from turnout_server.devices.device import PROVIDERS, Device
-from turnout_server.devices.host import usable_cpus
+from turnout_server.devices.host import usable_cores, usable_cpus
 
 
 @dataclass(frozen=True)
@@ -81,4 +80,4 @@ def _fit(devices: Sequence[Device]) -> bool:
 
 def _cores_of(device: Device) -> set[int]:
     """The cores that a device's runs may use."""
-    return set(device.cpus) if device.cpus else os.sched_getaffinity(0)
+    return set(device.cpus or usable_cores())

@@ -25,6 +25,8 @@ from turnout_server.devices.tensor_memory import TensorMemory
 
 #: Starting a process, opening a model and its first run may take this long: CUDA compiles and tunes kernels then.
 LOAD_TIMEOUT_S = 300.0
+#: Ends of a process that say nothing about what it was running: somebody, or a lack of memory, killed it.
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 
 
 class Channel:
@@ -177,14 +179,14 @@ class DeviceProcess:
             kind, result = channel.exchange(message, timeout_s)
         except TimeoutError:
             self.end(f"it did not answer within {timeout_s:.1f} s")
-            raise self.lost() from None
+            raise self.lost(ran=True, suspect=True) from None
         except (EOFError, OSError, pickle.UnpicklingError, ValueError, IndexError):
             self._process.kill()
             self.wait()
-            raise self.lost() from None
+            raise self.lost(ran=True, suspect=self._process.returncode not in _FROM_OUTSIDE) from None
         if kind == "sticky":
             self.end(f"it cannot recover: {result}")
-            raise self.lost()
+            raise self.lost(ran=True)
         if kind == "error":
             raise result
         return kind, result
@@ -195,9 +197,9 @@ class DeviceProcess:
             self.failure = why
         self._process.kill()
 
-    def lost(self) -> DeviceLost:
-        """The error of everything that it was running."""
-        return DeviceLost(f"device '{self._device.name}' was lost: {self.failure}")
+    def lost(self, *, ran: bool = False, suspect: bool = False) -> DeviceLost:
+        """The error of everything that it was asked; see DeviceLost for the rest."""
+        return DeviceLost(f"device '{self._device.name}' was lost: {self.failure}", ran=ran, suspect=suspect)
 
     def wait(self) -> None:
         """Returns once the process has ended, by itself or by `end`."""

@@ -18,6 +18,7 @@ from turnout_server.devices.buckets import bucket_for
 from turnout_server.devices.device import Device
 from turnout_server.devices.memory_layouts import MemoryLayout, layout_of
 from turnout_server.devices.process import LOAD_TIMEOUT_S, DeviceProcess, Slot
+from turnout_server.devices.run_limit import limit_s
 from turnout_server.devices.sessions import Run
 from turnout_server.scheduling.batching import collate
 
@@ -140,9 +141,10 @@ class RemoteSession:
         def run() -> list[np.ndarray]:
             kind, references = "unknown layout", None
             if prepared.described:
-                kind, references = self._exchange(process, slot, shapes, prepared.message)
+                message = prepared.message if limit_s() is None else messages.run(uid, layout.size, _remaining_s())
+                kind, references = self._exchange(process, slot, shapes, message)
             if kind == "unknown layout":
-                message = messages.describe_and_run(uid, self.number, layout)
+                message = messages.describe_and_run(uid, self.number, layout, _remaining_s())
                 kind, references = self._exchange(process, slot, shapes, message)
                 prepared.described = True
             results = prepared.outputs if not references else {**prepared.outputs, **slot.memory.get(references)}
@@ -154,9 +156,10 @@ class RemoteSession:
         self, process: DeviceProcess, slot: Slot, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> Run:
         shapes = tuple(array.shape for array in inputs.values())
-        message = messages.call("run", self.number, slot.memory.put(inputs), list(outputs))
+        placed = slot.memory.put(inputs)
 
         def run() -> list[np.ndarray]:
+            message = messages.call("run", self.number, placed, list(outputs), _remaining_s())
             _, references = self._exchange(process, slot, shapes, message)
             results: dict[str, np.ndarray] = slot.memory.get(references)
             return [results[name] for name in outputs]
@@ -228,6 +231,12 @@ class RemoteSession:
         if longest_s is None:
             return max(self._owner.device.watchdog_s, NEW_SHAPES_TIMEOUT_S)
         return max(self._owner.device.watchdog_s, WATCHDOG_FACTOR * longest_s)
+
+
+def _remaining_s() -> float:
+    """How long a run may take; 0 for any time."""
+    at_s = limit_s()
+    return 0.0 if at_s is None else max(1e-3, at_s - time.monotonic())
 
 
 def _fill(target: np.ndarray, arrays: Sequence[np.ndarray]) -> None:

@@ -24,6 +24,7 @@ from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices import cuda_libraries, openvino
 from turnout_server.devices.ort_errors import first_line, lacks_memory, memory_of, run_error
 from turnout_server.devices.plugins import hardware_of
+from turnout_server.devices.run_limit import limit_s, terminable
 from turnout_server.scheduling.batching import collate
 
 if TYPE_CHECKING:
@@ -140,8 +141,9 @@ class OnnxSession:
         """
         self.device = device
         self._session = _create(str(model) if isinstance(model, Path) else model, device, options or RuntimeOptions(), graphs)
-        self.inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
-        self.outputs = tuple(_spec(argument) for argument in self._session.get_outputs())
+        shapes = options.shapes if options else {}
+        self.inputs = tuple(_spec(argument, shapes) for argument in self._session.get_inputs())
+        self.outputs = tuple(_spec(argument, shapes) for argument in self._session.get_outputs())
         if (refusal := openvino.refusal(device, (*self.inputs, *self.outputs))) is not None:
             raise FailedPrecondition(refusal)
         self.placement: Counter[str] = Counter()
@@ -159,7 +161,7 @@ class OnnxSession:
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """See Session.run."""
-        options, self._options = self._options, self._usual
+        options = self._next_options()
         try:
             if self._by_value:
                 return self._run_by_value(inputs, outputs, options)
@@ -174,13 +176,19 @@ class OnnxSession:
 
     def run_bound(self, binding: Any) -> None:
         """Runs on tensors that are bound to the session. Raises what ONNX Runtime raises."""
-        options, self._options = self._options, self._usual
-        self._session.run_with_iobinding(binding, options)
+        self._session.run_with_iobinding(binding, self._next_options())
 
     def trim(self) -> None:
         """See Session.trim."""
         if self._arenas:
             self._options = _run_options({SHRINKAGE: self._arenas})
+
+    def _next_options(self) -> Any:
+        """The options of the next run."""
+        if (at_s := limit_s()) is not None:
+            return terminable(at_s)
+        options, self._options = self._options, self._usual
+        return options
 
     def _run_by_value(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str], options: Any) -> list[np.ndarray]:
         """The long way round for BF16, which numpy and so ONNX Runtime's plain `run` don't know."""
@@ -321,12 +329,24 @@ def built_in_providers() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
-def _spec(argument: Any) -> TensorSpec:
+def _spec(argument: Any, shapes: Mapping[str, tuple[int, ...]]) -> TensorSpec:
     try:
         datatype = of_onnx(argument.type)
     except KeyError:
-        raise FailedPrecondition(f"'{argument.name}' is a {argument.type}, which the protocol cannot carry") from None
-    return TensorSpec(argument.name, datatype, tuple(d if isinstance(d, int) else -1 for d in argument.shape))
+        raise FailedPrecondition(
+            f"'{argument.name}' is a {argument.type}, which the protocol cannot carry{_way_out(argument.type)}"
+        ) from None
+    shape = tuple(d if isinstance(d, int) else -1 for d in argument.shape)
+    return TensorSpec(argument.name, datatype, shape or shapes.get(argument.name, ()))
+
+
+def _way_out(onnx_type: str) -> str:
+    """What to do about a type that can't be served; empty if there is nothing."""
+    if "map(" in onnx_type:  # as scikit-learn's classifiers get, unless their converter is told not to
+        return "; it comes from ZipMap: convert the model again with options={'zipmap': False}"
+    if onnx_type.startswith(("seq(", "optional(")):
+        return "; export the model with tensors as its inputs and outputs"
+    return ""
 
 
 def _to_value(array: np.ndarray) -> Any:

@@ -33,6 +33,7 @@ from turnout_server.devices.device import Device
 from turnout_server.devices.memory_layouts import MemoryLayout
 from turnout_server.devices.ort_errors import ends_device, may_end_device
 from turnout_server.devices.probe import unavailable_reason
+from turnout_server.devices.run_limit import within
 from turnout_server.devices.sessions import OnnxSession
 from turnout_server.devices.tensor_memory import TensorMemory, TensorRef
 
@@ -134,17 +135,18 @@ class Worker:
         connection = messages.Connection(slot)
         prepared: OrderedDict[int, Callable[[], Mapping[str, np.ndarray]]] = OrderedDict()
 
-        def run(uid: int, size: int) -> bytes:
-            outcome = self._outcome(self._run_prepared, prepared[uid], memory, size, index)
+        def run(uid: int, size: int, timeout_s: float) -> bytes:
+            with within(timeout_s):
+                outcome = self._outcome(self._run_prepared, prepared[uid], memory, size, index)
             return messages.DONE if outcome == ("ok", {}) else messages.outcome(outcome)
 
         for message in _received(connection):
             opcode, *arguments = messages.call_of(message)
             if opcode == messages.RUN:
-                uid, size = arguments
-                connection.send(run(uid, size) if uid in prepared else messages.UNKNOWN_LAYOUT)
+                uid, size, timeout_s = arguments
+                connection.send(run(uid, size, timeout_s) if uid in prepared else messages.UNKNOWN_LAYOUT)
             elif opcode == messages.DESCRIBE_AND_RUN:
-                uid, number, layout = arguments
+                uid, number, layout, timeout_s = arguments
                 kind, result = self._outcome(self._prepare, number, layout, memory)
                 if kind != "ok":
                     connection.send(messages.outcome((kind, result)))
@@ -152,10 +154,12 @@ class Worker:
                 prepared[uid] = result
                 while len(prepared) > messages.MAX_LAYOUTS:
                     prepared.popitem(last=False)
-                connection.send(run(uid, layout.size))
+                connection.send(run(uid, layout.size, timeout_s))
             else:
-                number, references, outputs = arguments[1:]
-                connection.send(messages.outcome(self._outcome(self._run, number, references, outputs, memory, index)))
+                number, references, outputs, timeout_s = arguments[1:]
+                with within(timeout_s):
+                    outcome = self._outcome(self._run, number, references, outputs, memory, index)
+                connection.send(messages.outcome(outcome))
 
     def _run(
         self, number: int, references: dict[str, TensorRef], outputs: list[str], memory: TensorMemory, index: int

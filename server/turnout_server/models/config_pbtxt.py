@@ -18,6 +18,8 @@ from turnout_proto.model_config_pb2 import ModelConfig
 from turnout_server.core.device_names import KINDS, entries_of, kind_of
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest
 from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePolicy, TensorConfig, Warmup, WarmupInput
+from turnout_server.models.file_kinds import mishap_of
+from turnout_server.models.files import MODEL_FILE
 from turnout_server.models.runtime_options import PARAMETERS, runtime_options
 from turnout_server.scheduling.routing import OBJECTIVES
 
@@ -66,11 +68,14 @@ def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfig
     """
     path = directory / "config.pbtxt"
     try:
-        message = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+        message = text_format.Parse(path.read_text(encoding="utf-8-sig"), ModelConfig())
     except FileNotFoundError:
         return ModelConfiguration(name)
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise FailedPrecondition(f"config.pbtxt is not a model configuration: {error}") from None
+        mishap = mishap_of(path) or ("is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "")
+        raise FailedPrecondition(f"config.pbtxt is not a model configuration: {f'it {mishap}' if mishap else error}") from None
+    except PermissionError:
+        raise FailedPrecondition(f"config.pbtxt {mishap_of(path)}") from None
     return interpret(message, name, directory, kinds)
 
 
@@ -148,9 +153,13 @@ def _refuse_in_tensors(message: ModelConfig) -> None:
         if spec.is_shape_tensor or spec.is_non_linear_format_io:
             raise FailedPrecondition(f"'{spec.name}' is declared a shape tensor or non-linear, which only TensorRT knows")
     for declared in message.input:
-        if declared.allow_ragged_batch or declared.optional:
-            which = "allow_ragged_batch" if declared.allow_ragged_batch else "optional"
-            raise FailedPrecondition(f"input '{declared.name}' is declared '{which}', which is not supported")
+        if declared.allow_ragged_batch:
+            raise FailedPrecondition(f"input '{declared.name}' is declared 'allow_ragged_batch', which is not supported")
+        if declared.optional and message.max_batch_size:
+            raise FailedPrecondition(
+                f"input '{declared.name}' is declared 'optional', which needs max_batch_size: 0 (it is "
+                f"{message.max_batch_size}): its value in the ONNX graph has no batch dimension"
+            )
 
 
 def _fields_set(message: Message) -> list[str]:
@@ -294,7 +303,7 @@ def _files(message: ModelConfig, kinds: Collection[str]) -> dict[str, str]:
     for device in files:
         if kind_of(device) not in (*KINDS, *kinds):
             raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {sorted({*KINDS, *kinds})}")
-    files[""] = message.default_model_filename or "model.onnx"
+    files[""] = message.default_model_filename or MODEL_FILE
     for file in files.values():
         _plain_name(file)
     return files
@@ -323,6 +332,7 @@ def _tensor(spec: model_config_pb2.ModelInput | model_config_pb2.ModelOutput, di
         dims=tuple(spec.dims),
         reshape=tuple(spec.reshape.shape) if spec.HasField("reshape") else None,
         labels=_labels(directory / _plain_name(file)) if directory and file else (),
+        optional=getattr(spec, "optional", False),
     )
 
 
@@ -381,8 +391,11 @@ def _warmup(warmup: model_config_pb2.ModelWarmup, directory: Path) -> Warmup:
 def _warmup_input(name: str, spec: model_config_pb2.ModelWarmup.Input, directory: Path) -> WarmupInput:
     kind = spec.WhichOneof("input_data_type")
     datatype = model_config_pb2.DataType.Name(spec.data_type)
+    dims = tuple(spec.dims)
     if kind is None or datatype == "TYPE_INVALID":
         raise FailedPrecondition(f"model_warmup input '{name}' needs a data_type and zero_data, random_data or input_data_file")
+    if min(dims, default=0) < 0:
+        raise FailedPrecondition(f"model_warmup input '{name}' has dims {list(dims)}; none of them may be free")
     if kind == "input_data_file":
-        return WarmupInput(tuple(spec.dims), datatype, directory / "warmup" / _plain_name(spec.input_data_file))
-    return WarmupInput(tuple(spec.dims), datatype, kind.removesuffix("_data"))
+        return WarmupInput(dims, datatype, directory / "warmup" / _plain_name(spec.input_data_file))
+    return WarmupInput(dims, datatype, kind.removesuffix("_data"))

@@ -51,6 +51,7 @@ class Deployment:
         target_us: how soon its requests should be answered; None if not set.
         profile_key: identifies its profile on disk; None if profiles aren't kept.
         report: what loading it showed.
+        hazards: what a value of a request could do to the process that runs it.
         narrowed: inputs of 64-bit integers that the device computes in 32 bits.
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
@@ -69,6 +70,7 @@ class Deployment:
     precision: str = "fp32"
     profile_key: ProfileKey | None = None
     report: DeviceReport = field(default_factory=lambda: DeviceReport(0.0, {}, Parity(None, "")))
+    hazards: tuple[str, ...] = ()
     narrowed: tuple[str, ...] = ()
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)

@@ -2,20 +2,26 @@
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from turnout_server.core.errors import FailedPrecondition, Overloaded, ServingError
 from turnout_server.core.model_config import DEFAULT_MAX_BATCH_SIZE, ModelConfiguration
-from turnout_server.core.signatures import Signature, declared
+from turnout_server.core.signatures import Signature, declared, graph_shape_of
 from turnout_server.devices import openvino
 from turnout_server.devices.device import Device
 from turnout_server.devices.discovery import fingerprint
 from turnout_server.devices.engines import Engine
+from turnout_server.devices.hazards import hazards
+from turnout_server.devices.host import why_no_isolation
+from turnout_server.devices.run_limit import limited
 from turnout_server.devices.sessions import Session, runtime_version
+from turnout_server.models import graph_inputs
 from turnout_server.models.deployments import Deployment, DeviceReport
-from turnout_server.models.files import precision_of, weight_bytes
+from turnout_server.models.file_kinds import unlike_a_model
+from turnout_server.models.files import located, model_path, precision_of, weight_bytes
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.tuning import ModelFile, Tuned, for_batches, with_fitting_threads
 from turnout_server.models.verification import Parity, Verifiable, golden, verify
@@ -26,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 #: The most rows of a batch on a GPU, for models whose configuration doesn't say.
 GPU_MAX_BATCH_SIZE = 256
+#: Runs of a hazardous model while it is loaded end after this long all together, because one of them may have no end.
+RUNS_S = 120.0
+#: How many hazards of a model are listed.
+MAX_DANGERS = 3
 #: How long a device that is restarting is waited for.
 RESTART_S = 5.0
 #: Different `device` values that are remembered for each model.
@@ -82,13 +92,18 @@ class Loader:
         Raises:
             FailedPrecondition: it runs on none of them, or isn't what its configuration says.
         """
+        endless = any(hazards(self._file(directory, configuration, name)) for name in self._engines)
+        with limited(time.monotonic() + RUNS_S) if endless else nullcontext():
+            return self._load(directory, number, configuration)
+
+    def _load(self, directory: Path, number: int, configuration: ModelConfiguration) -> ModelVersion:
         unavailable: dict[str, ServingError] = {}
         sessions, load_s = self._open_all(directory, configuration, unavailable)
         _require(sessions, unavailable)
         parities = self._verify(directory, configuration, sessions, unavailable)
         _require(sessions, unavailable)
         independent = self._independent(directory, configuration, sessions)
-        signature = self._signature(configuration, sessions, independent)
+        signature = self._signature(directory, configuration, sessions, independent)
         batchable = _batchable(configuration, signature, independent)
         for device, reason in unavailable.items():
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, reason)
@@ -96,8 +111,10 @@ class Loader:
             device: self._tuned(directory, configuration, sessions.pop(device), device, signature, batchable.get(device, False))
             for device in list(sessions)
         }
+        dangers = {device: hazards(self._file(directory, configuration, device)) for device in tuned}
+        notes = {device: (*result.notes, *self._guarded(device, dangers[device])) for device, result in tuned.items()}
         for device, result in tuned.items():
-            for note in result.notes:
+            for note in notes[device]:
                 logger.info("model %s version %d on %s: %s", configuration.name, number, device, note)
             run_configured(configuration.name, result.session, signature, configuration.warmups)
         keys = self._profile_keys(directory, configuration, tuned)
@@ -116,10 +133,23 @@ class Loader:
                 target_us=configuration.latency_target_us,
                 precision=precision_of(directory, configuration.file_for(name, place.kind)),
                 profile_key=keys.get(name),
+                hazards=dangers[name],
                 narrowed=openvino.narrowed(place, result.session.inputs),
-                report=DeviceReport(load_s[name], result.session.placement, parities[name], result.notes),
+                report=DeviceReport(load_s[name], result.session.placement, parities[name], notes[name]),
             )
         return ModelVersion(configuration.name, number, configuration, signature, deployments, unavailable)
+
+    def _file(self, directory: Path, configuration: ModelConfiguration, device: str) -> Path:
+        """The file of a version that a device runs."""
+        return located(directory, configuration.file_for(device, self._engines[device].device.kind))
+
+    def _guarded(self, device: str, dangers: Sequence[str]) -> tuple[str, ...]:
+        """What to say of a model's hazards: what they are, and whether the server is safe from them."""
+        if not dangers:
+            return ()
+        place = self._engines[device].device
+        safe = place.isolated or (place.guarded and why_no_isolation() is None)
+        return (f"{'' if safe else 'NOT '}in a process of its own: {'; '.join(dangers[:MAX_DANGERS])}",)
 
     def kinds(self) -> set[str]:
         """The kinds of the devices."""
@@ -128,7 +158,7 @@ class Loader:
     def weight_bytes(self, directory: Path, configuration: ModelConfiguration) -> int:
         """What a version's weights take on all the devices that it may use."""
         allowed = [e.device for e in self._engines.values() if configuration.allows(e.device.name, e.device.kind)]
-        files = [directory / configuration.file_for(device.name, device.kind) for device in allowed]
+        files = [located(directory, configuration.file_for(device.name, device.kind)) for device in allowed]
         sizes = {file: weight_bytes(file) for file in set(files)}
         return sum(sizes[file] for file in files)
 
@@ -154,10 +184,13 @@ class Loader:
                 f"model '{configuration.name}' is not allowed on device '{device.name}' by its configuration, "
                 f"which lists {list(configuration.devices)}"
             )
-        file = _checked(directory / configuration.file_for(device.name, device.kind))
-        _require_room(file, device)
+        model = _model_file(directory, configuration, engine)
+        _require_room(model.path, device)
         engine.await_ready(RESTART_S)  # an earlier model may have ended its process
-        return with_fitting_threads(ModelFile(engine, file, configuration.runtime))
+        try:
+            return with_fitting_threads(model)
+        except FailedPrecondition as error:
+            raise FailedPrecondition(unlike_a_model(model.path) or str(error)) from None
 
     def _verify(
         self,
@@ -192,15 +225,21 @@ class Loader:
         return shown
 
     def _signature(
-        self, configuration: ModelConfiguration, sessions: Mapping[str, Session], independent: Mapping[str, bool]
+        self,
+        directory: Path,
+        configuration: ModelConfiguration,
+        sessions: Mapping[str, Session],
+        independent: Mapping[str, bool],
     ) -> Signature:
         """What the model takes and gives, as its configuration shows it."""
         max_batch_size = configuration.max_batch_size
         if max_batch_size is None:
             limits = [default_max_batch(self._engines[device].device) for device, shown in independent.items() if shown]
             max_batch_size = max(limits, default=0)
-        session = next(iter(sessions.values()))
-        inputs = declared(session.inputs, configuration.inputs, max_batch_size, "input")
+        name, session = next(iter(sessions.items()))
+        file = model_path(directory, configuration.file_for(name, self._engines[name].device.kind))
+        defaults = graph_inputs.read(file).defaults
+        inputs = declared(session.inputs, configuration.inputs, max_batch_size, "input", defaults)
         outputs = declared(session.outputs, configuration.outputs, max_batch_size, "output")
         return Signature(inputs, outputs, max_batch_size)
 
@@ -216,9 +255,9 @@ class Loader:
         """The session, or a better one for the batches that the model may have on a device."""
         device = self._engines[name].device
         file = configuration.file_for(name, device.kind)
-        model = ModelFile(self._engines[name], directory / file, configuration.runtime)
+        model = _model_file(directory, configuration, self._engines[name])
         if not batchable:
-            return Tuned(session, configuration.runtime, max_rows=1)
+            return Tuned(session, model.options, max_rows=1)
         tolerance = tolerance_of(precision_of(directory, file), device)
         return for_batches(model, session, _row_limit(configuration, signature, device), tolerance)
 
@@ -230,7 +269,7 @@ class Loader:
             return {}
         devices = {name: self._engines[name].device for name in tuned}
         files = {name: configuration.file_for(name, device.kind) for name, device in devices.items()}
-        hashes = {file: sha256_of(directory / file) for file in set(files.values())}
+        hashes = {file: sha256_of(model_path(directory, file)) for file in set(files.values())}
         return {
             name: ProfileKey(
                 model_sha256=hashes[files[name]],
@@ -245,6 +284,25 @@ class Loader:
     def _profile(self, key: ProfileKey | None, session: Session) -> Profile:
         """The one that an earlier start kept, or a first measurement."""
         return (self._store.load(key) if key else None) or measured(session)
+
+
+def _model_file(directory: Path, configuration: ModelConfiguration, engine: Engine) -> ModelFile:
+    """The file of a model on a device. Where the graph states no rank, the configuration's dimensions count.
+
+    Raises:
+        FailedPrecondition: the file isn't there, or nothing says what shape an input has.
+    """
+    path = model_path(directory, configuration.file_for(engine.device.name, engine.device.kind))
+    by_name = {config.name: config for config in (*configuration.inputs, *configuration.outputs)}
+    graph = graph_inputs.read(path)
+    if unknown := sorted(graph.unranked_inputs - by_name.keys()):
+        raise FailedPrecondition(
+            f"the ONNX graph states no shape for input '{unknown[0]}': give its dims in an input section of config.pbtxt"
+        )
+    batch = configuration.max_batch_size or 0
+    unranked = (graph.unranked_inputs | graph.unranked_outputs) & by_name.keys()
+    shapes = {name: graph_shape_of(by_name[name], batch) for name in sorted(unranked)}
+    return ModelFile(engine, path, replace(configuration.runtime, shapes=shapes))
 
 
 def _require(sessions: dict[str, Session], unavailable: dict[str, ServingError]) -> None:
@@ -285,14 +343,3 @@ def _require_room(file: Path, device: Device) -> None:
             f"a model of {weights_mb:.1f} MiB does not fit into the memory of device '{device.name}', "
             f"which may take {device.memory_limit_mb} MiB"
         )
-
-
-def _checked(path: Path) -> Path:
-    """`path`, once it is known to be a plain file inside its model's directory."""
-    if not path.resolve().is_relative_to(path.parent.parent.resolve()):
-        raise FailedPrecondition(f"{path.name} leads out of its model's directory")
-    if not path.exists():
-        raise FailedPrecondition(f"there is no {path.name} in version directory '{path.parent.name}'")
-    if not path.is_file():
-        raise FailedPrecondition(f"{path.name} is not a regular file")
-    return path

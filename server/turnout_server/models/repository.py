@@ -18,8 +18,9 @@ from turnout_server.core.errors import (
     internal_error,
 )
 from turnout_server.core.model_config import ModelConfiguration
+from turnout_server.core.suggestions import did_you_mean
 from turnout_server.models import config_pbtxt
-from turnout_server.models.files import ModelFiles, find_models
+from turnout_server.models.files import MODEL_FILE, ModelFiles, find_models, why_empty
 from turnout_server.models.loading import Loader, ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,8 @@ class Repository:
 
     def start(self, names: set[str] | None = None) -> None:
         """Loads the named models, or all, after which the repository has settled. A model that fails doesn't affect others."""
+        if not self._models:
+            logger.warning("the model repository %s has no models: %s", self._root, why_empty(self._root))
         for name in sorted(self._models.keys() if names is None else names):
             self._load_or_report(name, evicts=False)
         self.observer.settling()
@@ -149,9 +152,11 @@ class Repository:
             InvalidRequest: it can't be loaded; the previous version still answers.
             InternalError: there is no such model; Triton's status, which its clients expect.
         """
-        files = find_models(self._root, self._model_name).get(name)
+        found = find_models(self._root, self._model_name)
+        files = found.get(name)
         if files is None:
-            raise InternalError(f"failed to load '{name}', failed to poll from model repository")
+            meant = did_you_mean(name, found)
+            raise InternalError(f"failed to load '{name}', failed to poll from model repository{meant}")
         before = self._models.get(name, Model(name))
         if not before.versions:
             self._replace(Model(name, "loading"))
@@ -175,7 +180,8 @@ class Repository:
             InvalidRequest: there is no such model.
         """
         if name not in self._models:
-            raise InvalidRequest(f"failed to unload '{name}': it is not in the model repository")
+            meant = did_you_mean(name, self.names())
+            raise InvalidRequest(f"failed to unload '{name}': it is not in the model repository{meant}")
         self._replace(Model(name))
         logger.info("model %s is unloaded", name)
 
@@ -202,7 +208,7 @@ class Repository:
         """
         model = self._models.get(name)
         if model is None or model.state == "unloaded":
-            raise NotFound(f"Request for unknown model: '{name}' is not found")
+            raise NotFound(f"Request for unknown model: '{name}' is not found{did_you_mean(name, self.names())}")
         self._last_request[name] = next(self._requests)
         if model.state == "evicted":
             self.observer.wanted(name)
@@ -218,6 +224,10 @@ class Repository:
         if model is not None and model.state == "evicted":
             raise Unavailable(f"model '{name}' was unloaded to make room; the next request brings it back")
         return self.find(name, version)
+
+    def names(self) -> Iterator[str]:
+        """The models that a request may name; another thread may change them meanwhile."""
+        return (name for name, model in list(self._models.items()) if model.state != "unloaded")
 
     def knows(self, name: str) -> bool:
         """Whether the repository has a model of this name, in whatever state."""
@@ -317,6 +327,8 @@ def _public_text(error: ServingError | OSError) -> str:
 def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> ModelConfiguration:
     directory = files.directory
     configuration = config_pbtxt.parse_json(json, name, directory, kinds) if json else config_pbtxt.read(directory, name, kinds)
+    if files.file:
+        configuration = replace(configuration, files={**configuration.files, "": files.file})
     if configuration.notes:
         logger.warning("model %s: these settings have no effect here: %s", name, ", ".join(configuration.notes))
     return configuration
@@ -325,7 +337,9 @@ def _configuration(name: str, files: ModelFiles, json: str, kinds: set[str]) -> 
 def _versions_to_serve(configuration: ModelConfiguration, files: ModelFiles) -> list[int]:
     numbers = configuration.select(list(files.versions))
     if not numbers:
-        raise FailedPrecondition("there is no version to serve: expected a directory such as '1' with a model.onnx")
+        nearly = files.nearly_versions
+        instead = f", and there is '{nearly[0]}'; a version is a whole number from 1 on" if nearly else ""
+        raise FailedPrecondition(f"there is no version to serve: expected a directory such as '1' with a {MODEL_FILE}{instead}")
     return numbers
 
 
@@ -359,8 +373,8 @@ def _absence(model: Model, number: int | None) -> ServingError:
 
 def _version_number(version: str) -> int:
     try:
-        number = int(version)
-    except ValueError:
+        number = int(version if version.isascii() and version.removeprefix("-").isdigit() else "")
+    except ValueError:  # also for numbers of thousands of digits
         raise InvalidRequest(
             f"failed to get model version from specified version string '{version}' (details: not a number), "
             f"version should be an integral value > 0"

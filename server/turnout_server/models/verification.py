@@ -16,6 +16,7 @@ from turnout_server.devices.device import PROVIDERS
 from turnout_server.devices.ort_errors import trying
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import STYLES, synthetic_inputs
+from turnout_server.models.file_kinds import mishap_of
 
 GOLDEN = "golden.npz"
 UNVERIFIED = (
@@ -69,7 +70,8 @@ def golden(directory: Path) -> Samples | None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: _as_tensor(archive[name]) for name in archive.files}
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise FailedPrecondition(f"{GOLDEN} cannot be read: {type(error).__name__}") from None
+        mishap = mishap_of(path)
+        raise FailedPrecondition(f"{GOLDEN} cannot be read: {f'it {mishap}' if mishap else type(error).__name__}") from None
     points = dict.fromkeys(name.split("/")[0] for name in arrays)
     return [VerificationSample(_part(arrays, f"{point}/in/"), _part(arrays, f"{point}/out/")) for point in points]
 

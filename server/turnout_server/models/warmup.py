@@ -1,5 +1,7 @@
 """The first runs of a session: those that its configuration asks for, whether its rows are independent, and its speed."""
 
+import logging
+import math
 import time
 from contextlib import suppress
 from itertools import combinations
@@ -7,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from turnout_server.core.datatypes import of_config
+from turnout_server.core.datatypes import Datatype, of_config
 from turnout_server.core.errors import FailedPrecondition, ServingError
 from turnout_server.core.messages import InferRequest
 from turnout_server.core.model_config import Warmup, WarmupInput
 from turnout_server.core.signatures import Signature, TensorSpec
+from turnout_server.core.texts import LENGTH_BYTES, elements_of
 from turnout_server.devices.device import Device
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs, synthetic_tensor
 from turnout_server.scheduling.batching import collate, scatter
 from turnout_server.scheduling.profiles import Profile
+
+logger = logging.getLogger(__name__)
 
 #: Rows of a full-precision model may differ by this share of the largest value, because kernels sum in different orders.
 EXACT = 1e-3
@@ -30,6 +35,8 @@ QUICKEST_OF = 5
 QUICKEST_OF_CHANGES = 3
 #: Rows of the runs that show what a change of size costs.
 CHANGED_ROWS = 8
+#: A protobuf message can't be larger, so no request can bring a larger tensor.
+LARGEST_TENSOR_BYTES = 2**31 - 1
 #: Runs that took this long in total are enough to tell how fast a model is.
 ENOUGH_US = 100_000.0
 
@@ -41,8 +48,16 @@ def run_configured(model: str, session: Session, signature: Signature, warmups: 
         FailedPrecondition: one of them can't be made, doesn't fit the model, or fails.
     """
     for warmup in warmups:
-        batch = (warmup.rows,) if warmup.rows else ()
-        inputs = {name: _warmup_input(name, batch, spec) for name, spec in warmup.inputs.items()}
+        if warmup.rows == 0:
+            logger.warning("model %s has a model_warmup with a batch_size of 0, which is skipped", model)
+            continue
+        if warmup.rows > 1 and not signature.max_batch_size:
+            raise FailedPrecondition(f"model_warmup has a batch_size of {warmup.rows}; with max_batch_size 0 it must be 1")
+        batch = (warmup.rows,) if signature.max_batch_size else ()
+        try:
+            inputs = {name: _warmup_input(batch, spec) for name, spec in warmup.inputs.items()}
+        except (OSError, ValueError, MemoryError) as error:
+            raise FailedPrecondition(f"model_warmup failed: {_reason(error)}") from None
         try:
             signature.rows_of(InferRequest(model, "", "", inputs))
             for _ in range(warmup.count):
@@ -51,20 +66,50 @@ def run_configured(model: str, session: Session, signature: Signature, warmups: 
             raise FailedPrecondition(f"model_warmup failed: {error}") from None
 
 
-def _warmup_input(name: str, batch: tuple[int, ...], spec: WarmupInput) -> np.ndarray:
-    shape = (*batch, *spec.dims)
-    datatype = of_config(spec.datatype)
+def _warmup_input(batch: tuple[int, ...], spec: WarmupInput) -> np.ndarray:
+    """The tensor of one warm-up input, of shape (*batch, *dims).
+
+    Raises:
+        OSError, ValueError, MemoryError: it can't be made; the text of a ValueError says why.
+    """
+    datatype, shape = of_config(spec.datatype), (*batch, *spec.dims)
+    size_bytes = math.prod(shape) * (datatype.itemsize or LENGTH_BYTES)
+    if size_bytes > LARGEST_TENSOR_BYTES:
+        raise ValueError(
+            f"shape {list(shape)} of {datatype.name} takes {size_bytes} bytes, and no request can carry more than "
+            f"{LARGEST_TENSOR_BYTES}"
+        )
+    if isinstance(spec.source, Path):
+        row = _recorded(spec.source, datatype, spec.dims)
+        return np.ascontiguousarray(np.broadcast_to(row, shape))  # Triton sends the file's row once for each row of the batch
     if spec.source == "random":
-        return synthetic_tensor(TensorSpec(name, datatype, shape), 0, np.random.default_rng(0))
-    if spec.source == "zero":
-        return np.full(shape, "" if datatype.name == "BYTES" else 0, datatype.dtype)
-    try:
-        return np.fromfile(spec.source, datatype.dtype).reshape(shape)
-    except (OSError, ValueError, TypeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise FailedPrecondition(
-            f"model_warmup input '{name}' of shape {list(shape)} from '{Path(spec.source).name}': {why}"
-        ) from None
+        return synthetic_tensor(TensorSpec("", datatype, shape), 0, np.random.default_rng(0))
+    return np.full(shape, "", datatype.dtype) if datatype.name == "BYTES" else np.zeros(shape, datatype.dtype)
+
+
+def _recorded(file: Path, datatype: Datatype, dims: tuple[int, ...]) -> np.ndarray:
+    """The row that a file holds, of shape `dims`. As in Triton, numbers after it are left unread."""
+    count = math.prod(dims)
+    if datatype.name == "BYTES":
+        try:
+            texts = [str(element, "utf-8") for element in elements_of(file.read_bytes())]
+        except ValueError as error:  # a UnicodeDecodeError is one, too
+            reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"has an {error.args[0]}"
+            raise ValueError(f"'{file.name}' {reason}: each text must follow its length, a little-endian uint32") from None
+        if len(texts) != count:
+            raise ValueError(f"'{file.name}' has {len(texts)} texts, and dims {list(dims)} hold {count}")
+        return np.array(texts, np.object_).reshape(dims)
+    with file.open("rb") as content:
+        data = content.read(count * datatype.itemsize)
+    if len(data) < count * datatype.itemsize:
+        raise ValueError(f"'{file.name}' has {len(data)} bytes, and dims {list(dims)} take {count * datatype.itemsize}")
+    return np.frombuffer(data, datatype.dtype).reshape(dims)
+
+
+def _reason(error: OSError | ValueError | MemoryError) -> str:
+    if isinstance(error, OSError):
+        return f"'{Path(error.filename).name}': {error.strerror}" if error.filename else str(error)
+    return "there is not the memory for its inputs" if isinstance(error, MemoryError) else str(error)
 
 
 def rows_are_independent(session: Session, tolerance: float = EXACT) -> bool:

@@ -1,5 +1,6 @@
 """The monitoring port: /metrics for Prometheus, /healthz and /readyz for probes, /explain for people."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -11,6 +12,7 @@ from prometheus_client.exposition import make_wsgi_app
 
 from turnout_server.explain import http as explain_http
 from turnout_server.explain.answer import Explanation, Question
+from turnout_server.transport import addresses
 
 Explain = Callable[[Question], Explanation]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -20,6 +22,7 @@ class MonitoringServer:
     """Serves in threads of its own from `start` to `stop`.
 
     Args:
+        host: a name or an address; IPv6 without brackets.
         ready: called for every /readyz.
         explain: called for every /explain; may raise what `Explainer.explain` raises.
 
@@ -28,10 +31,12 @@ class MonitoringServer:
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> None:
+        addresses.require_free(addresses.target(host, port))
+        family, address = addresses.resolve(host, port)
         try:
-            self._server = _Server((host, port), _QuietHandler)
+            self._server = _Server(family, address)
         except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+            raise OSError(f"cannot listen on {addresses.target(host, port)}: {error.strerror}") from None
         self._server.set_app(_application(registry, ready, explain))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
@@ -48,7 +53,12 @@ class MonitoringServer:
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
+        self.address_family = family
+        super().__init__(address, _QuietHandler)
+
     def server_bind(self) -> None:
+        addresses.listens_to_both(self.socket)
         # WSGIServer would look up the host's name, which can take seconds where DNS is slow.
         super(WSGIServer, self).server_bind()
         self.server_name, self.server_port = "localhost", self.server_address[1]

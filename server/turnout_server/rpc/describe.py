@@ -41,7 +41,7 @@ def configuration(model: ModelVersion) -> mc.ModelConfig:
         instance_group=[_instance_group(config, device) for device in model.deployments],
     )
     for spec in model.signature.inputs:
-        message.input.append(mc.ModelInput(**_declared(spec, batch)))
+        message.input.append(mc.ModelInput(**_declared(spec, batch), optional=spec.optional))
     for spec in model.signature.outputs:
         message.output.append(mc.ModelOutput(**_declared(spec, batch)))
     if model.batchable:

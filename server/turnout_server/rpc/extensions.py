@@ -8,6 +8,8 @@ from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS
 
 from turnout_server.core.errors import InvalidRequest, NotFound, Unsupported
+from turnout_server.core.suggestions import did_you_mean
+from turnout_server.models.repository import Repository
 from turnout_server.observability.log_settings import LogSettings
 from turnout_server.rpc.handlers import answering
 from turnout_server.serving.tracing import Tracer
@@ -23,14 +25,12 @@ class ExtensionService:
 
     Args:
         shared_memory: None if shared memory is disabled.
-        knows: whether a model of this name exists.
+        models: the models, whose names may be traced.
     """
 
-    def __init__(
-        self, shared_memory: SharedMemory | None, tracer: Tracer, log: LogSettings, knows: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, shared_memory: SharedMemory | None, tracer: Tracer, log: LogSettings, models: Repository) -> None:
         self._shared_memory = shared_memory
-        self._knows = knows
+        self._models = models
         self._tracer = tracer
         self._log = log
 
@@ -79,8 +79,9 @@ class ExtensionService:
         return pb.CudaSharedMemoryUnregisterResponse()
 
     def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        if request.model_name and not self._knows(request.model_name):
-            raise NotFound(f"Request for unknown model: '{request.model_name}' is not found")
+        if request.model_name and not self._models.knows(request.model_name):
+            meant = did_you_mean(request.model_name, self._models.names())
+            raise NotFound(f"Request for unknown model: '{request.model_name}' is not found{meant}")
         changes = {key: list(setting.value) for key, setting in request.settings.items()}
         if changes:
             self._tracer.update(changes, request.model_name)

@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2
 from turnout_proto.methods import SERVICE
 
 from turnout_server.core.errors import InvalidRequest, NotFound, Unavailable
+from turnout_server.core.suggestions import did_you_mean
 from turnout_server.rpc.handlers import answering, parsed, status
 from turnout_server.serving.dataplane import DataPlane
 from turnout_server.transport.base import Call, Receiver, StreamHandler, UnaryHandler
@@ -37,7 +38,8 @@ class HealthService:
     def check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
         state = self.state_of(request.service)
         if state == _SERVICE_UNKNOWN:
-            raise NotFound(f"unknown service '{request.service}': it is neither '{SERVICE}' nor a model of this server")
+            meant = did_you_mean(request.service, (SERVICE, *self._dataplane.repository.names()))
+            raise NotFound(f"unknown service '{request.service}': it is neither '{SERVICE}' nor a model of this server{meant}")
         return health_pb2.HealthCheckResponse(status=state)
 
     def watch(self, call: Call) -> Receiver:

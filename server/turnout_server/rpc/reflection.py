@@ -1,30 +1,68 @@
-"""Server reflection of the inference service only, from Turnout's own descriptor pool."""
+"""Server reflection of the public services: inference and health.
 
+The two versions of the reflection service, v1 and v1alpha, have the same messages under another package name, so they don't
+differ on the wire (https://github.com/grpc/grpc/blob/master/doc/server-reflection.md). Newer clients ask for v1 first.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from turnout_proto.methods import METHODS, SERVICE
+from turnout_proto.methods import SERVICE
 from turnout_proto.pool import POOL
 
 from turnout_server.core.errors import InvalidRequest
 from turnout_server.rpc.handlers import parsed, status
 from turnout_server.transport.base import Call, StreamHandler
 
-PATH = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+HEALTH = "grpc.health.v1.Health"
+PATHS = tuple(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha"))
 
 
 def handlers() -> dict[str, StreamHandler]:
     """Handlers by path."""
-    servicer = reflection.ReflectionServicer([SERVICE], pool=POOL)
-    return {PATH: lambda call: _ReflectionCall(call, servicer)}
+    pool = _pool()
+    servicer = reflection.ReflectionServicer([SERVICE, HEALTH], pool=pool)
+    services = {method.full_name: service for service in (SERVICE, HEALTH) for method in _methods(pool, service)}
+
+    def receiver(call: Call) -> _ReflectionCall:
+        return _ReflectionCall(call, servicer, services)
+
+    return dict.fromkeys(PATHS, receiver)
+
+
+def _pool() -> descriptor_pool.DescriptorPool:
+    """A pool with the files of the two services, and nothing else that this process has loaded."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in (*_with_dependencies(POOL.FindFileContainingSymbol(SERVICE)), health_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(file.serialized_pb)
+    return pool
+
+
+def _with_dependencies(file: Any) -> Iterator[Any]:
+    """The descriptor of a file after those that it imports."""
+    for dependency in file.dependencies:
+        yield from _with_dependencies(dependency)
+    yield file
+
+
+def _methods(pool: descriptor_pool.DescriptorPool, service: str) -> Any:
+    return pool.FindServiceByName(service).methods
 
 
 class _ReflectionCall:
-    """The receiver of one reflection call; answers each request with one response."""
+    """The receiver of one reflection call; answers each request with one response.
 
-    def __init__(self, call: Call, servicer: reflection.ReflectionServicer) -> None:
+    Args:
+        services: the service of each method; protobuf's pool finds services by name, but not their methods.
+    """
+
+    def __init__(self, call: Call, servicer: reflection.ReflectionServicer, services: dict[str, str]) -> None:
         self._call = call
         self._servicer = servicer
+        self._services = services
 
     def message(self, data: bytes) -> None:
         try:
@@ -32,8 +70,9 @@ class _ReflectionCall:
         except InvalidRequest as error:
             self._call.finish(status(error))
             return
-        if request.file_containing_symbol.removeprefix(f"{SERVICE}.") in METHODS:
-            request.file_containing_symbol = SERVICE  # protobuf's pool finds services by name, but not their methods
+        symbol = request.file_containing_symbol
+        if symbol in self._services:
+            request.file_containing_symbol = self._services[symbol]
         servicer: Any = self._servicer
         for response in servicer.ServerReflectionInfo(iter([request]), None):
             self._call.send(response.SerializeToString())

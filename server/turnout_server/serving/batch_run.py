@@ -3,14 +3,19 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 
-from turnout_server.core.errors import Cancelled, DeadlineExceeded, ServingError, internal_error
+from turnout_server.core.errors import Cancelled, DeadlineExceeded, DeviceLost, ServingError, internal_error
 from turnout_server.core.metrics import Metrics
+from turnout_server.devices.run_limit import limited
 from turnout_server.scheduling import batching
 from turnout_server.scheduling.entries import Selection
 from turnout_server.serving.job import Execution, Job
+
+#: A run of a hazardous model without a deadline ends after this long, and after this many times its usual length.
+ENDLESS_S, ENDLESS_FACTOR = 10.0, 20.0
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +36,16 @@ class BatchRunner:
         """Runs a batch. Whatever happens, every job in it completes and nothing is raised. Returns the seconds it took."""
         started_s = self._clock()
         tenant = batch[0].tenant
+        limit = nullcontext() if not tenant.hazards else limited(self._limit_s(batch))
         try:
-            with tenant.session.stage([job.inputs for job in batch], batch[0].outputs) as run:
+            with limit, tenant.session.stage([job.inputs for job in batch], batch[0].outputs) as run:
                 staged_s = self._clock()
                 outputs = run()
                 ran_s = self._clock()
                 per_job = batching.scatter(outputs, [job.rows for job in batch])
                 self._complete(batch, per_job, (started_s, staged_s, ran_s))
         except ServingError as error:
-            if len(batch) == 1:
+            if len(batch) == 1 or (isinstance(error, DeviceLost) and error.suspect):
                 _fail(batch, error)
             else:  # one bad request fails the run of all, and running each alone shows whose it was
                 for job in batch:
@@ -49,6 +55,12 @@ class BatchRunner:
             logger.exception("a batch of %d failed on %s: %s", len(batch), self._device, hidden)
             _fail(batch, hidden)
         return self._clock() - started_s
+
+    def _limit_s(self, batch: Sequence[Job]) -> float:
+        """When a run of a hazardous model ends at the latest: at the last deadline, or long after it should have ended."""
+        usual_us = batch[0].tenant.predict_us(sum(job.rows for job in batch)) or 0.0
+        longest_s = self._clock() + max(ENDLESS_S, ENDLESS_FACTOR * usual_us * 1e-6)
+        return max(longest_s if job.deadline_s is None else job.deadline_s for job in batch)
 
     def _complete(self, batch: Sequence[Job], per_job: Sequence[list[np.ndarray]], times_s: tuple[float, float, float]) -> None:
         """Records a run and hands out its outputs, which may lie in memory that the next run overwrites.

@@ -140,7 +140,12 @@ class DataPlane:
             self._executors[route.device].submit(job)
 
     def _complete(self, flight: Flight, plan: Plan, route: Route, outcome: Outcome) -> None:
-        if isinstance(outcome, DeviceLost) and not flight.lost and self._retried(flight, plan, route):
+        if (
+            isinstance(outcome, DeviceLost)
+            and not outcome.suspect
+            and not flight.lost
+            and self._retried(flight, plan, route, outcome)
+        ):
             return
         if isinstance(outcome, ServingError):
             self._fail(flight, outcome)
@@ -160,9 +165,9 @@ class DataPlane:
         if self._tracer.active:
             self._tracer.record(*flight.key, flight.request.id, _timestamps_ns(flight.request, outcome))
 
-    def _retried(self, flight: Flight, plan: Plan, route: Route) -> bool:
+    def _retried(self, flight: Flight, plan: Plan, route: Route, loss: DeviceLost) -> bool:
         """Sends a request whose device was lost to another one, once; False if it has no other."""
-        flight.lost = route.device
+        flight.lost, flight.ran = route.device, loss.ran
         flight.inline = None  # the calling thread isn't the one that brought it
         try:
             self._send(flight, plan)
@@ -228,6 +233,6 @@ def _response(flight: Flight, plan: Plan, route: Route, execution: Execution) ->
     }
     if route.predicted_us is not None:
         timings["predicted_us"] = int(route.predicted_us)
-    outputs = model.signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)))
+    outputs = model.signature.to_client(dict(zip(plan.outputs, execution.outputs, strict=True)), request.inputs)
     provenance = plan.provenance(model.deployments[route.device], route.reason)
     return InferResponse(provenance, request.id, model.signature, outputs, timings)

@@ -21,6 +21,7 @@ class Flight:
         route, job: where it runs now; replaced once if its device is lost.
         routed_s: when that was decided, on the monotonic clock.
         lost: the device that was lost with the request in it; empty if none was.
+        ran: whether it was running there.
         deadline_s: when the answer must be there, on the monotonic clock; None for any time.
         start_by_s: when the run must have started, on the monotonic clock; None for any time.
     """
@@ -35,6 +36,7 @@ class Flight:
     start_by_s: float | None = None
     job: Job | None = None
     lost: str = ""
+    ran: bool = False
     cancelled: bool = False
 
     @property

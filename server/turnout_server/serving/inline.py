@@ -38,8 +38,13 @@ class InlineRunner:
         self._jobs: list[Job] = []
 
     def accepts(self, deployment: Deployment, rows: int) -> bool:
-        """Whether a request of this many rows is short enough to run here."""
-        if deployment.device not in self._runners or deployment.max_delay_s or len(self._jobs) >= self._limit:
+        """Whether a request of this many rows is short enough to run here, whatever its values are."""
+        if (
+            deployment.device not in self._runners
+            or deployment.hazards
+            or deployment.max_delay_s
+            or len(self._jobs) >= self._limit
+        ):
             return False
         fastest_us = deployment.fastest_us(rows)
         if fastest_us is None or fastest_us >= INLINE_US:

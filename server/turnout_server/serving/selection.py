@@ -96,6 +96,10 @@ class Selector:
         model = flight.model
         if device == flight.lost:
             return DeviceLost(f"device '{device}' was lost with the request in it")
+        if flight.ran and not self._engines.by_name[device].device.isolated:
+            return DeviceLost(
+                f"device '{device}' is in the server's process, where a request whose device was lost isn't run again"
+            )
         reason = model.unavailable.get(device) or self._engines.by_name[device].unavailable_reason()
         if reason is None and model.deployments[device].narrowed:
             reason = model.deployments[device].refusal(flight.request.inputs)

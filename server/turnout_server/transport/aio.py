@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from turnout_server.transport.addresses import may_share, require_free
 from turnout_server.transport.base import (
     NO_MESSAGE,
     OK,
@@ -31,7 +32,7 @@ class AioTransport:
     """Runs `handlers` on an event loop in its own thread.
 
     Args:
-        address: `host:port`; port 0 selects a free one.
+        address: as `addresses.target` returns it; port 0 selects a free one.
         options: gRPC channel arguments.
         credentials: for TLS; None for plain text.
 
@@ -46,6 +47,7 @@ class AioTransport:
         options: Sequence[tuple[str, Any]],
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
+        require_free(address, shared=may_share(options))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="transport", daemon=True)
         self._thread.start()

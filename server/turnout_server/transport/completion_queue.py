@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
+from turnout_server.transport.addresses import may_share, require_free
 from turnout_server.transport.base import (
     NO_MESSAGE,
     OK,
@@ -81,7 +82,7 @@ class CompletionQueueTransport:
     """Runs `handlers` in a polling thread.
 
     Args:
-        address: `host:port`; port 0 selects a free one.
+        address: as `addresses.target` returns it; port 0 selects a free one.
         options: gRPC channel arguments.
         credentials: for TLS; None for plain text.
 
@@ -104,6 +105,7 @@ class CompletionQueueTransport:
         self._inline = handlers.inline
         self._round = _Round()
         self._ended = False
+        require_free(address, shared=may_share(options))
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(list(options), False)
         self._server.register_completion_queue(self._queue)
@@ -111,7 +113,7 @@ class CompletionQueueTransport:
         self.port: int = self._server.add_http2_port(address.encode(), *secure)
         if not self.port:
             self._server.destroy()
-            raise OSError(f"cannot listen on {address}: the address is taken, or not this machine's")
+            raise OSError(f"cannot listen on {address}: gRPC says why in its log")
         self._thread = threading.Thread(target=self._poll, name="transport", daemon=True)
 
     def start(self) -> None:

@@ -1,5 +1,6 @@
 """Converts between the bytes of ModelInfer's messages, and requests and responses."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ from turnout_server.wire.classification import classify
 from turnout_server.wire.decode_cache import DecodeCache, Description
 from turnout_server.wire.shared_memory import Region, SharedMemory
 
+logger = logging.getLogger(__name__)
+
 #: Bytes of the message, or views of them.
 Buffer = bytes | memoryview
 
@@ -27,6 +30,8 @@ Buffer = bytes | memoryview
 MAX_CLASSES = 1_000_000
 #: How much of a name is repeated in the error about a request.
 MAX_IDENTITY_BYTES = 1024
+#: The most warnings about requests, because clients decide how many there could be.
+MAX_WARNINGS = 64
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Codec:
         self._shared_memory = shared_memory
         self._max_message_bytes = max_message_bytes
         self._cache: DecodeCache[OutputFormats] = DecodeCache()
+        self._warned: set[str] = set()
 
     def is_quick(self, message: bytes) -> bool:
         """Whether `decode` takes a millisecond at most, as it does for small messages and for those like an earlier one.
@@ -133,6 +139,7 @@ class Codec:
         if not request.model_name:
             raise InvalidRequest("the request names no model: set model_name")
         parameters.check_reserved(request.parameters)
+        self._warn_of_misspellings(request)
         formats = self._formats(request)
         inputs, outputs = self._inputs(parsed), tuple(formats)
         description = Description(
@@ -147,6 +154,14 @@ class Codec:
             layout=Layout(inputs, outputs),
         )
         return description, inputs, formats
+
+    def _warn_of_misspellings(self, request: pb.ModelInferRequest) -> None:
+        """Logs each misspelled parameter once."""
+        for key, meant in parameters.misspelled(request.parameters).items():
+            if key not in self._warned and len(self._warned) < MAX_WARNINGS:
+                self._warned.add(key)
+                model = request.model_name[:64]
+                logger.warning("requests for model %r have a parameter %r without effect: is '%s' meant?", model, key, meant)
 
     def encode(self, response: InferResponse, formats: OutputFormats) -> bytes:
         """The message of a response. Outputs are always raw, because all clients can read that.

@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from turnout_proto import inference_pb2 as pb
 
 from turnout_server.core.errors import InvalidRequest
+from turnout_server.core.suggestions import nearest
 from turnout_server.scheduling.routing import OBJECTIVES
 
 Parameters = Mapping[str, pb.InferParameter]
+
+#: The parameters of requests that have an effect.
+OWN = ("device", "objective", "precision", "priority", "timeout")
+#: Those that clients of Triton and KServe send, too.
+KNOWN = (*OWN, "sequence_id", "sequence_start", "sequence_end", "headers", "binary_data_output")
 
 #: Triton's own keys; all other keys that start with `triton_` are refused, as Triton does.
 _RESERVED = ("triton_enable_empty_final_response",)
@@ -21,6 +27,11 @@ def check_reserved(parameters: Parameters) -> None:
                 f"parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting "
                 f"with 'triton_' are allowed: {', '.join(_RESERVED)}; got '{key}'"
             )
+
+
+def misspelled(parameters: Parameters) -> dict[str, str]:
+    """The parameters whose names are nearly one of Turnout's, and that name. Like all unknown ones, they have no effect."""
+    return {key: meant for key in parameters if key not in KNOWN and (meant := nearest(key, OWN))}
 
 
 def check_objective(value: str) -> str:

@@ -9,11 +9,12 @@ import errno
 import os
 import stat
 import threading
-from pathlib import Path
 
 from turnout_server.core.errors import AlreadyExists, InvalidRequest, NotFound, Overloaded
+from turnout_server.devices.host import SHARED_MEMORY
 
-DIRECTORY = Path("/dev/shm")
+#: Where the objects are.
+DIRECTORY = SHARED_MEMORY
 #: Linux's limit for file names, in bytes.
 _MAX_KEY_BYTES = 255
 

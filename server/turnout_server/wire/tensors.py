@@ -1,25 +1,22 @@
 """Converts tensors between the wire and arrays.
 
-Raw tensors are row-major and little-endian; each element of BYTES follows its length, a uint32 (Open Inference Protocol, "Raw
-Data"). Typed tensors are lists of values in the field of their datatype. Error texts follow Triton's
-(core/src/infer_request.cc), because clients match on them.
+Raw tensors are row-major and little-endian (Open Inference Protocol, "Raw Data"). Typed tensors are lists of values in the
+field of their datatype. Error texts follow Triton's (core/src/infer_request.cc), because clients match on them.
 """
 
 import math
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from turnout_proto import inference_pb2 as pb
 
+from turnout_server.core import texts
 from turnout_server.core.datatypes import DATATYPES, Datatype
 from turnout_server.core.errors import InvalidRequest
 from turnout_server.wire.allowance import Allowance
 from turnout_server.wire.contents import Buffer, WrongFieldError, numbers, values
 from turnout_server.wire.fields import MAX_RANK
 
-#: The size of the length before each element of BYTES.
-LENGTH_BYTES = 4
 #: What one text takes besides its characters: an object of Python, its place in an array, and ONNX Runtime's copy.
 TEXT_BYTES = 128
 #: Up to here the width of a text's characters doesn't matter beside TEXT_BYTES.
@@ -36,8 +33,8 @@ def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str, allowanc
     """
     datatype, shape = _datatype(tensor), _shape(tensor, model)
     if datatype.name == "BYTES":
-        count = _possible(len(data) // LENGTH_BYTES, shape, tensor.name, model)
-        elements = _split(memoryview(data), tensor.name, model)
+        count = _possible(len(data) // texts.LENGTH_BYTES, shape, tensor.name, model)
+        elements = _split(data, tensor.name, model)
         return _reshaped(_texts(elements, count, tensor.name, model, allowance), shape, tensor)
     expected = math.prod(shape) * datatype.itemsize
     if len(data) != expected:
@@ -63,8 +60,8 @@ def from_typed(tensor: InputTensor, contents: Sequence[Buffer], model: str, allo
     try:
         if datatype.name == "BYTES":
             count = _possible(sum(map(len, contents)) // 2, shape, tensor.name, model)
-            texts = _texts(values(contents, datatype.contents), count, tensor.name, model, allowance)
-            return _reshaped(texts, shape, tensor)
+            flat = _texts(values(contents, datatype.contents), count, tensor.name, model, allowance)
+            return _reshaped(flat, shape, tensor)
         return _reshaped(_numbers(tensor, contents, datatype, shape, model, allowance), shape, tensor)
     except WrongFieldError as field:
         raise InvalidRequest(
@@ -111,8 +108,7 @@ def to_raw(array: np.ndarray) -> bytes | np.ndarray:
     """An array's bytes, or for numbers, to avoid a copy, an array whose buffer contains them."""
     if array.dtype.kind != "O":
         return _buffer(array)
-    elements = [value if isinstance(value, bytes) else str(value).encode() for value in array.flat]
-    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+    return texts.bytes_of([value if isinstance(value, bytes) else str(value).encode() for value in array.flat])
 
 
 def _buffer(array: np.ndarray) -> np.ndarray:
@@ -139,21 +135,13 @@ def _shape(tensor: InputTensor, model: str) -> tuple[int, ...]:
     return shape
 
 
-def _split(data: memoryview, name: str, model: str) -> Iterator[memoryview]:
+def _split(data: Buffer, name: str, model: str) -> Iterator[memoryview]:
     """The elements of a raw BYTES tensor."""
-    at = 0
-    while at < len(data):
-        if at + LENGTH_BYTES > len(data):
-            raise InvalidRequest(f"incomplete string length indicator for inference input '{name}' for model '{model}'")
-        (length,) = struct.unpack_from("<I", data, at)
-        at += LENGTH_BYTES
-        if at + length > len(data):
-            raise InvalidRequest(
-                f"incomplete string data for inference input '{name}' for model '{model}': "
-                f"an element of {length} bytes with {len(data) - at} left"
-            )
-        yield data[at : at + length]
-        at += length
+    try:
+        yield from texts.elements_of(data)
+    except ValueError as error:
+        what, where = error.args
+        raise InvalidRequest(f"{what} for inference input '{name}' for model '{model}'{where and f': {where}'}") from None
 
 
 def _possible(most: int, shape: tuple[int, ...], name: str, model: str) -> int:

@@ -17,7 +17,7 @@ from turnout_server.devices.sessions import built_in_providers
 from tests import models
 from tests.server.fakes import FakeEngine
 
-CPU = replace(devices.cpu(), threads=1)
+CPU = replace(devices.cpu(), threads=1, guarded=False)
 CHILD = replace(CPU, name="cpu:child", isolated=True)
 
 

@@ -46,5 +46,5 @@ def test_a_server_does_not_start_on_wheels_that_overwrote_each_other(tmp_path: P
     installation.check_installation()  # on this machine there is one
     found = dict.fromkeys(made.installed())
     monkeypatch.setattr(installation, "installed", lambda: found)
-    with pytest.raises(FailedPrecondition, match="run: pip uninstall -y onnxruntime onnxruntime-gpu, then"):
+    with pytest.raises(FailedPrecondition, match="run: pip uninstall -y onnxruntime onnxruntime-gpu && pip install"):
         installation.check_installation()

@@ -67,9 +67,9 @@ def test_the_end_of_the_other_side_is_noticed(ends: tuple[socket.socket, socket.
 
 def test_what_is_asked_and_answered_is_what_was_meant() -> None:
     assert messages.call_of(memoryview(messages.call("open", 3, "path"))) == (messages.CALL, "open", 3, "path")
-    assert messages.call_of(memoryview(messages.run(7, 2**33))) == (messages.RUN, 7, 2**33)
-    assert messages.call_of(memoryview(messages.describe_and_run(7, 1, {}))) == (messages.DESCRIBE_AND_RUN, 7, 1, {})
-    assert len(messages.run(7, 2**33)) == 13
+    assert messages.call_of(memoryview(messages.run(7, 2**33))) == (messages.RUN, 7, 2**33, 0.0)
+    assert messages.call_of(memoryview(messages.describe_and_run(7, 1, {}))) == (messages.DESCRIBE_AND_RUN, 7, 1, {}, 0.0)
+    assert len(messages.run(7, 2**33)) == 21
     assert messages.outcome_of(memoryview(messages.DONE)) == ("ok", {})
     assert messages.outcome_of(memoryview(messages.UNKNOWN_LAYOUT)) == ("unknown layout", None)
     kind, error = messages.outcome_of(memoryview(messages.outcome(("error", InvalidRequest("wrong")))))

@@ -3,14 +3,17 @@
 import ctypes
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import psutil
 import pytest
+from onnx import TensorProto, helper
 from turnout_server.core.errors import FailedPrecondition, InternalError, Overloaded
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices import cuda_libraries, sessions
@@ -54,6 +57,36 @@ def test_a_model_that_does_not_fit_is_an_overload_with_the_numbers(
         OnnxSession(file, LIMITED)
     assert str(error) in str(raised.value)
     assert str(file.parent) not in str(raised.value)
+
+
+def zip_map() -> onnx.ModelProto:
+    """y = x as a list of dictionaries, as scikit-learn's classifiers end; x is float32 (n, 2)."""
+    node = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    value = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    return graph(node, helper.make_sequence_type_proto(value), [helper.make_opsetid("ai.onnx.ml", 1)])
+
+
+def sequence() -> onnx.ModelProto:
+    """y = [x, x]; x is float32 (n, 2)."""
+    value = helper.make_tensor_type_proto(TensorProto.FLOAT, ["n", 2])
+    return graph(helper.make_node("SequenceConstruct", ["x", "x"], ["y"]), helper.make_sequence_type_proto(value))
+
+
+def graph(node: onnx.NodeProto, output: onnx.TypeProto, more: Sequence[onnx.OperatorSetIdProto] = ()) -> onnx.ModelProto:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    made = helper.make_graph([node], "g", [x], [helper.make_value_info("y", output)])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 19), *more], ir_version=9)
+
+
+@pytest.mark.parametrize(
+    ("model", "way_out"),
+    [(zip_map(), "it comes from ZipMap: convert the model again with options={'zipmap': False}"), (sequence(), "with tensors")],
+    ids=["ZipMap", "sequence"],
+)
+def test_an_output_that_is_no_tensor_is_refused_with_the_way_out(model: onnx.ModelProto, way_out: str) -> None:
+    with pytest.raises(FailedPrecondition, match=r"'y' is a seq\(.*\), which the protocol cannot carry; ") as caught:
+        OnnxSession(model.SerializeToString(), devices.cpu())
+    assert way_out in str(caught.value)
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=str)

@@ -214,12 +214,12 @@ def test_a_model_is_closed_by_its_number_and_closing_it_twice_is_no_error(served
     served.worker.close(5)
     served.worker.close(5)
     assert served.peer.send(messages.describe_and_run(9, 5, served.layout(1)))[0] == "error"
-    assert served.peer.say("run", 5, {}, ["OUTPUT0"])[0] == "error"
+    assert served.peer.say("run", 5, {}, ["OUTPUT0"], 0.0)[0] == "error"
 
 
 def test_tensors_may_also_be_described_in_every_message(served: Served) -> None:
     row = np.ones((1, 2), np.float32)
-    kind, references = served.peer.say("run", 5, served.memory.put({"INPUT0": row, "INPUT1": row}), ["OUTPUT1", "OUTPUT0"])
+    kind, references = served.peer.say("run", 5, served.memory.put({"INPUT0": row, "INPUT1": row}), ["OUTPUT1", "OUTPUT0"], 0.0)
     assert kind == "ok"
     assert {name: array.tolist() for name, array in served.memory.get(references).items()} == {
         "OUTPUT1": [[0, 0]],

@@ -127,7 +127,10 @@ REFUSED = {
     "input.is_shape_tensor": ("input { is_shape_tensor: true }", "only TensorRT knows"),
     "input.is_non_linear_format_io": ("input { is_non_linear_format_io: true }", "only TensorRT knows"),
     "input.allow_ragged_batch": ('input { name: "x" allow_ragged_batch: true }', "input 'x' is declared 'allow_ragged_batch'"),
-    "input.optional": ('input { name: "x" optional: true }', "input 'x' is declared 'optional'"),
+    "input.optional": (
+        'max_batch_size: 8 input { name: "x" optional: true }',
+        "input 'x' is declared 'optional', which needs max_batch_size: 0 (it is 8)",
+    ),
     "output.is_shape_tensor": ("output { is_shape_tensor: true }", "only TensorRT knows"),
     "output.is_non_linear_format_io": ("output { is_non_linear_format_io: true }", "only TensorRT knows"),
     "instance_group.secondary_devices": ("instance_group { secondary_devices {} }", "secondary devices"),
@@ -326,6 +329,21 @@ def test_a_label_file_must_be_a_plain_file_of_the_model(directory: Path, file: s
     with pytest.raises(FailedPrecondition) as caught:
         read(directory, f'output {{ name: "y" label_filename: "{file}" }}')
     assert str(directory) not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_passed_over_and_another_encoding_is_named(directory: Path) -> None:
+    (directory / "config.pbtxt").write_text("max_batch_size: 8", encoding="utf-8-sig")
+    assert config_pbtxt.read(directory, "m").max_batch_size == 8
+    (directory / "config.pbtxt").write_text("max_batch_size: 8", encoding="utf-16")
+    with pytest.raises(FailedPrecondition, match="it is not UTF-8 text"):
+        config_pbtxt.read(directory, "m")
+
+
+@pytest.mark.parametrize("source", ["zero_data: true", "random_data: true", 'input_data_file: "data"'])
+@pytest.mark.parametrize("dims", ["-1", "4, -1", "-2"])
+def test_a_free_dimension_in_a_warm_up_is_refused_for_every_kind_of_data(directory: Path, source: str, dims: str) -> None:
+    with pytest.raises(FailedPrecondition, match="none of them may be free"):
+        read(directory, f'model_warmup {{ inputs {{ key: "x" value {{ data_type: TYPE_FP32 dims: [{dims}] {source} }} }} }}')
 
 
 def test_warm_up_data_needs_a_kind_and_a_datatype(directory: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 from turnout_server.core.errors import FailedPrecondition
-from turnout_server.models.files import find_models, precision_of, weight_bytes
+from turnout_server.models.files import ModelFiles, find_models, model_path, precision_of, weight_bytes, why_empty
 
 
 def touch(path: Path, content: bytes = b"") -> Path:
@@ -24,6 +26,107 @@ def test_models_are_directories_and_versions_are_positive_numbers(tmp_path: Path
     found = find_models(tmp_path, "")
     assert {name: sorted(files.versions) for name, files in found.items()} == {"empty": [], "model": [1, 12]}
     assert found["model"].versions[12] == tmp_path / "model" / "12"
+
+
+@pytest.mark.parametrize(
+    "name", ["__pycache__", "lost+found", ".git", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "System Volume Information"]
+)
+def test_what_other_programs_leave_behind_is_no_model(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "model" / "1" / "model.onnx")
+    touch(tmp_path / name / "1" / "model.onnx")
+    assert list(find_models(tmp_path, "")) == ["model"]
+
+
+def test_a_model_file_beside_the_version_directories_is_said_where_there_are_none(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "resnet.onnx")
+    touch(tmp_path / "b" / "model.onnx")
+    touch(tmp_path / "c" / "1" / "model.onnx")
+    touch(tmp_path / "c" / "old.onnx")
+    found = find_models(tmp_path, "")
+    assert found["a"].error == "resnet.onnx must be in a version directory: move it to 1/model.onnx"
+    assert found["b"].error == "model.onnx must be in a version directory: move it to 1/model.onnx"
+    assert (found["c"].error, list(found["c"].versions)) == ("", [1])
+
+
+def test_a_single_file_is_version_one_of_the_model_named(tmp_path: Path) -> None:
+    file = touch(tmp_path / "resnet.onnx")
+    touch(tmp_path / "other.onnx")
+    assert find_models(file, "m") == {"m": ModelFiles(tmp_path, {1: tmp_path}, file="resnet.onnx")}
+
+
+def test_only_a_single_file_and_its_weights_count_for_its_fingerprint(tmp_path: Path) -> None:
+    file = touch(tmp_path / "resnet.onnx")
+    before = find_models(file, "m")["m"].fingerprint()
+    touch(tmp_path / "other.onnx", b"new")
+    assert find_models(file, "m")["m"].fingerprint() == before
+    touch(tmp_path / "resnet.onnx.data", b"new")
+    assert find_models(file, "m")["m"].fingerprint() != before
+
+
+@pytest.mark.parametrize(("file", "name"), [("resnet.onnx", "resnet"), ("my net.v2.onnx", "'my net'")])
+def test_a_single_file_without_a_name_is_answered_with_the_commands_that_serve_it(tmp_path: Path, file: str, name: str) -> None:
+    path = touch(tmp_path / file)
+    with pytest.raises(FailedPrecondition) as refused:
+        find_models(path, "")
+    first, serve, _, make = str(refused.value).splitlines()
+    assert first == f"{path} is one file, not a directory of models. To serve it:"
+    assert serve.endswith(f"--model-name {name}")
+    assert shlex.split(serve)[:3] == ["turnout-server", "--model-repository", str(path)]
+    assert f"models/{name}/1/model.onnx && turnout-server --model-repository models" in make
+
+
+def test_a_model_file_in_an_empty_repository_is_answered_with_the_command_that_serves_it(tmp_path: Path) -> None:
+    assert why_empty(tmp_path) == "expected <model>/<version>/model.onnx in it"
+    touch(tmp_path / "resnet.onnx")
+    assert why_empty(tmp_path).endswith(
+        f"; to serve resnet.onnx: turnout-server --model-repository {tmp_path}/resnet.onnx --model-name resnet"
+    )
+
+
+def test_the_file_of_a_model_may_be_in_a_directory_of_its_name(tmp_path: Path) -> None:
+    plain = touch(tmp_path / "1" / "model.onnx")
+    nested = touch(tmp_path / "2" / "model.onnx" / "model.onnx")
+    named = touch(tmp_path / "3" / "net.onnx" / "model.onnx")
+    assert model_path(tmp_path / "1", "model.onnx") == plain
+    assert model_path(tmp_path / "2", "model.onnx") == nested
+    assert model_path(tmp_path / "3", "net.onnx") == named
+
+
+def test_weights_in_such_a_directory_count_for_the_fingerprint(tmp_path: Path) -> None:
+    touch(tmp_path / "m" / "1" / "model.onnx" / "model.onnx")
+    weights = touch(tmp_path / "m" / "1" / "model.onnx" / "weights.bin")
+    before = find_models(tmp_path, "")["m"].fingerprint()
+    os.utime(weights, ns=(1, 1))
+    assert find_models(tmp_path, "")["m"].fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], "there is no model.onnx in version directory '1'"),
+        (["resnet.onnx"], "but resnet.onnx is: rename it, or set default_model_filename in config.pbtxt"),
+        (["model.onnx/other.onnx"], "there is no model.onnx/model.onnx in version directory '1', but other.onnx is: rename it"),
+        (["MODEL.ONNX"], "but MODEL.ONNX is: rename it"),
+        (["model.pt", "notes.txt"], "but model.pt is: export it with turnout-export"),
+        (["model.savedmodel/saved_model.pb"], "but model.savedmodel is: convert it to ONNX"),
+        ([".hidden.onnx"], "there is no model.onnx in version directory '1'"),
+    ],
+)
+def test_a_model_whose_file_is_missing_is_told_what_is_there(tmp_path: Path, files: list[str], words: str) -> None:
+    (tmp_path / "1").mkdir()
+    for file in files:
+        touch(tmp_path / "1" / file)
+    with pytest.raises(FailedPrecondition, match=re.escape(words)):
+        model_path(tmp_path / "1", "model.onnx")
+
+
+@pytest.mark.parametrize("link", ["model.onnx", "model.onnx/model.onnx"])
+def test_a_link_out_of_the_models_directory_is_refused(tmp_path: Path, link: str) -> None:
+    outside = touch(tmp_path / "outside.onnx")
+    (tmp_path / "m" / "1" / link).parent.mkdir(parents=True)
+    (tmp_path / "m" / "1" / link).symlink_to(outside)
+    with pytest.raises(FailedPrecondition, match="leads out of its model's directory"):
+        model_path(tmp_path / "m" / "1", "model.onnx")
 
 
 def test_a_bare_file_is_version_one_of_the_model_named(tmp_path: Path) -> None:

@@ -67,6 +67,23 @@ def states(repository: Repository) -> dict[tuple[str, str], str]:
     return {(entry.name, entry.version): entry.state for entry in repository.index()}
 
 
+def test_a_repository_without_models_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "resnet.onnx").touch()
+    repository = started(tmp_path)
+    assert repository.settled
+    (record,) = caplog.records
+    assert (record.levelname, "has no models: expected <model>/<version>/model.onnx" in record.message) == ("WARNING", True)
+    assert f"--model-repository {tmp_path}/resnet.onnx --model-name resnet" in record.message
+
+
+def test_a_repository_that_is_one_file_is_served_from_it(tmp_path: Path) -> None:
+    (tmp_path / "resnet.onnx").write_text("")
+    (tmp_path / "other.onnx").write_text("broken")
+    repository = Repository(tmp_path / "resnet.onnx", Loader({CPU.name: FakeEngine(CPU)}, ProfileStore(None)), "m")
+    repository.start()
+    assert repository.find("m").configuration.file_for("cpu", "cpu") == "resnet.onnx"
+
+
 @pytest.mark.parametrize("trouble", ["broken", "surprise"])
 def test_a_failing_model_does_not_affect_others(tmp_path: Path, trouble: str) -> None:
     for name in ("a", "c"):
@@ -139,6 +156,26 @@ def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
     assert not repository.is_ready("m")
     with pytest.raises(InternalError, match="failed to load 'm', failed to poll from model repository"):
         repository.load("m")
+
+
+@pytest.mark.parametrize("version", ["v1", "01", "0", "1.0", "version_1"])
+def test_a_version_that_is_written_otherwise_is_named(tmp_path: Path, version: str) -> None:
+    (tmp_path / "m" / version).mkdir(parents=True)
+    with pytest.raises(FailedPrecondition, match=f"no version to serve: .*, and there is '{version}'; a version is a whole"):
+        started(tmp_path).find("m")
+
+
+@pytest.mark.parametrize("name", ["digit", "Digits"])
+def test_an_unknown_model_with_a_near_name_gets_the_name_that_was_meant(tmp_path: Path, name: str) -> None:
+    add(tmp_path, "digits")
+    repository = started(tmp_path)
+    with pytest.raises(NotFound, match=rf"unknown model: '{name}' is not found; did you mean 'digits'\?"):
+        repository.find(name)
+    with pytest.raises(InternalError, match=r"did you mean 'digits'\?"):
+        repository.load(name)
+    repository.unload("digits")
+    with pytest.raises(NotFound, match=r"is not found$"):
+        repository.find(name)
 
 
 def test_a_model_being_loaded_is_unavailable_until_it_answers(tmp_path: Path) -> None:
@@ -296,7 +333,7 @@ def test_a_model_that_cannot_be_listed_fails_with_the_reason(tmp_path: Path, loc
     repository = started(tmp_path)
     assert repository.find("good").name == "good"
     reasons = {entry.name: entry.reason for entry in repository.index() if entry.state == "UNAVAILABLE"}
-    assert reasons == {"bad": DENIED, "lost+found": DENIED}
+    assert reasons == {"bad": DENIED}  # and `lost+found` is no model
     with pytest.raises(FailedPrecondition, match=DENIED):
         repository.find("bad")
 

@@ -1,13 +1,17 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
-from turnout_server.core.errors import InternalError
-from turnout_server.core.signatures import TensorSpec
+from turnout_server.core.errors import FailedPrecondition, InternalError
+from turnout_server.core.model_config import Warmup, WarmupInput
+from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs
-from turnout_server.models.warmup import measured, quickest_us, rows_are_independent, timed_us
+from turnout_server.models.warmup import measured, quickest_us, rows_are_independent, run_configured, timed_us
 
 from tests.server.fakes import AddingSession, Clock, spec
-from tests.wire import DTYPES
+from tests.wire import DTYPES, pack
 
 
 @pytest.mark.parametrize("datatype", DTYPES)
@@ -101,3 +105,99 @@ def test_a_run_is_timed_as_that_of_many_requests_if_they_may_be_joined_and_else_
     session = AddingSession(trouble=lambda inputs: requests.append(4 // len(np.unique(inputs["a"], axis=0))))
     assert timed_us(session, 4, batched=batched) > 0
     assert (session.runs, requests) == ([4], [4 if batched else 1])
+
+
+class Recording(AddingSession):
+    """A session of one input, `x`, that keeps what it runs."""
+
+    def __init__(self, x: TensorSpec) -> None:
+        super().__init__(inputs=(x,))
+        self.ran: list[np.ndarray] = []
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        self.ran.append(inputs["x"])
+        return []
+
+
+def warm_up(x: TensorSpec, max_batch_size: int, rows: int, source: str | Path, *dims: int, count: int = 1) -> list[np.ndarray]:
+    """What a warm-up of the input `x` ran."""
+    session = Recording(x)
+    signature = Signature(session.inputs, session.outputs, max_batch_size)
+    warmups = (Warmup(rows, count, {"x": WarmupInput(dims, x.datatype.config, source)}),)
+    run_configured("m", session, signature, warmups)
+    return session.ran
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+@pytest.mark.parametrize("source", ["zero", "random"])
+def test_a_warm_up_of_every_datatype_has_a_batch_dimension_only_if_the_model_has_one(datatype: str, source: str) -> None:
+    (batched,) = warm_up(spec("x", -1, 4, datatype=datatype), 8, 2, source, 4)
+    (plain,) = warm_up(spec("x", 4, datatype=datatype), 0, 1, source, 4)
+    assert (batched.shape, plain.shape, batched.dtype) == ((2, 4), (4,), DTYPES[datatype])
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_the_row_of_a_file_is_sent_as_often_as_the_batch_has_rows(tmp_path: Path, datatype: str) -> None:
+    texts = [b"a", "\N{SNOWMAN}".encode(), b""]
+    row = np.array(texts, np.object_) if datatype == "BYTES" else np.array([0, 1, 1]).astype(DTYPES[datatype])
+    (tmp_path / "row").write_bytes(pack(row))
+    wanted = [text.decode() for text in texts] if datatype == "BYTES" else row.tolist()
+    (batched,) = warm_up(spec("x", -1, 3, datatype=datatype), 8, 2, tmp_path / "row", 3)
+    (plain,) = warm_up(spec("x", 3, datatype=datatype), 0, 1, tmp_path / "row", 3)
+    assert batched.tolist() == [wanted, wanted]
+    assert plain.tolist() == wanted
+
+
+def test_numbers_after_the_first_row_of_a_file_are_left_unread(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(np.arange(8, dtype=np.float32).tobytes())
+    (ran,) = warm_up(spec("x", -1, 4), 8, 2, tmp_path / "rows", 4)
+    assert ran.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(("rows", "runs"), [(0, 0), (1, 3)])
+def test_a_warm_up_runs_as_often_as_it_says_and_not_at_all_with_a_batch_size_of_0(rows: int, runs: int) -> None:
+    assert len(warm_up(spec("x", -1, 2), 8, rows, "zero", 2, count=3)) == runs
+
+
+@pytest.mark.parametrize(
+    ("dims", "source", "rows", "text"),
+    [
+        ((2**40, 2), "zero", 1, "no request can carry more than"),
+        ((2**62, 2**62), "random", 1, "no request can carry more than"),
+        ((2**30,), "zero", 4, "no request can carry more than"),
+        ((2**62,), "strings", 1, "no request can carry more than"),
+        ((4,), "zero", 1, "unexpected shape for input 'x'"),
+        ((2,), "zero", 9, "batch-size must be <= 8"),
+        ((2,), "short", 1, "'short' has 7 bytes, and dims [2] take 8"),
+        ((2,), "missing", 1, "'missing': No such file or directory"),
+    ],
+)
+def test_a_warm_up_that_cannot_be_made_is_refused_with_the_reason(
+    tmp_path: Path, dims: tuple[int, ...], source: str, rows: int, text: str
+) -> None:
+    (tmp_path / "short").write_bytes(bytes(7))
+    made = source if source in ("zero", "random") else tmp_path / source
+    with pytest.raises(FailedPrecondition, match="model_warmup failed") as caught:
+        warm_up(spec("x", -1, 2), 8, rows, made, *dims)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"\x01\x00", "has an incomplete string length indicator"),
+        (b"\x09\x00\x00\x00abc", "has an incomplete string data"),
+        (b"\x01\x00\x00\x00\xff", "is not UTF-8"),
+        (b"\x01\x00\x00\x00a", "has 1 texts, and dims [2] hold 2"),
+    ],
+)
+def test_texts_in_a_file_must_be_written_as_on_the_wire(tmp_path: Path, content: bytes, text: str) -> None:
+    (tmp_path / "texts").write_bytes(content)
+    with pytest.raises(FailedPrecondition) as caught:
+        warm_up(spec("x", -1, 2, datatype="BYTES"), 8, 1, tmp_path / "texts", 2)
+    assert text in str(caught.value)
+
+
+def test_a_model_without_batches_is_warmed_up_with_one_row_only() -> None:
+    with pytest.raises(FailedPrecondition, match="batch_size of 2; with max_batch_size 0 it must be 1"):
+        warm_up(spec("x", 2), 0, 2, "zero", 2)

@@ -10,7 +10,7 @@ from turnout_server.core.errors import InvalidRequest, Overloaded
 from turnout_server.core.messages import InferRequest, InferResponse, Provenance
 from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.wire import codec
-from turnout_server.wire.codec import Codec
+from turnout_server.wire.codec import MAX_WARNINGS, Codec
 from turnout_server.wire.shared_memory import SharedMemory
 
 from tests.wire import DTYPES, Parameter, assert_same, request
@@ -74,6 +74,29 @@ def test_a_refused_parameter_is_refused_again() -> None:
 )
 def test_the_id_of_an_invalid_request_is_read_if_it_has_one(message: bytes, request_id: str) -> None:
     assert codec.identify(message).id == request_id
+
+
+@pytest.mark.parametrize(("key", "meant"), [("devise", "device"), ("Timeout", "timeout"), ("objectiv", "objective")])
+def test_a_parameter_that_is_nearly_ours_is_warned_of_once(caplog: pytest.LogCaptureFixture, key: str, meant: str) -> None:
+    codec = Codec(None)
+    for rows in (1, 2):
+        decode(codec, request("m", {"x": np.zeros((rows, 2), np.float32)}, parameters={key: "x"}))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"requests for model 'm' have a parameter '{key}' without effect: is '{meant}' meant?"
+    ]
+
+
+@pytest.mark.parametrize("key", ["device", "temperature", "sequence_id", "binary_data_output"])
+def test_other_parameters_are_not_warned_of(caplog: pytest.LogCaptureFixture, key: str) -> None:
+    decode(Codec(None), request("m", {}, parameters={key: "cpu"}))
+    assert not caplog.records
+
+
+def test_clients_cannot_fill_the_log_with_misspelled_parameters(caplog: pytest.LogCaptureFixture) -> None:
+    codec = Codec(None)
+    for number in range(3 * MAX_WARNINGS):
+        decode(codec, request("m", {}, parameters={f"objective{number:02}"[:11]: "x", f"precision{number:03}"[:11]: "x"}))
+    assert 0 < len(caplog.records) <= MAX_WARNINGS
 
 
 def test_the_identity_of_a_request_is_read_even_if_it_cannot_be_decoded() -> None:

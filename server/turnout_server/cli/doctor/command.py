@@ -1,11 +1,13 @@
 """The command: reads its settings, examines the machine, and prints the page."""
 
-import argparse
 import logging
-from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any
+
+import click
+from turnout_cli.family import SETTINGS
 
 from turnout_server import settings_sources
+from turnout_server.cli import flags
 from turnout_server.cli.doctor import facts, findings, page
 from turnout_server.cli.doctor.checkup import Checkup
 from turnout_server.cli.doctor.facts import Facts, Machine
@@ -17,22 +19,25 @@ from turnout_server.devices.discovery import missing_for_cuda
 from turnout_server.settings import DoctorSettings
 from turnout_server.settings_sources import UsageError
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises an error of one line; argparse would add its usage."""
-        raise UsageError(f"{message}; see turnout-server doctor --help")
+#: The settings that bear on what is tried.
+_READ = ("config", "model_repository", "model_name", "devices")
+_EPILOG = "Exit status: 0 if every device that this machine should have works, 1 if not, 2 if the arguments are wrong."
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Prints the page; returns 0 if every device that this machine should have works, and 1 if not.
-
-    Raises:
-        UsageError: the arguments or the settings are wrong.
-        SystemExit: `--help`.
-    """
-    flags, as_json = _read(arguments)
-    chosen = settings_sources.read_for_doctor(flags)
+@click.command(
+    "doctor",
+    cls=flags.SettingsCommand,
+    params=[
+        click.Option(["as_json", "--json"], is_flag=True, help="print JSON instead of the page"),
+        *flags.options(DoctorSettings, leave_out=set(DoctorSettings.model_fields) - set(_READ)),
+    ],
+    context_settings=SETTINGS,
+    short_help="Print what works on this machine, and the fixes.",
+    epilog=_EPILOG,
+)
+def doctor(as_json: bool, **parameters: Any) -> int:
+    """Print what each device of this machine is, what is missing, and how to fix it."""
+    chosen = settings_sources.read(flags.given(parameters), DoctorSettings)
     logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page has the reasons
     with stdout_to_stderr():
         checkup = examine(chosen, Machine(_providers))
@@ -71,23 +76,6 @@ def _candidates(declared: list[Device], disabled: set[str], read: Facts) -> list
     found = [device for device in (cpu(), *plugged_in, *gpus) if device.name not in known]
     tried = [(device, True) for device in declared] + [(device, False) for device in found]
     return [(openvino.configured(device, None), is_declared) for device, is_declared in tried]
-
-
-def _read(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """The server's flags among the arguments, and whether to print JSON."""
-    parser = _Parser("turnout-server doctor", description="Prints what each device is, what is missing, and how to fix it.")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
-    parser.add_argument("--config", metavar="FILE", help="the server's TOML file, for the devices it declares")
-    parser.add_argument(
-        "--device", metavar="NAME={...}", action="append", default=[], help="also try this device, declared as for the server"
-    )
-    parser.add_argument("--model-repository", metavar="DIR", help="also load these models on every device")
-    parser.add_argument("--model-name", metavar="NAME", help="the model's name, if DIR is a single bare model")
-    chosen = vars(parser.parse_args(list(arguments)))
-    as_json = chosen.pop("json")
-    declared = [f"--device={value}" for value in chosen.pop("device")]
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items() if value is not None]
-    return declared + flags, as_json
 
 
 def _providers() -> tuple[str, ...]:

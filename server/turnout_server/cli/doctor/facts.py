@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from turnout_cli.installation import install_command
+
 from turnout_server.cli.doctor import nvidia
 from turnout_server.cli.doctor.nvidia import Access, Nvidia
 from turnout_server.devices import host, installation
@@ -69,11 +71,16 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that was read."""
+    """Everything that was read.
+
+    Attributes:
+        install: the command that installs ONNX Runtime, by extra.
+    """
 
     host: Host
     runtime: Runtime
     nvidia: Nvidia
+    install: Mapping[str, str] = field(default_factory=lambda: {extra: install_command(extra) for extra in ("cpu", "gpu")})
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Machine:
     root: Path = Path("/")
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     cores: int = os.cpu_count() or 1
-    affinity: frozenset[int] = field(default_factory=lambda: frozenset(os.sched_getaffinity(0)))
+    affinity: frozenset[int] = field(default_factory=host.usable_cores)
     distribution: Callable[[str], importlib.metadata.Distribution] = importlib.metadata.distribution
     distributions: Callable[[], Iterable[importlib.metadata.Distribution]] = importlib.metadata.distributions
     nvidia: Access = field(default_factory=Access)

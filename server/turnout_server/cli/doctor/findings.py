@@ -45,7 +45,7 @@ def _of_gpus(checkup: Checkup) -> Iterator[Finding]:
 def _of_runtime(facts: Facts) -> Iterator[Finding]:
     runtime = facts.runtime
     extra = "gpu" if facts.nvidia.present else "cpu"
-    install = f"pip install 'turnout[{extra}]'"
+    install = facts.install[extra]
     if not runtime.wheels:
         yield Finding("problem", "no-runtime", "no ONNX Runtime is installed", "the server cannot start without it", install)
     elif len(runtime.wheels) > 1:

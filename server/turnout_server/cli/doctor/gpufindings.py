@@ -58,7 +58,7 @@ def _cpu_build(facts: Facts) -> Finding:
         "cpu-build",
         f"this machine has a GPU, but {facts.runtime.name} is the build for CPUs",
         "the CUDA provider is in onnxruntime-gpu only; to do without GPUs, declare [devices.cuda] with disabled = true",
-        f"pip uninstall -y {' '.join(facts.runtime.wheels)} && pip install 'turnout[gpu]'",
+        f"pip uninstall -y {' '.join(facts.runtime.wheels)} && {facts.install['gpu']}",
     )
 
 

@@ -1,65 +1,40 @@
 """The command: reads the question, gets the explanation, and prints it."""
 
-import argparse
 import http.client
 import logging
 import math
 import re
-import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import click
+from turnout_cli.family import SETTINGS, fail
 
 from turnout_server import settings_sources
+from turnout_server.cli import flags
 from turnout_server.cli.explain import page
 from turnout_server.cli.textpage import stdout_to_stderr
 from turnout_server.core.errors import InvalidRequest, NotFound, ServingError
 from turnout_server.explain import http as explain_http
 from turnout_server.explain.answer import Explanation, Question
 from turnout_server.scheduling.routing import OBJECTIVES
+from turnout_server.settings import Settings
 from turnout_server.settings_sources import UsageError
 
 _UNITS_US = {"us": 1.0, "ms": 1e3, "s": 1e6}
 #: How long a running server may take to answer.
 _TIMEOUT_S = 10.0
+_EPILOG = """\b
+Also takes every setting of the server; see turnout-server serve --help.
+Exit status: 0 if a device would take the request, 1 if none would, 2 if the arguments are wrong.
+
+\b
+Examples:
+  turnout-server explain digits --model-repository models --rows 8 --deadline 50ms
+  turnout-server explain digits --at 127.0.0.1:8002
+"""
 
 T = TypeVar("T")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises an error of one line; argparse would add its usage."""
-        raise UsageError(f"{message}; see turnout-server explain --help")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Prints the explanation; returns 0 if a device would take the request, and 1 if none would.
-
-    Raises:
-        UsageError: the arguments or the settings are wrong.
-        SystemExit: `--help`.
-    """
-    chosen, flags = _read(arguments)
-    question = Question(
-        chosen.model,
-        chosen.model_version,
-        chosen.rows,
-        chosen.device,
-        chosen.objective,
-        chosen.precision,
-        chosen.priority,
-        chosen.deadline,
-        chosen.load,
-    )
-    try:
-        explanation = _explain_live(chosen.at, question) if chosen.at else _explain_offline(flags, question)
-    except (InvalidRequest, NotFound) as error:
-        raise UsageError(str(error)) from None
-    except ImportError as error:
-        return _print_error(f"{error}; 'turnout-server doctor' has the fix")
-    except ServingError as error:
-        return _print_error(str(error))
-    print(explain_http.as_json(explanation) if chosen.json else page.as_text(explanation, live=bool(chosen.at)))
-    return 0 if explanation.device else 1
 
 
 def duration_us(text: str) -> float:
@@ -86,55 +61,79 @@ def rate_per_s(text: str) -> float:
         raise ValueError("a rate such as 100/s") from None
 
 
-def _read(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments of this command, and the server's flags among them."""
-    parser = _parser()
-    if not {"-h", "--help"} & set(arguments) and (not arguments or arguments[0].startswith("-")):
-        parser.error("the name of the model comes first: turnout-server explain MODEL")
-    chosen, flags = parser.parse_known_args(list(arguments))
-    if chosen.at and flags:
-        parser.error(f"a running server has its own settings: leave out {flags[0]}, or --at")
-    return chosen, flags
+class _Typed(click.ParamType[Any]):
+    """A type of option whose function says, in the ValueError that it raises, what a text should have been."""
 
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
 
-def _parser() -> _Parser:
-    parser = _Parser(
-        "turnout-server explain",
-        description="Prints where a request would run, and why: in a server with these settings, or in a running one.",
-        epilog="Also takes every setting of the server; see turnout-server --help. Exit status: 0 if a device would take "
-        "the request, 1 if none would, 2 if the arguments are wrong.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("model", metavar="MODEL", help="the model's name")
-    parser.add_argument("--model-version", metavar="N", default="", help="its version (the highest by default)")
-    parser.add_argument(
-        "--rows", metavar="N", type=_typed(explain_http.count), default=1, help="rows of the request (1 by default)"
-    )
-    parser.add_argument("--deadline", metavar="50ms", type=_typed(duration_us), help="how long the answer may take")
-    parser.add_argument("--load", metavar="100/s", type=_typed(rate_per_s), help="also say what this load would mean")
-    parser.add_argument("--device", default="", help="the request's device: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
-    parser.add_argument("--objective", choices=OBJECTIVES, default="", help="how to choose between several devices")
-    parser.add_argument("--precision", default="", help="only devices with a file of this precision: fp32, fp16, int8, ...")
-    parser.add_argument("--priority", metavar="N", type=_typed(explain_http.whole), default=0, help="1 is the most urgent")
-    parser.add_argument("--at", metavar="HOST:PORT", help="ask the running server with this metrics port")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the page")
-    return parser
-
-
-def _typed(read: Callable[[str], T]) -> Callable[[str], T]:
-    """`read` as a type for argparse."""
-
-    def convert(text: str) -> T:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):  # a default
+            return value
         try:
-            return read(text)
+            return self._read(value)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"'{text}' is not {error}") from None
-
-    return convert
+            self.fail(f"'{value}' is not {error}", param, ctx)
 
 
-def _explain_offline(flags: list[str], question: Question) -> Explanation:
-    chosen = settings_sources.read(flags)
+@click.command(
+    "explain",
+    cls=flags.SettingsCommand,
+    context_settings=SETTINGS,
+    short_help="Print where a request would run, and why.",
+    epilog=_EPILOG,
+)
+@click.argument("model", metavar="MODEL")
+@click.option("--model-version", metavar="N", default="", help="its version (the highest by default)")
+@click.option(
+    "--rows", metavar="N", type=_Typed("rows", explain_http.count), default=1, help="rows of the request  [default: 1]"
+)
+@click.option("--deadline", metavar="50ms", type=_Typed("duration", duration_us), help="how long the answer may take")
+@click.option("--load", metavar="100/s", type=_Typed("rate", rate_per_s), help="also say what this load would mean")
+@click.option("--device", metavar="DEVICE", default="", help="the request's device: auto, cpu, cuda, cuda:0, 'cuda,cpu'")
+@click.option("--objective", type=click.Choice(OBJECTIVES), help="how to choose between several devices")
+@click.option("--precision", metavar="NAME", default="", help="only devices with a file of it: fp32, fp16, int8, ...")
+@click.option("--priority", metavar="N", type=_Typed("level", explain_http.whole), default=0, help="1 is the most urgent")
+@click.option("--at", metavar="HOST:PORT", default="", help="ask the running server with this metrics port")
+@click.option("as_json", "--json", is_flag=True, help="print JSON instead of the page")
+def explain(
+    model: str,
+    model_version: str,
+    rows: int,
+    deadline: float | None,
+    load: float | None,
+    device: str,
+    objective: str | None,
+    precision: str,
+    priority: int,
+    at: str,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Print where a request for MODEL would run, and why: in a server with these settings, or in a running one."""
+    question = Question(model, model_version, rows, device, objective or "", precision, priority, deadline, load)
+    given = flags.given(parameters)
+    if at and given:
+        flag = settings_sources.flag_of(next(iter(given)))
+        raise UsageError(f"a running server has its own settings: leave out {flag}, or --at")
+    try:
+        explanation = _explain_live(at, question) if at else _explain_offline(given, question)
+    except (InvalidRequest, NotFound) as error:
+        raise UsageError(str(error)) from None
+    except ImportError as error:
+        return fail("turnout-server", f"{error}; 'turnout-server doctor' has the fix", 1)
+    except ServingError as error:
+        return fail("turnout-server", str(error), 1)
+    print(explain_http.as_json(explanation) if as_json else page.as_text(explanation, live=bool(at)))
+    return 0 if explanation.device else 1
+
+
+explain.params += flags.options(leave_out=("devices", "objective"), hidden=True)
+
+
+def _explain_offline(given: Mapping[str, Any], question: Question) -> Explanation:
+    chosen = settings_sources.read(given, Settings)
     logging.getLogger("turnout_server").addHandler(logging.NullHandler())  # the page has the reasons
     with stdout_to_stderr():
         from turnout_server.cli.explain import offline  # noqa: PLC0415, fails where ONNX Runtime is broken
@@ -168,8 +167,3 @@ def _explain_live(address: str, question: Question) -> Explanation:
 
 def _refused(text: str) -> NoReturn:
     raise UsageError(text.strip())
-
-
-def _print_error(text: str) -> int:
-    print(f"turnout-server: {text}", file=sys.stderr)
-    return 1

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from turnout_server import settings_sources
 from turnout_server.cli.doctor import command
 from turnout_server.cli.doctor.facts import Machine
 from turnout_server.cli.doctor.findings import exit_code, judge
+from turnout_server.settings_sources import UsageError
 
 from tests.models import add_sub, save
+from tests.server.commandline import read_for_doctor
 
 HAS_GPU = Path("/proc/driver/nvidia/version").exists()
 
@@ -29,6 +30,11 @@ def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "turnout_server", "doctor", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def main(arguments: list[str]) -> int:
+    status: int = command.doctor.main(arguments, standalone_mode=False)
+    return status
 
 
 @pytest.mark.skipif(HAS_GPU, reason="this machine has an NVIDIA driver")
@@ -50,10 +56,10 @@ def test_stdout_has_only_the_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--jsn"], "unrecognized arguments: --jsn; see turnout-server doctor --help"),
-        (["--config"], "expected one argument"),
+        (["--jsn"], "no such option '--jsn'; did you mean '--json'? see turnout-server doctor --help"),
+        (["--config"], "option '--config' requires an argument"),
         (["--config=/nowhere.toml"], "there is no file '/nowhere.toml'"),
-        (["--model-repository=/nowhere"], "it is not a directory"),
+        (["--model-repository=/nowhere"], "there is no such directory"),
     ],
 )
 def test_a_usage_error_gives_one_line_and_status_2(arguments: list[str], words: str) -> None:
@@ -66,7 +72,7 @@ def test_a_usage_error_gives_one_line_and_status_2(arguments: list[str], words: 
 def test_every_declared_device_is_tried_as_it_is_declared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices."cpu:own"]\nthreads = 1\nisolation = "process"\n[devices."cuda:7"]\n')
-    assert command.main([f"--config={file}", "--device=cpu:flag={threads = 1, instances = 2}", "--json"]) == 1
+    assert main([f"--config={file}", "--device=cpu:flag={threads = 1, instances = 2}", "--json"]) == 1
     content = json.loads(capsys.readouterr().out)
     works = {tried["device"]["name"]: not tried["problem"] for tried in content["devices"]}
     assert {"cpu:own": True, "cpu:flag": True, "cuda:7": False, "cpu": True}.items() <= works.items()
@@ -76,7 +82,7 @@ def test_every_declared_device_is_tried_as_it_is_declared(tmp_path: Path, capsys
 def test_models_are_loaded_on_every_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, "sum", add_sub())
     (tmp_path / "broken" / "1").mkdir(parents=True)
-    assert command.main([f"--model-repository={tmp_path}"]) == 1
+    assert main([f"--model-repository={tmp_path}"]) == 1
     text = capsys.readouterr().out
     assert "CPU 100%" in text
     assert "model 'broken' version 1 does not load" in text
@@ -84,8 +90,8 @@ def test_models_are_loaded_on_every_device(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_bare_model_without_a_name_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(settings_sources.UsageError, match="--model-name"):
-        command.main([f"--model-repository={tmp_path}"])
+    with pytest.raises(UsageError, match="--model-name"):
+        main([f"--model-repository={tmp_path}"])
 
 
 def failing(error: Exception) -> Callable[[], tuple[str, ...]]:
@@ -97,7 +103,7 @@ def failing(error: Exception) -> Callable[[], tuple[str, ...]]:
 
 @pytest.mark.parametrize("error", [ImportError("No module named 'onnxruntime'"), AttributeError("no attribute 'capi'")])
 def test_a_broken_runtime_is_reported_and_no_device_is_tried(error: Exception) -> None:
-    checkup = command.examine(settings_sources.read_for_doctor([]), Machine(failing(error)))
+    checkup = command.examine(read_for_doctor([]), Machine(failing(error)))
     findings = judge(checkup)
     assert (findings[0].code, exit_code(findings)) == ("broken-runtime", 1)
     assert str(error) in findings[0].what
@@ -106,9 +112,11 @@ def test_a_broken_runtime_is_reported_and_no_device_is_tried(error: Exception) -
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--model-repository=."], "turnout-server doctor"), (["doctor"], "cannot be imported")],
+    [(["--model-repository=."], "onnxruntime is not installed; run: pip install"), (["doctor"], "cannot be imported")],
 )
-def test_without_a_runtime_the_server_points_to_the_doctor_and_the_doctor_to_the_fix(arguments: list[str], words: str) -> None:
+def test_without_a_runtime_the_server_says_what_to_install_and_the_doctor_what_is_wrong(
+    arguments: list[str], words: str
+) -> None:
     code = (
         "import sys\n"
         "class Hide:\n"
@@ -124,9 +132,8 @@ def test_without_a_runtime_the_server_points_to_the_doctor_and_the_doctor_to_the
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        command.main(["--help"])
-    assert caught.value.code == 0
+def test_help_names_the_settings_that_matter_here_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
     text = capsys.readouterr().out
-    assert all(flag in text for flag in ("--json", "--config", "--model-repository", "--model-name"))
+    assert all(flag in text for flag in ("--json", "--config", "--model-repository", "--model-name", "--device"))
+    assert "--grpc-port" not in text

@@ -4,11 +4,12 @@ import inspect
 import re
 from pathlib import Path
 
-from turnout_server import settings_sources
 from turnout_server.cli.doctor import findings, gpufindings
 from turnout_server.core import metrics
 from turnout_server.observability import gpu_metrics, model_metrics, triton_metrics
 from turnout_server.settings import DeviceSettings, Settings
+
+from tests.server.commandline import read_for_doctor
 
 DOCS = Path(__file__).parents[4] / "docs"
 SETTINGS, DOCTOR, METRICS = ((DOCS / f"{page}.md").read_text() for page in ("settings", "doctor-and-explain", "metrics"))
@@ -26,7 +27,7 @@ def test_the_example_declares_devices(tmp_path: Path) -> None:
     assert example
     file = tmp_path / "turnout.toml"
     file.write_text(example[1].replace('"models"', f'"{tmp_path}"').replace('cpus = "0"\n', ""))  # core 0 may not be ours
-    names = [device.name for device in settings_sources.read_for_doctor([f"--config={file}"]).declared_devices()]
+    names = [device.name for device in read_for_doctor([f"--config={file}"]).declared_devices()]
     assert names == ["cpu", "cpu:slow", "cuda:0", "tensorrt:0", "npu:0"]
 
 

@@ -3,6 +3,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from turnout_cli.installation import install_command
 from turnout_server.cli.doctor import page
 from turnout_server.cli.doctor.checkup import Checkup, ModelOnDevice, Tried
 from turnout_server.cli.doctor.facts import Facts
@@ -59,7 +60,7 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         Checkup(Facts(HOST, CPU_RUNTIME, NVIDIA), (CPU_WORKS,)),
         "cpu-build problem",
         "onnxruntime 1.32.0 is the build for CPUs",
-        "pip uninstall -y onnxruntime && pip install 'turnout[gpu]'",
+        f"pip uninstall -y onnxruntime && {install_command('gpu')}",
         1,
     ),
     "driver, CPU build, GPUs not wanted": (
@@ -73,14 +74,14 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         with_runtime(replace(WITH_GPU, devices=()), wheels=BOTH),
         "two-runtimes problem",
         "onnxruntime and onnxruntime-gpu are both installed",
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'turnout[gpu]'",
+        f"pip uninstall -y onnxruntime onnxruntime-gpu && {install_command('gpu')}",
         1,
     ),
     "no wheel": (
         with_runtime(replace(PLAIN, devices=()), wheels={}, problem="No module named 'onnxruntime'"),
         "no-runtime problem",
         "no ONNX Runtime is installed",
-        "pip install 'turnout[cpu]'",
+        install_command("cpu"),
         1,
     ),
     "broken wheel": (

@@ -81,14 +81,14 @@ def test_a_model_that_does_not_load_gives_status_1_and_the_reason(directory: Pat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "the name of the model comes first"),
-        (["--rows=2", "sum"], "the name of the model comes first"),
+        ([], "missing argument 'MODEL'; see turnout-server explain --help"),
+        (["sum", "--row=2"], "no such option '--row'; did you mean '--rows'?"),
         (["sum", "--rows=0"], "'0' is not a whole number above 0"),
         (["sum", "--deadline=50"], "'50' is not a duration such as 500us, 50ms or 2s"),
         (["sum", "--load=many"], "'many' is not a rate such as 100/s"),
         (["sum", "--at=localhost"], "'localhost' is not HOST:PORT"),
         (["sum", "--at=127.0.0.1:1"], "no server answers there"),
-        (["sum", "--at=127.0.0.1:1", "--cache-dir=x"], "leave out --cache-dir=x, or --at"),
+        (["sum", "--at=127.0.0.1:1", "--cache-dir=x"], "leave out --cache-dir, or --at"),
         (["sum"], "--model-repository is required"),
     ],
 )

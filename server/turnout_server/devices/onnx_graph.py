@@ -1,0 +1,213 @@
+"""The structure of an ONNX file, read without loading its weights: nodes, and what values are called and made of.
+
+Files may have gigabytes; their tensors are skipped. Field numbers are those of onnx.proto
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
+"""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+#: Graphs in graphs, and fields in a message, that a file may have.
+MAX_DEPTH, MAX_FIELDS = 32, 10_000_000
+
+
+class NotOnnx(ValueError):
+    """The file isn't what it should be; ONNX Runtime says it better."""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A node's attribute, as far as it matters here.
+
+    Attributes:
+        number: its integer; 0 for others.
+        element_type: of a tensor; 0 for others.
+        graphs: the graphs in it.
+    """
+
+    number: int = 0
+    element_type: int = 0
+    graphs: tuple["Graph", ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: its operator, and the names of its inputs and outputs, empty for those left out."""
+
+    operator: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+
+
+@dataclass
+class Graph:
+    """A graph.
+
+    Attributes:
+        nodes: in the order in which they run.
+        inputs, initializers: element types by name (TensorProto.DataType); 0 if it isn't stated.
+    """
+
+    nodes: list[Node] = field(default_factory=list)
+    inputs: dict[str, int] = field(default_factory=dict)
+    initializers: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Model:
+    """A model's main graph, and the nodes of its functions by (domain, name)."""
+
+    graph: Graph
+    functions: dict[tuple[str, str], Graph]
+
+
+def read(path: Path) -> Model:
+    """The structure of an ONNX file.
+
+    Raises:
+        NotOnnx: it isn't an ONNX file.
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+        try:
+            return _model(view)
+        except (IndexError, UnicodeDecodeError) as error:
+            raise NotOnnx(f"{path.name} is no ONNX file") from error
+
+
+def _model(view: memoryview) -> Model:
+    model = Model(Graph(), {})
+    for number, value in _fields(view):
+        if number == 7 and isinstance(value, memoryview):
+            model.graph = _graph(value, 0)
+        elif number == 25 and isinstance(value, memoryview):
+            domain, name, nodes = "", "", []
+            for inner, part in _fields(value):
+                if inner == 1:
+                    name = _text(part)
+                elif inner == 10:
+                    domain = _text(part)
+                elif inner == 7 and isinstance(part, memoryview):
+                    nodes.append(_node(part, 0))
+            model.functions[domain, name] = Graph(nodes)
+    return model
+
+
+def _graph(view: memoryview, depth: int) -> Graph:
+    if depth > MAX_DEPTH:
+        raise NotOnnx("graphs in graphs")
+    graph = Graph()
+    for number, value in _fields(view):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 1:
+            graph.nodes.append(_node(value, depth))
+        elif number == 5:
+            name, element_type = _tensor(value)
+            graph.initializers[name] = element_type
+        elif number == 11:
+            name, element_type = _value_info(value)
+            graph.inputs[name] = element_type
+    return graph
+
+
+def _node(view: memoryview, depth: int) -> Node:
+    texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
+    attributes: dict[str, Attribute] = {}
+    for number, value in _fields(view):
+        if number in texts:
+            texts[number].append(_text(value))
+        elif number == 5 and isinstance(value, memoryview):
+            name, attribute = _attribute(value, depth)
+            attributes[name] = attribute
+    name, operator, domain = ((texts[number] or [""])[-1] for number in (3, 4, 7))
+    return Node(operator, domain, name, tuple(texts[1]), tuple(texts[2]), attributes)
+
+
+def _attribute(view: memoryview, depth: int) -> tuple[str, Attribute]:
+    name, number, element_type, graphs = "", 0, 0, []
+    for field_number, value in _fields(view):
+        if field_number == 1:
+            name = _text(value)
+        elif field_number == 3 and isinstance(value, int):
+            number = value
+        elif field_number == 5 and isinstance(value, memoryview):
+            element_type = _tensor(value)[1]
+        elif field_number in (6, 11) and isinstance(value, memoryview):
+            graphs.append(_graph(value, depth + 1))
+    return name, Attribute(number, element_type, tuple(graphs))
+
+
+def _tensor(view: memoryview) -> tuple[str, int]:
+    name, element_type = "", 0
+    for number, value in _fields(view):
+        if number == 2 and isinstance(value, int):
+            element_type = value
+        elif number == 8:
+            name = _text(value)
+    return name, element_type
+
+
+def _value_info(view: memoryview) -> tuple[str, int]:
+    name, element_type = "", 0
+    for number, value in _fields(view):
+        if number == 1:
+            name = _text(value)
+        elif number == 2 and isinstance(value, memoryview):
+            element_type = _element_type(value)
+    return name, element_type
+
+
+def _element_type(type_: memoryview) -> int:
+    for number, value in _fields(type_):
+        if number == 1 and isinstance(value, memoryview):  # tensor_type
+            return next((each for inner, each in _fields(value) if inner == 1 and isinstance(each, int)), 0)
+    return 0
+
+
+def _text(value: memoryview | int) -> str:
+    if isinstance(value, int):
+        raise NotOnnx("a number where a name should be")
+    return bytes(value).decode()
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    """The fields of a message: (number, value); what has a fixed size is left out."""
+    at = 0
+    for _ in range(MAX_FIELDS):
+        if at >= len(view):
+            return
+        tag, at = _varint(view, at)
+        kind = tag & 7
+        if kind == _LENGTH:
+            length, at = _varint(view, at)
+            if at + length > len(view):
+                raise NotOnnx("a field that is longer than its message")
+            yield tag >> 3, view[at : at + length]
+            at += length
+        elif kind == _VARINT:
+            value, at = _varint(view, at)
+            yield tag >> 3, value
+        elif kind in (_FIXED64, _FIXED32):
+            at += 8 if kind == _FIXED64 else 4
+        else:
+            raise NotOnnx("an unknown kind of field")
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    result = shift = 0
+    while True:
+        byte = view[at]
+        at += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, at
+        shift += 7
+        if shift > 63:
+            raise NotOnnx("a number that is too long")
