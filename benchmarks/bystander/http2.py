@@ -5,6 +5,7 @@ Frames: RFC 9113, section 6. Header fields are literals without compression: RFC
 
 import socket
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -70,7 +71,8 @@ class Connection:
         kind, flags, stream = head[3], head[4], struct.unpack(">I", head[5:])[0]
         payload = self._read(int.from_bytes(head[:3], "big"))
         if kind in (SETTINGS, PING) and not flags & ACK:
-            self.send(frame(kind, ACK, 0, b"" if kind == SETTINGS else payload))
+            with suppress(OSError):  # the server may have closed the connection after what there is to read
+                self.send(frame(kind, ACK, 0, b"" if kind == SETTINGS else payload))
         return kind, flags, stream, payload
 
     def trailers(self, stream: int) -> bytes:
