@@ -145,6 +145,10 @@ class _AioCall:
         while self._callbacks:
             self._callbacks.pop()()
 
+    def end(self) -> None:
+        """Forgets how to cancel the call. Otherwise its message would stay in memory until the next garbage collection."""
+        self._callbacks.clear()
+
     def send(self, message: bytes) -> None:
         self._put(message)
 
@@ -160,8 +164,8 @@ def _unary(
     handler: UnaryHandler, loop: asyncio.AbstractEventLoop
 ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]:
     async def respond(requests: AsyncIterator[bytes], context: Context) -> bytes:
-        request = await anext(aiter(requests), None)
-        if request is None:
+        request = await context.read()  # the iterator would keep the message as long as the call
+        if not isinstance(request, bytes):  # the end of the client's messages
             await _abort(context, NO_MESSAGE)
             return b""  # for the type checker: abort raises
         call = _AioCall(context, loop)
@@ -169,6 +173,7 @@ def _unary(
             handler(call, request)
         except BaseException:  # otherwise it would end the loop, or the client would see its text
             call.finish(handler_failed())
+        del request  # it may be large
         try:
             answer = await call.outbox.get()
             if isinstance(answer, bytes):
@@ -176,6 +181,8 @@ def _unary(
         except asyncio.CancelledError:
             call.cancel()
             raise
+        finally:
+            call.end()
         await _abort(context, answer)
         return b""  # for the type checker: abort raises
 

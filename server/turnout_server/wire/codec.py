@@ -30,6 +30,8 @@ Buffer = bytes | memoryview
 MAX_CLASSES = 1_000_000
 #: How much of a name is repeated in the error about a request.
 MAX_IDENTITY_BYTES = 1024
+#: Every client writes the model's name, version and id first.
+MAX_IDENTITY_FIELDS = 8
 #: The most warnings about requests, because clients decide how many there could be.
 MAX_WARNINGS = 64
 
@@ -267,7 +269,7 @@ def identify(message: bytes) -> Identity:
     """The identity of a request that couldn't be decoded, as far as it can be read."""
     found = {1: b"", 2: b"", 3: b""}
     with suppress(InvalidRequest):
-        for field in fields.fields(message):
+        for field in fields.fields(message, fields.Count(MAX_IDENTITY_FIELDS)):
             if field.tag & 7 == fields.LENGTH and field.tag >> 3 in found:
                 found[field.tag >> 3] = message[field.content : min(field.end, field.content + MAX_IDENTITY_BYTES)]
     name, version, request_id = (value.decode(errors="replace") for value in found.values())

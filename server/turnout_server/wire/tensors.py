@@ -80,13 +80,13 @@ def _numbers(
 ) -> np.ndarray:
     """The numbers of a typed tensor in its datatype, flat."""
     assert datatype.contents is not None
+    allowance.take(math.prod(shape) * datatype.itemsize, tensor.name)  # before anything is counted
     count, parts = numbers(contents, datatype.contents)
     if count != math.prod(shape):
         raise InvalidRequest(
             f"input '{tensor.name}' for model '{model}' has {count} elements in {datatype.contents}, "
             f"but shape {list(shape)} holds {math.prod(shape)}"
         )
-    allowance.take(count * datatype.itemsize, tensor.name)
     array, at = np.empty(count, datatype.dtype), 0
     for part in parts:
         if not _in_range(part, datatype.dtype):
@@ -162,10 +162,11 @@ def _possible(most: int, shape: tuple[int, ...], name: str, model: str) -> int:
 
 def _texts(elements: Iterable[memoryview], expected: int, name: str, model: str, allowance: Allowance) -> np.ndarray:
     """The texts in an array, flat; stops at the first one that is too many or takes too much memory."""
+    allowance.take(expected * TEXT_BYTES, name)  # before any of it is built
     array, count = np.empty(expected, np.object_), 0
     for element in elements:
         if count < expected:
-            allowance.take(TEXT_BYTES + _text_bytes(element), name)
+            allowance.take(_text_bytes(element), name)
             array[count] = _text(element, name, model)
         count += 1
         if count > expected:
