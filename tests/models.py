@@ -129,6 +129,15 @@ def slice_by_inputs() -> onnx.ModelProto:
     return model([helper.make_node("Slice", ["x", "start", "end"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("m",))})
 
 
+def not_utf8() -> onnx.ModelProto:
+    """y = two bytes that aren't UTF-8, whatever x is."""
+    text = helper.make_tensor("text", TensorProto.STRING, [1], [b"\xff\xfe"])  # type: ignore[list-item]  # texts are bytes
+    node = helper.make_node("Constant", [], ["y"], value=text)
+    unused = helper.make_node("Identity", ["x"], ["z"])
+    tensor: Tensor = (TensorProto.FLOAT, ("n",))
+    return model([node, unused], {"x": tensor}, {"y": (TensorProto.STRING, (1,)), "z": tensor})
+
+
 def fill() -> onnx.ModelProto:
     """y = zeros of the given shape, of any size; float32."""
     nodes = [helper.make_node("ConstantOfShape", ["shape"], ["y"])]
@@ -216,6 +225,7 @@ def save_zoo(root: Path) -> None:
     save(root, "slice", slice_by_inputs())
     save(root, "divide", divide())
     save(root, "fill", fill())
+    save(root, "not_utf8", not_utf8())
     save(root, "slow", countdown())
     save(root, "lazy", lazy(), configuration="max_batch_size: 8")
     save(root, "broken", b"this is no model")

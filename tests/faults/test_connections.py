@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -204,12 +205,15 @@ def unread_answers(server: RunningServer, count: int) -> int:
 def test_22_more_connections_than_descriptors_harm_no_connection_that_is_there(repository: Path, transport: str) -> None:
     with running(repository, transport=transport) as server, ExitStack() as stack:
         process = process_of(server)
+        urllib.request.urlopen(f"{server.monitoring}/readyz", timeout=10).close()
         limit = process.num_fds() + 40
         process.rlimit(resource.RLIMIT_NOFILE, (limit, limit))
         host, port = server.address.split(":")
         flood = [stack.enter_context(socket.create_connection((host, int(port)), timeout=10)) for _ in range(400)]
         for _ in range(20):
             assert server.stub.ModelInfer(ADD_SUB, timeout=10).model_name == "add_sub"
+            with urllib.request.urlopen(f"{server.monitoring}/readyz", timeout=10) as answer:
+                assert answer.status == 200
         for connection in flood:
             connection.close()
         until(lambda: reaches(server), timeout_s=30)

@@ -349,6 +349,12 @@ def test_62_requests_for_a_broken_model_are_refused_with_the_reason(server: Runn
     assert not server.stub.ModelReady(pb.ModelReadyRequest(name="broken")).ready
 
 
+def test_a_model_whose_outputs_are_not_utf8_is_not_ready(server: RunningServer) -> None:
+    assert not server.stub.ModelReady(pb.ModelReadyRequest(name="not_utf8")).ready
+    with refused("FAILED_PRECONDITION", "a text that is not UTF-8"):
+        server.stub.ModelInfer(request("not_utf8", {"x": np.zeros(1, np.float32)}))
+
+
 def test_a_broken_version_does_not_affect_the_other_one(server: RunningServer) -> None:
     assert server.stub.ModelInfer(request("half_broken", {"x": ROW})).model_version == "1"
     with refused("FAILED_PRECONDITION", "version 2"):

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from turnout_server.core.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.core.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    Overloaded,
+    ServingError,
+    internal_error,
+)
 from turnout_server.devices.run_limit import ENDED
 
 if TYPE_CHECKING:
@@ -130,6 +137,8 @@ def run_error(error: Exception, device: "Device") -> ServingError:
     text = first_line(error)
     if ENDED in str(error):
         return DeadlineExceeded("the run was ended when its time was up: the deadline, or far more than it usually takes")
+    if isinstance(error, UnicodeDecodeError):
+        return FailedPrecondition("an output of the model has a text that is not UTF-8")
     if isinstance(error, native.InvalidArgument) or refuses_values(text):
         return InvalidRequest(f"the model refused these inputs: {text}")
     if lacks_memory(error):
