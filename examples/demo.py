@@ -32,13 +32,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import nn
-from turnout_loadtests import report, results
-from turnout_loadtests.cells import Load
 from turnout_loadtests.client import connect, wait_until_ready, why_unavailable
-from turnout_loadtests.compare import Comparison, compare
+from turnout_loadtests.compare import Options, Run
 from turnout_loadtests.errors import LoadTestError
+from turnout_loadtests.measuring.server import ServerAddress
 from turnout_loadtests.payloads import infer_request, outputs_of
-from turnout_loadtests.terminal import progress_on, show
+from turnout_loadtests.plan import PROFILES, Request
+from turnout_loadtests.reporting import report
+from turnout_loadtests.reporting import results as files
+from turnout_loadtests.reporting.terminal import FILE_WIDTH, progress_on, show
 from turnout_proto.methods import Stub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,10 +51,10 @@ ROWS_PER_REQUEST = 32
 START_TIMEOUT_S, STOP_TIMEOUT_S, CLASSIFY_TIMEOUT_S = 120, 45, 30
 # Trained weights and notes of finished steps, for the next run. The server ignores hidden directories.
 KEPT = MODELS / ".demo"
-EXPORTER = sorted(Path(turnout_exporter.__file__).parent.glob("*.py"))
+EXPORTER = sorted(Path(turnout_exporter.__file__).parent.rglob("*.py"))
 VERSIONS = [f"{package}=={version(package)}" for package in ("torch", "onnx", "onnxscript")]
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 class DemoError(Exception):
@@ -79,10 +81,10 @@ def main() -> None:
     console.print("[bold]Turnout's demo[/bold]: train, export, serve, classify, load-test. Ctrl-C keeps what is done.\n")
     try:
         classifiers = [train_and_export("cnn", "image"), train_and_export("lstm", "rows")]
-        export("examples/resnet50.py:resnet50", "resnet50", "image=float32[batch,3,224,224]")
-        with served(folder / "server.log") as host:
-            classify(connect(host), classifiers)
-            measured = load_test(host, folder)
+        export("examples/models/resnet50.py:resnet50", "resnet50", "image=float32[batch,3,224,224]")
+        with served(folder / "server.log") as server:
+            classify(connect(server.host), classifiers)
+            measured = load_test(server, folder)
         report.render(measured, folder)
     except (DemoError, LoadTestError) as error:
         console.print(f"[red]demo failed:[/red] {escape(str(error))}")
@@ -102,7 +104,10 @@ def say_what_next() -> None:
     for command, purpose in (
         (f"turnout-server --model-repository {MODELS}", "serve these models: gRPC on port 8001, metrics on 8002"),
         ("turnout-server explain resnet50 --rows 8 --at 127.0.0.1:8002", "ask that server where a request would run, and why"),
-        ("turnout-loadtest compare digits-cnn --users 16", "measure it under another load"),
+        (
+            "turnout-loadtest compare digits-cnn --profile standard --slo-p99 50ms",
+            "find what it carries within a latency target",
+        ),
     ):
         console.print(f"  [dim]# {purpose}[/dim]\n  {commands}/{command}")
 
@@ -179,17 +184,17 @@ def run_exporter(command: Sequence[str], name: str, progress: "Progressing") -> 
 
 
 @contextmanager
-def served(log: Path) -> Iterator[str]:
-    """Run the server on `models/` and a free port; yields its address once it is ready, and stops it in the end."""
+def served(log: Path) -> Iterator[ServerAddress]:
+    """Run the server on `models/` and free ports; yields its address once it is ready, and stops it in the end."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "turnout_server", "--model-repository", str(MODELS), "--grpc-port", "0"]
     with log.open("wb") as lines:
         server = subprocess.Popen([*command, "--metrics-port", "0"], stdin=subprocess.DEVNULL, stderr=lines)
     try:
         with step("Starting the server"):
-            host = address(server, log)
-            wait_until_ready(connect(host), START_TIMEOUT_S)
-        yield host
+            found = address(server, log)
+            wait_until_ready(connect(found.host), START_TIMEOUT_S)
+        yield found
         with step("Stopping the server"):
             stop(server)
     finally:
@@ -197,12 +202,12 @@ def served(log: Path) -> Iterator[str]:
         server.wait()
 
 
-def address(server: "subprocess.Popen[bytes]", log: Path) -> str:
-    """The address that the server listens on, from its log."""
+def address(server: "subprocess.Popen[bytes]", log: Path) -> ServerAddress:
+    """The addresses that the server listens on, from its log."""
     until_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until_s and server.poll() is None:
-        if found := re.search(r"gRPC on (127\.0\.0\.1:\d+)", log.read_text()):
-            return found[1]
+        if found := re.search(r"gRPC on (\S+:\d+), metrics on (\S+:\d+)", log.read_text()):
+            return ServerAddress(found[1], found[2], server.pid, log)
         time.sleep(0.1)
     raise DemoError(f"the server didn't start (exit code {server.poll()}); the end of {log}:\n{log.read_text()[-2000:]}")
 
@@ -258,15 +263,19 @@ def ask(stub: Stub, model: Classifier, device: str) -> Iterator[NDArray[np.int64
         yield outputs_of(answer)["logits"].argmax(axis=1)
 
 
-def load_test(host: str, folder: Path) -> results.Results:
-    """Locust on each model, device and batch, one after another."""
-    load = Load(host=host, model="", device="", users=4, warm_up_s=1, duration_s=8)
-    plan = Comparison(["digits-cnn", "digits-lstm", "resnet50"], DEVICES, batches=(1, 8), load=load)
-    with progress_on(console) as progress:
-        said_already = replace(progress, skipped=lambda _: None)
-        measured = compare(plan, folder, ["python", "examples/demo.py"], said_already)
-    results.write(measured, folder)
-    return measured
+def load_test(server: ServerAddress, folder: Path) -> files.Results:
+    """A short comparison of each model's devices."""
+    profile = replace(PROFILES["quick"], rounds=2, window_s=2.0, batches=(1,))
+    request = Request(("digits-cnn", "digits-lstm", "resnet50"), DEVICES, profile)
+    with progress_on(console) as shown:
+        progress = replace(
+            shown, said=lambda _: None, planned=lambda *_: None, written=lambda found: files.write(found, folder)
+        )
+        run = Run(request, Options("python examples/demo.py"), server, progress)
+        complete = run.measure()
+    results = run.results(complete=complete)
+    files.write(results, folder)
+    return results
 
 
 @dataclass(frozen=True)

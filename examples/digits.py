@@ -12,8 +12,11 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -166,6 +169,20 @@ def accuracy(model: nn.Module, kind: str, data: Split) -> float:
     with torch.inference_mode():
         logits = model(data.held_out_images.reshape(-1, *INPUT_SHAPES[kind]))["logits"]
     return float((logits.argmax(dim=1) == data.held_out_digits).float().mean())
+
+
+def training_images(sizes: dict[str, int], seed: int) -> dict[str, NDArray[np.float32]]:
+    """A batch of training images for the CNN: what `--samples` takes to calibrate int8."""
+    images = split().train_images.numpy()
+    chosen = np.random.default_rng(seed).choice(len(images), sizes["batch"])
+    return {"image": images[chosen].reshape(-1, *INPUT_SHAPES["cnn"])}
+
+
+def held_out_accuracy(predict: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]]) -> dict[str, float]:
+    """The share of held-out images that an exported CNN names correctly: what `--metric` takes."""
+    data = split()
+    logits = predict({"image": data.held_out_images.numpy().reshape(-1, *INPUT_SHAPES["cnn"])})["logits"]
+    return {"accuracy": float((logits.argmax(axis=1) == data.held_out_digits.numpy()).mean())}
 
 
 def main() -> None:

@@ -1,39 +1,68 @@
-r"""Loads one model on one device of a server, from Locust's web page or headless.
+r"""Loads one model on the devices of a server, from Locust's page or headless.
 
-    locust -f loadtests/locustfile.py --host 127.0.0.1:8001
-    locust -f loadtests/locustfile.py --host 127.0.0.1:8001 --model digits-cnn --device cpu --batch 8 \
-        --headless --users 4 --spawn-rate 4 --duration 30
+    locust -f loadtests/locustfile.py --host 127.0.0.1:8001 --web-host 127.0.0.1 --class-picker
+    locust -f loadtests/locustfile.py --host 127.0.0.1:8001 --headless CpuUser --model digits-cnn --batch 8 \
+        --users 4 --spawn-rate 4 --duration 30
 
-The server must speak the Open Inference Protocol over gRPC. Each user keeps one request in flight. Every option is also a field
-of the web page. Keep load shapes out of this file: Locust applies any that it finds here.
+The server must speak the Open Inference Protocol over gRPC. Each user keeps one request in flight, or with `--arrival open`
+sends at random moments. Keep load shapes out of this file: Locust applies any that it finds here; they are in shapes.py.
 """
 
 from typing import Any
 
-from locust import constant, events, task
-from turnout_loadtests.users import InferenceUser
+from locust import events, tag, task
+from turnout_loadtests.sending import lifecycle, options
+from turnout_loadtests.sending.users import InferenceUser
+
+assert lifecycle  # importing it registers what happens around a test
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator] # Locust has no type for it
 def add_options(parser: Any, **_: Any) -> None:
-    """Adds the options. Locust passes its parser by this name, and shows only options that are added to it directly."""
-    add = parser.add_argument
-    add("--model", default="", env_var="LOCUST_MODEL", help="its name; by default the first ready one that the server lists")
-    add("--device", default="auto", env_var="LOCUST_DEVICE", help="auto, cpu, cuda, cuda:1, ... for every request")
-    add("--batch", type=int, default=1, env_var="LOCUST_BATCH", help="rows in each request")
-    add("--shape", default="", env_var="LOCUST_SHAPE", help="sizes of free dimensions: 'tokens:128 image:3,224,224'")
-    add("--inputs", default="", env_var="LOCUST_INPUTS", help="an .npz with rows by input name; by default random rows")
-    add("--request-timeout", type=float, default=30.0, env_var="LOCUST_REQUEST_TIMEOUT", help="deadline in seconds")
-    add("--warm-up", type=float, default=1.0, env_var="LOCUST_WARM_UP", help="seconds before the measurement")
-    add("--duration", type=float, default=0.0, env_var="LOCUST_DURATION", help="seconds to measure; 0: until stopped")
-    add("--samples", default="", env_var="LOCUST_SAMPLES", help="an .npz to write every sample to")
+    """Adds the options; Locust passes its parser by this name."""
+    options.add_options(parser)
 
 
-class Inference(InferenceUser):
-    """A client that sends its next request once the last one is answered."""
+class CpuUser(InferenceUser):
+    """Sends its requests to the CPU."""
 
-    wait_time = constant(0)
+    device = "cpu"
 
+    @tag("cpu")
+    @task
+    def infer(self) -> None:
+        super().infer()
+
+
+class CudaUser(InferenceUser):
+    """Sends its requests to any CUDA device."""
+
+    device = "cuda"
+
+    @tag("cuda")
+    @task
+    def infer(self) -> None:
+        super().infer()
+
+
+class AutoUser(InferenceUser):
+    """Leaves the choice of the device to the server."""
+
+    device = "auto"
+
+    @tag("auto")
+    @task
+    def infer(self) -> None:
+        super().infer()
+
+
+class StreamUser(InferenceUser):
+    """Sends its requests over one bidirectional stream."""
+
+    device = "auto"
+    streaming = True
+
+    @tag("stream")
     @task
     def infer(self) -> None:
         super().infer()

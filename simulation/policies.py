@@ -142,11 +142,12 @@ class Turnout:
             routing.resolve(self._asks(request), tuple(devices)), self._objective, deadline_us, None, last
         )
         try:
-            chosen = routing.choose(preferences, forecasts, {}).device
+            route = routing.choose(preferences, forecasts, {})
         except ServingError:
             return None
-        self._last[request.model] = chosen
-        return chosen
+        self._last[request.model] = route.device
+        request.predicted_us = route.predicted_us or 0.0
+        return route.device
 
     def _forecast(self, request: Request, device: SimulatedDevice, now_s: float) -> Forecast:
         """The same as the server's Selector.forecast."""

@@ -32,6 +32,7 @@ class Request:
         device: the device that ran it, or its last chunk.
         chunks_left: the number of its chunks that haven't run yet.
         stream: the index of its stream in the scenario.
+        predicted_us: how long the policy expected it to take; 0 if it doesn't predict.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Request:
     device: str = ""
     chunks_left: int = 1
     stream: int = 0
+    predicted_us: float = 0.0
 
     def end(self, outcome: str, now_s: float) -> None:
         """Sets the outcome, unless the request has one."""
@@ -206,6 +208,7 @@ class SimulatedDevice:
         ahead_us, service_us, added_us, overtaken = self.device_queue.predicted_us(tenant, (), rows, 1, due_s)
         wait_us = routing.wait_us(left_us, ahead_us, self.instances)
         forecast = Forecast(self.name, None, wait_us, service_us, added_us, alone_us, fastest_us)
+        forecast = forecast._replace(caution=tenant.confidence.factor)
         return forecast._replace(place="+".join(self.place), overtaken=overtaken) if self.place else forecast
 
     def start(self, now_s: float) -> list[tuple[int, Run]]:
@@ -215,7 +218,7 @@ class SimulatedDevice:
             for tenant in self.shared.values():
                 tenant.taker = self.name
             selection = self.device_queue.take(now_s)
-            _drop(selection, now_s)
+            self._drop(selection, now_s)
             if selection.batch:
                 device = self.place.get(selection.batch[0].tenant.device, self)
                 begun.append(device._begin(selection.batch, now_s))
@@ -234,11 +237,19 @@ class SimulatedDevice:
             request.chunks_left -= 1
             if not request.chunks_left:
                 request.end(ANSWERED, now_s)
+                if request.predicted_us:
+                    self.deployments[request.model].confidence.observe(missed=not request.in_time)
 
     def _start_by_s(self, request: Request) -> float:
         """The latest start of a request as the server's data plane computes it; its deadline if it has none."""
         latest_s = self.deployments[request.model].start_by_s(request.rows, request.deadline_s, None)
         return request.deadline_s if latest_s is None else latest_s
+
+    def _drop(self, selection: Selection[Any], now_s: float) -> None:
+        for chunk in selection.expired:
+            if not chunk.request.outcome and chunk.request.predicted_us:
+                self.deployments[chunk.request.model].confidence.observe(missed=True)
+            chunk.request.end(EXPIRED, now_s)
 
     def _begin(self, batch: list[Chunk], now_s: float) -> tuple[int, Run]:
         model, rows = batch[0].request.model, sum(chunk.rows for chunk in batch)
@@ -260,8 +271,3 @@ def capacity_rows_per_s(saved: Saved) -> float:
     profile = Profile.restored(saved)
     effective_max_batch = batching.best_rows(profile.settled_us, MAX_ROWS)
     return effective_max_batch / (profile.predict_us(effective_max_batch) or math.inf) * 1e6
-
-
-def _drop(selection: Selection[Any], now_s: float) -> None:
-    for chunk in selection.expired:
-        chunk.request.end(EXPIRED, now_s)

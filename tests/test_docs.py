@@ -14,7 +14,7 @@ MAX_CELL_WORDS = 25
 
 #: Where a path that a page names may begin: the project's root, and the server's package.
 STARTS = (ROOT, ROOT / "server" / "turnout_server")
-FOLDERS = "benchmarks|docs|examples|exporter|loadtests|proto|server|simulation|tests|tools"
+FOLDERS = "benchmarks|deploy|docs|examples|exporter|loadtests|proto|server|simulation|tests|tools"
 #: What `make` writes, so that it isn't in the repository.
 MADE = ("docs/results/gpu/doctor.txt", "docs/results/gpu/tests.txt")
 

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 INSTALL_TORCH, QUIETLY = ROOT / "tools" / "install-torch", ROOT / "tools" / "quietly"
@@ -91,13 +93,23 @@ def test_no_other_installation_does(arguments: tuple[str, str], tmp_path: Path) 
     assert "install-torch" not in commands(tmp_path, *arguments)
 
 
-def test_the_image_of_the_exporter_asks_the_same_index_first() -> None:
+def test_the_image_of_the_exporter_asks_the_same_index_and_takes_no_other_build() -> None:
     assert variable("Dockerfile", "TORCH_INDEX") == INDEX
-    assert 'RUN tools/install-torch python "${TORCH_INDEX}" && pip install' in (ROOT / "Dockerfile").read_text()
+    text = (ROOT / "Dockerfile").read_text()
+    asks, checks, installs = (
+        text.index('RUN tools/install-torch /opt/build/bin/python "${TORCH_INDEX}"'),
+        text.index("torch-*+cpu.dist-info; then"),
+        text.index("/opt/build/bin/pip install -c constraints.txt -r export.txt"),
+    )
+    assert asks < checks < installs
+    assert "exit 1" in text[checks:installs]
 
 
-def test_the_version_that_is_asked_for_is_the_one_that_the_exporter_pins() -> None:
-    assert f'"torch=={PIN}"' in (ROOT / "pyproject.toml").read_text()
+def test_the_version_that_is_asked_for_is_within_the_exporters_range_and_the_one_it_calls_tested() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["export"]
+    (torch,) = (requirement for text in needed if (requirement := Requirement(text)).name == "torch")
+    assert torch.specifier.contains(PIN)
+    assert f'TESTED_TORCH = "{PIN}"' in (ROOT / "exporter/turnout_exporter/pytorch/build.py").read_text()
 
 
 # tools/install-torch

@@ -1,5 +1,6 @@
-"""The difference between ONNX Runtime's outputs and PyTorch's, and whether it is small enough."""
+"""The difference between ONNX Runtime's outputs and the right ones, and whether it is small enough."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 # As a share of the largest value in the output. float32 kernels sum in different orders: 5e-7 is usual, 1e-5 was seen.
 RELATIVE_TOLERANCES = {"float16": 5e-3, "float32": 1e-4, "float64": 1e-4}
 ABSOLUTE_TOLERANCE = 1e-5
+_SHOWN_VALUES = 12
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,39 @@ def failed(point: str, output: str, problem: str) -> Comparison:
     return Comparison(point, output, float("inf"), float("inf"), 0.0, problem)
 
 
-def compare(point: str, output: str, expected: np.ndarray, actual: np.ndarray) -> Comparison:
-    """Compares PyTorch's array with ONNX Runtime's; equal infinities and NaNs in the same places count as equal."""
-    if (expected.shape, expected.dtype) != (actual.shape, actual.dtype):
-        return failed(point, output, f"is {_kind(actual)}, PyTorch's is {_kind(expected)}")
+def compare(
+    point: str,
+    output: str,
+    expected: np.ndarray,
+    actual: np.ndarray,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    tolerance: float | None = None,
+) -> Comparison:
+    """Compares the right array with ONNX Runtime's; equal infinities and NaNs in the same places count as equal.
+
+    Args:
+        inputs: what was asked; the row of the worst element is part of the problem.
+        tolerance: what a value may differ by, as a share of the largest one; None for the type's own.
+    """
+    if _kind(expected) != _kind(actual):
+        return failed(point, output, f"is {_kind(actual)} instead of {_kind(expected)}")
+    if expected.dtype.kind == "U":
+        return _compare_text(point, output, expected, actual)
     finite = expected[np.isfinite(expected)].astype(np.float64)
     scale = float(np.abs(finite).max(initial=0.0))
     differences = _differences(expected, actual)
     error = float(differences.max(initial=0.0))
-    allowed = _allowed(expected.dtype, scale)
-    problem = _describe(expected, actual, differences, allowed) if error > allowed else ""
+    allowed = _allowed(expected.dtype, scale, tolerance)
+    problem = _describe(expected, actual, differences, allowed, inputs or {}) if error > allowed else ""
     return Comparison(point, output, error, error / scale if scale else error, allowed, problem)
+
+
+def _compare_text(point: str, output: str, expected: np.ndarray, actual: np.ndarray) -> Comparison:
+    wrong = np.argwhere(expected != actual)
+    if not len(wrong):
+        return Comparison(point, output, 0.0, 0.0, 0.0)
+    where = tuple(wrong[0])
+    return failed(point, output, f"is {str(actual[where])!r} at {_index(where)} instead of {str(expected[where])!r}")
 
 
 def _differences(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
@@ -54,20 +78,40 @@ def _differences(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     return np.where(same, 0.0, np.nan_to_num(differences, nan=np.inf))
 
 
-def _allowed(dtype: np.dtype, scale: float) -> float:
+def _allowed(dtype: np.dtype, scale: float, tolerance: float | None) -> float:
     if dtype.name not in RELATIVE_TOLERANCES:
-        return 0.0  # integers and booleans must be equal
-    return RELATIVE_TOLERANCES[dtype.name] * scale + ABSOLUTE_TOLERANCE
+        return 0.0 if tolerance is None else tolerance * scale  # integers and booleans must be equal, unless the weights aren't
+    return (RELATIVE_TOLERANCES[dtype.name] if tolerance is None else tolerance) * scale + ABSOLUTE_TOLERANCE
 
 
-def _describe(expected: np.ndarray, actual: np.ndarray, differences: np.ndarray, allowed: float) -> str:
-    worst = np.unravel_index(int(differences.argmax()), differences.shape)
-    where = f"[{', '.join(str(int(index)) for index in worst)}]"
+def _describe(
+    expected: np.ndarray, actual: np.ndarray, differences: np.ndarray, allowed: float, inputs: Mapping[str, np.ndarray]
+) -> str:
+    worst = tuple(int(index) for index in np.unravel_index(int(differences.argmax()), differences.shape))
+    rows = _rows(worst, expected.shape, inputs)
     return (
-        f"differs by {differences[worst]:.3g} at {where}: PyTorch {expected[worst]:.6g}, "
-        f"ONNX Runtime {actual[worst]:.6g} (allowed {allowed:.3g})"
+        f"differs by {differences[worst]:.3g} at {_index(worst)}: {expected[worst]:.6g} became {actual[worst]:.6g} "
+        f"(allowed {allowed:.3g}){rows and ', for ' + rows}"
     )
 
 
+def _rows(worst: tuple[int, ...], shape: tuple[int, ...], inputs: Mapping[str, np.ndarray]) -> str:
+    """The inputs' rows that belong to an element of an output, as far as axis 0 is the same for both."""
+    if not worst:
+        return ""
+    fitting = {name: array[worst[0]] for name, array in inputs.items() if array.ndim and array.shape[0] == shape[0]}
+    return ", ".join(f"{name}[{worst[0]}] = {_abridged(row)}" for name, row in fitting.items())
+
+
+def _abridged(row: np.ndarray) -> str:
+    flat = np.asarray(row).reshape(-1)
+    shown = " ".join(str(value) if flat.dtype.kind in "biuU" else f"{value:.4g}" for value in flat[:_SHOWN_VALUES])
+    return f"[{shown}{' ...' if flat.size > _SHOWN_VALUES else ''}]" if np.ndim(row) else shown
+
+
+def _index(where: tuple[int, ...]) -> str:
+    return f"[{', '.join(str(int(index)) for index in where)}]"
+
+
 def _kind(array: np.ndarray) -> str:
-    return f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
+    return f"{'string' if array.dtype.kind == 'U' else array.dtype.name}[{','.join(map(str, array.shape))}]"

@@ -26,11 +26,15 @@ class SourceError(ExportError):
 
 
 class ConversionError(ExportError):
-    """PyTorch can't run or export the model at these sizes: change the model or the sizes."""
+    """The model can't be run or exported at these sizes: change the model or the sizes."""
+
+
+class ValueBranch(ConversionError):
+    """`forward` decides by a value. An exporter that records one run would keep that decision for all inputs."""
 
 
 class Refused(ExportError):
-    """The exported model doesn't compute what PyTorch computes: change the model. Published, it would give wrong outputs."""
+    """The exported model doesn't compute what the original computes. Published, it would give wrong outputs."""
 
 
 class PublishError(ExportError):
@@ -41,6 +45,10 @@ class ChildDied(ExportError):
     """A child process ended without an answer; the text says how."""
 
 
+class ChildTimedOut(ExportError):
+    """A child process took longer than it may."""
+
+
 KINDS: dict[str, type[ExportError]] = {
-    kind.__name__: kind for kind in (ExportError, SpecError, SourceError, ConversionError, Refused, PublishError)
+    kind.__name__: kind for kind in (ExportError, SpecError, SourceError, ConversionError, ValueBranch, Refused, PublishError)
 }

@@ -1,82 +1,270 @@
-"""`turnout-loadtest`: compares a model's devices, or renders a report again."""
+"""`turnout-loadtest`: compares a model's devices, renders or compares reports, and checks itself against another tool."""
 
+import os
+import shlex
+import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from turnout_cli import family
 
-from turnout_loadtests import report as reports
-from turnout_loadtests import results as files
-from turnout_loadtests.cells import Load
-from turnout_loadtests.compare import Comparison, compare
+from turnout_loadtests import quantities
+from turnout_loadtests.client import connect, wait_until_ready
+from turnout_loadtests.compare import Options, Progress, Run
 from turnout_loadtests.errors import LoadTestError
-from turnout_loadtests.terminal import progress_on, show
+from turnout_loadtests.measuring.devices import read_settings
+from turnout_loadtests.measuring.machine import usable_cores
+from turnout_loadtests.measuring.server import ServerAddress, attached, started
+from turnout_loadtests.plan import PROFILES, Request
+from turnout_loadtests.probing import Stated
+from turnout_loadtests.reporting import report as reports
+from turnout_loadtests.reporting import results as files
+from turnout_loadtests.reporting.conclusions import merged
+from turnout_loadtests.reporting.diff import difference_table, differences
+from turnout_loadtests.reporting.results import UNAVAILABLE, Results
+from turnout_loadtests.reporting.terminal import new_console, progress_on, show
+from turnout_loadtests.reporting.thresholds import breached, parse_threshold
+from turnout_loadtests.sending.load import RANDOM
+from turnout_loadtests.verify import VERIFIERS, verify
+
+OK, FAILED, USAGE, INVALID, BREACHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+#: With this many cores, some can be kept for the senders alone.
+PINNING_CORES = 8
 
 
 @family.version_option
 @click.group(context_settings={"show_default": True, **family.SETTINGS})
 def cli() -> None:
-    """Load-test models on each device of a server, and report whether they need a GPU."""
+    """Load-test models on each device of a server, and report whether they need a GPU.
+
+    Exit status: 0 if everything is valid, 1 if nothing could be measured, 2 on wrong usage, 3 if something is invalid or
+    missing, 4 if a --fail-on is breached, 130 if interrupted.
+    """
 
 
 @cli.command("compare")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--host", default="127.0.0.1:8001", help="Where the server listens for gRPC.")
-@click.option("--device", "devices", multiple=True, default=("cpu", "cuda"), help="Repeat for several.")
-@click.option("--batch", "batches", multiple=True, default=(1, 8), type=click.IntRange(1), help="Repeat for several.")
-@click.option("--users", default=4, type=click.IntRange(1), help="Requests in flight at all times.")
-@click.option("--duration", default=10, type=click.IntRange(1), help="Seconds measured for each row of the table.")
-@click.option("--warm-up", default=2, type=click.IntRange(0), help="Seconds of load before that, not measured.")
+@click.option("--host", default="127.0.0.1:8001", help="Where a running server listens for gRPC.")
+@click.option("--metrics", default="", metavar="HOST:PORT", help="Its metrics page. [default: port 8002 beside 8001]")
+@click.option("--model-repository", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Start a server on it.")
+@click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The server's settings file.")
+@click.option("--device", "devices", multiple=True, default=("cpu", "cuda"), help="cpu+int8 asks for a precision. Repeat.")
+@click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", help="How thorough.")
+@click.option("--slo-p99", metavar="DURATION", help="Latency target for p99, such as 50ms.")
+@click.option("--load", "loads", multiple=True, metavar="RATE", help="Requests per second to compare at: 100/s. Repeat.")
+@click.option("--price", "prices", multiple=True, metavar="DEVICE=PRICE/h", help="Price of an hour: cpu=0.34/h. Repeat.")
+@click.option("--cpu-power", metavar="IDLE,MAX", help="Watts of the CPU when idle and at full load, to model its energy.")
+@click.option(
+    "--batch", "batches", multiple=True, type=click.IntRange(1), help="Rows in a request. Repeat. [default: profile's]"
+)
+@click.option("--in-flight", type=click.IntRange(1), help="Requests in flight in the Offline scenario. [default: what fills]")
+@click.option("--client-processes", type=click.IntRange(1), help="Processes that send. [default: one per 4 cores, at most 4]")
+@click.option("--rounds", type=click.IntRange(1), help="Repetitions of each measurement. [default: by profile]")
+@click.option("--window", type=click.FloatRange(0.5), metavar="SECONDS", help="Length of each. [default: by profile]")
 @click.option("--shape", "shapes", multiple=True, help="Sizes of an input's free dimensions, such as tokens:128.")
-@click.option("--inputs", default="", help="An .npz with rows for each input, instead of random ones.")
+@click.option("--payload", default=RANDOM, help="Rows to send: random, golden (needs --model-repository), or an .npz.")
+@click.option("--ready-timeout", default=600, type=click.IntRange(1), help="Seconds for the server to become ready.")
+@click.option("--fail-on", "thresholds", multiple=True, help="Exit with 4 if this holds, such as 'cuda.p99_ms>50'. Repeat.")
+@click.option("--merge", "others", multiple=True, type=click.Path(path_type=Path), help="Results of another machine. Repeat.")
 @click.option("--output", type=click.Path(path_type=Path), help="[default: reports/<time>]")
-def compare_command(
-    models: tuple[str, ...],
-    host: str,
-    devices: tuple[str, ...],
-    batches: tuple[int, ...],
-    users: int,
-    duration: int,
-    warm_up: int,
-    shapes: tuple[str, ...],
-    inputs: str,
-    output: Path | None,
-) -> None:
-    """Measure each MODEL on each device at each batch, one after another, and write a report."""
-    folder = output or Path("reports") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
-    load = Load(
-        host=host, model="", device="", users=users, warm_up_s=warm_up, duration_s=duration,
-        shape=" ".join(shapes), inputs=inputs,
-    )  # fmt: skip
-    plan, console = Comparison(models, devices, batches, load), Console()
-    with progress_on(console) as progress:
-        results = compare(plan, folder, ["turnout-loadtest", *sys.argv[1:]], progress)
+def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) -> None:
+    """Measure each MODEL on each device in turns, and write a report.
+
+    Attaches to a running server, or starts one on a --model-repository.
+    """
+    console, folder = new_console(), output or Path("reports") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
+    thresholds = [parse_threshold(text) for text in given["thresholds"]]
+    request, options = _request(models, given), _options(given)
+    others = [files.read(path) for path in given["others"]]
+    with progress_on(console) as shown:
+        progress = replace(
+            shown,
+            written=lambda results: files.write(results, folder),
+            sampled=lambda cell, samples: samples.save(folder / "samples" / f"{cell.file_name}.npz"),
+        )
+        results, status = measured(request, options, _Server(given, folder), progress)
+    if results is None:
+        sys.exit(status)
+    results = merged(results, others)
     files.write(results, folder)
     show(console, results)
     _render(results, folder, console)
+    broken = breached(results, thresholds)
+    for text in broken:
+        console.print(f"--fail-on: {text}", highlight=False, soft_wrap=True)
+    sys.exit(status or (BREACHED if broken else exit_status(results)))
 
 
 @cli.command("report")
 @click.argument("path", metavar="RESULTS_JSON", type=click.Path(path_type=Path))
-def report_command(path: Path) -> None:
-    """Render report.html and report.md again, beside RESULTS_JSON."""
-    _render(files.read(path), path.parent, Console())
+@click.option("--merge", "others", multiple=True, type=click.Path(path_type=Path), help="Results of another machine. Repeat.")
+@click.option("--fail-on", "thresholds", multiple=True, help="Exit with 4 if this holds, such as 'cuda.p99_ms>50'. Repeat.")
+@click.option("--output", type=click.Path(path_type=Path), help="[default: beside RESULTS_JSON]")
+def report_command(path: Path, others: tuple[Path, ...], thresholds: tuple[str, ...], output: Path | None) -> None:
+    """Render the report of RESULTS_JSON again."""
+    limits = [parse_threshold(text) for text in thresholds]
+    results = merged(files.read(path), [files.read(other) for other in others])
+    console = new_console()
+    _render(results, output or path.parent, console)
+    broken = breached(results, limits)
+    for text in broken:
+        console.print(f"--fail-on: {text}", highlight=False, soft_wrap=True)
+    sys.exit(BREACHED if broken else OK)
 
 
-def _render(results: files.Results, folder: Path, console: Console) -> None:
+@cli.command("diff")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+def diff_command(before: Path, after: Path) -> None:
+    """Show what changed between the results BEFORE and AFTER. Exit status 3 if something became worse."""
+    found = differences(files.read(before), files.read(after))
+    new_console().print(difference_table(found))
+    sys.exit(INVALID if any(each.is_worse for each in found) else OK)
+
+
+@cli.command("verify")
+@click.argument("model")
+@click.option("--with", "tool", type=click.Choice(list(VERIFIERS)), default="perf_analyzer", help="The other tool.")
+@click.option("--path", default="", help="Where the other tool is. [default: on PATH, or in .venv-perf]")
+@click.option("--host", default="127.0.0.1:8001", help="Where a running server listens for gRPC.")
+@click.option("--device", default="cpu", help="The device to measure on.")
+@click.option("--shape", "shapes", multiple=True, help="Sizes of an input's free dimensions, such as tokens:128.")
+@click.option("--rounds", default=3, type=click.IntRange(2), help="How often each of the two measures.")
+def verify_command(model: str, tool: str, path: str, host: str, device: str, shapes: tuple[str, ...], rounds: int) -> None:
+    """Measure one load of MODEL in turns with this tool and another one, and compare the results."""
+    agreement = verify(host, model, device, " ".join(shapes), VERIFIERS[tool](path), rounds)
+    click.echo(agreement.text)
+    sys.exit(OK if agreement.verified else INVALID)
+
+
+def measured(request: Request, options: Options, server: "_Server", progress: Progress) -> tuple[Results | None, int]:
+    """Runs a comparison; the results that there are, and the exit status if it isn't theirs."""
+    run: Run | None = None
+    try:
+        with server.running(progress) as address:
+            run = Run(request, server.placed(options), address, progress)
+            complete = run.measure()
+            return run.results(complete=complete), OK if complete else INVALID
+    except KeyboardInterrupt:
+        return (run.results(complete=False) if run else None), INTERRUPTED
+
+
+@dataclass(frozen=True)
+class _Server:
+    """The server that the options mean: a running one, or one to start."""
+
+    given: dict[str, Any]
+    folder: Path
+
+    @contextmanager
+    def running(self, progress: Progress) -> Iterator[ServerAddress]:
+        """The server's address, once it is ready."""
+        if self.given["model_repository"] is None:
+            yield self._ready(attached(self.given["host"], self.given["metrics"]), progress)
+            return
+        progress.begun("starting the server", 0.0)
+        log = self.folder / "server.log"
+        with started(self.given["model_repository"], self.given["config"], log, progress.tick, self._split()[0]) as address:
+            yield self._ready(address, progress)
+
+    def placed(self, options: Options) -> Options:
+        """The options with the cores that server and senders have for themselves."""
+        server, senders = self._split()
+        own = len(server or ()) or (usable_cores() if self.given["model_repository"] else 0)
+        return replace(options, sender_cores=tuple(sorted(senders or ())), stated=replace(options.stated, server_cores=own))
+
+    def _split(self) -> tuple[set[int] | None, set[int] | None]:
+        """The cores of the server and those of the senders, if the server is started here and there are cores to spare."""
+        return (
+            split_cores(sorted(_affinity()), self.given["client_processes"]) if self.given["model_repository"] else (None, None)
+        )
+
+    def _ready(self, address: ServerAddress, progress: Progress) -> ServerAddress:
+        limit_s = float(self.given["ready_timeout"])
+        progress.begun(f"waiting for the server to be ready, at most {limit_s:.0f} s", limit_s)
+        wait_until_ready(connect(address.host), limit_s, progress.tick, address.check)
+        return address
+
+
+def split_cores(cores: Sequence[int], processes: int | None) -> tuple[set[int] | None, set[int] | None]:
+    """The cores for the server and for the senders; None for both if there are too few to spare some."""
+    if len(cores) < PINNING_CORES:
+        return None, None
+    for_senders = min(len(cores) // 4, max(2, processes or default_processes(len(cores))))
+    return set(cores[:-for_senders]), set(cores[-for_senders:])
+
+
+def default_processes(cores: int) -> int:
+    """How many processes send, unless the user states it."""
+    return max(1, min(4, cores // 4))
+
+
+def exit_status(results: Results) -> int:
+    """0 if everything is valid, or named as unavailable on this machine."""
+    failed = [gap for gap in results.gaps if gap.kind != UNAVAILABLE]
+    return INVALID if failed or results.unusable() else OK
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _request(models: tuple[str, ...], given: dict[str, Any]) -> Request:
+    profile = PROFILES[given["profile"]]
+    if given["rounds"]:
+        profile = replace(profile, rounds=given["rounds"])
+    if given["window"]:
+        profile = replace(profile, window_s=given["window"])
+    return Request(
+        models=models,
+        devices=tuple(dict.fromkeys(given["devices"])),
+        profile=profile,
+        batches=given["batches"],
+        target_ms=quantities.duration_ms(given["slo_p99"]) if given["slo_p99"] else None,
+        loads_per_s=tuple(quantities.rate_per_s(text) for text in given["loads"]),
+        in_flight=given["in_flight"] or 0,
+        shape=" ".join(given["shapes"]),
+        payload=given["payload"],
+        repository=str(given["model_repository"] or ""),
+    )
+
+
+def _options(given: dict[str, Any]) -> Options:
+    return Options(
+        command=shlex.join(["turnout-loadtest", *sys.argv[1:]]),
+        processes=given["client_processes"] or default_processes(usable_cores()),
+        stated=Stated(
+            prices=dict(quantities.price(text) for text in given["prices"]),
+            cpu_power=quantities.power_model(given["cpu_power"]) if given["cpu_power"] else None,
+            settings=read_settings(given["config"]),
+        ),
+    )
+
+
+def _render(results: Results, folder: Path, console: Console) -> None:
     reports.render(results, folder)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
+def _interrupt(number: int, frame: object) -> None:
+    """Ends a comparison as Ctrl-C does: the server that it started must not go on, and what was measured is kept."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Runs the command; exits 1 with one line of text if it can't measure, 2 on wrong usage."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         family.run(cli, "turnout-loadtest")
     except LoadTestError as error:
-        sys.exit(family.fail("turnout-loadtest", str(error), 1))
+        sys.exit(family.fail("turnout-loadtest", str(error), FAILED))
 
 
 if __name__ == "__main__":

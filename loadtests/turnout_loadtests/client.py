@@ -1,11 +1,15 @@
 """Requests to a server outside the measurement: is it ready, what does a model take, does a device answer."""
 
 import ipaddress
+import json
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
 
 import grpc
 from turnout_proto import inference_pb2 as pb
+from turnout_proto import model_config_pb2 as mc
 from turnout_proto.methods import Stub
 
 from turnout_loadtests.errors import LoadTestError
@@ -20,10 +24,16 @@ UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_le
 LOCAL = [*UNLIMITED, ("grpc.enable_http_proxy", 0)]
 
 
-def connect(host: str) -> Stub:
-    """A stub over a channel of its own, with no limit on message sizes. A proxy in the environment isn't used on loopback."""
+def connect(host: str, service_config: str = "") -> Stub:
+    """A stub over a channel of its own, with no limit on message sizes. A proxy in the environment isn't used on loopback.
+
+    Args:
+        host: HOST:PORT, or several servers as `ipv4:HOST:PORT,HOST:PORT`.
+        service_config: gRPC's service config as JSON: how calls are spread over several servers and repeated.
+    """
+    config = [("grpc.service_config", service_config)] if service_config else []
     options = LOCAL if is_loopback(host) else UNLIMITED
-    return Stub(grpc.insecure_channel(host, [*options, ("grpc.use_local_subchannel_pool", 1)]))
+    return Stub(grpc.insecure_channel(host, [*options, ("grpc.use_local_subchannel_pool", 1), *config]))
 
 
 def is_loopback(address: str) -> bool:
@@ -35,15 +45,35 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def wait_until_ready(stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None) -> None:
-    """Returns once the server is ready; `tick` is called about five times a second meanwhile.
+def read_service_config(path: str) -> str:
+    """The text of a file with a service config; empty without a file.
 
     Raises:
-        LoadTestError: the server isn't ready after `timeout_s`.
+        LoadTestError: it can't be read, or isn't a JSON object: gRPC would go on without it.
+    """
+    if not path:
+        return ""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not isinstance(json.loads(text), dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError) as error:
+        raise LoadTestError(f"--service-config {path}: {getattr(error, 'strerror', None) or error}") from None
+    return text
+
+
+def wait_until_ready(
+    stub: Stub, timeout_s: float, tick: Callable[[], None] = lambda: None, check: Callable[[], None] = lambda: None
+) -> None:
+    """Returns once the server is ready; `tick` and `check` are called about five times a second meanwhile.
+
+    Raises:
+        LoadTestError: the server isn't ready after `timeout_s`, or `check` raised it because waiting makes no sense any more.
     """
     until_s = time.monotonic() + timeout_s
     while time.monotonic() < until_s:
         tick()
+        check()
         try:
             if stub.ServerReady(pb.ServerReadyRequest(), timeout=QUESTION_TIMEOUT_S).ready:
                 return
@@ -77,6 +107,31 @@ def model_metadata(stub: Stub, model: str) -> pb.ModelMetadataResponse:
     for tensor in [tensor for tensor in answer.inputs if tensor.name in optional]:
         answer.inputs.remove(tensor)
     return answer
+
+
+def model_names(stub: Stub) -> list[str]:
+    """The models that are ready."""
+    try:
+        index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError as error:
+        raise refused(error) from error
+    return sorted({str(model.name) for model in index.models})
+
+
+def model_config(stub: Stub, model: str) -> mc.ModelConfig | None:
+    """The model's configuration; None from a server that doesn't have the call, or refuses it."""
+    try:
+        answer = stub.ModelConfig(pb.ModelConfigRequest(name=model), timeout=QUESTION_TIMEOUT_S)
+    except grpc.RpcError:
+        return None
+    return cast("mc.ModelConfig", answer.config)
+
+
+def devices_of(stub: Stub, model: str) -> list[str]:
+    """The devices that a model is loaded on, from the instance groups of its configuration, as Turnout names them."""
+    config = model_config(stub, model)
+    groups = config.instance_group if config else ()
+    return [group.name.removeprefix(f"{model}_") for group in groups if group.name.startswith(f"{model}_")]
 
 
 def why_unavailable(stub: Stub, request: pb.ModelInferRequest) -> str | None:
@@ -129,7 +184,7 @@ def _optional_inputs(stub: Stub, model: str) -> set[str]:
 
 
 def _first_ready_model(stub: Stub) -> str:
-    index = stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=QUESTION_TIMEOUT_S)
-    if not index.models:
+    names = model_names(stub)
+    if not names:
         raise LoadTestError("the server has no ready model; name one with --model")
-    return str(index.models[0].name)
+    return names[0]

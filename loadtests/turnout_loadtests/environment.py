@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -54,30 +53,10 @@ def describe(packages: Sequence[str] = PACKAGES) -> Environment:
     )
 
 
-def idle_pressure_percent(window_s: float = 0.5) -> float | None:
-    """The share of this time in which some task waited for a processor; None if the system doesn't say.
-
-    It tells of other work only while this process is idle.
-    """
-    before_us = parse_stalled_us(_text("/proc/pressure/cpu"))
-    if before_us is None:
-        return None
-    time.sleep(window_s)
-    after_us = parse_stalled_us(_text("/proc/pressure/cpu"))
-    return None if after_us is None else (after_us - before_us) / window_s / 1e4
-
-
 def parse_cpu_limit(text: str) -> float | None:
     """The cores allowed by a cgroup's `cpu.max`; None without a limit."""
     quota, _, period = text.strip().partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
-
-
-def parse_stalled_us(text: str) -> int | None:
-    """The microseconds in which some task waited for a processor, from `/proc/pressure/cpu`; None if it doesn't say."""
-    line = text.partition("\n")[0]
-    total = line.rpartition("total=")[2]
-    return int(total) if line.startswith("some") and total.isdigit() else None
 
 
 def _text(path: str) -> str:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-TOO_FEW = "n too small"
-
 
 def three_digits(value: float) -> str:
     """A number rounded to three significant digits, thousands separated by a no-break space: `0.347`, `12.5`, `1 230`."""
@@ -13,19 +11,16 @@ def three_digits(value: float) -> str:
     return f"{rounded:#.3g}"
 
 
-def ms(value: float | None) -> str:
-    """A latency without its unit, for a table; `TOO_FEW` for a percentile that had too few samples."""
-    return TOO_FEW if value is None else three_digits(value)
-
-
-def with_unit(value: float | None) -> str:
-    """A latency with its unit, for a sentence."""
-    return TOO_FEW if value is None else f"{three_digits(value)} ms"
-
-
 def or_dash(value: float | None) -> str:
     """A number, or a dash if there is none."""
     return "–" if value is None else three_digits(value)  # noqa: RUF001 (a dash)
+
+
+def with_bound(value: float | None, bound: float | None) -> str:
+    """A percentile with the value that it doesn't exceed, as `12.5 (<= 13.1)`; a dash if there were too few samples."""
+    if value is None:
+        return or_dash(None)
+    return three_digits(value) if bound is None else f"{three_digits(value)} (\N{LESS-THAN OR EQUAL TO}{three_digits(bound)})"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

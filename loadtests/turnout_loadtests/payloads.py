@@ -28,6 +28,7 @@ DTYPES = {
         "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
     }.items()
 }  # fmt: skip
+POOL_BYTES = 32 << 20
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -46,22 +47,36 @@ def request_pool(
     Args:
         shapes: sizes, without the batch axis, of inputs that have other free dimensions.
         inputs: rows to take in turn, by input name, instead of random ones.
+        count: the number of requests; fewer, but at least two, if they would take more than `POOL_BYTES`.
     """
     draws = random_draws(metadata, batch, shapes, seed) if inputs is None else row_groups(metadata, inputs, batch)
-    return [infer_request(metadata.name, tensors, device) for tensors in islice(draws, count)]
+    first = infer_request(metadata.name, next(draws), device or None)
+    count = min(count, max(2, POOL_BYTES // max(1, first.ByteSize())))
+    return [first, *(infer_request(metadata.name, tensors, device or None) for tensors in islice(draws, count - 1))]
 
 
 def infer_request(model: str, inputs: Arrays, device: str | None = None) -> pb.ModelInferRequest:
     """One request, its tensors as raw bytes; without a `device` parameter if `device` is None."""
     return pb.ModelInferRequest(
         model_name=model,
-        parameters={} if device is None else {"device": pb.InferParameter(string_param=device)},
+        parameters={key: pb.InferParameter(string_param=value) for key, value in _asked(device).items()},
         inputs=[
             pb.ModelInferRequest.InferInputTensor(name=name, datatype=NAMES[array.dtype], shape=array.shape)
             for name, array in inputs.items()
         ],
         raw_input_contents=[_raw_bytes(array) for array in inputs.values()],
     )
+
+
+def split_precision(device: str) -> tuple[str, str]:
+    """Device and precision of a name such as `cpu+int8`, which asks for one of several files; the latter is mostly empty."""
+    name, _, precision = device.partition("+")
+    return name, precision
+
+
+def _asked(device: str | None) -> dict[str, str]:
+    name, precision = split_precision(device or "")
+    return {key: value for key, value in (("device", name), ("precision", precision)) if value}
 
 
 def outputs_of(response: pb.ModelInferResponse) -> dict[str, Array]:
@@ -129,7 +144,39 @@ def read_inputs(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, BadZipFile, TypeError) as error:
-        raise LoadTestError(f"--inputs {path}: not a readable .npz of plain arrays ({error})") from error
+        raise LoadTestError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+
+
+def golden_inputs(repository: Path, model: str) -> dict[str, Array]:
+    """The inputs that the exporter published with the newest version of a model, each (rows, ...).
+
+    Of several sizes of free dimensions, those of the first point count.
+
+    Raises:
+        LoadTestError: the repository has no golden file for the model.
+    """
+    files = list((repository / model).glob("*/golden.npz")) if str(repository) else []
+    if not files:
+        raise LoadTestError(
+            f"there is no golden.npz of model '{model}' in the repository '{repository}'; name the repository with "
+            "--model-repository, or send --payload random"
+        )
+    newest = max(files, key=lambda file: (file.parent.name.isdecimal(), file.parent.name.zfill(20)))
+    arrays = read_inputs(newest)
+    points: dict[str, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        point, _, name = key.partition("/in/")
+        if name:
+            points.setdefault(point, {})[name] = array
+    if not points:
+        raise LoadTestError(f"{newest} has no arrays called <point>/in/<input>")
+    first = next(iter(points.values()))
+    alike = [point for point in points.values() if all(_same_rows(point[name], array) for name, array in first.items())]
+    return {name: np.concatenate([point[name] for point in alike]) for name in first}
+
+
+def _same_rows(one: Array, other: Array) -> bool:
+    return one.ndim == other.ndim > 0 and one.shape[1:] == other.shape[1:]
 
 
 def _random(datatype: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:

@@ -3,7 +3,7 @@
 from turnout_cli import family
 
 # What a load test needs, and the extra that contains it.
-_NEEDED = {package: "loadtest" for package in ("jinja2", "locust", "matplotlib", "rich")}
+_NEEDED = {package: "loadtest" for package in ("jinja2", "locust", "matplotlib", "psutil", "rich", "scipy")}
 
 
 def main() -> None:

@@ -10,7 +10,9 @@ from turnout_cli import family
 from turnout_server.cli.doctor.command import doctor
 from turnout_server.cli.explain.command import explain
 from turnout_server.cli.flags import serve_hint
+from turnout_server.cli.health import health
 from turnout_server.cli.serve import serve
+from turnout_server.cli.top.command import top
 from turnout_server.settings_sources import UsageError
 
 NAME = "turnout-server"
@@ -42,6 +44,8 @@ def commands() -> None:
 commands.add_command(serve)
 commands.add_command(doctor)
 commands.add_command(explain)
+commands.add_command(health)
+commands.add_command(top)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,28 +5,33 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from turnout_server.core.device_names import AUTO, entries_of, kind_of
-from turnout_server.core.errors import FailedPrecondition
+from turnout_server.core.errors import STATUS, FailedPrecondition
 from turnout_server.core.listeners import Listeners
-from turnout_server.core.metrics import DeviceState, Metrics
+from turnout_server.core.metrics import DeviceState, Key, Metrics
 from turnout_server.devices import engines
 from turnout_server.devices.engines import Engines
 from turnout_server.devices.installation import check_installation
 from turnout_server.devices.places import Place, places_of
+from turnout_server.explain import http as explain_http
 from turnout_server.explain.gather import Explainer
 from turnout_server.models.control import Control
+from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.profiler import Profiler
 from turnout_server.models.repository import Limits, Repository
-from turnout_server.observability import gpu_metrics
-from turnout_server.observability.http import MonitoringServer
+from turnout_server.observability import gpu_metrics, page
+from turnout_server.observability import status as status_json
+from turnout_server.observability.host_metrics import BuildInfo, HostMetrics
+from turnout_server.observability.http import Answer, MonitoringServer, Route, probe
 from turnout_server.observability.log_settings import LogSettings
 from turnout_server.observability.model_metrics import ModelMetrics
+from turnout_server.observability.status import Status
 from turnout_server.observability.triton_metrics import TritonMetrics
 from turnout_server.rpc import reflection
 from turnout_server.rpc.extensions import ExtensionService
@@ -46,6 +51,9 @@ from turnout_server.transport import addresses, selection
 from turnout_server.transport.base import Handlers, Transport
 from turnout_server.wire.codec import Codec
 from turnout_server.wire.shared_memory import SharedMemory
+
+if TYPE_CHECKING:  # needs the extra `otel`
+    from turnout_server.observability.spans import Spans
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +98,12 @@ class Core:
     tracer: Tracer
     changes: Listeners
 
+    def requests(self, deployment: Deployment) -> tuple[int, int]:
+        """How many requests wait for a model on a device, and how many run there."""
+        executor = self.executors[deployment.device]
+        waiting = deployment.account.waiting + self.inline.waiting_for(deployment)
+        return waiting, executor.running_of(deployment)
+
     def stop(self, timeout_s: float = 1.0) -> None:
         """Ends every thread and process; queued requests have `timeout_s` to finish."""
         self.profiler.stop()
@@ -126,7 +140,12 @@ def build(settings: Settings, running: Engines | None = None) -> Core:
 def _assemble(settings: Settings, running: Engines, changes: Listeners, device_changes: Listeners) -> Core:
     _warn_about_missing_default(settings.default_device, running)
     ready_when = _checked_ready_when(settings.ready_when, running)
-    metrics = Metrics(lambda: _device_states(running, executors, inline))
+    metrics = Metrics(
+        lambda: _device_states(running, executors, inline),
+        lambda: _expected_series(repository),
+        routing.REASONS,
+        sorted(set(STATUS.values())),
+    )
     runners = {name: BatchRunner(name, metrics) for name in running.by_name}
     in_process = {name: runners[name] for name, engine in running.by_name.items() if not engine.device.isolated}
     inline = InlineRunner(in_process, settings.max_queue_size)
@@ -194,13 +213,20 @@ class Server:
 
     def __init__(self, settings: Settings, log: LogSettings) -> None:
         self._settings = settings
+        self._spans = _spans(settings)
         self._core = core = build(settings)
         try:
             self._transport: Transport = selection.choose(settings.transport)(
-                addresses.target(settings.host, settings.grpc_port), _handlers(settings, core, log), _options(settings), None
+                addresses.target(settings.host, settings.grpc_port),
+                _handlers(settings, core, log, self._spans),
+                _options(settings),
+                None,
             )
             self._monitoring = MonitoringServer(
-                settings.metrics_host, settings.metrics_port, _registry(core), core.dataplane.ready, core.explainer.explain
+                settings.metrics_host,
+                settings.metrics_port,
+                _registry(core, _name_of(self._transport)),
+                _routes(core, settings),
             )
         except Exception:
             core.stop(timeout_s=0)
@@ -230,35 +256,94 @@ class Server:
         self._core.changes.end()
         self._transport.stop(self._settings.drain_timeout_s)
         self._core.stop()
+        if self._spans is not None:
+            self._spans.stop()
         self._monitoring.stop()
 
 
 def _device_states(running: Engines, executors: Mapping[str, Executor], inline: InlineRunner) -> dict[str, DeviceState]:
     return {
         name: DeviceState(
-            executors[name].waiting(name) + executors[name].running(name) + inline.waiting(name),
+            executors[name].waiting(name) + inline.waiting(name),
+            executors[name].running(name),
             engine.unavailable_reason() is None,
             engine.restarts,
+            engine.device.instances,
+            engine.device.idle_w,
+            engine.device.busy_w,
         )
         for name, engine in running.by_name.items()
     }
 
 
-def _registry(core: Core) -> CollectorRegistry:
+def _routes(core: Core, settings: Settings) -> dict[str, Route]:
+    """What the monitoring port answers besides /metrics."""
+    status = Status(
+        core.dataplane,
+        core.repository,
+        core.engines,
+        core.metrics,
+        core.requests,
+        name=settings.server_name,
+        version=importlib.metadata.version("turnout"),
+    )
+    return {
+        page.PATH: page.answer,
+        status_json.PATH: status.answer,
+        "/healthz": probe(lambda: True, "live", ""),
+        "/readyz": probe(core.dataplane.ready, "ready", "not ready"),
+        explain_http.PATH: lambda query: Answer(*explain_http.answer(core.explainer.explain, query)),
+    }
+
+
+def _name_of(transport: Transport) -> str:
+    """The setting that chooses this transport."""
+    return type(transport).__module__.rpartition(".")[2].replace("_", "-")
+
+
+def _expected_series(repository: Repository) -> list[Key]:
+    """What the loaded models will count under: each with its devices, and with none for requests that fail before."""
+    return [
+        (version.name, str(version.version), device) for version in repository.ready() for device in ("", *version.deployments)
+    ]
+
+
+def _registry(core: Core, transport: str) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(core.metrics)
-    registry.register(TritonMetrics(core.metrics))
-    registry.register(ModelMetrics(core.repository.ready))
+    ProcessCollector(registry=registry)
+    for collector in (
+        core.metrics,
+        TritonMetrics(core.metrics, core.repository.ready, core.requests),
+        ModelMetrics(core.repository.ready, core.requests),
+        HostMetrics(),
+        BuildInfo(transport),
+    ):
+        registry.register(collector)
     if (gpus := gpu_metrics.gpu_metrics()) is not None:
         registry.register(gpus)
     return registry
 
 
-def _handlers(settings: Settings, core: Core, log: LogSettings) -> Handlers:
+def _spans(settings: Settings) -> "Spans | None":
+    """What makes OpenTelemetry spans; None if the settings don't ask for them.
+
+    Raises:
+        FailedPrecondition: OpenTelemetry isn't installed.
+    """
+    if not settings.otel:
+        return None
+    try:
+        from turnout_server.observability.spans import Spans  # noqa: PLC0415, an extra that most servers don't have
+    except ImportError as error:
+        raise FailedPrecondition(f"--otel: {error}; install turnout[otel]") from None
+    return Spans(settings.server_name, importlib.metadata.version("turnout"))
+
+
+def _handlers(settings: Settings, core: Core, log: LogSettings, spans: "Spans | None") -> Handlers:
     memory = SharedMemory() if settings.allow_client_shm else None
     extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
     version = importlib.metadata.version("turnout")
-    inference = InferenceService(core.dataplane, Codec(memory, settings.max_message_bytes), core.inline)
+    inference = InferenceService(core.dataplane, Codec(memory, settings.max_message_bytes), core.inline, spans)
     models = ModelService(core.dataplane, core.control, settings.server_name, version, extensions)
     extras = ExtensionService(memory, core.tracer, log, core.repository)
     health = HealthService(core.dataplane)

@@ -150,7 +150,9 @@ class Settings(BaseModel):
         "127.0.0.1", description="address to listen on: 0.0.0.0 or :: for every interface; or unix:/PATH, for gRPC alone"
     )
     grpc_port: Port = Field(8001, description="gRPC port; 0 picks a free one")
-    metrics_port: Port = Field(8002, description="port of /metrics, /healthz, /readyz and /explain; 0 picks a free one")
+    metrics_port: Port = Field(
+        8002, description="port of the page at /, /metrics, /healthz, /readyz, /explain; 0 picks a free one"
+    )
     transport: selection.Name = Field("auto", description="gRPC transport; auto takes the fast one where it works")
     grpc_options: dict[str, int | str] = Field({}, description="gRPC channel arguments: grpc.NAME=VALUE, or as JSON")
     max_message_bytes: int = Field(256 * 2**20, gt=0, lt=2**31, description="largest message received or sent")
@@ -172,6 +174,8 @@ class Settings(BaseModel):
     drain_timeout_s: float = Field(30.0, ge=0, description="seconds for calls in flight to finish, on SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
+    log_format: Literal["text", "json"] = Field("text", description="text, or a JSON object a line")
+    otel: bool = Field(False, description="send OpenTelemetry traces; the OTEL_* variables say where to, and how many")
 
     @field_validator("model_repository")
     @classmethod

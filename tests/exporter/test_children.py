@@ -1,29 +1,42 @@
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
+import psutil
 import pytest
 from turnout_exporter import children
-from turnout_exporter.errors import ChildDied, ExportError, SourceError
+from turnout_exporter.errors import ChildDied, ChildTimedOut, ExportError, SourceError
+
+from tests.exporter.progress import Recorded
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Run":
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return Run(tmp_path)
 
 
 class Run:
-    """Runs a child whose `work(job, step)` has the given body, and records its steps."""
+    """Runs a child whose `work(job, channel)` has the given body, and records its progress."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.steps: list[str] = []
+        self.progress = Recorded()
 
-    def __call__(self, body: str, job: children.Json | None = None, step: children.Step | None = None) -> children.Json:
-        lines = ["import os, signal, sys", "from turnout_exporter import children, errors", "def work(job, step):"]
+    def __call__(
+        self,
+        body: str,
+        job: children.Json | None = None,
+        progress: children.Progress | None = None,
+        timeout_s: float | None = None,
+    ) -> children.Json:
+        lines = ["import os, signal, sys", "from turnout_exporter import children, errors", "def work(job, channel):"]
         lines += [f"    {line}" for line in dedent(body).strip().splitlines()]
         (self.directory / "fake_child.py").write_text("\n".join([*lines, "children.answer(work)"]))
-        return children.run("fake_child", "Beginning", job or {}, self.directory, step or self.steps.append)
+        return children.run("fake_child", "Beginning", job or {}, self.directory, progress or self.progress, timeout_s)
 
 
 def test_the_job_goes_in_and_the_result_comes_out(run: Run) -> None:
@@ -31,8 +44,9 @@ def test_the_job_goes_in_and_the_result_comes_out(run: Run) -> None:
 
 
 def test_steps_are_reported_in_order(run: Run) -> None:
-    run("step('Exporting'); step('Saving'); return {}")
-    assert run.steps == ["Beginning", "Exporting", "Saving"]
+    run("channel.step('Exporting'); channel.detail('1 of 2'); channel.note('slow'); channel.step('Saving'); return {}")
+    assert run.progress.steps == ["Beginning", "Exporting", "Saving"]
+    assert (run.progress.details, run.progress.notes, run.progress.failures) == (["1 of 2"], ["slow"], 0)
 
 
 def test_output_of_the_users_code_does_not_disturb_the_answer(run: Run) -> None:
@@ -42,6 +56,7 @@ def test_output_of_the_users_code_does_not_disturb_the_answer(run: Run) -> None:
 def test_an_error_keeps_its_class_and_carries_the_traceback(run: Run) -> None:
     with pytest.raises(SourceError, match="no such factory") as caught:
         run("raise errors.SourceError('no such factory')")
+    assert run.progress.failures == 1
     assert "in work" in caught.value.detail
 
 
@@ -52,7 +67,7 @@ def test_an_unexpected_error_is_reported_with_its_type(run: Run) -> None:
 
 def test_death_by_a_signal_is_reported_with_its_name_and_the_step(run: Run) -> None:
     with pytest.raises(ChildDied, match="killed by SIGSEGV, while: Exporting"):
-        run("step('Exporting'); os.kill(os.getpid(), signal.SIGSEGV)")
+        run("channel.step('Exporting'); os.kill(os.getpid(), signal.SIGSEGV)")
 
 
 def test_death_by_sigkill_hints_at_memory(run: Run) -> None:
@@ -80,10 +95,67 @@ def test_a_file_in_the_current_folder_does_not_replace_a_library(
     assert run("import numpy; return {'numpy': numpy.__name__}") == {"numpy": "numpy"}
 
 
-def test_an_interrupt_kills_a_child_that_would_never_end(run: Run) -> None:
-    def interrupt(title: str) -> None:
+class Interrupting(Recorded):
+    def step(self, title: str) -> None:
+        super().step(title)
         if title != "Beginning":
             raise KeyboardInterrupt
 
+
+GRANDCHILD = """
+    import subprocess
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    channel.note(str(sleeper.pid))
+    channel.step('Exporting')
+    signal.pause()
+"""
+
+
+def test_an_interrupt_kills_a_child_that_would_never_end_and_its_children(run: Run) -> None:
+    progress = Interrupting()
     with pytest.raises(KeyboardInterrupt):
-        run("step('Exporting'); signal.pause()", step=interrupt)
+        run(GRANDCHILD, progress=progress)
+    (sleeper,) = progress.notes
+    wait_until_dead(int(sleeper))
+
+
+def test_a_child_that_takes_too_long_is_killed_and_named(run: Run) -> None:
+    with pytest.raises(ChildTimedOut, match="it took longer than 1 s: Exporting"):
+        run("channel.step('Exporting'); signal.pause()", timeout_s=1.0)
+
+
+def test_a_child_ends_with_its_parent(run: Run, tmp_path: Path) -> None:
+    """The parent is killed by SIGKILL, so it can't end its child."""
+    (tmp_path / "fake_child.py").write_text(
+        "import os, signal\nfrom turnout_exporter import children\n"
+        "children.answer(lambda job, channel: (channel.step(str(os.getpid())), signal.pause()))"
+    )
+    parent = f"""
+        import os, pathlib, signal, sys
+        from turnout_exporter import children
+        from tests.exporter.progress import Recorded
+
+        class Killing(Recorded):
+            def step(self, title):
+                if title != "Beginning":
+                    print(title, flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        children.run("fake_child", "Beginning", {{}}, pathlib.Path({str(tmp_path)!r}), Killing())
+    """
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    ended = subprocess.run(
+        [sys.executable, "-c", dedent(parent)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    wait_until_dead(int(ended.stdout))
+
+
+def wait_until_dead(pid: int) -> None:
+    for process in psutil.process_iter(["pid"]):
+        if process.pid == pid and process.status() != psutil.STATUS_ZOMBIE:
+            process.wait(10)

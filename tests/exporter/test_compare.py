@@ -16,7 +16,36 @@ def test_the_error_is_absolute_and_relative_to_the_largest_value() -> None:
 
 def test_a_difference_is_reported_with_its_position_and_size() -> None:
     result = compared([[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.5, 4.0]])
-    assert result.problem == "differs by 0.5 at [1, 0]: PyTorch 3, ONNX Runtime 3.5 (allowed 0.00041)"
+    assert result.problem == "differs by 0.5 at [1, 0]: 3 became 3.5 (allowed 0.00041)"
+
+
+def test_the_input_rows_of_the_worst_element_are_named() -> None:
+    expected = np.zeros((2, 3), np.float32)
+    inputs = {
+        "ids": np.arange(40).reshape(2, 20),
+        "mask": np.array([[1], [0]]),
+        "scale": np.array([0.5, 2.25]),
+        "table": expected[:1],
+    }
+    actual = np.array([[0, 0, 0], [1, 1, 1]], np.float32)
+    problem = compare("p", "y", expected, actual, inputs).problem
+    assert problem.endswith(
+        "at [1, 0]: 0 became 1 (allowed 1e-05), "
+        "for ids[1] = [20 21 22 23 24 25 26 27 28 29 30 31 ...], mask[1] = [0], scale[1] = 2.25"
+    )
+
+
+def test_a_given_tolerance_replaces_that_of_the_type_for_integers_as_well() -> None:
+    expected, actual = np.array([100, 0], np.uint8), np.array([99, 0], np.uint8)
+    assert compare("p", "y", expected, actual, tolerance=0.02).problem == ""
+    assert compare("p", "y", expected, actual, tolerance=0.005).problem
+    assert compare("p", "y", np.ones(2, np.float32), np.full(2, 1.04, np.float32), tolerance=0.05).problem == ""
+
+
+def test_text_must_be_equal() -> None:
+    expected = np.array([["a", "b"]])
+    assert compare("p", "y", expected, np.array([["a", "b"]])).problem == ""
+    assert compare("p", "y", expected, np.array([["a", "longer"]])).problem == "is 'longer' at [0, 1] instead of 'b'"
 
 
 @pytest.mark.parametrize(("error", "agrees"), [(1.9e-5, True), (1.3e-4, False)])
@@ -47,7 +76,7 @@ def test_a_nan_in_only_one_of_them_is_an_infinite_error(actual: float) -> None:
 
 def test_another_shape_or_type_is_named() -> None:
     expected = np.zeros((7, 10), np.float32)
-    assert compare("p", "y", expected, expected[:2]).problem == "is float32[2,10], PyTorch's is float32[7,10]"
+    assert compare("p", "y", expected, expected[:2]).problem == "is float32[2,10] instead of float32[7,10]"
     assert compare("p", "y", expected, expected.astype(np.float64)).problem.startswith("is float64[7,10]")
 
 

@@ -1,19 +1,27 @@
 """Real exports in real processes; each takes seconds."""
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
 import numpy as np
+import onnx
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
-from turnout_exporter import modelconfig, reference
-from turnout_exporter.cli import export_command
-from turnout_exporter.manifest import sha256
+from turnout_exporter.cli.export import export_command
+from turnout_exporter.repository import modelconfig
+from turnout_exporter.repository.manifest import sha256
+from turnout_exporter.spec import reference
 from turnout_proto.model_config_pb2 import ModelConfig
 
 from tests.exporter import zoo
@@ -70,12 +78,13 @@ def test_the_manifest_is_valid_and_correct(version: Path, directory: Path) -> No
     assert manifest["source"]["reference"] == "zoo.py:Words"
     assert manifest["source"]["weights_sha256"] == sha256(directory / "words.safetensors")
     assert {"batch": 2, "seq": 20} in [entry["point"] for entry in manifest["verification"]]
+    assert manifest["sizes"] == {"batch": {"min": 1, "max": 32, "step": 1}, "seq": {"min": 1, "max": 20, "step": 1}}
 
 
 def test_golden_outputs_are_what_pytorch_gives(version: Path, directory: Path) -> None:
     model = zoo.Words(layers=2).eval()
     model.load_state_dict(load_file(directory / "words.safetensors"))
-    samples = reference.read(version / "golden.npz")
+    samples = reference.read_golden(version / "golden.npz")
     assert len(samples) == 2
     assert max(sample.point.sizes["batch"] for sample in samples) >= 2
     for sample in samples:
@@ -113,12 +122,115 @@ def test_an_lstm_exports_a_second_time_and_leaves_the_first_version(directory: P
     assert (copy / "models/words/config.pbtxt").read_bytes() == config
 
 
-def test_a_branch_on_the_shape_is_refused_with_the_point_and_the_difference(tmp_path: Path) -> None:
-    result = export(tmp_path / "models", "branch", f"{ZOO}:Branch", "--input", "x=float32[batch,4]@3:4")
+def test_the_report_and_the_file_itself_say_what_was_proven(version: Path) -> None:
+    assert "- proven for batch 1..32, seq 1..20" in (version / "verification.md").read_text()
+    assert json.loads((version / "verification.json").read_text())["exporter"] == "dynamo"
+    metadata = {entry.key: entry.value for entry in onnx.load(version / "model.onnx").metadata_props}
+    assert metadata["turnout.sizes"] == "batch=1..32 seq=1..20"
+    assert json.loads(metadata["turnout.labels"]) == list(LABELS)
+
+
+def test_a_branch_on_a_size_that_is_not_usually_tried_is_found_and_refused(tmp_path: Path) -> None:
+    result = export(
+        tmp_path / "models", "branch", f"{ZOO}:RareBranch", "--input", "x=float32[batch,4]@3:4", "--exporter", "dynamo"
+    )
     assert result.exit_code == 1
-    assert "differ at 2 of 4 points, so nothing was published" in result.stderr
-    assert "at batch=7, output 'output' differs by" in result.stderr
-    assert "(allowed 0.0008" in result.stderr
+    assert "at batch=17, output 'output' differs by" in result.stderr
+    assert re.search(r"for x\[(\d+)\] = \[3\.", result.stderr)
+    assert "The model was exported at batch=2; a Python `if`" in result.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_decision_by_a_value_is_refused_with_its_line_instead_of_being_kept(tmp_path: Path) -> None:
+    result = export(tmp_path / "models", "value", f"{ZOO}:ByValue", "--input", "x=float32[batch,4]")
+    assert result.exit_code == 1
+    assert re.search(r"decides by a value of a tensor \(zoo\.py:\d+, if x\.max\(\) > 100:\)", result.stderr)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_packed_lstm_is_exported_by_the_second_exporter_for_rows_of_all_lengths(tmp_path: Path) -> None:
+    result = export(tmp_path, "packed", f"{ZOO}:Packed", "--task", "text-classification", "--range", "seq=1..40")
+    assert result.exit_code == 0, result.output
+    assert "! torch.onnx failed, so torch's TorchScript exporter is tried" in result.stdout
+    manifest = json.loads((tmp_path / "packed/1/model.json").read_text())
+    assert (manifest["exporter"], manifest["batch_axis"]) == ("torchscript", 0)
+    assert manifest["inputs"][1] == {
+        "name": "lengths", "datatype": "INT64", "shape": ["batch"], "kind": "lengths", "limit": "<=seq"
+    }  # fmt: skip
+    (lengths,) = {
+        tuple(sample.inputs["lengths"]) for sample in reference.read_golden(tmp_path / "packed/1/golden.npz")
+        if sample.point.sizes["batch"] > 1
+    }  # fmt: skip
+    assert min(lengths) < max(lengths)
+
+
+def test_a_model_that_is_never_the_same_is_refused_before_the_export(tmp_path: Path) -> None:
+    result = export(tmp_path / "models", "noise", f"{ZOO}:Noisy", "--input", "x=float32[batch,4]")
+    assert result.exit_code == 1
+    assert "draws random numbers (aten.randn_like in Noisy)" in result.stderr
+    assert "Exporting" not in result.stdout
+
+
+def test_a_program_is_exported_by_its_own_inputs_and_published_in_three_precisions(tmp_path: Path) -> None:
+    program = torch.export.export(
+        zoo.Linear().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("rows")},), strict=False
+    )
+    torch.export.save(program, tmp_path / "linear.pt2")
+    (tmp_path / "judge.py").write_text(JUDGE)
+    result = export(
+        tmp_path / "models", "linear", str(tmp_path / "linear.pt2"), "--variant", "fp16", "--variant", "int8",
+        "--metric", f"{tmp_path / 'judge.py'}:width",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "inputs   x FP32[batch,4]" in result.stdout
+    files = json.loads((tmp_path / "models/linear/1/model.json").read_text())["files"]
+    assert (files["model.fp16.onnx"]["precision"], files["model.fp16.onnx"]["metric"]) == ("fp16", {"width": 3.0})
+    left_out = json.loads((tmp_path / "models/linear/1/verification.json").read_text())["left_out"]
+    assert ("model.int8.onnx" in files) is ("int8" not in left_out)  # so small a model may be slower
+
+
+JUDGE = """
+import numpy as np
+
+def width(predict):
+    return {"width": predict({"x": np.ones((5, 4), "float32")})["output"].shape[1]}
+"""
+
+
+def test_an_onnx_file_is_adopted_with_a_reference_of_the_users(tmp_path: Path) -> None:
+    text = '<ir_version: 10, opset_import: ["" : 19]> double (float[N, 4] x) => (float[?, ?] y) { y = Add(x, x) }'
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "double.onnx")
+    (tmp_path / "truth.py").write_text("def twice(inputs):\n    return inputs['x'].astype('float64') * 2\n"
+                                       "def thrice(inputs):\n    return {'y': inputs['x'] * 3}\n")  # fmt: skip
+    source, truth = str(tmp_path / "double.onnx"), tmp_path / "truth.py"
+    result = export(tmp_path / "models", "double", source, "--reference", f"{truth}:twice")
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((tmp_path / "models/double/1/model.json").read_text())
+    assert (manifest["exporter"], manifest["opset"]) == ("adopted", 19)
+    assert manifest["outputs"] == [{"name": "y", "datatype": "FP32", "shape": ["batch", 4]}]
+    result = export(tmp_path / "models", "wrong", source, "--reference", f"{truth}:thrice")
+    assert result.exit_code == 1
+    assert "thrice differ at 4 of 4 points" in result.stderr
+    assert "They differ at every point: the converter computes something else there" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_export_and_leaves_neither_files_nor_processes(
+    tmp_path: Path, number: signal.Signals, exit_code: int
+) -> None:
+    command = [sys.executable, "-m", "turnout_exporter", f"{ZOO}:Endless", "--name", "endless"]
+    with subprocess.Popen(
+        [*command, "--repository", str(tmp_path / "models"), "--input", "x=float32[batch,4]"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as exporter:  # fmt: skip
+        assert exporter.stdout is not None
+        assert exporter.stderr is not None
+        assert exporter.stdout.readline().startswith("✓ Building")
+        (child,) = psutil.Process(exporter.pid).children()
+        exporter.send_signal(number)
+        assert exporter.wait(20) == exit_code
+        assert exporter.stderr.read().strip() == f"interrupted by {number.name}: nothing was published"
+    assert not child.is_running()
     assert not (tmp_path / "models").exists()
 
 

@@ -22,6 +22,8 @@ def test_a_missing_package_is_reported_with_its_extra(
         (["--help"], 0, "Usage: turnout-export"),
         (["file.py:build", "--inptu=x"], 2, "no such option '--inptu'; did you mean '--input'? see turnout-export --help"),
         ([], 2, "missing argument 'SOURCE'"),
+        (["verify"], 2, "missing argument 'DIRECTORY'; see turnout-export verify --help"),
+        (["inspect", "--help"], 0, "Usage: turnout-export inspect"),
     ],
 )
 def test_it_behaves_like_the_other_commands(

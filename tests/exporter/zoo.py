@@ -1,7 +1,10 @@
 """Small models for the tests. Each has a property that exporters get wrong, or that decides how it is published."""
 
+from threading import Event
+
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 
 class Words(nn.Module):
@@ -23,6 +26,64 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x if x.shape[0] > 4 else x + 1
+
+
+class RareBranch(nn.Module):
+    """x (batch, 4) float32 -> (batch, 4); another branch from 17 to 29 rows, at none of the usual sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if 17 <= x.shape[0] <= 29 else x + 1
+
+
+class ByValue(nn.Module):
+    """x (batch, 4) float32 -> (batch, 4); decides by a value that random inputs never have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.max() > 100:
+            return 0 * x
+        return x + 1
+
+
+class Linear(nn.Module):
+    """x (batch, 4) float32 -> (batch, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.layer(x)
+        return answer
+
+
+class Packed(nn.Module):
+    """ids (batch, seq) and lengths (batch) int64 -> scores (batch, 3) float32, from the last state of each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 8)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        rows = pack_padded_sequence(self.embedding(ids), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        _, (hidden, _) = self.lstm(rows)
+        return {"scores": self.head(hidden[-1])}
+
+
+class Noisy(nn.Module):
+    """x (batch, 4) float32 -> (batch, 4), with other noise each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x)
+
+
+class Endless(nn.Module):
+    """x (batch, 4) float32; never answers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        Event().wait()
+        return x
 
 
 class Pooled(nn.Module):

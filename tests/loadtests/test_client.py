@@ -1,7 +1,17 @@
+from pathlib import Path
+
 import grpc
 import numpy as np
 import pytest
-from turnout_loadtests.client import connect, is_loopback, model_metadata, server_name, wait_until_ready, why_unavailable
+from turnout_loadtests.client import (
+    connect,
+    is_loopback,
+    model_metadata,
+    read_service_config,
+    server_name,
+    wait_until_ready,
+    why_unavailable,
+)
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.payloads import infer_request
 from turnout_proto.methods import Stub
@@ -14,7 +24,7 @@ def test_a_device_that_answers_is_available(stub: Stub) -> None:
 
 
 def test_a_missing_device_is_unavailable_for_the_servers_reason(stub: Stub) -> None:
-    assert why_unavailable(stub, infer_request("add", ROW, "cuda")) == "no NVIDIA driver on this machine"
+    assert why_unavailable(stub, infer_request("add", ROW, "cuda")) == "no such device here"
 
 
 def test_a_busy_device_is_available(stub: Stub) -> None:
@@ -58,3 +68,14 @@ def test_waiting_for_a_missing_server_ends_at_the_timeout(closed_port: int) -> N
 )
 def test_a_server_on_this_machine_is_asked_without_a_proxy(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
+
+
+def test_a_service_config_is_read_and_refused_where_grpc_would_ignore_it(tmp_path: Path) -> None:
+    (tmp_path / "good.json").write_text('{"methodConfig": []}')
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "text.json").write_text("round_robin")
+    assert read_service_config("") == ""
+    assert read_service_config(str(tmp_path / "good.json")) == '{"methodConfig": []}'
+    for name, words in (("list", "it is no JSON object"), ("text", "Expecting value"), ("none", "No such file")):
+        with pytest.raises(LoadTestError, match=f"--service-config .*{name}.json: {words}"):
+            read_service_config(str(tmp_path / f"{name}.json"))

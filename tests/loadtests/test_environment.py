@@ -1,18 +1,10 @@
 import pytest
-from turnout_loadtests.environment import describe, parse_cpu_limit, parse_stalled_us
+from turnout_loadtests.environment import describe, parse_cpu_limit
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("", None)])
 def test_a_cgroup_quota_is_read_as_a_number_of_cores(text: str, cores: float | None) -> None:
     assert parse_cpu_limit(text) == cores
-
-
-@pytest.mark.parametrize(
-    ("text", "stalled_us"),
-    [("some avg10=0.00 avg60=0.22 avg300=0.22 total=5790309\nfull avg10=0.00 total=1\n", 5790309), ("", None)],
-)
-def test_cpu_pressure_is_read_from_its_total(text: str, stalled_us: int | None) -> None:
-    assert parse_stalled_us(text) == stalled_us
 
 
 def test_this_machine_can_be_described() -> None:

@@ -1,8 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_loadtests.buckets import three_significant_digits
-from turnout_loadtests.formatting import TOO_FEW, markdown_table, ms, or_dash, three_digits
+from turnout_loadtests.formatting import markdown_table, or_dash, three_digits, with_bound
+from turnout_loadtests.sending.buckets import three_significant_digits
 
 
 @pytest.mark.parametrize(
@@ -13,10 +13,10 @@ def test_numbers_keep_three_significant_digits(value: float, text: str) -> None:
     assert three_digits(value) == text
 
 
-def test_a_missing_percentile_says_why() -> None:
-    assert ms(None) == TOO_FEW
-    assert ms(2.5) == "2.50"
-    assert or_dash(None) == "\N{EN DASH}"
+def test_a_missing_percentile_is_a_dash_and_a_known_one_has_its_bound() -> None:
+    assert or_dash(None) == with_bound(None, None) == "\N{EN DASH}"
+    assert with_bound(2.5, None) == "2.50"
+    assert with_bound(2.5, 2.75) == "2.50 (\N{LESS-THAN OR EQUAL TO}2.75)"
 
 
 @given(st.floats(1e-6, 1e9))

@@ -13,8 +13,7 @@ from turnout_loadtests.payloads import infer_request
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import Stub
 
-from tests.loadtests.conftest import SLOW_S
-
+SLOW_S = 0.5  # of the fake server's device `slow`
 ROW = {"x": np.zeros((1, 4), np.float32)}
 
 
@@ -136,7 +135,8 @@ def test_every_request_has_an_outcome_with_its_status(stub: Stub) -> None:
 def test_an_answer_says_where_it_ran_and_for_how_long(stub: Stub) -> None:
     for each in send_poisson(stub, [source("cpu", 50.0)], 0.2, 5.0):
         assert (each.device, each.route_reason) == ("cpu", "")
-        assert (each.predicted_us, each.actual_us) == (0, 2100)
+        assert each.predicted_us == 0
+        assert 2000 <= each.actual_us < 50_000
 
 
 @pytest.fixture

@@ -114,5 +114,11 @@ def test_an_answer_is_read_as_arrays() -> None:
     assert outputs_of(answer)["y"].tolist() == [[1, 2]]
 
 
+def test_a_device_may_ask_for_a_precision() -> None:
+    request = infer_request("m", {"x": np.zeros((1, 2), np.float32)}, "cpu:1+int8")
+    asked = {key: value.string_param for key, value in request.parameters.items()}
+    assert asked == {"device": "cpu:1", "precision": "int8"}
+
+
 def test_a_request_without_a_device_has_no_parameters() -> None:
     assert not infer_request("m", {"x": np.zeros((1, 2), np.float32)}).parameters

@@ -14,6 +14,7 @@ SERVER = ROOT / "server" / "turnout_server"
 
 #: docs/architecture.md, "Folders". A module may import those of its own folder, and of the folders below it in this list.
 FOLDERS = [
+    "entry",
     "__main__",
     "cli",
     "app",
@@ -41,6 +42,7 @@ ONLY = {
     "google": NETWORK | {"models.config_pbtxt", "models.runtime_options"},  # these two parse config.pbtxt
     "turnout_proto": NETWORK | {"models.config_pbtxt", "models.runtime_options"},
     "onnxruntime": {"devices"},
+    "opentelemetry": {"observability.spans"},
     "prometheus_client": {"app", "core.metrics", "observability"},
     "click": {"__main__", "cli"},
     "pydantic": {"settings", "settings_sources", "cli.flags"},

@@ -1,6 +1,6 @@
 """The settings as options of a command."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,6 +94,15 @@ def serve_hint(path: str) -> str:
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among a command's parameters that were given on the command line."""
     return {name: value for name, value in parameters.items() if name in Settings.model_fields and value not in (None, ())}
+
+
+def parsed(words: Sequence[str]) -> dict[str, Any]:
+    """The settings on a command line of the server.
+
+    Raises:
+        click.UsageError: it isn't one.
+    """
+    return given(click.Command("serve", params=options()).make_context("turnout-server", list(words)).params)
 
 
 def _names(name: str, field: FieldInfo) -> Iterator[str]:

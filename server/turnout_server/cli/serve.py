@@ -53,7 +53,7 @@ def serve(**parameters: Any) -> int:
     handler = logging.StreamHandler(sys.stderr)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("turnout_server").setLevel(logging.DEBUG)  # LogSettings decides which records are shown
-    log = LogSettings(handler, chosen.log_level)
+    log = LogSettings(handler, chosen.log_level, "json" if chosen.log_format == "json" else "default")
     try:
         from turnout_server.app import Server  # noqa: PLC0415, fails where ONNX Runtime is broken
 

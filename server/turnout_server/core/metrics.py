@@ -7,7 +7,7 @@ series of all threads. They may see a request that is only partly counted yet, b
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -16,6 +16,8 @@ SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 #: Bounds for actual time divided by predicted time; 1 is an exact prediction.
 RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+#: Bounds for the time of a request divided by the time of its run; 1 is a request that waited for nothing.
+LOAD_RATIOS = (1.05, 1.1, 1.25, 1.5, 2.0, 10.0, 50.0)
 
 #: The (model, version, device) of a series. NOBODY is the key for requests that named no existing model.
 Key = tuple[str, str, str]
@@ -88,6 +90,7 @@ class Series:
         batches: runs by number of rows.
         reasons: answered requests by the reason of their route.
         prediction: the time from routing to outcome, divided by the predicted time.
+        load_ratio: the time of a request divided by the time of its run.
         late: outcomes dropped because their request had already ended.
         last_s: when the last request was answered, in seconds since the epoch.
     """
@@ -101,6 +104,7 @@ class Series:
         "input_s",
         "last_s",
         "late",
+        "load_ratio",
         "output_s",
         "prediction",
         "queue_s",
@@ -122,6 +126,7 @@ class Series:
         self.batches: defaultdict[int, Batches] = defaultdict(Batches)
         self.reasons: defaultdict[str, int] = defaultdict(int)
         self.prediction = Histogram(RATIOS)
+        self.load_ratio = Histogram(LOAD_RATIOS)
         self.late = 0
         self.last_s = 0.0
 
@@ -135,6 +140,11 @@ class Series:
         """The number of runs."""
         return sum(self.batch_rows.counts)
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds of all runs, with batching their inputs and splitting their outputs."""
+        return sum(batches.input_s + batches.compute_s + batches.output_s for batches in list(self.batches.values()))
+
     def add(self, other: "Series") -> None:
         for histogram, addend in (
             (self.request_s, other.request_s),
@@ -142,6 +152,7 @@ class Series:
             (self.compute_s, other.compute_s),
             (self.batch_rows, other.batch_rows),
             (self.prediction, other.prediction),
+            (self.load_ratio, other.load_ratio),
         ):
             histogram.add(addend)
         self.rows += other.rows
@@ -162,14 +173,20 @@ class DeviceState:
     """The current state of a device.
 
     Attributes:
-        in_flight: requests that wait for it or run on it.
+        waiting, running: requests that wait for it, and that run on it.
         up: whether it works.
         restarts: how often its process was restarted.
+        instances: how many runs may be in progress at once.
+        idle_w, busy_w: watts that it draws when idle and when busy; None if not known.
     """
 
-    in_flight: int
+    waiting: int
+    running: int
     up: bool
     restarts: int
+    instances: int = 1
+    idle_w: float | None = None
+    busy_w: float | None = None
 
 
 class Metrics:
@@ -177,10 +194,22 @@ class Metrics:
 
     Args:
         devices: returns the state of each device; called at every scrape.
+        expected: returns the keys that are published before anything was counted for them, so that the first count is seen
+            as an increase; called at every scrape.
+        reasons, codes: values of the labels `reason` and `code` that are published for these keys from the start, too.
     """
 
-    def __init__(self, devices: Callable[[], dict[str, DeviceState]] = dict) -> None:
-        self._devices = devices
+    def __init__(
+        self,
+        devices: Callable[[], dict[str, DeviceState]] = dict,
+        expected: Callable[[], Iterable[Key]] = tuple,
+        reasons: Collection[str] = (),
+        codes: Collection[str] = (),
+    ) -> None:
+        self.device_states = devices
+        self._expected = expected
+        self._reasons = dict.fromkeys(reasons, 0)
+        self._codes = dict.fromkeys(codes, 0)
         self._own = threading.local()
         self._shards: list[dict[Key, Series]] = []
 
@@ -204,10 +233,19 @@ class Metrics:
                 totals[key].add(series)
         return totals
 
+    def published(self) -> dict[Key, Series]:
+        """The totals, and empty series for expected keys that have counted nothing yet."""
+        totals = self.totals()
+        for key in self._expected():
+            series = totals[key] if key in totals else totals.setdefault(key, Series())
+            series.reasons.update({**self._reasons, **series.reasons})
+            series.failures.update({**self._codes, **series.failures})
+        return totals
+
     def by_model(self) -> dict[tuple[str, str], Series]:
-        """The totals summed over devices, by (model, version); without requests that named no existing model."""
+        """What is published, summed over devices, by (model, version); without requests that named no existing model."""
         models: defaultdict[tuple[str, str], Series] = defaultdict(Series)
-        for (model, version, _), series in self.totals().items():
+        for (model, version, _), series in self.published().items():
             if version:
                 models[model, version].add(series)
         return models
@@ -225,6 +263,7 @@ class Metrics:
         routes = CounterMetricFamily(
             "turnout_routes", "Answered requests, by the reason for choosing the device.", labels=[*labels, "reason"]
         )
+        busy = CounterMetricFamily("turnout_busy_seconds", "Seconds in which runs were in progress.", labels=labels)
         histograms = {
             "request_s": ("turnout_request_seconds", "Time from a request's arrival to its answer."),
             "queue_s": ("turnout_queue_seconds", "Time in the device's queue."),
@@ -233,26 +272,33 @@ class Metrics:
             "prediction": ("turnout_prediction_ratio", "Time from routing to outcome, divided by the predicted time."),
         }
         families = {name: HistogramMetricFamily(*text, labels=labels) for name, text in histograms.items()}
-        for key, series in sorted(self.totals().items()):
+        for key, series in sorted(self.published().items()):
             for code, count in series.failures.items():
                 failures.add_metric([*key, code], count)
             if not key[2]:  # these requests failed before a device was chosen, so there are no other metrics
                 continue
             requests.add_metric(key, series.answered)
             late.add_metric(key, series.late)
+            busy.add_metric(key, series.busy_s)
             for reason, count in series.reasons.items():
                 routes.add_metric([*key, reason], count)
             for name, family in families.items():
                 histogram: Histogram = getattr(series, name)
                 family.add_metric(key, histogram.cumulative(), histogram.total)
-        yield from (requests, failures, late, routes, *families.values(), *self._device_families())
+        yield from (requests, failures, late, routes, busy, *families.values(), *self._device_families())
 
     def _device_families(self) -> tuple[Metric, ...]:
         in_flight = GaugeMetricFamily("turnout_in_flight", "Requests that wait or run.", labels=["device"])
         up = GaugeMetricFamily("turnout_device_up", "1 if the device works, else 0.", labels=["device"])
         restarts = CounterMetricFamily("turnout_device_restarts", "Restarts of the device's process.", labels=["device"])
-        for device, state in self._devices().items():
-            in_flight.add_metric([device], state.in_flight)
+        instances = GaugeMetricFamily("turnout_device_instances", "Runs that may be in progress at once.", labels=["device"])
+        watts = GaugeMetricFamily("turnout_device_watts", "Watts that it draws, idle and busy.", labels=["device", "state"])
+        for device, state in self.device_states().items():
+            in_flight.add_metric([device], state.waiting + state.running)
             up.add_metric([device], int(state.up))
             restarts.add_metric([device], state.restarts)
-        return in_flight, up, restarts
+            instances.add_metric([device], state.instances)
+            for name, power_w in (("idle", state.idle_w), ("busy", state.busy_w)):
+                if power_w is not None:
+                    watts.add_metric([device, name], power_w)
+        return in_flight, up, restarts, instances, watts

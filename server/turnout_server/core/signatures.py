@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,27 @@ from turnout_server.core.datatypes import Datatype, of_dtype
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest
 from turnout_server.core.messages import InferRequest
 from turnout_server.core.model_config import TensorConfig
+
+
+class SizeLimit(NamedTuple):
+    """The sizes of a free dimension for which a model was proven.
+
+    Attributes:
+        name: what the model's author calls the dimension.
+        low, high, step: from, to (both ends included) and by.
+    """
+
+    axis: int
+    name: str
+    low: int
+    high: int
+    step: int
+
+    def allows(self, size: int) -> bool:
+        return self.low <= size <= self.high and (size - self.low) % self.step == 0
+
+    def __str__(self) -> str:
+        return f"{self.low}..{self.high}" + (f" in steps of {self.step}" if self.step > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,8 @@ class TensorSpec:
         optional: whether a request may leave it out, because the graph has a value for it.
         column_shape: for a tensor of one number a row, the shape that Triton gives it: [-1, 1] for [-1], [1] for []. Requests
             may have either. None for other tensors.
+        sizes: of free dimensions, as far as they are limited.
+        values: the least value and the end of what its integers may be; None for any.
     """
 
     name: str
@@ -37,6 +61,8 @@ class TensorSpec:
     labels: tuple[str, ...] = ()
     optional: bool = False
     column_shape: tuple[int, ...] | None = None
+    sizes: tuple[SizeLimit, ...] = ()
+    values: tuple[int, int] | None = None
 
     @cached_property
     def _only_batch_is_free(self) -> bool:
@@ -91,6 +117,24 @@ class Signature:
     def _required(self) -> frozenset[str]:
         return frozenset(spec.name for spec in self.inputs if not spec.optional)
 
+    @cached_property
+    def _with_values(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec in self.inputs if spec.values is not None)
+
+    def check_values(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Checks the integers of those inputs that may not have every value.
+
+        Raises:
+            InvalidRequest: one of them is beyond its range; the text has both.
+        """
+        for spec in self._with_values:
+            array = inputs.get(spec.name)
+            if array is None or not array.size or spec.values is None:
+                continue
+            low, end = spec.values
+            if (value := int(array.min())) < low or (value := int(array.max())) >= end:
+                raise InvalidRequest(f"input '{spec.name}' has the value {value}, and {low}..{end - 1} is allowed")
+
     def to_graph(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A valid request's arrays in the shapes of the ONNX graph."""
         if not self._reshapes_inputs:
@@ -134,6 +178,11 @@ class Signature:
                 f"inference input '{spec.name}' data-type is '{of_dtype(array.dtype).name}', "
                 f"but model '{model}' expects '{spec.datatype.name}'"
             )
+        for limit in spec.sizes:
+            if limit.axis < array.ndim and not limit.allows(array.shape[limit.axis]):
+                raise InvalidRequest(
+                    f"input '{spec.name}' of model '{model}': '{limit.name}' is {array.shape[limit.axis]}, allowed {limit}"
+                )
         if not spec.fits(array.shape):
             if self.max_batch_size and not array.shape:
                 raise InvalidRequest(f"input '{spec.name}' has no shape but model requires batch dimension for '{model}'")

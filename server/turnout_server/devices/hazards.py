@@ -7,6 +7,7 @@
 Only values matter that come from a request's inputs. What follows from shapes is bounded by the size of the request.
 """
 
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,8 +61,8 @@ def hazards(path: Path) -> tuple[str, ...]:
     Returns nothing for a file that can't be read, which can't be opened either.
     """
     try:
-        stat = path.stat()
-        return _hazards(path, stat.st_mtime_ns, stat.st_size)
+        found = path.stat()
+        return _hazards(path, found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else ()
     except (onnx_graph.NotOnnx, OSError, ValueError):
         return ()
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-#: Graphs in graphs, and fields in a message, that a file may have.
-MAX_DEPTH, MAX_FIELDS = 32, 10_000_000
+from turnout_server.core.protobuf import fields
+
+#: Graphs in graphs that a file may have.
+MAX_DEPTH = 32
 
 
 class NotOnnx(ValueError):
@@ -74,11 +75,12 @@ def read(path: Path) -> Model:
         NotOnnx: it isn't an ONNX file.
         OSError: it can't be read.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
-        try:
-            return _model(view)
-        except (IndexError, UnicodeDecodeError) as error:
-            raise NotOnnx(f"{path.name} is no ONNX file") from error
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # not closed here: an error keeps views of it
+    try:
+        return _model(memoryview(content))
+    except (IndexError, ValueError) as error:
+        raise NotOnnx(f"{path.name} is no ONNX file") from error
 
 
 def _model(view: memoryview) -> Model:
@@ -178,36 +180,6 @@ def _text(value: memoryview | int) -> str:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """The fields of a message: (number, value); what has a fixed size is left out."""
-    at = 0
-    for _ in range(MAX_FIELDS):
-        if at >= len(view):
-            return
-        tag, at = _varint(view, at)
-        kind = tag & 7
-        if kind == _LENGTH:
-            length, at = _varint(view, at)
-            if at + length > len(view):
-                raise NotOnnx("a field that is longer than its message")
-            yield tag >> 3, view[at : at + length]
-            at += length
-        elif kind == _VARINT:
-            value, at = _varint(view, at)
-            yield tag >> 3, value
-        elif kind in (_FIXED64, _FIXED32):
-            at += 8 if kind == _FIXED64 else 4
-        else:
-            raise NotOnnx("an unknown kind of field")
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        byte = view[at]
-        at += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result, at
-        shift += 7
-        if shift > 63:
-            raise NotOnnx("a number that is too long")
+    """The fields of a message: (number, value)."""
+    for number, value in fields(view, (0, len(view))):
+        yield number, value if isinstance(value, int) else view[slice(*value)]

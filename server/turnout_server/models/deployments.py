@@ -14,6 +14,7 @@ from turnout_server.devices.sessions import Session
 from turnout_server.models.profile_store import ProfileKey
 from turnout_server.models.verification import Parity
 from turnout_server.scheduling import batching
+from turnout_server.scheduling.confidence import Confidence
 from turnout_server.scheduling.entries import Account
 from turnout_server.scheduling.exploration import Exploration
 from turnout_server.scheduling.profiles import Profile
@@ -55,6 +56,7 @@ class Deployment:
         narrowed: inputs of 64-bit integers that the device computes in 32 bits.
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
+        confidence: how far its predicted finish times can be relied on.
         debt_free_s: when it will have paid for slow runs that kept the transport's thread, on the monotonic clock.
     """
 
@@ -74,6 +76,7 @@ class Deployment:
     narrowed: tuple[str, ...] = ()
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)
+    confidence: Confidence = field(default_factory=Confidence)
     debt_free_s: float = 0.0
     _next_review: int = 0
     _exploration: Exploration = field(default_factory=Exploration)

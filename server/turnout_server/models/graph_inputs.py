@@ -2,15 +2,15 @@
 
 ONNX Runtime shows a scalar and a tensor of unknown rank alike, with no dimensions, and either takes any shape. So the file
 itself is read: only the descriptions of its inputs and outputs, without the nodes and the weights between them.
-Field numbers: onnx/onnx.proto; wire format: https://protobuf.dev/programming-guides/encoding/
+Field numbers: onnx/onnx.proto.
 """
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from turnout_server.core.datatypes import of_element_type
+from turnout_server.core.protobuf import Span, fields
 from turnout_server.core.signatures import TensorSpec
 
 #: Fields of ModelProto, GraphProto, ValueInfoProto, TypeProto, TypeProto.Tensor, TensorShapeProto and its Dimension.
@@ -23,11 +23,6 @@ _DIMENSION, _SIZE = 1, 1
 _TENSOR_NAME = 8
 #: From this version of the format on, an initializer that is also an input is the input's default.
 _DEFAULTS_SINCE = 4
-
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-
-#: Where a message lies in the file: the first byte, and the one after the last.
-_Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -53,9 +48,9 @@ def read(path: Path) -> GraphInputs:
         return GraphInputs()
 
 
-def _of_model(data: mmap.mmap, span: _Span) -> GraphInputs:
+def _of_model(data: mmap.mmap, span: Span) -> GraphInputs:
     ir_version, graphs = 0, []
-    for number, value in _fields(data, span):
+    for number, value in fields(data, span):
         if number == _IR_VERSION and isinstance(value, int):
             ir_version = value
         elif number == _GRAPH and isinstance(value, tuple):
@@ -79,12 +74,12 @@ def _of_model(data: mmap.mmap, span: _Span) -> GraphInputs:
 _Described = list[tuple[str, int, tuple[int, ...] | None]]
 
 
-def _described(data: mmap.mmap, graph: _Span) -> tuple[_Described, _Described, set[str]]:
+def _described(data: mmap.mmap, graph: Span) -> tuple[_Described, _Described, set[str]]:
     """The inputs and the outputs of a graph, and the names of its initializers."""
     inputs: _Described = []
     outputs: _Described = []
     initializers: set[str] = set()
-    for number, value in _fields(data, graph):
+    for number, value in fields(data, graph):
         if not isinstance(value, tuple):
             continue
         if number == _INITIALIZER:
@@ -94,66 +89,32 @@ def _described(data: mmap.mmap, graph: _Span) -> tuple[_Described, _Described, s
     return inputs, outputs, initializers
 
 
-def _value_info(data: mmap.mmap, span: _Span) -> tuple[str, int, tuple[int, ...] | None]:
+def _value_info(data: mmap.mmap, span: Span) -> tuple[str, int, tuple[int, ...] | None]:
     """The name, element type and shape of an input or output; -1 for a free dimension, None for an unknown rank."""
     tensor = _inner(data, _inner(data, span, _TYPE), _TENSOR_TYPE)
     element_type, shape = 0, None
-    for number, value in _fields(data, tensor) if tensor else ():
+    for number, value in fields(data, tensor) if tensor else ():
         if number == _ELEMENT_TYPE and isinstance(value, int):
             element_type = value
         elif number == _SHAPE and isinstance(value, tuple):
-            shape = tuple(_size(data, inner) for field, inner in _fields(data, value) if field == _DIMENSION)
+            shape = tuple(_size(data, inner) for field, inner in fields(data, value) if field == _DIMENSION)
     return _text(data, span, _NAME), element_type, shape if tensor else ()
 
 
-def _size(data: mmap.mmap, dimension: int | _Span) -> int:
+def _size(data: mmap.mmap, dimension: int | Span) -> int:
     if isinstance(dimension, tuple):
-        for number, value in _fields(data, dimension):
+        for number, value in fields(data, dimension):
             if number == _SIZE and isinstance(value, int):
                 return value
     return -1
 
 
-def _inner(data: mmap.mmap, span: _Span | None, wanted: int) -> _Span | None:
+def _inner(data: mmap.mmap, span: Span | None, wanted: int) -> Span | None:
     """The message in a field of a message; None if there is none."""
-    found = [value for number, value in _fields(data, span) if number == wanted] if span else []
+    found = [value for number, value in fields(data, span) if number == wanted] if span else []
     return found[-1] if found and isinstance(found[-1], tuple) else None
 
 
-def _text(data: mmap.mmap, span: _Span, wanted: int) -> str:
+def _text(data: mmap.mmap, span: Span, wanted: int) -> str:
     inner = _inner(data, span, wanted)
     return data[slice(*inner)].decode(errors="replace") if inner else ""
-
-
-def _fields(data: mmap.mmap, span: _Span) -> Iterator[tuple[int, int | _Span]]:
-    """The number of each field of a message, and its value: a number, or where its content lies."""
-    at, end = span
-    while at < end:
-        tag, at = _varint(data, at)
-        wire_type = tag & 7
-        if wire_type == _VARINT:
-            value, at = _varint(data, at)
-            yield tag >> 3, value
-        elif wire_type == _LENGTH:
-            length, at = _varint(data, at)
-            yield tag >> 3, (at, at + length)
-            at += length
-        elif wire_type in (_FIXED64, _FIXED32):
-            at += 8 if wire_type == _FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {wire_type}")
-    if at > end:
-        raise ValueError("the message ends within a field")
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    """The base-128 number at `at`, and where it ends; IndexError behind the end of the file."""
-    value, shift = 0, 0
-    while shift < 64:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ValueError("a number does not end")

@@ -18,7 +18,7 @@ from turnout_server.devices.hazards import hazards
 from turnout_server.devices.host import why_no_isolation
 from turnout_server.devices.run_limit import limited
 from turnout_server.devices.sessions import Session, runtime_version
-from turnout_server.models import graph_inputs
+from turnout_server.models import graph_inputs, manifest
 from turnout_server.models.deployments import Deployment, DeviceReport
 from turnout_server.models.file_kinds import unlike_a_model
 from turnout_server.models.files import located, model_path, precision_of, weight_bytes
@@ -103,7 +103,7 @@ class Loader:
         parities = self._verify(directory, configuration, sessions, unavailable)
         _require(sessions, unavailable)
         independent = self._independent(directory, configuration, sessions)
-        signature = self._signature(directory, configuration, sessions, independent)
+        signature = manifest.read(directory).limit(self._signature(directory, configuration, sessions, independent))
         batchable = _batchable(configuration, signature, independent)
         for device, reason in unavailable.items():
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, reason)
@@ -203,7 +203,14 @@ class Loader:
         parities: dict[str, Parity] = {}
         devices = {name: Verifiable(session, self._engines[name].device.provider) for name, session in sessions.items()}
         known, allowed = golden(directory), configuration.serves_unverified
-        for device, result in verify(devices, known, configuration.tolerance, unverified=allowed).items():
+        published = manifest.read(directory).tolerances
+        tolerances = {
+            name: max(
+                configuration.tolerance, published.get(configuration.file_for(name, self._engines[name].device.kind), 0.0)
+            )
+            for name in sessions
+        }
+        for device, result in verify(devices, known, tolerances, unverified=allowed).items():
             if isinstance(result, Parity):
                 parities[device] = result
             else:

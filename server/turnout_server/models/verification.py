@@ -102,13 +102,13 @@ def made_up(session: Session) -> Iterator[Samples]:
 
 
 def verify(
-    devices: Mapping[str, Verifiable], known: Samples | None, tolerance: float, *, unverified: bool = False
+    devices: Mapping[str, Verifiable], known: Samples | None, tolerances: Mapping[str, float], *, unverified: bool = False
 ) -> dict[str, Parity | ServingError]:
     """Runs the same inputs on every device, and compares what comes out.
 
     Args:
         known: samples that were published with the model; None for synthetic ones, with the CPU's outputs as the right ones.
-        tolerance: the largest error that is allowed.
+        tolerances: the largest error that is allowed, by device.
         unverified: whether devices are used where nothing could be compared.
 
     Returns:
@@ -119,7 +119,9 @@ def verify(
     order = sorted(devices, key=lambda name: devices[name].provider != PROVIDERS["cpu"])
     if known is not None and any(sample.outputs for sample in known):
         right = [sample.outputs for sample in known]
-        return {name: _judged(name, _outputs(devices[name].session, known), right, "golden", tolerance) for name in order}
+        return {
+            name: _judged(name, _outputs(devices[name].session, known), right, "golden", tolerances[name]) for name in order
+        }
     results: dict[str, Parity | ServingError] = {}
     for at, reference in enumerate(order):
         samples, outputs = _first_that_runs(devices[reference].session, known)
@@ -131,7 +133,7 @@ def verify(
         for name in order[at + 1 :]:
             if not isinstance(outputs, ServingError):
                 own = _outputs(devices[name].session, samples)
-                results[name] = _judged(name, own, list(outputs), reference, tolerance)
+                results[name] = _judged(name, own, list(outputs), reference, tolerances[name])
             elif unverified or devices[name].provider == devices[reference].provider:
                 results[name] = Parity(None)
             else:

@@ -1,46 +1,66 @@
-"""The monitoring port: /metrics for Prometheus, /healthz and /readyz for probes, /explain for people."""
+"""The monitoring port: an HTTP server that answers GET and HEAD for a fixed set of paths, in threads of its own."""
 
 import errno
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
 
-from turnout_server.explain import http as explain_http
-from turnout_server.explain.answer import Explanation, Question
 from turnout_server.transport import addresses
 
-Explain = Callable[[Question], Explanation]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
+class Answer(NamedTuple):
+    """An HTTP response."""
+
+    status: str
+    content_type: str
+    body: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+#: Answers requests for one path. Receives the query string.
+Route = Callable[[str], Answer]
+
+
+def plain(status: str, text: str) -> Answer:
+    """A line of text."""
+    return Answer(status, "text/plain; charset=utf-8", f"{text}\n")
+
+
+def probe(holds: Callable[[], bool], yes: str, no: str) -> Route:
+    """Answers with 200 while something holds, and with 503 while it doesn't."""
+    return lambda _: plain("200 OK", yes) if holds() else plain("503 Service Unavailable", no)
+
+
 class MonitoringServer:
-    """Serves in threads of its own from `start` to `stop`.
+    """Serves from `start` to `stop`.
 
     Args:
         host: a name or an address; IPv6 without brackets.
-        ready: called for every /readyz.
-        explain: called for every /explain; may raise what `Explainer.explain` raises.
+        registry: what /metrics shows.
+        routes: answers the other paths.
 
     Raises:
         OSError: the address can't be bound.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, routes: Mapping[str, Route]) -> None:
         addresses.require_free(addresses.target(host, port))
         family, address = addresses.resolve(host, port)
         try:
             self._server = _Server(family, address)
         except OSError as error:
             raise OSError(f"cannot listen on {addresses.target(host, port)}: {error.strerror}") from None
-        self._server.set_app(_application(registry, ready, explain))
+        self._server.set_app(_application(registry, routes))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
 
@@ -96,29 +116,25 @@ class _QuietHandler(WSGIRequestHandler):
         """Logs nothing: scrapes come all the time."""
 
 
-def _application(registry: CollectorRegistry, ready: Callable[[], bool], explain: Explain) -> Any:
+def _application(registry: CollectorRegistry, routes: Mapping[str, Route]) -> Any:
     metrics = make_wsgi_app(registry)
+    paths = ", ".join(["/metrics", *routes])
 
     def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            body: Iterable[bytes] = metrics(environ, start_response)
-            return body
-        if path == "/healthz":
-            return _plain(start_response, "200 OK", "live")
-        if path == "/readyz":
-            return _plain(start_response, *(("200 OK", "ready") if ready() else ("503 Service Unavailable", "not ready")))
-        if path == explain_http.PATH:
-            return _answer(start_response, *explain_http.answer(explain, environ["QUERY_STRING"]))
-        return _plain(start_response, "404 Not Found", "there are /metrics, /healthz, /readyz and /explain")
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if method not in ("GET", "HEAD"):
+            start_response("405 Method Not Allowed", [("Allow", "GET, HEAD"), ("Content-Length", "0")])
+            return []
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        if path == "/metrics":  # prometheus_client knows formats and compression, but refuses HEAD
+            ask = {**environ, "REQUEST_METHOD": "GET"}
+            body = b"".join(metrics(ask, lambda status, headers: started.append((status, headers))))
+        else:
+            answer = routes[path](environ["QUERY_STRING"]) if path in routes else plain("404 Not Found", f"there are {paths}")
+            started.append((answer.status, [("Content-Type", answer.content_type), *answer.headers]))
+            body = answer.body.encode()
+        ((status, headers),) = started
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return [body] if method == "GET" else []
 
     return application
-
-
-def _plain(start_response: StartResponse, status: str, text: str) -> Iterable[bytes]:
-    return _answer(start_response, status, "text/plain; charset=utf-8", f"{text}\n")
-
-
-def _answer(start_response: StartResponse, status: str, content_type: str, body: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", content_type)])
-    return [body.encode()]

@@ -1,9 +1,10 @@
-"""Metrics of each model on each device that are known once it is loaded."""
+"""Metrics of each model on each device: what loading it showed, and how many requests wait and run now."""
 
 from collections.abc import Callable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import ModelVersion
 
 _LABELS = ["model", "version", "device"]
@@ -14,10 +15,12 @@ class ModelMetrics:
 
     Args:
         versions: returns the loaded model versions; called on every scrape.
+        requests: returns how many requests wait for a model on a device, and how many run there.
     """
 
-    def __init__(self, versions: Callable[[], list[ModelVersion]]) -> None:
+    def __init__(self, versions: Callable[[], list[ModelVersion]], requests: Callable[[Deployment], tuple[int, int]]) -> None:
         self._versions = versions
+        self._requests = requests
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metric families; the interface that prometheus_client's registry calls."""
@@ -27,6 +30,8 @@ class ModelMetrics:
         available = GaugeMetricFamily("turnout_model_available", "1 if the model runs on the device.", labels=_LABELS)
         batch = GaugeMetricFamily("turnout_batch_cap_rows", "The most rows worth batching in one run.", labels=_LABELS)
         batchable = GaugeMetricFamily("turnout_model_joins", "1 if requests may be batched.", labels=_LABELS[:2])
+        waiting = GaugeMetricFamily("turnout_waiting_requests", "Requests in the device's queue.", labels=_LABELS)
+        running = GaugeMetricFamily("turnout_running_requests", "Requests in runs in progress.", labels=_LABELS)
         for version in self._versions():
             key = [version.name, str(version.version)]
             batchable.add_metric(key, int(version.batchable))
@@ -35,10 +40,13 @@ class ModelMetrics:
             for device, deployment in version.deployments.items():
                 available.add_metric([*key, device], 1)
                 report = deployment.report
+                waits, runs = self._requests(deployment)
+                waiting.add_metric([*key, device], waits)
+                running.add_metric([*key, device], runs)
                 batch.add_metric([*key, device], deployment.effective_max_batch)
                 load.add_metric([*key, device], report.load_s)
                 for provider, count in report.placement.items():
                     nodes.add_metric([*key, device, provider], count)
                 if report.parity.error is not None:
                     parity.add_metric([*key, device], report.parity.error)
-        yield from (load, nodes, parity, available, batchable, batch)
+        yield from (waiting, running, load, nodes, parity, available, batchable, batch)

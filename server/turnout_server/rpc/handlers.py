@@ -63,10 +63,10 @@ def status(error: ServingError, request_id: str = "") -> Status:
     return Status(grpc.StatusCode[status_of(error)], printable(text), trailing)
 
 
-def unexpected() -> ServingError:
+def unexpected(request_id: str = "") -> ServingError:
     """The error that clients see instead of the exception being handled. Logs that exception."""
     error = internal_error()
-    logger.exception("%s", error)
+    logger.exception("%s", error, extra={"request_id": request_id})
     return error
 
 

@@ -1,20 +1,27 @@
 """ModelInfer and ModelStreamInfer."""
 
+import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from turnout_proto.methods import METHODS
 
-from turnout_server.core.errors import ServingError
-from turnout_server.core.messages import InferResponse, nothing_to_cancel
+from turnout_server.core.errors import ServingError, status_of
+from turnout_server.core.messages import InferRequest, InferResponse, nothing_to_cancel
 from turnout_server.rpc.decoding import Decoding
 from turnout_server.rpc.handlers import status, unexpected
 from turnout_server.rpc.infer_stream import Answer, InferStream
 from turnout_server.serving.dataplane import DataPlane
 from turnout_server.serving.inline import InlineRunner
 from turnout_server.transport.base import Call, Receiver, StreamHandler, UnaryHandler
-from turnout_server.wire import codec
+from turnout_server.wire import codec, responses
 from turnout_server.wire.codec import Codec
+
+if TYPE_CHECKING:  # needs the extra `otel`
+    from turnout_server.observability.spans import Spans
+
+logger = logging.getLogger(__name__)
 
 
 class InferenceService:
@@ -22,13 +29,15 @@ class InferenceService:
 
     Args:
         inline: runs short jobs in the transport's thread.
+        spans: makes an OpenTelemetry span of each request that has been decoded; None makes none.
     """
 
-    def __init__(self, dataplane: DataPlane, codec: Codec, inline: InlineRunner) -> None:
+    def __init__(self, dataplane: DataPlane, codec: Codec, inline: InlineRunner, spans: "Spans | None" = None) -> None:
         self._dataplane = dataplane
         self._codec = codec
         self._inline = inline
         self._decoding = Decoding()
+        self._spans = spans
 
     def unary(self) -> dict[str, UnaryHandler]:
         """Handlers by path."""
@@ -70,9 +79,15 @@ class InferenceService:
             request, formats = self._codec.decode(message, call.metadata, call.deadline_s, arrived_s)
 
             def done(outcome: InferResponse | ServingError) -> ServingError | None:
-                encoded = self._encoded(outcome, formats)
+                if self._spans is None:
+                    encoded = self._encoded(request.id, outcome, formats)
+                else:
+                    encoded = self._traced(self._spans, call, request, outcome, formats)
                 answer(request.id, encoded)
-                return encoded if isinstance(encoded, ServingError) else None
+                if not isinstance(encoded, ServingError):
+                    return None
+                _log_internal(request, encoded)
+                return encoded
 
             return self._dataplane.infer(request, done, inline)
         except ServingError as error:
@@ -86,7 +101,26 @@ class InferenceService:
         self._dataplane.rejected(model, version, error, arrived_s)
         answer(request_id, error)
 
-    def _encoded(self, outcome: InferResponse | ServingError, formats: codec.OutputFormats) -> bytes | ServingError:
+    def _traced(
+        self,
+        spans: "Spans",
+        call: Call,
+        request: InferRequest,
+        outcome: InferResponse | ServingError,
+        formats: codec.OutputFormats,
+    ) -> bytes | ServingError:
+        """The same as `_encoded`, with a span of the request; the answer has its context."""
+        encoding_s = time.monotonic()
+        span = spans.begin(call.metadata, request.arrived_s)
+        encoded = self._encoded(request.id, outcome, formats)
+        span.end(request, encoded if isinstance(encoded, ServingError) else outcome, encoding_s)
+        if span.traceparent and isinstance(encoded, bytes):
+            encoded += responses.text("traceparent", span.traceparent)
+        return encoded
+
+    def _encoded(
+        self, request_id: str, outcome: InferResponse | ServingError, formats: codec.OutputFormats
+    ) -> bytes | ServingError:
         if isinstance(outcome, ServingError):
             return outcome
         try:
@@ -94,4 +128,11 @@ class InferenceService:
         except ServingError as error:
             return error
         except Exception:
-            return unexpected()
+            return unexpected(request_id)
+
+
+def _log_internal(request: InferRequest, error: ServingError) -> None:
+    """Logs which request got INTERNAL: its cause was logged by a part that may not know the request."""
+    if status_of(error) == "INTERNAL":
+        about = {"request_id": request.id, "model": request.model}
+        logger.error("a request for model %s failed: %s", request.model, error, extra=about)

@@ -15,6 +15,8 @@ from turnout_server.scheduling.arrivals import ArrivalRate
 #: The objectives of `auto`.
 LATENCY, COST, ENERGY = "latency", "cost", "energy"
 OBJECTIVES = (LATENCY, COST, ENERGY)
+#: The reasons of routes.
+REASONS = ("requested", "only-device", "earliest", "cheapest-in-time", "preference", "spill", "retried")
 #: The settings that a device needs before an objective can compare it.
 NEEDED = {COST: "price_per_hour", ENERGY: "idle_w and busy_w"}
 
@@ -55,6 +57,7 @@ class Forecast(NamedTuple):
         rate: what an hour of the device costs by the request's objective; None if nobody set it.
         occupancy_us: the longest time for which the request would hold the device; None if the request has no choice.
         arrivals: requests that are at least as urgent and arrive at the device meanwhile.
+        caution: what a predicted finish is to be multiplied by, where a request has to wait: so that most are in time.
         place: the hardware that the device shares with others; empty if it has its own.
         overtaken: requests that wait at the place and would go after it; 0 where no other device shares the hardware.
     """
@@ -69,6 +72,7 @@ class Forecast(NamedTuple):
     rate: float | None = None
     occupancy_us: float | None = None
     arrivals: Sequence[ArrivalRate] = ()
+    caution: float = 1.0
     place: str = ""
     overtaken: int = 0
 
@@ -303,10 +307,15 @@ def _expense(forecast: Forecast, objective: str) -> tuple[float, float]:
 
 def _too_late(forecast: Forecast, deadline_us: float | None) -> Overloaded | None:
     """Why a device that works can't meet the deadline; None if it may."""
-    if deadline_us is None or (earliest_us := forecast.earliest_finish_us) is None or earliest_us <= deadline_us:
+    if deadline_us is None or forecast.wait_us is None:
         return None
+    idle = forecast.wait_us == 0.0  # then it may be tried
+    needed_us = (forecast.earliest_finish_us or 0.0) if idle else _finish_us(forecast) * forecast.caution
+    if needed_us <= deadline_us:
+        return None
+    least = "at least" if idle else "up to"
     return Overloaded(
-        f"device '{forecast.device}' would take at least {earliest_us / 1e3:.1f} ms (predicted "
+        f"device '{forecast.device}' would take {least} {needed_us / 1e3:.1f} ms (predicted "
         f"{_finish_us(forecast) / 1e3:.1f} ms), and the deadline is in {max(0.0, deadline_us) / 1e3:.1f} ms"
     )
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
-from turnout_server.core.errors import DeviceLost, ServingError, internal_error, status_of
+from turnout_server.core.errors import Cancelled, DeadlineExceeded, DeviceLost, ServingError, internal_error, status_of
 from turnout_server.core.listeners import Listeners
 from turnout_server.core.messages import Done, InferRequest, InferResponse, nothing_to_cancel
 from turnout_server.core.metrics import NOBODY, Key, Metrics, Series
@@ -21,6 +21,9 @@ from turnout_server.serving.selection import Selector
 from turnout_server.serving.tracing import Tracer
 
 logger = logging.getLogger(__name__)
+
+#: A client that goes away this short before its deadline does so because of it: its clock isn't ours.
+GONE_S = 0.01
 
 
 class DataPlane:
@@ -154,7 +157,8 @@ class DataPlane:
             response = _response(flight, plan, route, outcome)
         except ValueError as error:  # a run gave an output that isn't what the graph declares
             hidden = internal_error()
-            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden)
+            about = {"request_id": flight.request.id, "model": flight.model.name}
+            logger.error("an output of model %s cannot be reshaped: %s (%s)", flight.model.name, error, hidden, extra=about)
             self._fail(flight, hidden)
             return
         undelivered = flight.done(response)
@@ -185,7 +189,9 @@ class DataPlane:
     def _count_answer(self, flight: Flight, plan: Plan, route: Route, execution: Execution) -> None:
         now_s = time.monotonic()
         series = self._metrics.series(flight.model.deployments[route.device].key)
-        series.request_s.observe(now_s - flight.request.arrived_s)
+        request_s = now_s - flight.request.arrived_s
+        series.request_s.observe(request_s)
+        series.load_ratio.observe(request_s / execution.compute_s if execution.compute_s else 1.0)
         series.queue_s.observe(execution.queue_s)
         series.compute_s.observe(execution.compute_s)
         series.rows += plan.rows
@@ -195,8 +201,12 @@ class DataPlane:
         series.reasons[route.reason] += 1
         if route.predicted_us:
             series.prediction.observe((now_s - flight.routed_s) * 1e6 / route.predicted_us)
+            if flight.deadline_s is not None:
+                flight.model.deployments[route.device].confidence.observe(missed=now_s > flight.deadline_s)
 
     def _fail(self, flight: Flight, error: ServingError) -> None:
+        if flight.route is not None and flight.route.predicted_us and _missed_its_deadline(flight, error):
+            flight.model.deployments[flight.route.device].confidence.observe(missed=True)
         self._count_failure(flight.key, error, flight.request.arrived_s)
         flight.done(error)
 
@@ -221,6 +231,12 @@ def _timestamps_ns(request: InferRequest, execution: Execution) -> dict[str, int
         "REQUEST_END": end_s,
     }
     return {name: int(at_s * 1e9) for name, at_s in steps_s.items()}
+
+
+def _missed_its_deadline(flight: Flight, error: ServingError) -> bool:
+    """Whether a request failed because its time was up; its client may say so first, by going away."""
+    gone = isinstance(error, Cancelled) and flight.deadline_s is not None and time.monotonic() >= flight.deadline_s - GONE_S
+    return isinstance(error, DeadlineExceeded) or gone
 
 
 def _response(flight: Flight, plan: Plan, route: Route, execution: Execution) -> InferResponse:

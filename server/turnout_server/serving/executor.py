@@ -48,7 +48,7 @@ class Executor:
         self._clock = clock
         self._cpus = cpus
         self._queue: DeviceQueue[Job] = DeviceQueue()
-        self._running: dict[int, tuple[str, int, float]] = {}  # by worker: device, requests, when they will be done
+        self._running: dict[int, tuple[Deployment, int, float]] = {}  # by worker: of which, requests, when they will be done
         self._instances = instances
         self._stopping = False
         self._changed = threading.Condition()
@@ -125,7 +125,11 @@ class Executor:
 
     def running(self, device: str) -> int:
         """Requests that are running on a device."""
-        return sum(requests for name, requests, _ in tuple(self._running.values()) if name == device)
+        return sum(requests for tenant, requests, _ in tuple(self._running.values()) if tenant.device == device)
+
+    def running_of(self, tenant: Deployment) -> int:
+        """Requests for one model that are running on one device."""
+        return sum(requests for whose, requests, _ in tuple(self._running.values()) if whose is tenant)
 
     def stop(self, timeout_s: float) -> None:
         """Takes nothing more, finishes what is queued, and fails what is left after `timeout_s`."""
@@ -188,7 +192,7 @@ class Executor:
                 if selection.batch:
                     tenant = selection.batch[0].tenant
                     service_us = tenant.predict_us(sum(job.rows for job in selection.batch)) or 0.0
-                    self._running[worker] = tenant.device, len(selection.batch), now_s + service_us * 1e-6
+                    self._running[worker] = tenant, len(selection.batch), now_s + service_us * 1e-6
                 if selection.batch or selection.expired or selection.cancelled:
                     return selection
                 if self._stopping and not self._queue:

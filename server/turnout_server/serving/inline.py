@@ -22,7 +22,7 @@ MAX_DEBT_S = 1.0
 
 
 class InlineRunner:
-    """Runs the inline jobs of one transport thread. All methods but `waiting` belong to that thread.
+    """Runs the inline jobs of one transport thread. All methods but `waiting` and `waiting_for` belong to that thread.
 
     Args:
         runners: by device: the devices whose sessions live in this process.
@@ -81,6 +81,10 @@ class InlineRunner:
     def waiting(self, device: str) -> int:
         """How many jobs of a device wait here. May be called from any thread."""
         return sum(job.tenant.device == device for job in tuple(self._jobs))
+
+    def waiting_for(self, deployment: Deployment) -> int:
+        """How many jobs for a model on its device wait here. May be called from any thread."""
+        return sum(job.tenant is deployment for job in tuple(self._jobs))
 
     def stop(self) -> None:
         """Fails what is left."""

@@ -80,6 +80,7 @@ class Planner:
         plan = self._plans.get(request.layout)
         if plan is None or not plan.fits(request, model):
             plan = self._plans[request.layout] = self._make(request, model)
+        model.signature.check_values(request.inputs)
         return plan
 
     def _make(self, request: InferRequest, model: ModelVersion) -> Plan:

@@ -63,6 +63,8 @@ class Selector:
             start_by_s = deployment.start_by_s(plan.rows, flight.deadline_s, flight.start_by_s)
             batch_key, max_waiting = flight.request.layout.batch_key, plan.policy.max_size
             forecast = executor.forecast(deployment, batch_key, plan.rows, plan.priority, start_by_s, max_waiting)
+        if forecast.wait_us:
+            forecast = forecast._replace(caution=deployment.confidence.factor)
         if not choice or not forecast.measured:
             return forecast
         return forecast._replace(

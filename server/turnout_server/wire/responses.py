@@ -46,6 +46,13 @@ def timing(key: str, value: int) -> bytes:
     return message.SerializeToString()
 
 
+def text(key: str, value: str) -> bytes:
+    """The segment of a response parameter that is a text; it may also be appended to a whole message."""
+    message = pb.ModelInferResponse()
+    message.parameters[key].string_param = value
+    return message.SerializeToString()
+
+
 @cache
 def _final() -> bytes:
     """The segment that marks a response in a stream as the last one of its request."""

@@ -48,7 +48,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def test_prometheus_reads_counts_and_durations() -> None:
-    metrics = Metrics(lambda: {"cpu": DeviceState(in_flight=3, up=True, restarts=2)})
+    metrics = Metrics(lambda: {"cpu": DeviceState(waiting=2, running=1, up=True, restarts=2, busy_w=95)})
     series = metrics.series(KEY)
     series.request_s.observe(0.004)
     series.failures["RESOURCE_EXHAUSTED"] += 2
@@ -59,6 +59,35 @@ def test_prometheus_reads_counts_and_durations() -> None:
     assert read[f"turnout_request_seconds_sum[{labels}]"] == 0.004
     assert read["turnout_request_failures_total[('code', 'RESOURCE_EXHAUSTED'), " + labels + "]"] == 2
     assert read["turnout_in_flight[('device', 'cpu')]"] == 3
+    assert read["turnout_device_watts[('device', 'cpu'), ('state', 'busy')]"] == 95
+    assert "turnout_device_watts[('device', 'cpu'), ('state', 'idle')]" not in read
+
+
+def test_a_device_is_busy_as_long_as_its_runs_take_however_many_requests_share_them() -> None:
+    metrics = Metrics()
+    series = metrics.series(KEY)
+    series.batches[4].observe(0.25, 0.5, 0.125)
+    for _ in range(4):
+        series.compute_s.observe(0.5)
+    assert samples(metrics)["turnout_busy_seconds_total[('device', 'cpu'), ('model', 'm'), ('version', '1')]"] == 0.875
+
+
+def test_expected_series_are_there_before_anything_is_counted() -> None:
+    metrics = Metrics(expected=lambda: [KEY, ("m", "1", "")], reasons=("earliest", "spill"), codes=("INTERNAL",))
+    labels = "('device', 'cpu'), ('model', 'm')"
+    before = samples(metrics)
+    assert before[f"turnout_requests_total[{labels}, ('version', '1')]"] == 0
+    assert before[f"turnout_request_seconds_count[{labels}, ('version', '1')]"] == 0
+    assert before[f"turnout_routes_total[{labels}, ('reason', 'spill'), ('version', '1')]"] == 0
+    for device in ("", "cpu"):
+        failures = (
+            f"turnout_request_failures_total[('code', 'INTERNAL'), ('device', '{device}'), ('model', 'm'), ('version', '1')]"
+        )
+        assert before[failures] == 0
+    metrics.series(KEY).reasons["spill"] += 1
+    assert samples(metrics)[f"turnout_routes_total[{labels}, ('reason', 'spill'), ('version', '1')]"] == 1
+    assert set(samples(metrics)) == set(before)
+    assert metrics.totals().keys() == {KEY}  # what was counted is unchanged
 
 
 def test_prometheus_reads_routes_by_reason_late_results_and_prediction_ratios() -> None:

@@ -50,7 +50,9 @@ def test_a_model_whose_rows_depend_on_each_other_on_a_device_is_served_unbatched
     model = Loader(engines, ProfileStore(None)).load(tmp_path / "1", 1, configuration)
 
     independent = not isinstance(other, Mixing)
-    (gauge,) = (family for family in ModelMetrics(lambda: [model]).collect() if family.name == "turnout_model_joins")
+    (gauge,) = (
+        family for family in ModelMetrics(lambda: [model], lambda _: (0, 0)).collect() if family.name == "turnout_model_joins"
+    )
     assert [sample.value for sample in gauge.samples] == [1]
     assert describe.configuration(model).HasField("dynamic_batching")
     batches = {name: deployment.effective_max_batch for name, deployment in model.deployments.items()}

@@ -50,7 +50,7 @@ def verified(
 ) -> dict[str, Parity | ServingError]:
     """The result for sessions on devices of these names."""
     devices = {name: Verifiable(session, PROVIDERS[name.partition(":")[0]]) for name, session in sessions.items()}
-    return verify(devices, known, tolerance, **options)
+    return verify(devices, known, dict.fromkeys(devices, tolerance), **options)
 
 
 def publish(directory: Path, arrays: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The log's filter and format can be changed while serving."""
 
 import io
+import json
 import logging
 
 import pytest
@@ -13,10 +14,10 @@ LEVELS = ("debug", "info", "warning", "error")
 class Log:
     """A logger of its own and what it wrote."""
 
-    def __init__(self, level: str = "info") -> None:
+    def __init__(self, level: str = "info", log_format: str = "default") -> None:
         self._stream = io.StringIO()
         handler = logging.StreamHandler(self._stream)
-        self.settings = LogSettings(handler, level)
+        self.settings = LogSettings(handler, level, log_format)
         self.logger = logging.Logger("test", logging.DEBUG)
         self.logger.addHandler(handler)
 
@@ -83,3 +84,29 @@ def test_a_message_cannot_forge_a_line(log: Log) -> None:
     log.logger.error("model %s", "a\nERROR forged \x1b[31m")
     assert log.text().count("\n") == 1
     assert "\x1b" not in log.text()
+
+
+def test_a_json_log_has_an_object_a_line_with_the_request() -> None:
+    log = Log(log_format="json")
+    log.logger.info("a %s", 'b"\n\x1b[1m', extra={"request_id": "r7", "model": "m", "other": 1})
+    log.logger.warning("plain")
+    first, second = map(json.loads, log.text().splitlines())
+    assert first.pop("time").endswith("+00:00")
+    assert first == {"level": "INFO", "logger": "test", "message": 'a b"\n\x1b[1m', "request_id": "r7", "model": "m"}
+    assert set(second) == {"time", "level", "logger", "message"}
+
+
+def test_a_traceback_is_part_of_its_json_line() -> None:
+    log = Log(log_format="json")
+    try:
+        raise ValueError("why")
+    except ValueError:
+        log.logger.exception("failed")
+    (line,) = log.text().splitlines()
+    assert "ValueError: why" in json.loads(line)["exception"]
+
+
+def test_the_format_becomes_json_while_serving(log: Log) -> None:
+    log.settings.update({"log_format": "json"})
+    log.logger.error("here")
+    assert json.loads(log.text())["message"] == "here"

@@ -7,7 +7,7 @@ from typing import Any, cast
 import grpc
 import numpy as np
 import pytest
-from turnout_server.core.errors import ServingError
+from turnout_server.core.errors import Overloaded, ServingError, internal_error
 from turnout_server.core.messages import Done, InferRequest
 from turnout_server.rpc.inference import InferenceService
 from turnout_server.serving.dataplane import DataPlane
@@ -67,6 +67,19 @@ def test_requests_that_cannot_be_decoded_are_counted_by_the_data_plane() -> None
     for message in (request("m", {}, parameters={"objective": "speed"}).SerializeToString(), b"\xff"):
         service.model_infer(FakeCall(), message)
     assert [model for model, _ in dataplane.rejections] == ["m", ""]
+
+
+def test_the_log_says_which_request_got_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(RecordingDataPlane):
+        def infer(self, request: InferRequest, done: Done, inline: InlineRunner | None) -> Callable[[], None]:
+            done(internal_error() if request.model == "m" else Overloaded("the queue is full"))
+            return lambda: None
+
+    service = InferenceService(cast(DataPlane, Failing()), Codec(None), InlineRunner({}))
+    for model in ("m", "busy"):
+        service.model_infer(FakeCall(), request(model, {}, id="r7").SerializeToString())
+    (record,) = caplog.records
+    assert (vars(record)["request_id"], vars(record)["model"]) == ("r7", "m")
 
 
 @pytest.mark.parametrize("runs_inline", [True, False])

@@ -119,7 +119,8 @@ def test_a_list_goes_to_its_first_entry_that_can_run_the_request(
 def _able(forecast: Forecast, deadline_us: float | None) -> bool:
     if forecast.unavailable is not None:
         return False
-    return deadline_us is None or forecast.earliest_finish_us is None or forecast.earliest_finish_us <= deadline_us
+    finish_us = forecast.earliest_finish_us if forecast.wait_us == 0.0 else forecast.predicted_finish_us
+    return deadline_us is None or finish_us is None or finish_us <= deadline_us
 
 
 @pytest.mark.parametrize(
@@ -297,11 +298,20 @@ def test_the_chosen_device_is_the_cheapest_of_those_in_time(host: list[Forecast]
 @pytest.mark.parametrize("asked", ["cpu", "auto", "cpu,cpu"])
 def test_a_request_that_cannot_finish_in_time_is_refused_with_the_predicted_time(asked: str) -> None:
     late = Forecast("cpu", None, wait_us=60_000, service_us=30_000, alone_us=90, fastest_us=80)
-    text = r"device 'cpu' would take at least 80.0 ms \(predicted 90.0 ms\), and the deadline is in 50.0 ms"
+    text = r"device 'cpu' would take up to 90.0 ms \(predicted 90.0 ms\), and the deadline is in 80.0 ms"
     with pytest.raises(Overloaded, match=text) as caught:
-        choose(asked, [late], deadline_us=50_000)
+        choose(asked, [late], deadline_us=80_000)
     assert caught.value.pushback_ms == -1
-    assert choose(asked, [late], deadline_us=80_000).device == "cpu"  # it may finish in time
+    assert choose(asked, [late], deadline_us=90_000).device == "cpu"
+    with pytest.raises(Overloaded, match=r"up to 135.0 ms \(predicted 90.0 ms\), and the deadline is in 100.0 ms"):
+        choose(asked, [late._replace(caution=1.5)], deadline_us=100_000)
+
+
+def test_an_idle_device_may_be_tried_if_its_fastest_run_would_be_in_time() -> None:
+    free = Forecast("cpu", None, wait_us=0.0, service_us=90, alone_us=90, fastest_us=80, caution=4.0)
+    assert choose("cpu", [free], deadline_us=80).device == "cpu"
+    with pytest.raises(Overloaded, match=r"at least 0.1 ms \(predicted 0.1 ms\)"):
+        choose("cpu", [free], deadline_us=79)
 
 
 def test_a_deadline_in_the_past_is_reported_as_no_time_left() -> None:
@@ -371,7 +381,7 @@ def test_a_request_is_refused_if_only_such_a_device_would_answer_in_time() -> No
         choose("auto", [busy("cuda:0", 200_000, 15_000), with_arrivals(idle("cpu", 49_000), *HURRIED)], deadline_us=100_000)
 
     assert "device 'cpu' would be held for 49.0 ms, which would make 23.4 others late" in str(refused.value)
-    assert "device 'cuda:0' would take at least 215.0 ms" in str(refused.value)
+    assert "device 'cuda:0' would take up to 215.0 ms" in str(refused.value)
 
 
 @pytest.mark.parametrize("gpu", [GPU0._replace(unavailable=RESTARTING), with_arrivals(busy("cuda:0", 2e5, 6e4), *HURRIED)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from turnout_server.cli.doctor import findings, gpufindings
 from turnout_server.core import metrics
-from turnout_server.observability import gpu_metrics, model_metrics, triton_metrics
+from turnout_server.observability import gpu_metrics, host_metrics, model_metrics, triton_metrics
 from turnout_server.settings import DeviceSettings, Settings
 
 from tests.server.commandline import read_for_doctor
@@ -53,5 +53,5 @@ def test_every_metric_of_ours_is_listed() -> None:
 
 
 def test_every_metric_of_tritons_is_listed() -> None:
-    source = inspect.getsource(triton_metrics) + inspect.getsource(gpu_metrics)
+    source = inspect.getsource(triton_metrics) + inspect.getsource(gpu_metrics) + inspect.getsource(host_metrics)
     assert set(re.findall(r"`(nv_\w+)`", first_cells(METRICS, "name"))) == set(re.findall(r'"(nv_\w+)"', source))

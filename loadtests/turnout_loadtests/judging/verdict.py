@@ -1,0 +1,229 @@
+"""What the measurements say of a model's devices, in a sentence or two: the best device of each side against each other."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from turnout_loadtests.formatting import three_digits
+from turnout_loadtests.judging.cells import INVALID, LIMITED
+from turnout_loadtests.judging.comparisons import (
+    BETTER,
+    LATENCY,
+    SAME,
+    TAIL,
+    THROUGHPUT,
+    WORSE,
+    Comparison,
+    by_latency,
+    by_tail,
+    by_throughput,
+)
+from turnout_loadtests.judging.search import Capacity
+from turnout_loadtests.judging.summaries import Summary
+from turnout_loadtests.measuring.devices import DeviceFacts
+from turnout_loadtests.sending.load import OFFLINE, SERVER, SINGLE_STREAM
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one model.
+
+    Attributes:
+        facts: of its devices, by the name that was asked for.
+        missing: why a device wasn't measured, by name.
+    """
+
+    model: str
+    facts: Mapping[str, DeviceFacts]
+    summaries: Sequence[Summary]
+    capacities: Sequence[Capacity]
+    missing: Mapping[str, str]
+
+    def of(self, device: str, scenario: str) -> list[Summary]:
+        """A device's summaries of a scenario."""
+        return [each for each in self.summaries if each.key.device == device and each.key.scenario == scenario]
+
+    def fullest(self, device: str) -> Summary | None:
+        """The usable Offline summary with the most rows per second; an invalid one only if there is no other."""
+        found = self.of(device, OFFLINE)
+        return max(found, key=lambda each: (each.state != INVALID, each.rows_per_s or 0.0), default=None)
+
+    def single(self, device: str) -> Summary | None:
+        """The SingleStream summary."""
+        return next(iter(self.of(device, SINGLE_STREAM)), None)
+
+    def capacity(self, device: str) -> Capacity | None:
+        """The capacity within the latency target; None if it wasn't searched or not found."""
+        found = next((each for each in self.capacities if each.device == device), None)
+        return found if found and found.per_s is not None else None
+
+    def named(self, device: str) -> str:
+        """The device with threads, instances, provider and precision."""
+        precisions = {name for each in self.summaries if each.key.device == device for name in each.precisions}
+        return self.facts.get(device, DeviceFacts(device)).described(sorted(precisions))
+
+    @property
+    def measured(self) -> list[str]:
+        """The devices with any usable summary, in the order of the request."""
+        usable = {each.key.device for each in self.summaries if each.state != INVALID}
+        return [device for device in self.facts if device in usable]
+
+
+def comparisons(evidence: Evidence) -> list[Comparison]:
+    """Each of the two sides' best device against the other's; without two sides, the best against each other device."""
+    found = []
+    for first, second in _opponents(evidence):
+        pairs: list[tuple[Callable[[Summary, Summary], Comparison], Summary | None, Summary | None]] = [
+            (by_throughput, evidence.fullest(first), evidence.fullest(second)),
+            (by_latency, evidence.single(first), evidence.single(second)),
+            (by_tail, evidence.single(first), evidence.single(second)),
+        ]
+        found += [compare(one, other) for compare, one, other in pairs if one and other]
+        for one in evidence.of(first, SERVER):
+            same_load = [s for s in evidence.of(second, SERVER) if s.key.experiment == one.key.experiment]
+            found += [_at_load(by_tail(one, other), one) for other in same_load]
+    return found
+
+
+def verdict(evidence: Evidence, compared: Sequence[Comparison]) -> str:
+    """The verdict on one model. It states nothing about what wasn't measured or isn't valid."""
+    parts = []
+    devices = list(evidence.facts)
+    invalid = [device for device in devices if device not in evidence.measured and device not in evidence.missing]
+    missing = [f"{device} wasn't measured ({reason})" for device, reason in evidence.missing.items()]
+    broken = [f"{device} has no valid measurement ({_first_reason(evidence, device)})" for device in invalid]
+    for first, second in _opponents(evidence):
+        parts.append(
+            _pair(evidence, [each for each in compared if (each.first, each.second) == (first, second)], first, second)
+        )
+    if not parts and evidence.measured:
+        parts = [f"No comparison: {'; '.join([*missing, *broken]) or 'one device was measured'}."]
+        missing = broken = []
+        parts += [_alone(evidence, device) for device in evidence.measured]
+    if not parts:
+        return f"Undecided: {'; '.join([*missing, *broken]) or 'nothing was measured'}."
+    rest = [*missing, *broken]
+    return " ".join([*parts, f"Besides: {'; '.join(rest)}."] if rest else parts)
+
+
+def _opponents(evidence: Evidence) -> list[tuple[str, str]]:
+    """The pairs of devices to compare, the better one first."""
+    measured = evidence.measured
+    gpus = [device for device in measured if evidence.facts[device].is_gpu]
+    others = [device for device in measured if device not in gpus]
+    if gpus and others:
+        pair = sorted((_best(evidence, gpus), _best(evidence, others)), key=lambda device: -_rank(evidence, device))
+        return [(pair[0], pair[1])]
+    best = _best(evidence, measured) if measured else ""
+    return [(best, device) for device in measured if device != best]
+
+
+def _best(evidence: Evidence, devices: Sequence[str]) -> str:
+    return max(devices, key=lambda device: _rank(evidence, device))
+
+
+def _rank(evidence: Evidence, device: str) -> float:
+    """What devices are ranked by: the capacity within the target if all have one, else the most rows per second."""
+    capacities = [evidence.capacity(each) for each in evidence.measured]
+    mine = evidence.capacity(device)
+    if mine and mine.per_s is not None and all(capacities):
+        return mine.per_s
+    fullest, single = evidence.fullest(device), evidence.single(device)
+    if fullest and fullest.rows_per_s is not None:
+        return fullest.rows_per_s
+    return single.rows_per_s or 0.0 if single else 0.0
+
+
+def _pair(evidence: Evidence, compared: Sequence[Comparison], first: str, second: str) -> str:
+    """One device against another: what each is better at, what is worse, and what is undecided."""
+    names = f"{evidence.named(first)} against {evidence.named(second)}"
+    said = {each.quantity: each for each in compared if each.decided}
+    open_ = [each for each in compared if not each.decided and each.quantity in (THROUGHPUT, LATENCY)]
+    sentences = [_capacities(evidence, first, second)]
+    texts = [_said(evidence, each) for each in said.values()]
+    better = {each.quantity for each in said.values() if each.outcome == BETTER}
+    worse = {each.quantity for each in said.values() if each.outcome == WORSE}
+    if texts:
+        sentences.append(f"{names}: {', '.join(texts)}.")
+    else:
+        sentences.append(f"Undecided: {names}.")
+    if better and worse:
+        sentences.append("Neither is better in every respect.")
+    elif said and all(each.outcome == SAME for each in said.values()) and not open_:
+        sentences.append("They don't differ by more than the 5 % that count as none.")
+    sentences += [f"Undecided in {each.quantity}{_measured_ratio(each)}: {each.reason}." for each in open_]
+    return " ".join(filter(None, sentences))
+
+
+def _capacities(evidence: Evidence, first: str, second: str) -> str:
+    one, other = evidence.capacity(first), evidence.capacity(second)
+    if not one or not other or one.per_s is None or other.per_s is None:
+        return ""
+    rates = " and ".join(f"{capacity.device} {_rate(capacity)}" for capacity in (one, other))
+    return f"Within a p99 of {one.target_ms:g} ms, {rates}."
+
+
+def _rate(capacity: Capacity) -> str:
+    if not capacity.per_s:
+        return "keeps no rate that was tried"
+    more = "" if capacity.beyond_per_s is not None else "at least "
+    return f"carries {more}{three_digits(capacity.per_s)} requests/s"
+
+
+def _said(evidence: Evidence, each: Comparison) -> str:
+    """A decided comparison as a phrase, with both values."""
+    interval = _interval(each)
+    if each.quantity == THROUGHPUT:
+        rows = [evidence.fullest(device) for device in (each.first, each.second)]
+        values = " against ".join(f"{_at_least(s)}{three_digits(s.rows_per_s)}" for s in rows if s and s.rows_per_s is not None)
+        if each.outcome == SAME:
+            return f"the same throughput ({values} rows/s)"
+        return f"{interval} the throughput ({values} rows/s)"
+    quantity = "median latency" if each.quantity == LATENCY else "p99"
+    times = f"{_ms(each.first_value)} against {_ms(each.second_value)} ms"
+    if each.outcome == SAME:
+        return f"the same {quantity} ({times})"
+    where = " with one request at a time" if not each.reason else f" {each.reason}"
+    return f"{interval} the {quantity}{where} ({times})"
+
+
+def _interval(each: Comparison) -> str:
+    ratio = f"{three_digits(each.ratio or 0.0)} times"
+    if each.low is None or each.quantity == TAIL:
+        return ratio
+    if each.high is None:
+        return f"at least {three_digits(each.low)} times"
+    return f"{ratio} ({three_digits(each.low)} to {three_digits(each.high)})"
+
+
+def _measured_ratio(each: Comparison) -> str:
+    return "" if each.ratio is None else f" (measured: {_interval(each)})"
+
+
+def _at_load(each: Comparison, summary: Summary) -> Comparison:
+    return each if not each.decided else replace(each, reason=f"at {three_digits(summary.key.rate_per_s)} requests/s")
+
+
+def _alone(evidence: Evidence, device: str) -> str:
+    """What one device does, without a comparison."""
+    said = []
+    if (capacity := evidence.capacity(device)) is not None:
+        said.append(f"{_rate(capacity)} within a p99 of {capacity.target_ms:g} ms")
+    fullest, single = evidence.fullest(device), evidence.single(device)
+    if fullest and fullest.state != INVALID and fullest.rows_per_s is not None:
+        said.append(f"answers {_at_least(fullest)}{three_digits(fullest.rows_per_s)} rows/s at batch {fullest.key.batch}")
+    if single and single.state != INVALID and single.latency.p50_ms is not None:
+        said.append(f"takes {_ms(single.latency.p50_ms)} ms for one request at a time (p50)")
+    return f"{evidence.named(device)} {', '.join(said) or 'was measured'}."
+
+
+def _first_reason(evidence: Evidence, device: str) -> str:
+    reasons = [reason for each in evidence.summaries if each.key.device == device for reason in each.reasons]
+    return reasons[0] if reasons else "no measurement"
+
+
+def _at_least(summary: Summary) -> str:
+    return "at least " if summary.state == LIMITED or (summary.headroom or 2.0) > 1.05 else ""
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else three_digits(value)

@@ -1,0 +1,54 @@
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from turnout_exporter.errors import PublishError
+from turnout_exporter.repository.workspace import check_space, workspace
+
+
+def test_a_workspace_lies_in_the_repository_and_nothing_of_both_remains(tmp_path: Path) -> None:
+    repository = tmp_path / "deep" / "models"
+    with workspace(repository) as directory:
+        (directory / "file").touch()
+        assert directory.parent == repository
+        assert directory.name.startswith(".")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repository_with_something_in_it_stays(tmp_path: Path) -> None:
+    with workspace(tmp_path / "models") as directory:
+        (directory.parent / "toy").mkdir()
+    assert [entry.name for entry in (tmp_path / "models").iterdir()] == ["toy"]
+
+
+def test_the_workspace_of_a_running_export_is_left_alone(tmp_path: Path) -> None:
+    with workspace(tmp_path) as running, workspace(tmp_path) as other:
+        assert running.is_dir()
+        assert running != other
+
+
+def test_the_workspace_of_a_killed_export_is_removed(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".turnout-export-killed"
+    abandoned.mkdir()
+    (abandoned / "lock").touch()
+    (abandoned / "model.onnx").touch()
+    with workspace(tmp_path):
+        assert not abandoned.exists()
+
+
+@pytest.mark.parametrize("blocked", ["models", "models/deep"])
+def test_a_repository_that_cannot_be_made_is_named_with_the_reason(tmp_path: Path, blocked: str) -> None:
+    (tmp_path / "models").write_text("a file")
+    with (
+        pytest.raises(PublishError, match=f"can't write to the repository .*{blocked}: (File exists|Not a directory)"),
+        workspace(tmp_path / blocked),
+    ):
+        pass
+
+
+def test_a_full_disk_is_noticed_before_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    check_space(tmp_path, 10**9)
+    with pytest.raises(PublishError, match=r"needs about 2\.5 GB in the repository, and 1\.0 GB are free"):
+        check_space(tmp_path, 5 * 10**8 * 5)

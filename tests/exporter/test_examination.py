@@ -1,0 +1,134 @@
+"""The examination of models that are plain functions of arrays."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from turnout_exporter.errors import ConversionError, SourceError, SpecError
+from turnout_exporter.examination import Run, Subject, differing, find_base, find_limits, points_of, take_samples, tied_dims
+from turnout_exporter.spec import reference
+from turnout_exporter.spec.inputspec import parse_inputs
+from turnout_exporter.spec.points import Limits, Point
+from turnout_exporter.spec.reference import Arrays
+
+TWO = Point({"batch": 2})
+
+
+def double(arrays: Arrays) -> Arrays:
+    return {"y": 2 * arrays["x"]}
+
+
+def subject(run: Run = double, *texts: str, given: Mapping[str, Any] | None = None) -> Subject:
+    draw = (lambda _: given) if given is not None else None
+    return Subject(run, parse_inputs(list(texts) or ["x=float32[batch,4]"]), draw)
+
+
+def test_a_sample_has_the_inputs_as_they_were_before_the_model_wrote_into_them() -> None:
+    def destructive(arrays: Arrays) -> Arrays:
+        arrays["x"] += 1
+        return {"y": arrays["x"]}
+
+    sample = subject(destructive).sample_at(TWO)
+    np.testing.assert_allclose(sample.outputs["y"], sample.inputs["x"] + 1)
+
+
+@pytest.mark.parametrize(
+    ("run", "complaint"),
+    [
+        (lambda arrays: {"y": 1 / 0}, "the model itself fails at batch=2: ZeroDivisionError"),
+        (lambda arrays: {"x": arrays["x"]}, "an input and an output are both called 'x'"),
+        (lambda arrays: {"y": arrays["x"] * np.nan}, "output 'y' has no finite value at batch=2"),
+    ],
+)
+def test_outputs_that_cannot_be_a_reference_are_refused_with_the_point(run: Run, complaint: str) -> None:
+    with pytest.raises(ConversionError, match=complaint):
+        subject(run).sample_at(TWO)
+
+
+def test_samples_may_give_some_of_the_inputs() -> None:
+    arrays = subject(double, "x=float32[batch,2]", "n=int64[batch]@0:5", given={"x": [[1, 2], [3, 4]]} and {
+        "x": np.array([[1, 2], [3, 4]], np.float32)
+    }).inputs_at(TWO)  # fmt: skip
+    assert arrays["x"].tolist() == [[1, 2], [3, 4]]
+    assert arrays["n"].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"z": np.zeros(2)}, "--samples returns 'z' at batch=2, which is no input"),
+        ({"x": np.zeros((2, 3), np.float32)}, "x"),
+        ({"x": np.zeros((2, 4))}, "x"),
+        ({"x": "text"}, "x"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused_with_the_point(given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(SourceError, match=complaint) as caught:
+        subject(given=given).inputs_at(TWO)
+    assert "batch=2" in str(caught.value)
+
+
+def test_an_integer_that_nothing_describes_is_asked_for() -> None:
+    with pytest.raises(SpecError, match="input 'n' has no values"):
+        subject(double, "n=int64[batch]").inputs_at(TWO)
+
+
+def test_unsorted_lengths_are_answered_with_the_option() -> None:
+    def strict(arrays: Arrays) -> Arrays:
+        raise RuntimeError("`lengths` array must be sorted in decreasing order when `enforce_sorted` is True.")
+
+    with pytest.raises(ConversionError, match=":sorted behind the input"):
+        subject(strict).sample_at(TWO)
+
+
+def test_a_model_that_runs_at_no_size_is_refused_with_its_first_error_and_what_to_do() -> None:
+    def fails(arrays: Arrays) -> Arrays:
+        raise ValueError(f"{arrays['x'].shape[1]} pixels")
+
+    with pytest.raises(ConversionError, match=r"at batch=2,w=3: ValueError: 3 pixels\. Growing sizes of w were tried.*--range"):
+        find_base(subject(fails, "x=float32[batch,w]"), {"batch": Limits(1, 32)}, {})
+
+
+def test_the_corner_of_all_the_largest_sizes_is_tried_where_it_is_affordable() -> None:
+    base, limits = {"batch": 2, "seq": 3}, {"batch": Limits(1, 8), "seq": Limits(1, 16)}
+    cheap = subject(double, "x=float32[batch,seq]")
+    assert points_of(cheap, base, limits)[-1].sizes == {"batch": 8, "seq": 16}
+    huge = {"batch": Limits(1, 8), "seq": Limits(1, 2**21)}
+    assert {"batch": 8, "seq": 2**21} not in [point.sizes for point in points_of(cheap, base, huge)]
+
+
+def test_dimensions_that_change_only_together_are_one() -> None:
+    def multiply(arrays: Arrays) -> Arrays:
+        return {"y": arrays["a"] * arrays["b"]}
+
+    both = subject(multiply, "a=float32[batch,n]", "b=float32[batch,m]")
+    base, given = {"batch": 2, "n": 8, "m": 8}, {"batch": Limits(1, 4)}
+    limits = find_limits(both, base, given, {})
+    assert limits == {"batch": Limits(1, 4), "n": Limits(8, 8), "m": Limits(8, 8)}
+    assert tied_dims(both, base, limits, given) == ["n", "m"]
+    assert tied_dims(both, base, limits, given | {"m": Limits(8, 8)}) == []
+    assert tied_dims(subject(double, "x=float32[batch,n]"), {"batch": 2, "n": 3}, {"n": Limits(1, 9)}, {}) == []
+
+
+def test_an_output_that_loses_a_dimension_at_one_size_is_noticed_at_once(tmp_path: Path) -> None:
+    squeezing = subject(lambda arrays: {"y": arrays["x"].squeeze()})
+    with pytest.raises(ConversionError, match=r"'y' is \[2, 4\] at batch=2 but \[4\] at batch=1"):
+        take_samples(squeezing, [TWO, Point({"batch": 1})], tmp_path / "reference", lambda _: None)
+
+
+def test_samples_are_written_while_the_points_are_counted(tmp_path: Path) -> None:
+    shown: list[str] = []
+    written = take_samples(subject(), [TWO, Point({"batch": 1})], tmp_path / "reference", shown.append)
+    assert shown == ["1 of 2", "2 of 2"]
+    assert [sample.point.label for sample in reference.read(tmp_path / "reference")] == ["batch=2", "batch=1"]
+    assert len(written) == 2
+
+
+def test_outputs_differ_by_more_than_rounding_or_by_their_names_and_shapes() -> None:
+    one: Arrays = {"y": np.ones(3, np.float32), "n": np.arange(3)}
+    assert differing(one, {"y": one["y"] * (1 + 1e-7), "n": np.arange(3)}) == []
+    assert differing(one, {"y": one["y"] * 1.01, "n": np.arange(3)}) == ["y"]
+    assert differing(one, {"y": one["y"][:2], "n": np.arange(3) + 1}) == ["y", "n"]
+    assert differing(one, {}) == ["y", "n"]

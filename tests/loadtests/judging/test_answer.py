@@ -1,0 +1,204 @@
+"""The answer in every form that it has; capacities and prices are made up, so that its numbers can be worked out by hand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from turnout_loadtests.judging.answer import NEEDED, NO, OPEN, UNDECIDED, YES, Answer, Question, answer
+from turnout_loadtests.judging.ladder import carried, shown_targets
+from turnout_loadtests.judging.search import Capacity
+from turnout_loadtests.measuring.devices import DeviceFacts
+from turnout_loadtests.reporting.conclusions import evidence_of
+from turnout_loadtests.reporting.results import UNAVAILABLE, Gap
+from turnout_loadtests.sending.load import OPEN as OPEN_LOAD
+
+from tests.loadtests.made import QUIET, Behaviour, World, cell
+
+TARGET_MS = 50.0
+PRICES = {"cpu": 0.34, "cuda": 1.20}
+NO_GPU = [Gap("resnet50", "cuda", 0, UNAVAILABLE, "no NVIDIA driver")]
+
+
+def asked(
+    capacities: dict[str, float | None],
+    prices: dict[str, float] | None = None,
+    loads: Sequence[float] = (),
+    target_ms: float | None = TARGET_MS,
+    gaps: Sequence[Gap] = (),
+    broken: Sequence[str] = (),
+    searched: bool = True,
+) -> Answer:
+    """The answer about devices that carry so much within 50 ms; 0 if they miss it at 5/s."""
+    prices = prices or {}
+    facts = {name: DeviceFacts(name, name, "P", 2, 1, price_per_hour=prices.get(name)) for name in capacities}
+    made = World(
+        {name: Behaviour(fails_share=0.6 if name in broken else 0.0) for name in capacities}, facts,
+        rounds=3, window_s=1.0, gaps=gaps,
+    ).results()  # fmt: skip
+    carries = {
+        (name, TARGET_MS): Capacity(
+            "resnet50", name, 1, TARGET_MS, per_s, None if per_s is None else per_s * 1.04 or 5.0, 9, "too noisy"
+        )
+        for name, per_s in capacities.items()
+    }
+    evidence = evidence_of(made, "resnet50")
+    return answer(evidence, carries, Question(target_ms, loads, prices, searched))
+
+
+def whole(found: Answer) -> str:
+    return " ".join([found.headline, *found.lines])
+
+
+def test_one_cpu_is_enough_up_to_70_percent_of_its_capacity() -> None:
+    found = asked({"cpu": 620.0, "cuda": 4000.0}, PRICES)
+    assert found.kind == NO
+    assert found.headline == "No, not for up to 434 requests/s at p99 ≤ 50 ms."
+    assert (
+        found.lines[0] == "One CPU (2 threads, 1 instance, P, fp32) carries 434 requests/s, or 620 without the reserve of 30 %."
+    )
+
+
+def test_the_break_even_is_where_the_cost_table_has_it() -> None:
+    found = asked({"cpu": 100.0, "cuda": 2000.0}, PRICES)
+    assert found.lines[-1] == (
+        "From 211 requests/s on one GPU is cheaper than 4 CPUs at your prices (1.20 against 1.36 an hour)."
+    )
+
+
+def test_without_prices_none_is_invented() -> None:
+    found = asked({"cpu": 100.0, "cuda": 2000.0})
+    assert found.kind == NO
+    assert found.lines[-1] == "Which costs less is not known: pass --price cpu=…/h --price cuda=…/h."
+    assert "cheaper" not in whole(found)
+
+
+@pytest.mark.parametrize(
+    ("load", "kind", "headline"),
+    [
+        (60.0, NO, "No, not for 60 requests/s at p99 ≤ 50 ms: one CPU is enough."),
+        (200.0, NO, "No, not for 200 requests/s at p99 ≤ 50 ms: 3 CPUs (1.02/h) cost no more than one GPU (1.20/h)."),
+        (211.0, YES, "Yes, for 211 requests/s at p99 ≤ 50 ms: one GPU (1.20/h) costs less than 4 CPUs (1.36/h)."),
+        (2000.0, YES, "Yes, for 2000 requests/s at p99 ≤ 50 ms: 2 GPUs (2.40/h) cost less than 29 CPUs (9.86/h)."),
+    ],
+)
+def test_a_load_is_answered_by_what_it_costs(load: float, kind: str, headline: str) -> None:
+    found = asked({"cpu": 100.0, "cuda": 2000.0}, PRICES, [load])
+    assert (found.kind, found.headline) == (kind, headline)
+
+
+def test_a_load_beyond_one_cpu_without_prices_is_open() -> None:
+    found = asked({"cpu": 100.0, "cuda": 2000.0}, None, [500.0])
+    assert (found.kind, found.headline) == (OPEN, "500 requests/s at p99 ≤ 50 ms take 8 CPUs or one GPU.")
+
+
+def test_loads_beyond_one_cpu_have_a_line_each_and_the_largest_decides() -> None:
+    found = asked({"cpu": 100.0, "cuda": 2000.0}, PRICES, [500.0, 150.0, 50.0])
+    assert found.kind == YES
+    assert "No, not for 150 requests/s at p99 ≤ 50 ms: 3 CPUs (1.02/h) cost no more than one GPU (1.20/h)." in found.lines
+    assert "50 requests" not in whole(found).replace("150 requests", "")  # one CPU carries 70/s, as the first line says
+
+
+def test_needs_is_said_only_where_the_cpu_misses_the_target_even_at_low_load() -> None:
+    found = asked({"cpu": 0.0, "cuda": 2000.0}, PRICES)
+    assert (found.kind, found.headline) == (NEEDED, "Yes, it needs one: the CPU misses p99 ≤ 50 ms even at 5.00/s.")
+    assert "1\N{NO-BREAK SPACE}400 requests/s" in found.lines[0]
+    assert asked({"cpu": 0.0, "cuda": 0.0}).headline.startswith("Neither keeps p99 ≤ 50 ms")
+    for load in (1.0, 1e5):
+        assert asked({"cpu": 100.0, "cuda": 2000.0}, PRICES, [load]).kind != NEEDED
+
+
+def test_a_gpu_that_is_slower_is_said_to_be_cheaper_at_no_load() -> None:
+    found = asked({"cpu": 100.0, "cuda": 60.0}, PRICES)
+    assert found.kind == NO
+    assert found.lines[-1] == "At your prices the GPU is cheaper at no load."
+    assert "misses the target even at low load" in whole(asked({"cpu": 100.0, "cuda": 0.0}, PRICES))
+
+
+def test_without_a_gpu_the_cpus_half_stands_and_what_a_gpu_would_have_to_carry() -> None:
+    found = asked({"cpu": 100.0}, PRICES, gaps=NO_GPU)
+    assert found.kind == NO
+    assert found.headline == "No, not for up to 70.0 requests/s at p99 ≤ 50 ms."
+    assert "a GPU at 1.20/h must carry over 353 requests/s, 3.53 times as many." in whole(found)
+    assert "GPU was not measured: no NVIDIA driver." in found.lines
+    unpriced = asked({"cpu": 100.0}, None, gaps=NO_GPU)
+    assert "pass both with --price" in whole(unpriced)
+    beyond = asked({"cpu": 100.0}, PRICES, [500.0], gaps=NO_GPU)
+    assert (beyond.kind, beyond.headline) == (
+        OPEN, "500 requests/s at p99 ≤ 50 ms take 8 CPUs, or a GPU that is fast enough.",
+    )  # fmt: skip
+
+
+def test_the_gpu_alone_is_one_half() -> None:
+    found = asked({"cuda": 2000.0}, PRICES)
+    assert (found.kind, found.headline) == (OPEN, "Only one half is known: the CPU was not measured.")
+
+
+def test_the_best_device_without_a_gpu_speaks_for_them_all() -> None:
+    found = asked({"cpu": 100.0, "openvino": 300.0, "cuda": 2000.0}, {**PRICES, "openvino": 0.34})
+    assert found.headline == "No, not for up to 210 requests/s at p99 ≤ 50 ms."
+    assert found.lines[0].startswith("One openvino (")
+
+
+def test_an_invalid_measurement_decides_nothing() -> None:
+    found = asked({"cpu": 0.0, "cuda": 2000.0}, PRICES, broken=["cpu"])
+    assert found.kind == OPEN
+    assert "CPU has no valid measurement" in whole(found)
+    nothing = asked({"cpu": 100.0}, PRICES, broken=["cpu"])
+    assert (nothing.kind, nothing.headline) == (UNDECIDED, "Undecided: no device has a valid measurement.")
+
+
+def test_a_busy_machine_gets_advice() -> None:
+    busy = Behaviour(machine=replace(QUIET, other_work_percent=80.0))
+    made = World({"cpu": busy}, rounds=3, window_s=1.0).results()
+    found = answer(evidence_of(made, "resnet50"), {}, Question(TARGET_MS))
+    assert (found.kind, found.lines[0]) == (UNDECIDED, "Stop what else runs on this machine, and measure again.")
+    assert found.lines[1] == "CPU has no valid measurement: disturbed: other processes took 80 % of the cores' time."
+
+
+def test_a_search_without_a_result_is_undecided() -> None:
+    found = asked({"cpu": None, "cuda": 2000.0}, PRICES)
+    assert found.kind in (UNDECIDED, OPEN)
+    assert not found.headline.startswith(("No", "Yes")) or found.headline.startswith("Not decided")
+
+
+def test_without_a_target_nothing_is_invented() -> None:
+    capacity = Capacity("resnet50", "cpu", 1, 250.0, 90.0, 94.0)
+    evidence = evidence_of(World({"cpu": Behaviour()}, rounds=3, window_s=1.0).results(), "resnet50")
+    carries = {
+        ("cpu", target): Capacity("resnet50", "cpu", 1, target, per_s, per_s * 2)
+        for target, per_s in ((25.0, 20.0), (50.0, 40.0), (100.0, 80.0), (250.0, capacity.per_s or 0))
+    }
+    found = answer(evidence, carries, Question())
+    assert found.kind == OPEN
+    assert found.headline == "One CPU serves 20.0 / 40.0 / 80.0 / 90.0 requests/s within 25 / 50 / 100 / 250 ms p99."
+    assert "Give --slo-p99" in found.lines[0]
+
+
+def test_the_quick_profile_says_that_it_does_not_decide() -> None:
+    evidence = evidence_of(World({"cpu": Behaviour()}, rounds=3, window_s=1.0).results(), "resnet50")
+    found = answer(evidence, {}, Question(searched=False))
+    assert (found.kind, found.headline.startswith("Not decided: the quick profile")) == (OPEN, True)
+    assert found.lines[0].startswith("One CPU (2 threads, 1 instance, CPUExecutionProvider, fp32) answers ")
+    assert "ms for one request at a time (p50)." in found.lines[0]
+
+
+def test_a_load_that_was_measured_within_the_target_answers_without_a_search() -> None:
+    made = World({"cpu": Behaviour()}, loads_per_s=(60.0,), rounds=4).results()
+    found = answer(evidence_of(made, "resnet50"), {}, Question(TARGET_MS, (60.0,), searched=False))
+    assert (found.kind, found.headline) == (NO, "No, not for 60 requests/s at p99 ≤ 50 ms: one CPU keeps them.")
+    missed = answer(evidence_of(made, "resnet50"), {}, Question(5.0, (60.0,), searched=False))
+    assert missed.kind == OPEN
+
+
+def test_the_loads_of_a_search_tell_about_other_targets() -> None:
+    loads = [
+        cell(Behaviour(ms=ms, scatter=0.1), arrival=OPEN_LOAD, rate_per_s=rate, in_flight=500, duration_s=6.0, target_ms=250.0)
+        for rate, ms in ((100.0, 10.0), (200.0, 30.0), (400.0, 150.0))
+    ]
+    found = {target: carried(loads, [], "resnet50", "cpu", target) for target in shown_targets(70.0)}
+    rates = {target: (each.per_s, each.beyond_per_s) for target, each in found.items() if each}
+    assert found[250.0] is None  # no load was missed, so it may be any rate above
+    assert rates == {25.0: (100, 200), 50.0: (200, 400), 70.0: (200, 400), 100.0: (200, 400)}
+    exact = Capacity("resnet50", "cpu", 1, 50.0, 222.0, 230.0)
+    assert carried(loads, [exact], "resnet50", "cpu", 50.0) == exact
+    assert carried(loads, [], "resnet50", "other", 50.0) is None

@@ -1,0 +1,62 @@
+"""The sentences about pairs of devices; the devices' behaviour is made up."""
+
+from turnout_loadtests.judging.search import Capacity
+from turnout_loadtests.reporting.results import UNAVAILABLE, Gap
+
+from tests.loadtests.made import Behaviour, World
+
+
+def sentence(world: World) -> str:
+    (verdict,) = world.results().verdicts
+    return verdict.sentence
+
+
+def test_the_faster_device_is_named_with_both_sides_numbers_and_the_interval() -> None:
+    said = sentence(World({"cpu": Behaviour(ms=10.0, drift=0.02), "cuda": Behaviour(ms=2.0, drift=0.02)}))
+    assert said.startswith("cuda (2 threads, 1 instance, CPUExecutionProvider, fp32) against cpu")
+    assert "times (" in said
+    assert "the throughput" in said
+    assert "the median latency with one request at a time" in said
+
+
+def test_equal_devices_are_the_same_or_undecided() -> None:
+    said = sentence(World({"cpu": Behaviour(), "cuda": Behaviour()}))
+    assert "don't differ by more than the 5 %" in said
+    assert "Undecided" in sentence(World({"cpu": Behaviour(drift=0.2), "cuda": Behaviour(drift=0.2)}))
+
+
+def test_a_worse_tail_is_said_beside_a_better_throughput() -> None:
+    tailed = Behaviour(ms=2.0, slow_share=0.03, slow_ms=60.0)
+    assert "Neither is better in every respect." in sentence(World({"cpu": Behaviour(ms=10.0), "cuda": tailed}))
+
+
+def test_the_slowest_cpu_is_no_baseline() -> None:
+    devices = {"cpu:a": Behaviour(ms=30.0), "cpu:b": Behaviour(ms=10.0), "cuda": Behaviour(ms=9.0)}
+    results = World(devices).results()
+    assert {(each.first, each.second) for each in results.comparisons} == {("cuda", "cpu:b")}
+
+
+def test_three_devices_of_one_kind_are_compared_with_the_best() -> None:
+    devices = {"cpu:a": Behaviour(ms=30.0), "cpu:b": Behaviour(ms=10.0), "cpu:c": Behaviour(ms=20.0)}
+    results = World(devices).results()
+    assert {(each.first, each.second) for each in results.comparisons} == {("cpu:b", "cpu:a"), ("cpu:b", "cpu:c")}
+
+
+def test_a_missing_device_leaves_the_other_half_and_the_servers_reason() -> None:
+    said = sentence(World({"cpu": Behaviour()}, gaps=[Gap("resnet50", "cuda", 0, UNAVAILABLE, "no NVIDIA driver")]))
+    assert said.startswith("No comparison: cuda wasn't measured (no NVIDIA driver).")
+    assert "rows/s" in said
+
+
+def test_an_invalid_device_is_not_compared() -> None:
+    results = World({"cpu": Behaviour(), "cuda": Behaviour(ms=0.5, fails_share=0.51)}).results()
+    assert results.comparisons == []
+    assert "cuda has no valid measurement" in results.verdicts[0].sentence
+
+
+def test_capacities_come_first() -> None:
+    capacities = [
+        Capacity("resnet50", device, 1, 50.0, per_s, per_s * 1.04, 9) for device, per_s in (("cpu", 80.0), ("cuda", 400.0))
+    ]
+    said = sentence(World({"cpu": Behaviour(), "cuda": Behaviour(ms=2.0)}, capacities=capacities))
+    assert said.startswith("Within a p99 of 50 ms, cuda carries 400 requests/s and cpu carries 80.0 requests/s.")

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from turnout_loadtests.plan import (
+    MAX_IN_FLIGHT,
+    MAX_ROWS_IN_FLIGHT,
+    PROFILES,
+    Experiment,
+    Request,
+    estimate_s,
+    experiments,
+    filling,
+    in_turn,
+    next_in_flight,
+    rounds_of,
+    window_s,
+)  # fmt: skip
+
+REQUEST = Request(("a",), ("cpu", "cuda"), PROFILES["quick"], loads_per_s=(100.0,))
+
+
+def test_devices_alternate_so_that_drift_affects_all_alike() -> None:
+    assert list(in_turn(["a", "b"], 4)) == [
+        (1, "a"), (1, "b"), (2, "b"), (2, "a"), (3, "a"), (3, "b"), (4, "b"), (4, "a"),
+    ]  # fmt: skip
+
+
+def test_a_comparison_measures_one_stream_each_batch_and_each_load() -> None:
+    assert experiments(replace(REQUEST, batches=(8, 1, 8))) == [
+        Experiment(1, single=True), Experiment(1), Experiment(8), Experiment(1, rate_per_s=100.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("saturated_at", [1, 2, 4, 16, 100])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_requests_in_flight_are_doubled_while_that_brings_more(saturated_at: int, batch: int) -> None:
+    rates: list[tuple[int, float]] = []
+    while (in_flight := next_in_flight(rates, batch)) is not None:
+        rates.append((in_flight, 10.0 * min(in_flight, saturated_at)))
+    tried = [in_flight for in_flight, _ in rates]
+    assert tried[:2] == [2, 4][: len(tried)]
+    assert tried[-1] <= MAX_IN_FLIGHT
+    assert tried[-1] * batch <= max(MAX_ROWS_IN_FLIGHT, 4 * batch)
+    assert min(filling(rates), saturated_at) == pytest.approx(min(saturated_at, tried[-1]), rel=0.6)
+
+
+@given(st.floats(1e-4, 100.0), st.integers(1, 256))
+def test_a_window_is_as_long_as_its_answers_need_within_the_limit(latency_s: float, in_flight: int) -> None:
+    profile = PROFILES["standard"]
+    assert profile.window_s <= window_s(profile, in_flight, latency_s) <= profile.longest_s
+
+
+def test_a_single_device_has_half_the_rounds() -> None:
+    assert rounds_of(PROFILES["standard"], 1) == 3
+    assert rounds_of(PROFILES["standard"], 2) == 6
+
+
+def test_quick_takes_about_three_minutes_for_a_model_on_two_devices() -> None:
+    assert 100 < estimate_s(replace(REQUEST, loads_per_s=()), [2]) < 200
+    assert estimate_s(replace(REQUEST, profile=PROFILES["standard"]), [2]) > estimate_s(REQUEST, [2])
+
+
+def test_a_profile_says_what_it_cannot_say() -> None:
+    assert "without a search" in PROFILES["quick"].says_not
+    assert not PROFILES["standard"].says_not
