@@ -20,6 +20,7 @@ from turnout_server.core.errors import FailedPrecondition, InvalidRequest
 from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePolicy, TensorConfig, Warmup, WarmupInput
 from turnout_server.models.file_kinds import mishap_of
 from turnout_server.models.files import MODEL_FILE
+from turnout_server.models.regular_files import regular
 from turnout_server.models.runtime_options import PARAMETERS, runtime_options
 from turnout_server.scheduling.routing import OBJECTIVES
 
@@ -54,6 +55,8 @@ WITHOUT_EFFECT = {
 ANYWHERE = ""
 
 #: Turnout's own parameters, without their prefix.
+#: What a configuration may ask for: more would keep the server from anything else while the model is loaded.
+MAX_INSTANCES, MAX_WARMUPS = 1024, 10_000
 TURNOUT_PARAMETERS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance", "unverified")
 
 
@@ -68,7 +71,7 @@ def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfig
     """
     path = directory / "config.pbtxt"
     try:
-        message = text_format.Parse(path.read_text(encoding="utf-8-sig"), ModelConfig())
+        message = text_format.Parse(regular(path).read_text(encoding="utf-8-sig"), ModelConfig())
     except FileNotFoundError:
         return ModelConfiguration(name)
     except (text_format.ParseError, UnicodeDecodeError) as error:
@@ -289,6 +292,8 @@ def _instances(message: ModelConfig) -> dict[str, int]:
             raise FailedPrecondition(f"instance_group has a count of {group.count}; it must not be negative")
         for device in _devices_of(group) if group.count else ():
             instances[device] = instances.get(device, 0) + group.count
+        if group.count > MAX_INSTANCES:
+            raise FailedPrecondition(f"instance_group has a count of {group.count}; up to {MAX_INSTANCES} are allowed")
     return instances
 
 
@@ -338,7 +343,7 @@ def _tensor(spec: model_config_pb2.ModelInput | model_config_pb2.ModelOutput, di
 
 def _labels(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        return tuple(regular(path).read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise FailedPrecondition(f"label file '{path.name}' cannot be read: {type(error).__name__}") from None
 
@@ -385,6 +390,8 @@ def _queue_policy(policy: model_config_pb2.ModelQueuePolicy) -> QueuePolicy:
 
 def _warmup(warmup: model_config_pb2.ModelWarmup, directory: Path) -> Warmup:
     inputs = {name: _warmup_input(name, spec, directory) for name, spec in warmup.inputs.items()}
+    if warmup.count > MAX_WARMUPS:
+        raise FailedPrecondition(f"model_warmup has a count of {warmup.count}; up to {MAX_WARMUPS} are allowed")
     return Warmup(warmup.batch_size, max(1, warmup.count), inputs)
 
 

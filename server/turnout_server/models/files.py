@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turnout_server.core.errors import FailedPrecondition
+from turnout_server.models.regular_files import regular
 
 #: Directories that other programs leave behind; those whose names begin with a dot aren't models either.
 _NO_MODELS = ("__pycache__", "__MACOSX", "lost+found", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
@@ -223,8 +224,8 @@ def _entry(path: Path) -> tuple[str, int, int] | None:
 def _stated_precision(manifest: Path, file: str) -> str:
     """The precision that a manifest states for a file; empty if it states none or can't be read."""
     try:
-        precision = json.loads(manifest.read_text(encoding="utf-8"))["files"][file]["precision"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        precision = json.loads(regular(manifest).read_text(encoding="utf-8"))["files"][file]["precision"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, FailedPrecondition):
         return ""
     return precision if isinstance(precision, str) else ""
 

@@ -14,6 +14,8 @@ _LEVELS = {0: "all", -1: "basic", 1: "extended", 2: "off"}
 _STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
 
 
+#: Threads of a pool that a configuration may ask for.
+MAX_THREADS = 1024
 #: The parameters that are acted on.
 PARAMETERS = (
     "intra_op_thread_count",
@@ -70,7 +72,9 @@ def _number(values: dict[str, str], key: str) -> int | None:
         return None
     if not values[key].isdecimal():
         raise FailedPrecondition(f"parameter '{key}' is '{values[key]}'; it must be a whole number")
-    return int(values[key]) or None
+    if (number := int(values[key])) > MAX_THREADS:
+        raise FailedPrecondition(f"parameter '{key}' is {number}; up to {MAX_THREADS} are allowed")
+    return number or None
 
 
 def _flag(values: dict[str, str], key: str, *, default: bool) -> bool:

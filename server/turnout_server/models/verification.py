@@ -17,6 +17,7 @@ from turnout_server.devices.ort_errors import trying
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import STYLES, synthetic_inputs
 from turnout_server.models.file_kinds import mishap_of
+from turnout_server.models.regular_files import regular
 
 GOLDEN = "golden.npz"
 #: How large its arrays may be: a million and a half bytes of zeros can be five billion.
@@ -69,7 +70,7 @@ def golden(directory: Path) -> Samples | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with regular(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             _check_inflated_size(archive)
             arrays = {name: _as_tensor(archive[name]) for name in archive.files}
     except (OSError, EOFError, ValueError, TypeError, MemoryError, zipfile.BadZipFile) as error:

@@ -18,6 +18,7 @@ from turnout_server.core.texts import LENGTH_BYTES, elements_of
 from turnout_server.devices.device import Device
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs, synthetic_tensor
+from turnout_server.models.regular_files import regular
 from turnout_server.scheduling.batching import collate, scatter
 from turnout_server.scheduling.profiles import Profile
 
@@ -92,14 +93,14 @@ def _recorded(file: Path, datatype: Datatype, dims: tuple[int, ...]) -> np.ndarr
     count = math.prod(dims)
     if datatype.name == "BYTES":
         try:
-            texts = [str(element, "utf-8") for element in elements_of(file.read_bytes())]
+            texts = [str(element, "utf-8") for element in elements_of(regular(file).read_bytes())]
         except ValueError as error:  # a UnicodeDecodeError is one, too
             reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"has an {error.args[0]}"
             raise ValueError(f"'{file.name}' {reason}: each text must follow its length, a little-endian uint32") from None
         if len(texts) != count:
             raise ValueError(f"'{file.name}' has {len(texts)} texts, and dims {list(dims)} hold {count}")
         return np.array(texts, np.object_).reshape(dims)
-    with file.open("rb") as content:
+    with regular(file).open("rb") as content:
         data = content.read(count * datatype.itemsize)
     if len(data) < count * datatype.itemsize:
         raise ValueError(f"'{file.name}' has {len(data)} bytes, and dims {list(dims)} take {count * datatype.itemsize}")

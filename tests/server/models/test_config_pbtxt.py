@@ -420,3 +420,23 @@ def test_invalid_json_is_an_invalid_request(tmp_path: Path, json: str) -> None:
 )
 def test_the_version_policy_selects_from_the_existing_versions(directory: Path, policy: str, served: list[int]) -> None:
     assert read(directory, policy).select([2, 1, 3]) == served
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            'parameters { key: "intra_op_thread_count" value { string_value: "100000" } }',
+            "'intra_op_thread_count' is 100000;",
+        ),
+        (
+            'parameters { key: "inter_op_thread_count" value { string_value: "5000" } }',
+            "'inter_op_thread_count' is 5000;",
+        ),
+        ("instance_group { kind: KIND_CPU count: 2000000 }", "instance_group has a count of 2000000; up to"),
+        ('model_warmup { name: "w" batch_size: 1 count: 4000000 }', "model_warmup has a count of 4000000; up to"),
+    ],
+)
+def test_what_would_keep_the_server_from_anything_else_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(FailedPrecondition, match=says):
+        read(tmp_path, text)

@@ -106,7 +106,7 @@ def test_polling_tries_a_broken_file_again_only_when_it_has_changed(disk: Disk) 
 
 def test_errors_do_not_reveal_directories(disk: Disk) -> None:
     (disk.root / "a" / "config.pbtxt").mkdir()
-    with pytest.raises(InvalidRequest, match=r"^load failed for model 'a': config\.pbtxt: Is a directory$"):
+    with pytest.raises(InvalidRequest, match=r"^load failed for model 'a': config\.pbtxt is not a regular file$"):
         disk.repository.load("a")
 
 
