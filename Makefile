@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo models test test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bench-peers lint format proto image deploy-check release-check clean
+.PHONY: help install demo models test test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bystander fuzz bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -90,6 +90,12 @@ simulate: install  ## simulate policies that choose a device, and a fleet, in vi
 
 soak: install  ## measure how the server's memory grows over a million requests (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
+
+bystander: install  ## measure what attacks cost an innocent client, into docs/results/bystanders.md (4 minutes)
+	$(BIN)/python -m benchmarks.bystander --output docs/results/bystanders.md $(BYSTANDER)
+
+fuzz: install  ## send mutated messages to the decoder and to servers (10 minutes; FUZZ="--minutes 1")
+	$(BIN)/python -m benchmarks.fuzz $(FUZZ)
 
 bench-peers: .venv-peer-mlserver/.installed .venv-peer-kserve/.installed  ## environments of MLServer and KServe
 

@@ -117,9 +117,25 @@ def gather() -> onnx.ModelProto:
 
 
 def reshape() -> onnx.ModelProto:
-    """y = x as a matrix of the given shape. A run with a shape of another size fails, but not with an invalid argument."""
+    """y = x as a matrix of the given shape. A run with a shape of another size fails."""
     inputs: Tensors = {"x": (TensorProto.FLOAT, ("n",)), "shape": (TensorProto.INT64, (2,))}
     return model([helper.make_node("Reshape", ["x", "shape"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("a", "b"))})
+
+
+def slice_by_inputs() -> onnx.ModelProto:
+    """y = x[start:end]. A run with more ends than starts fails, for a reason that ONNX Runtime doesn't blame on the values."""
+    integers: Tensor = (TensorProto.INT64, ("k",))
+    inputs: Tensors = {"x": (TensorProto.FLOAT, ("n",)), "start": (TensorProto.INT64, (1,)), "end": integers}
+    return model([helper.make_node("Slice", ["x", "start", "end"], ["y"])], inputs, {"y": (TensorProto.FLOAT, ("m",))})
+
+
+def not_utf8() -> onnx.ModelProto:
+    """y = two bytes that aren't UTF-8, whatever x is."""
+    text = helper.make_tensor("text", TensorProto.STRING, [1], [b"\xff\xfe"])  # type: ignore[list-item]  # texts are bytes
+    node = helper.make_node("Constant", [], ["y"], value=text)
+    unused = helper.make_node("Identity", ["x"], ["z"])
+    tensor: Tensor = (TensorProto.FLOAT, ("n",))
+    return model([node, unused], {"x": tensor}, {"y": (TensorProto.STRING, (1,)), "z": tensor})
 
 
 def fill() -> onnx.ModelProto:
@@ -206,6 +222,10 @@ def save_zoo(root: Path) -> None:
     save(root, "versions", add_constant(2), version=2)
     save(root, "gather", gather())
     save(root, "reshape", reshape())
+    save(root, "slice", slice_by_inputs())
+    save(root, "divide", divide())
+    save(root, "fill", fill())
+    save(root, "not_utf8", not_utf8())
     save(root, "slow", countdown())
     save(root, "lazy", lazy(), configuration="max_batch_size: 8")
     save(root, "broken", b"this is no model")

@@ -227,7 +227,7 @@ class Server:
         self._core = core = build(settings)
         try:
             make = selection.choose(settings.transport)
-            limits = _limits(settings, selection.default_streams(make))
+            limits = _limits(settings)
             self._transport: Transport = make(
                 addresses.target(settings.host, settings.grpc_port),
                 _handlers(settings, core, log, access, self._spans),
@@ -395,7 +395,7 @@ def _handlers(settings: Settings, core: Core, log: LogSettings, access: Access, 
     memory = SharedMemory() if settings.allow_client_shm else None
     extensions = [*EXTENSIONS, *(["system_shared_memory"] if memory else [])]
     version = importlib.metadata.version("turnout")
-    inference = InferenceService(core.dataplane, Codec(memory), core.inline, spans)
+    inference = InferenceService(core.dataplane, Codec(memory, settings.max_message_bytes), core.inline, spans)
     models = ModelService(core.dataplane, core.control, settings.server_name, version, extensions)
     extras = ExtensionService(memory, core.tracer, log, core.repository)
     health = HealthService(core.dataplane)
@@ -435,12 +435,12 @@ def _warn_about_missing_default(default_device: str, devices: Engines) -> None:
         logger.warning("requests that name no device will fail: --default-device=%s: %s", default_device, why)
 
 
-def _limits(settings: Settings, default_streams: int) -> Limits:
+def _limits(settings: Settings) -> Limits:
     """What one client may hold of the server."""
     in_flight_mb = settings.max_in_flight_mb
     return Limits(
         message_bytes=settings.max_message_bytes,
-        streams=settings.max_streams or default_streams,
+        streams=settings.max_streams,
         age_s=settings.max_connection_age_s,
         age_grace_s=settings.max_connection_grace_s,
         idle_s=settings.max_connection_idle_s,

@@ -170,7 +170,7 @@ class Settings(BaseModel):
     tokens: Path | None = Field(None, description="file of bearer tokens, one a line after its roles: 'infer,read TOKEN'")
     allow_control: bool = Field(False, description="let clients without a token change log and trace settings")
 
-    max_streams: int | None = Field(None, ge=1, description="calls in progress on a connection; by default 1000, with aio 100")
+    max_streams: int = Field(100, ge=1, description="calls in progress on a connection")
     max_connection_age_s: float = Field(3600.0, ge=0, description="seconds until a client has to connect anew; 0 for never")
     max_connection_grace_s: float = Field(3600.0, ge=0, description="seconds that calls may still take on such a connection")
     max_connection_idle_s: float = Field(

@@ -18,8 +18,11 @@ from turnout_proto.methods import Stub
 
 from tests import models
 from tests.faulty import Faults, freeze, until
+from tests.integration.conftest import server, shared_servers, zoo
 from tests.servers import RunningServer, running
 from tests.wire import parameters, request
+
+__all__ = ["server", "shared_servers", "zoo"]
 
 #: The device whose worker process fails.
 ISOLATED = "cpu:child"

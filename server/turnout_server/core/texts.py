@@ -4,28 +4,28 @@ Source: Triton's "Binary Tensor Data" extension (extension_binary_data.md).
 """
 
 import struct
+from collections.abc import Iterator
 
 #: Bytes of the length before each element.
 LENGTH_BYTES = 4
 
 
-def elements_of(data: bytes) -> list[bytes]:
-    """The elements in the bytes of a tensor.
+def elements_of(data: bytes | memoryview) -> Iterator[memoryview]:
+    """The elements in the bytes of a tensor, as views, one after the other.
 
     Raises:
         ValueError: the bytes end within an element; the text says where, in Triton's words.
     """
-    elements, at = [], 0
-    while at < len(data):
-        if at + LENGTH_BYTES > len(data):
+    view, at = memoryview(data), 0
+    while at < len(view):
+        if at + LENGTH_BYTES > len(view):
             raise ValueError("incomplete string length indicator", "")
-        (length,) = struct.unpack_from("<I", data, at)
+        (length,) = struct.unpack_from("<I", view, at)
         at += LENGTH_BYTES
-        if at + length > len(data):
-            raise ValueError("incomplete string data", f"an element of {length} bytes with {len(data) - at} left")
-        elements.append(data[at : at + length])
+        if at + length > len(view):
+            raise ValueError("incomplete string data", f"an element of {length} bytes with {len(view) - at} left")
+        yield view[at : at + length]
         at += length
-    return elements
 
 
 def bytes_of(elements: list[bytes]) -> bytes:

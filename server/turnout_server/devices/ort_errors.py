@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from turnout_server.core.errors import DeadlineExceeded, InvalidRequest, Overloaded, ServingError, internal_error
+from turnout_server.core.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    Overloaded,
+    ServingError,
+    internal_error,
+)
 from turnout_server.devices.run_limit import ENDED
 
 if TYPE_CHECKING:
@@ -28,6 +35,19 @@ _NO_MEMORY = (
     "alloc_failed",
     "allocation_failed",
     "the resource allocation failed",
+)
+
+#: Lower-case parts of the texts with which operators refuse the values of a request, although under the code of a failure.
+_BAD_VALUES = (
+    "division by zero",
+    "modulo by zero",
+    "integer overflow",
+    "must be >= 0",
+    "must not be negative",
+    "cannot be less than -1",
+    "cannot be reshaped to the requested shape",
+    "should not be greater than specified axis dim",
+    "attempting to broadcast an axis",
 )
 
 #: Texts of CUDA errors after which, by its documentation, a process must be started anew (driver_types.h, CUDA 13.0), of memory
@@ -79,6 +99,12 @@ def may_end_device(text: str) -> bool:
     return any(part in text for part in _MAY_END_DEVICE)
 
 
+def refuses_values(text: str) -> bool:
+    """Whether an operator failed because of the values that a client sent, such as a divisor of 0 or a negative size."""
+    lower = text.lower()
+    return any(words in lower for words in _BAD_VALUES)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of ONNX Runtime's own text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -111,7 +137,9 @@ def run_error(error: Exception, device: "Device") -> ServingError:
     text = first_line(error)
     if ENDED in str(error):
         return DeadlineExceeded("the run was ended when its time was up: the deadline, or far more than it usually takes")
-    if isinstance(error, native.InvalidArgument):
+    if isinstance(error, UnicodeDecodeError):
+        return FailedPrecondition("an output of the model has a text that is not UTF-8")
+    if isinstance(error, native.InvalidArgument) or refuses_values(text):
         return InvalidRequest(f"the model refused these inputs: {text}")
     if lacks_memory(error):
         return Overloaded(f"this request does not fit {memory_of(device)}: {text}")

@@ -387,8 +387,8 @@ def _absence(model: Model, number: int | None) -> ServingError:
 
 def _version_number(version: str) -> int:
     try:
-        number = int(version)
-    except ValueError:
+        number = int(version if version.isascii() and version.removeprefix("-").isdigit() else "")
+    except ValueError:  # also for numbers of thousands of digits
         raise InvalidRequest(
             f"failed to get model version from specified version string '{version}' (details: not a number), "
             f"version should be an integral value > 0"

@@ -20,6 +20,8 @@ from turnout_server.models.file_kinds import mishap_of
 from turnout_server.models.regular_files import regular
 
 GOLDEN = "golden.npz"
+#: How large its arrays may be: a million and a half bytes of zeros can be five billion.
+MAX_GOLDEN_BYTES = 256 << 20
 UNVERIFIED = (
     "unverified: '{reference}' runs none of the inputs that were tried, so nothing shows that '{device}' computes the same "
     "({error}); publish golden.npz with the model, or set its parameter turnout.unverified to serve"
@@ -69,12 +71,23 @@ def golden(directory: Path) -> Samples | None:
         return None
     try:
         with regular(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _check_inflated_size(archive)
             arrays = {name: _as_tensor(archive[name]) for name in archive.files}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, MemoryError, zipfile.BadZipFile) as error:
         mishap = mishap_of(path)
         raise FailedPrecondition(f"{GOLDEN} cannot be read: {f'it {mishap}' if mishap else type(error).__name__}") from None
     points = dict.fromkeys(name.split("/")[0] for name in arrays)
     return [VerificationSample(_part(arrays, f"{point}/in/"), _part(arrays, f"{point}/out/")) for point in points]
+
+
+def _check_inflated_size(archive: np.lib.npyio.NpzFile) -> None:
+    """Refuses a file that inflates to more than MAX_GOLDEN_BYTES, by what its directory says; no more is read than that."""
+    assert archive.zip is not None
+    size = sum(entry.file_size for entry in archive.zip.infolist())
+    if size > MAX_GOLDEN_BYTES:
+        raise FailedPrecondition(
+            f"{GOLDEN} has {size} bytes once inflated, and may have {MAX_GOLDEN_BYTES}: publish fewer or smaller samples"
+        )
 
 
 def made_up(session: Session) -> Iterator[Samples]:
@@ -116,7 +129,8 @@ def verify(
         if isinstance(outputs, (Overloaded, Unavailable)):
             results[reference] = outputs  # the next one may be a reference
             continue
-        results[reference] = Parity(None)
+        # A run that fails on made-up inputs says little about the model, unless it is the outputs that are wrong.
+        results[reference] = outputs if isinstance(outputs, FailedPrecondition) else Parity(None)
         for name in order[at + 1 :]:
             if not isinstance(outputs, ServingError):
                 own = _outputs(devices[name].session, samples)

@@ -93,7 +93,7 @@ def _recorded(file: Path, datatype: Datatype, dims: tuple[int, ...]) -> np.ndarr
     count = math.prod(dims)
     if datatype.name == "BYTES":
         try:
-            texts = [element.decode() for element in elements_of(regular(file).read_bytes())]
+            texts = [str(element, "utf-8") for element in elements_of(regular(file).read_bytes())]
         except ValueError as error:  # a UnicodeDecodeError is one, too
             reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"has an {error.args[0]}"
             raise ValueError(f"'{file.name}' {reason}: each text must follow its length, a little-endian uint32") from None

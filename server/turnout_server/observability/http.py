@@ -1,8 +1,11 @@
 """The monitoring port: an HTTP server that answers GET and HEAD for a fixed set of paths, in threads of its own."""
 
+import errno
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -71,7 +74,28 @@ class MonitoringServer:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """Answers also when the process has no file descriptors left, because it keeps one in reserve."""
+
     daemon_threads = True
+    _reserve: int | None = None
+
+    def get_request(self) -> Any:
+        with suppress(OSError):  # none is free at the moment
+            self._reserve = os.open(os.devnull, os.O_RDONLY) if self._reserve is None else self._reserve
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._reserve is None:
+                raise
+        os.close(self._reserve)
+        self._reserve = None
+        return super().get_request()
+
+    def server_close(self) -> None:
+        super().server_close()
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
 
     def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
         self.address_family = family

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 #: With much longer details gRPC would drop the whole status: metadata has a hard limit of 16 KiB.
 MAX_DETAILS_BYTES = 1024
+#: Only inference requests are larger; the longest others have a model's configuration. So parsing takes milliseconds.
+MAX_MESSAGE_BYTES = 256 * 1024
 
 
 def answering(request_class: Any, function: Callable[[Any], Message]) -> UnaryHandler:
@@ -22,7 +24,7 @@ def answering(request_class: Any, function: Callable[[Any], Message]) -> UnaryHa
 
     def handle(call: Call, message: bytes) -> None:
         try:
-            response = function(_parsed(request_class, message))
+            response = function(parsed(request_class, message))
         except ServingError as error:
             call.finish(status(error))
         except Exception:
@@ -44,7 +46,7 @@ def settling(request_class: Any, function: Callable[[Any, OnSettled], None], res
                 call.finish(status(error))
 
         try:
-            function(_parsed(request_class, message), settled)
+            function(parsed(request_class, message), settled)
         except ServingError as error:
             settled(error)
         except Exception:
@@ -74,11 +76,19 @@ def printable(text: str) -> str:
     return escaped.encode(errors="replace")[:MAX_DETAILS_BYTES].decode(errors="ignore")
 
 
-def _parsed(request_class: Any, message: bytes) -> Any:
+def parsed(request_class: Any, message: bytes) -> Any:
+    """The message as an object of its class.
+
+    Raises:
+        InvalidRequest: it isn't a message of that class, or it is too large.
+    """
+    name = request_class.DESCRIPTOR.name
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise InvalidRequest(f"a {name} may have {MAX_MESSAGE_BYTES} bytes, this one has {len(message)}")
     try:
         return request_class.FromString(message)
     except DecodeError:
-        raise InvalidRequest(f"the message is not a valid {request_class.DESCRIPTOR.name}") from None
+        raise InvalidRequest(f"the message is not a valid {name}") from None
 
 
 def _reply(call: Call, response: Message) -> None:

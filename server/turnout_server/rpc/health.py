@@ -6,13 +6,12 @@ Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 
 import threading
 
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from turnout_proto.methods import SERVICE
 
 from turnout_server.core.errors import InvalidRequest, NotFound, Unavailable
 from turnout_server.core.suggestions import did_you_mean
-from turnout_server.rpc.handlers import answering, status
+from turnout_server.rpc.handlers import answering, parsed, status
 from turnout_server.serving.dataplane import DataPlane
 from turnout_server.transport.base import Call, Receiver, StreamHandler, UnaryHandler
 
@@ -76,9 +75,9 @@ class _Watch:
 
     def message(self, data: bytes) -> None:
         try:
-            self._service = health_pb2.HealthCheckRequest.FromString(data).service
-        except DecodeError:
-            self.call.finish(status(InvalidRequest("the message is not a valid HealthCheckRequest")))
+            self._service = parsed(health_pb2.HealthCheckRequest, data).service
+        except InvalidRequest as error:
+            self.call.finish(status(error))
             return
         self._health.subscribe(self)
         self.update()

@@ -9,6 +9,7 @@ from turnout_proto.methods import METHODS
 
 from turnout_server.core.errors import ServingError, status_of
 from turnout_server.core.messages import InferRequest, InferResponse, nothing_to_cancel
+from turnout_server.rpc.decoding import Decoding
 from turnout_server.rpc.handlers import status, unexpected
 from turnout_server.rpc.infer_stream import Answer, InferStream
 from turnout_server.serving.dataplane import DataPlane
@@ -35,6 +36,7 @@ class InferenceService:
         self._dataplane = dataplane
         self._codec = codec
         self._inline = inline
+        self._decoding = Decoding()
         self._spans = spans
 
     def unary(self) -> dict[str, UnaryHandler]:
@@ -59,14 +61,20 @@ class InferenceService:
         return InferStream(call, self._infer, status)
 
     def _infer(self, call: Call, message: bytes, answer: Answer) -> Callable[[], None]:
-        """Starts a request; returns the function that cancels it."""
+        """Starts a request; returns the function that cancels it. A message that takes long to decode gets another thread."""
         arrived_s = time.monotonic()
+        if self._codec.is_quick(message):
+            return self._start(call, message, answer, arrived_s, self._inline if call.runs_inline else None)
+        try:
+            return self._decoding.submit(len(message), lambda: self._start(call, message, answer, arrived_s, None))
+        except ServingError as error:
+            self._reject(message, error, answer, arrived_s)
+            return nothing_to_cancel
 
-        def failed(error: ServingError) -> None:
-            request_id, model, version = codec.identify(message)
-            self._dataplane.rejected(model, version, error, arrived_s)
-            answer(request_id, error)
-
+    def _start(
+        self, call: Call, message: bytes, answer: Answer, arrived_s: float, inline: InlineRunner | None
+    ) -> Callable[[], None]:
+        """Decodes a message and passes the request to the data plane; returns the function that cancels it."""
         try:
             request, formats = self._codec.decode(message, call.metadata, call.deadline_s, arrived_s)
 
@@ -81,12 +89,17 @@ class InferenceService:
                 _log_internal(request, encoded)
                 return encoded
 
-            return self._dataplane.infer(request, done, self._inline if call.runs_inline else None)
+            return self._dataplane.infer(request, done, inline)
         except ServingError as error:
-            failed(error)
+            self._reject(message, error, answer, arrived_s)
         except Exception:
-            failed(unexpected())
+            self._reject(message, unexpected(), answer, arrived_s)
         return nothing_to_cancel
+
+    def _reject(self, message: bytes, error: ServingError, answer: Answer, arrived_s: float) -> None:
+        request_id, model, version = codec.identify(message)
+        self._dataplane.rejected(model, version, error, arrived_s)
+        answer(request_id, error)
 
     def _traced(
         self,

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf import descriptor_pool
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from turnout_proto.methods import SERVICE
 from turnout_proto.pool import POOL
 
 from turnout_server.core.errors import InvalidRequest
-from turnout_server.rpc.handlers import status
+from turnout_server.rpc.handlers import parsed, status
 from turnout_server.transport.base import Call, StreamHandler
 
 HEALTH = "grpc.health.v1.Health"
@@ -67,9 +66,9 @@ class _ReflectionCall:
 
     def message(self, data: bytes) -> None:
         try:
-            request = reflection_pb2.ServerReflectionRequest.FromString(data)
-        except DecodeError:
-            self._call.finish(status(InvalidRequest("the message is not a valid ServerReflectionRequest")))
+            request = parsed(reflection_pb2.ServerReflectionRequest, data)
+        except InvalidRequest as error:
+            self._call.finish(status(error))
             return
         symbol = request.file_containing_symbol
         if symbol in self._services:

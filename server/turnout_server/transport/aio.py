@@ -12,6 +12,7 @@ import grpc.aio
 
 from turnout_server.transport.addresses import may_share, require_free
 from turnout_server.transport.base import (
+    NO_MESSAGE,
     NO_RETRY,
     OK,
     STREAM_WINDOW,
@@ -165,7 +166,8 @@ class _Router(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self._methods: dict[str, Any] = {}
         self._refusal = handlers.refusal
         for path, unary in handlers.unary.items():
-            self._methods[path] = grpc.unary_unary_rpc_method_handler(_unary(unary, loop, calls))
+            # As a stream of requests: a call of the kind unary_unary that ends without a message is never answered.
+            self._methods[path] = grpc.stream_unary_rpc_method_handler(_unary(unary, loop, calls))
         for path, stream in handlers.stream.items():
             self._methods[path] = grpc.stream_stream_rpc_method_handler(_stream(stream, loop, calls))
 
@@ -214,6 +216,10 @@ class _AioCall:
         while self._callbacks:
             self._callbacks.pop()()
 
+    def end(self) -> None:
+        """Forgets how to cancel the call. Otherwise its message would stay in memory until the next garbage collection."""
+        self._callbacks.clear()
+
     def send(self, message: bytes) -> None:
         self._put(message)
 
@@ -227,32 +233,34 @@ class _AioCall:
 
 def _unary(
     handler: UnaryHandler, loop: asyncio.AbstractEventLoop, calls: _Calls
-) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def respond(request: bytes, context: Context) -> bytes:
+) -> Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]:
+    async def respond(requests: AsyncIterator[bytes], context: Context) -> bytes:
+        request = await context.read()  # the iterator would keep the message as long as the call
+        if not isinstance(request, bytes):  # the end of the client's messages
+            await _abort(context, NO_MESSAGE)
+            return b""  # for the type checker: abort raises
         if (refusal := calls.refusal(context, request)) is not None:
             await _abort(context, refusal)
         calls.unanswered += 1
-        try:
-            answer = await answered(request, context)
-        finally:
-            calls.unanswered -= 1
-        if isinstance(answer, Status):
-            await _abort(context, answer)
-            return b""  # for the type checker: abort raises
-        calls.hold(context, len(answer))
-        return answer
-
-    async def answered(request: bytes, context: Context) -> bytes | Status:
         call = _AioCall(context, loop)
         try:
             handler(call, request)
         except BaseException:  # otherwise it would end the loop, or the client would see its text
             call.finish(handler_failed())
+        del request  # it may be large
         try:
-            return await call.outbox.get()
+            answer = await call.outbox.get()
+            if isinstance(answer, bytes):
+                calls.hold(context, len(answer))
+                return answer
         except asyncio.CancelledError:
             call.cancel()
             raise
+        finally:
+            calls.unanswered -= 1
+            call.end()
+        await _abort(context, answer)
+        return b""  # for the type checker: abort raises
 
     return respond
 

@@ -28,6 +28,8 @@ class Status:
 OK = Status(grpc.StatusCode.OK)
 #: Trailing metadata with which clients don't retry by themselves.
 NO_RETRY = (("grpc-retry-pushback-ms", "-1"),)
+#: How a unary call ends whose client closes it without having sent a message.
+NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactly one request message")
 
 
 def handler_failed() -> Status:

@@ -18,6 +18,7 @@ NUMBERS = (
     "http2.hpack_table_size.decoder",
     "http2.hpack_table_size.encoder",
     "http2.lookahead_bytes",
+    "http2.max_deallocating_streams",
     "http2.max_frame_size",
     "http2.max_ping_strikes",
     "http2.max_pings_without_data",

@@ -33,6 +33,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from turnout_server.transport.addresses import may_share, require_free
 from turnout_server.transport.base import (
+    NO_MESSAGE,
     NO_RETRY,
     OK,
     STREAM_WINDOW,
@@ -79,7 +80,6 @@ _AT_ONCE = 0  # a deadline in the past
 _NEVER = 1e11
 #: gRPC's status codes as integers.
 _CODES = {code: code.value[0] for code in grpc.StatusCode}
-_NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactly one request message")
 _NO_METHOD = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
@@ -392,7 +392,7 @@ class _UnaryCall(_Call):
 
     def handle(self, message: bytes | None) -> None:
         if message is None:
-            self.finish(_NO_MESSAGE)
+            self.finish(NO_MESSAGE)
             return
         if (refusal := self._refusal(message)) is not None:
             self.finish(refusal)

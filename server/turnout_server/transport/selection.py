@@ -31,14 +31,6 @@ class Make(Protocol):
 
 
 CHECK_TIMEOUT_S = 5.0
-#: Calls that a connection may have in progress, unless the operator says otherwise. On the event loop a burst of calls that are
-#: cancelled at once delays everybody else, so it gets fewer.
-STREAMS, AIO_STREAMS = 1000, 100
-
-
-def default_streams(make: Make) -> int:
-    """How many calls a connection may have in progress on a transport, unless the operator says otherwise."""
-    return AIO_STREAMS if make is AioTransport else STREAMS
 
 
 def choose(name: Name) -> Make:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,21 +12,26 @@ from google.protobuf.message import DecodeError
 from turnout_proto import inference_pb2 as pb
 
 from turnout_server.core.datatypes import of_dtype
-from turnout_server.core.errors import InvalidRequest, Unsupported
+from turnout_server.core.errors import InvalidRequest, Overloaded, Unsupported
 from turnout_server.core.messages import InferRequest, InferResponse, Layout
 from turnout_server.core.signatures import Signature
 from turnout_server.wire import fields, parameters, responses, tensors
+from turnout_server.wire.allowance import Allowance
 from turnout_server.wire.classification import classify
 from turnout_server.wire.decode_cache import DecodeCache, Description
 from turnout_server.wire.shared_memory import Region, SharedMemory
 
 logger = logging.getLogger(__name__)
 
-#: Tensors as bytes, or as views of the message's bytes.
-Raw = Sequence[bytes | memoryview]
+#: Bytes of the message, or views of them.
+Buffer = bytes | memoryview
 
 #: The most class results that a request may ask for; more would make the response much larger than the request.
 MAX_CLASSES = 1_000_000
+#: How much of a name is repeated in the error about a request.
+MAX_IDENTITY_BYTES = 1024
+#: Every client writes the model's name, version and id first.
+MAX_IDENTITY_FIELDS = 8
 #: The most warnings about requests, because clients decide how many there could be.
 MAX_WARNINGS = 64
 
@@ -45,17 +51,43 @@ PLAIN = OutputFormat()
 OutputFormats = Mapping[str, OutputFormat]
 
 
+class _Parsed(NamedTuple):
+    """A parsed message, and the data of its tensors.
+
+    Attributes:
+        raw: its `raw_input_contents`.
+        contents: for each input, the parts of its `contents`; None if they are in `request`.
+        allowance: the memory that the decoded tensors may take.
+    """
+
+    request: pb.ModelInferRequest
+    raw: Sequence[Buffer]
+    contents: Sequence[Sequence[Buffer]] | None
+    allowance: Allowance
+
+
 class Codec:
     """Decodes requests and encodes responses.
 
     Args:
         shared_memory: the regions that tensors may be in; None if shared memory is disabled.
+        max_message_bytes: a larger response is refused instead of built.
     """
 
-    def __init__(self, shared_memory: SharedMemory | None) -> None:
+    def __init__(self, shared_memory: SharedMemory | None, max_message_bytes: int = 2**31 - 1) -> None:
         self._shared_memory = shared_memory
+        self._max_message_bytes = max_message_bytes
         self._cache: DecodeCache[OutputFormats] = DecodeCache()
         self._warned: set[str] = set()
+
+    def is_quick(self, message: bytes) -> bool:
+        """Whether `decode` takes a millisecond at most, as it does for small messages and for those like an earlier one.
+
+        Others belong to a thread that nobody waits for.
+        """
+        if len(message) < fields.LARGE_BYTES:
+            return self._shared_memory is None or b"shared_memory_region" not in message
+        return self._cache.find(message) is not None
 
     def decode(
         self, message: bytes, metadata: Mapping[str, str], deadline_s: float | None, arrived_s: float
@@ -74,11 +106,11 @@ class Codec:
         """
         cached = self._cache.find(message)
         if cached is None:
-            request = _parse(message)
-            description, inputs, formats = self._describe(*request)
+            parsed = _parse(message)
+            description, inputs, formats = self._describe(parsed)
             if all(output_format.region is None for output_format in formats.values()):
                 self._cache.keep(message, description, inputs, formats)
-            request_id = request[0].id
+            request_id = parsed.request.id
         else:
             description, formats, request_id, inputs = cached
         device, objective = description.device, description.objective
@@ -104,13 +136,14 @@ class Codec:
         )
         return decoded, formats
 
-    def _describe(self, request: pb.ModelInferRequest, raw: Raw) -> tuple[Description, dict[str, np.ndarray], OutputFormats]:
+    def _describe(self, parsed: _Parsed) -> tuple[Description, dict[str, np.ndarray], OutputFormats]:
+        request = parsed.request
         if not request.model_name:
             raise InvalidRequest("the request names no model: set model_name")
         parameters.check_reserved(request.parameters)
         self._warn_of_misspellings(request)
         formats = self._formats(request)
-        inputs, outputs = self._inputs(request, raw), tuple(formats)
+        inputs, outputs = self._inputs(parsed), tuple(formats)
         description = Description(
             model=request.model_name,
             version=request.model_version,
@@ -136,7 +169,7 @@ class Codec:
         """The message of a response. Outputs are always raw, because all clients can read that.
 
         Raises:
-            InvalidRequest, Overloaded: an output can't be encoded in the requested format.
+            InvalidRequest, Overloaded: an output can't be encoded in the requested format, or the response would be too large.
         """
         segments: list[bytes | np.ndarray] = [responses.head(response.provenance), responses.request_id(response.id)]
         segments += [responses.timing(key, value) for key, value in response.timings.items()]
@@ -149,39 +182,46 @@ class Codec:
                 segments += (responses.tensor(name, of_dtype(output.dtype).name, output.shape, byte_size), data)
             else:
                 segments += (_write_to_region(name, output, data, output_format), responses.contents(0))
+        size = sum(segment.nbytes if isinstance(segment, np.ndarray) else len(segment) for segment in segments)
+        if size > self._max_message_bytes:
+            raise Overloaded(
+                f"the response of model '{response.provenance.model}' has {size} bytes, more than {self._max_message_bytes} "
+                f"(--max-message-bytes); ask for fewer rows or outputs"
+            )
         return responses.join(segments)
 
-    def _inputs(self, request: pb.ModelInferRequest, raw: Raw) -> dict[str, np.ndarray]:
-        unread = iter(raw)
+    def _inputs(self, parsed: _Parsed) -> dict[str, np.ndarray]:
+        request, unread = parsed.request, iter(parsed.raw)
         arrays: dict[str, np.ndarray] = {}
-        for tensor in request.inputs:
+        for at, tensor in enumerate(request.inputs):
             if tensor.name in arrays:
                 raise InvalidRequest(f"input '{tensor.name}' already exists in request for model '{request.model_name}'")
-            arrays[tensor.name] = self._input(tensor, unread, request.model_name, mixed=len(raw) > 0)
+            arrays[tensor.name] = self._input(parsed, at, unread)
         if next(unread, None) is not None:
             raise InvalidRequest(
-                f"{len(raw)} raw_input_contents are too many for the {len(request.inputs)} inputs "
+                f"{len(parsed.raw)} raw_input_contents are too many for the {len(request.inputs)} inputs "
                 f"for model '{request.model_name}'"
             )
         return arrays
 
-    def _input(
-        self, tensor: tensors.InputTensor, unread: Iterator[bytes | memoryview], model: str, *, mixed: bool
-    ) -> np.ndarray:
+    def _input(self, parsed: _Parsed, at: int, unread: Iterator[Buffer]) -> np.ndarray:
+        tensor, model, allowance = parsed.request.inputs[at], parsed.request.model_name, parsed.allowance
         if tensor.parameters and (shared := self._shared_range(tensor.parameters)):
             region, offset, byte_size = shared
-            return tensors.from_raw(tensor, region.read(offset, byte_size), model)
+            allowance.widen(byte_size)
+            return tensors.from_raw(tensor, region.read(offset, byte_size), model, allowance)
         if tensor.HasField("contents"):
-            if mixed:
+            if parsed.raw:
                 raise InvalidRequest(
                     f"contents field must not be specified when using raw_input_contents for '{tensor.name}' "
                     f"for model '{model}'"
                 )
-            return tensors.from_typed(tensor, model)
+            contents = [tensor.contents.SerializeToString()] if parsed.contents is None else parsed.contents[at]
+            return tensors.from_typed(tensor, contents, model, allowance)
         data = next(unread, None)
         if data is None:
             raise InvalidRequest(f"unable to find data for input tensor '{tensor.name}' for model '{model}' in request.")
-        return tensors.from_raw(tensor, data, model)
+        return tensors.from_raw(tensor, data, model, allowance)
 
     def _formats(self, request: pb.ModelInferRequest) -> dict[str, OutputFormat]:
         formats: dict[str, OutputFormat] = {}
@@ -226,28 +266,31 @@ class Identity(NamedTuple):
 
 
 def identify(message: bytes) -> Identity:
-    """The identity of a request that couldn't be decoded."""
-    try:
-        request = _parse(message)[0]
-    except InvalidRequest:
-        return Identity()
-    return Identity(request.id, request.model_name, request.model_version)
+    """The identity of a request that couldn't be decoded, as far as it can be read."""
+    found = {1: b"", 2: b"", 3: b""}
+    with suppress(InvalidRequest):
+        for field in fields.fields(message, fields.Count(MAX_IDENTITY_FIELDS)):
+            if field.tag & 7 == fields.LENGTH and field.tag >> 3 in found:
+                found[field.tag >> 3] = message[field.content : min(field.end, field.content + MAX_IDENTITY_BYTES)]
+    name, version, request_id = (value.decode(errors="replace") for value in found.values())
+    return Identity(request_id, name, version)
 
 
-def _parse(message: bytes) -> tuple[pb.ModelInferRequest, Raw]:
-    """The parsed message and its raw tensors. Those of large messages are views, not copies.
+def _parse(message: bytes) -> _Parsed:
+    """A parsed message. The tensors of large ones are views, not copies.
 
     Raises:
-        InvalidRequest: it isn't a ModelInferRequest.
+        InvalidRequest: it isn't a ModelInferRequest, or it has too many fields.
     """
-    raw: Raw | None = None
-    if len(message) >= fields.LARGE_BYTES:
-        message, raw = fields.split(message)
+    parts = fields.split(message) if len(message) >= fields.LARGE_BYTES else None
     try:
-        request = pb.ModelInferRequest.FromString(message)
+        request = pb.ModelInferRequest.FromString(message if parts is None else parts.rest)
     except DecodeError:
         raise InvalidRequest("the message is not a valid ModelInferRequest") from None
-    return request, request.raw_input_contents if raw is None else raw
+    allowance = Allowance(len(message))
+    if parts is None:
+        return _Parsed(request, request.raw_input_contents, None, allowance)
+    return _Parsed(request, parts.raw, parts.contents, allowance)
 
 
 def _classified(name: str, array: np.ndarray, n: int, signature: Signature) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from turnout_proto import inference_pb2 as pb
 
 from turnout_server.core.messages import Provenance
+from turnout_server.wire.fields import varint
 
 #: Tags of `repeated bytes raw_output_contents = 6` and of a stream's `infer_response = 2`.
 _RAW_OUTPUT_CONTENTS = bytes([(6 << 3) | 2])
@@ -69,19 +70,10 @@ def tensor(name: str, datatype: str, shape: tuple[int, ...], byte_size: int) -> 
 
 def contents(byte_size: int) -> bytes:
     """The prefix of an output's bytes: their tag and length."""
-    return _RAW_OUTPUT_CONTENTS + _varint(byte_size)
+    return _RAW_OUTPUT_CONTENTS + varint(byte_size)
 
 
 def in_stream(response: bytes) -> bytes:
     """A stream's message with this response, marked as the last one of its request."""
     final = _final()
-    return b"".join((_INFER_RESPONSE, _varint(len(response) + len(final)), response, final))
-
-
-def _varint(number: int) -> bytes:
-    digits = bytearray()
-    while number > 0x7F:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
+    return b"".join((_INFER_RESPONSE, varint(len(response) + len(final)), response, final))

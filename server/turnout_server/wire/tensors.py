@@ -5,7 +5,7 @@ field of their datatype. Error texts follow Triton's (core/src/infer_request.cc)
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from turnout_proto import inference_pb2 as pb
@@ -13,57 +13,95 @@ from turnout_proto import inference_pb2 as pb
 from turnout_server.core import texts
 from turnout_server.core.datatypes import DATATYPES, Datatype
 from turnout_server.core.errors import InvalidRequest
+from turnout_server.wire.allowance import Allowance
+from turnout_server.wire.contents import Buffer, WrongFieldError, numbers, values
+from turnout_server.wire.fields import MAX_RANK
 
-#: The most dimensions of a tensor; models need fewer, and numpy allows 64.
-MAX_RANK = 16
+#: What one text takes besides its characters: an object of Python, its place in an array, and ONNX Runtime's copy.
+TEXT_BYTES = 128
+#: Up to here the width of a text's characters doesn't matter beside TEXT_BYTES.
+SHORT_TEXT_BYTES = 64
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
 
-def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str) -> np.ndarray:
+def from_raw(tensor: InputTensor, data: bytes | memoryview, model: str, allowance: Allowance) -> np.ndarray:
     """The array of a raw tensor: a view of `data`, possibly unaligned; BYTES are copied.
 
     Raises:
-        InvalidRequest: datatype, shape and data don't match.
+        InvalidRequest: datatype, shape and data don't match, or texts take more memory than is allowed.
     """
     datatype, shape = _datatype(tensor), _shape(tensor, model)
     if datatype.name == "BYTES":
-        return _text_array(_split(bytes(data), tensor.name, model), shape, tensor.name, model)
+        count = _possible(len(data) // texts.LENGTH_BYTES, shape, tensor.name, model)
+        elements = _split(data, tensor.name, model)
+        return _reshaped(_texts(elements, count, tensor.name, model, allowance), shape, tensor)
     expected = math.prod(shape) * datatype.itemsize
     if len(data) != expected:
         raise InvalidRequest(
             f"input byte size mismatch for input '{tensor.name}' for model '{model}'. Expected {expected}, got {len(data)}"
         )
-    return _reshaped(np.frombuffer(data, datatype.dtype), shape, tensor.name)
+    return _reshaped(np.frombuffer(data, datatype.dtype), shape, tensor)
 
 
-def from_typed(tensor: InputTensor, model: str) -> np.ndarray:
+def from_typed(tensor: InputTensor, contents: Sequence[Buffer], model: str, allowance: Allowance) -> np.ndarray:
     """The array of a typed tensor.
 
+    Args:
+        contents: the tensor's values; concatenated, one InferTensorContents.
+
     Raises:
-        InvalidRequest: the values are in the wrong field, too few, too many, or out of the datatype's range.
+        InvalidRequest: the values are in the wrong field, too few, too many, out of the datatype's range, or take more memory
+            than is allowed.
     """
     datatype, shape = _datatype(tensor), _shape(tensor, model)
     if datatype.contents is None:
         raise InvalidRequest(f"input '{tensor.name}' is {datatype.name}, which travels only in raw_input_contents")
-    for field, _ in tensor.contents.ListFields():
-        if field.name != datatype.contents:
-            raise InvalidRequest(
-                f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}': {field.name} was "
-                f"given, but datatype '{datatype.name}' belongs in {datatype.contents}"
-            )
-    values = getattr(tensor.contents, datatype.contents)
-    if datatype.name == "BYTES":
-        return _text_array(values, shape, tensor.name, model)
-    if len(values) != math.prod(shape):
+    try:
+        if datatype.name == "BYTES":
+            count = _possible(sum(map(len, contents)) // 2, shape, tensor.name, model)
+            flat = _texts(values(contents, datatype.contents), count, tensor.name, model, allowance)
+            return _reshaped(flat, shape, tensor)
+        return _reshaped(_numbers(tensor, contents, datatype, shape, model, allowance), shape, tensor)
+    except WrongFieldError as field:
         raise InvalidRequest(
-            f"input '{tensor.name}' for model '{model}' has {len(values)} elements in {datatype.contents}, "
+            f"unexpected explicit tensor data for input tensor '{tensor.name}' for model '{model}': {field} was "
+            f"given, but datatype '{datatype.name}' belongs in {datatype.contents}"
+        ) from None
+
+
+def _numbers(
+    tensor: InputTensor,
+    contents: Sequence[Buffer],
+    datatype: Datatype,
+    shape: tuple[int, ...],
+    model: str,
+    allowance: Allowance,
+) -> np.ndarray:
+    """The numbers of a typed tensor in its datatype, flat."""
+    assert datatype.contents is not None
+    allowance.take(math.prod(shape) * datatype.itemsize, tensor.name)  # before anything is counted
+    count, parts = numbers(contents, datatype.contents)
+    if count != math.prod(shape):
+        raise InvalidRequest(
+            f"input '{tensor.name}' for model '{model}' has {count} elements in {datatype.contents}, "
             f"but shape {list(shape)} holds {math.prod(shape)}"
         )
-    try:
-        return _reshaped(np.array(values, datatype.dtype), shape, tensor.name)
-    except OverflowError:
-        raise InvalidRequest(f"a value of input '{tensor.name}' is out of the range of {datatype.name}") from None
+    array, at = np.empty(count, datatype.dtype), 0
+    for part in parts:
+        if not _in_range(part, datatype.dtype):
+            raise InvalidRequest(f"a value of input '{tensor.name}' is out of the range of {datatype.name}")
+        array[at : at + len(part)] = part
+        at += len(part)
+    return array
+
+
+def _in_range(part: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether numbers of a field fit the datatype, which may be narrower."""
+    if part.dtype == dtype or not len(part):
+        return True
+    limits = np.iinfo(dtype)
+    return int(part.min()) >= limits.min and int(part.max()) <= limits.max
 
 
 def to_raw(array: np.ndarray) -> bytes | np.ndarray:
@@ -97,33 +135,70 @@ def _shape(tensor: InputTensor, model: str) -> tuple[int, ...]:
     return shape
 
 
-def _split(data: bytes, name: str, model: str) -> list[bytes]:
+def _split(data: Buffer, name: str, model: str) -> Iterator[memoryview]:
     """The elements of a raw BYTES tensor."""
     try:
-        return texts.elements_of(data)
+        yield from texts.elements_of(data)
     except ValueError as error:
         what, where = error.args
         raise InvalidRequest(f"{what} for inference input '{name}' for model '{model}'{where and f': {where}'}") from None
 
 
-def _text_array(elements: Iterable[bytes], shape: tuple[int, ...], name: str, model: str) -> np.ndarray:
-    values = list(elements)
-    if len(values) != math.prod(shape):
+def _possible(most: int, shape: tuple[int, ...], name: str, model: str) -> int:
+    """The number of elements that a shape holds, if so many texts fit into the data.
+
+    Args:
+        most: how many texts fit at most.
+    """
+    expected = math.prod(shape)
+    if expected > most:
+        number = f"{most} or fewer" if most else "0"
         raise InvalidRequest(
-            f"unexpected number of string elements {len(values)} for inference input '{name}' for model '{model}', "
-            f"expected {math.prod(shape)}"
+            f"unexpected number of string elements {number} for inference input '{name}' for model '{model}', "
+            f"expected {expected}"
         )
-    array = np.empty(len(values), np.object_)
+    return expected
+
+
+def _texts(elements: Iterable[memoryview], expected: int, name: str, model: str, allowance: Allowance) -> np.ndarray:
+    """The texts in an array, flat; stops at the first one that is too many or takes too much memory."""
+    allowance.take(expected * TEXT_BYTES, name)  # before any of it is built
+    array, count = np.empty(expected, np.object_), 0
+    for element in elements:
+        if count < expected:
+            allowance.take(_text_bytes(element), name)
+            array[count] = _text(element, name, model)
+        count += 1
+        if count > expected:
+            break
+    if count != expected:
+        rest = ": the others were not counted" if count > expected else ""
+        raise InvalidRequest(
+            f"unexpected number of string elements {count} for inference input '{name}' for model '{model}', "
+            f"expected {expected}{rest}"
+        )
+    return array
+
+
+def _text(element: memoryview, name: str, model: str) -> str:
     try:
-        array[:] = [value.decode() for value in values]
+        return str(element, "utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest(f"input '{name}' for model '{model}' has an element that is not UTF-8 text") from None
-    return _reshaped(array, shape, name)
 
 
-def _reshaped(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+def _text_bytes(element: memoryview) -> int:
+    """The most bytes that a text takes as an object. CPython stores all characters as wide as the widest (PEP 393)."""
+    if len(element) <= SHORT_TEXT_BYTES:
+        return len(element)
+    highest = int(np.frombuffer(element, np.uint8).max())
+    width = 1 if highest < 0xC4 else 2 if highest < 0xF0 else 4
+    return len(element) * width
+
+
+def _reshaped(array: np.ndarray, shape: tuple[int, ...], tensor: InputTensor) -> np.ndarray:
     """Reshapes `array`. NumPy refuses shapes whose sizes overflow, even if a dimension is 0."""
     try:
         return array.reshape(shape)
     except ValueError:
-        raise InvalidRequest(f"input '{name}' cannot have shape {list(shape)}: its dimensions are too large") from None
+        raise InvalidRequest(f"input '{tensor.name}' cannot have shape {list(shape)}: its dimensions are too large") from None

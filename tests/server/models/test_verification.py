@@ -10,6 +10,7 @@ from turnout_server.core.errors import FailedPrecondition, InternalError, Overlo
 from turnout_server.devices.sessions import Session
 from turnout_server.models.verification import (
     GOLDEN,
+    MAX_GOLDEN_BYTES,
     Parity,
     Verifiable,
     VerificationSample,
@@ -225,3 +226,10 @@ def test_the_error_is_a_share_of_the_largest_value(values: list[float], by: floa
 )
 def test_the_error_of_what_has_no_scale(got: np.ndarray, want: np.ndarray, error: float) -> None:
     assert relative_error(got, want) == error
+
+
+def test_a_golden_file_that_inflates_to_much_more_than_it_has_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "golden.npz", **{"a/in/x": np.zeros(MAX_GOLDEN_BYTES, np.uint8)})  # type: ignore[arg-type]  # names of arrays
+    assert (tmp_path / "golden.npz").stat().st_size < MAX_GOLDEN_BYTES // 100
+    with pytest.raises(FailedPrecondition, match=rf"golden.npz has \d+ bytes once inflated, and may have {MAX_GOLDEN_BYTES}"):
+        golden(tmp_path)

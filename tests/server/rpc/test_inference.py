@@ -1,9 +1,11 @@
 """Tests how a call becomes a request for the data plane."""
 
+import threading
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import grpc
+import numpy as np
 import pytest
 from turnout_server.core.errors import Overloaded, ServingError, internal_error
 from turnout_server.core.messages import Done, InferRequest
@@ -86,3 +88,30 @@ def test_only_calls_that_run_inline_get_the_inline_runner(runs_inline: bool) -> 
     call.runs_inline = runs_inline
     InferenceService(cast(DataPlane, dataplane), Codec(None), inline).model_infer(call, request("m", {}).SerializeToString())
     assert dataplane.inline == [inline if runs_inline else None]
+
+
+def test_a_large_message_is_decoded_in_another_thread() -> None:
+    threads: list[int] = []
+    received = threading.Event()
+
+    class Codecs(Codec):
+        def decode(self, *arguments: Any) -> Any:
+            threads.append(threading.get_ident())
+            return super().decode(*arguments)
+
+    class Waiting(RecordingDataPlane):
+        def infer(self, request: InferRequest, done: Done, inline: InlineRunner | None) -> Callable[[], None]:
+            cancel = super().infer(request, done, inline)
+            if len(self.requests) == 2:
+                received.set()
+            return cancel
+
+    dataplane, inline = Waiting(), InlineRunner({})
+    service = InferenceService(cast(DataPlane, dataplane), Codecs(None), inline)
+    for size in (1, 100_000):
+        call = FakeCall()
+        call.runs_inline = True
+        service.model_infer(call, request("m", {"x": np.zeros(size, np.float32)}).SerializeToString())
+    assert received.wait(10)
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
+    assert dataplane.inline == [inline, None]  # only the transport's thread runs inline jobs

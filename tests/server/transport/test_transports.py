@@ -195,6 +195,14 @@ def test_an_unknown_method_is_unimplemented(make: Make) -> None:
         assert error_of(ask, channel, "nothing") == ("UNIMPLEMENTED", "Method not found!")
 
 
+def test_a_unary_call_without_a_message_is_answered(make: Make) -> None:
+    with serving(make, unary(echo=echo)) as (_, channel):
+        without = channel.stream_unary("/t/echo")
+        code, details = error_of(without, iter([]), timeout=TIMEOUT_S)
+        assert (code, details) == ("UNIMPLEMENTED", "a unary call requires exactly one request message")
+        assert ask(channel, "echo") == b"x"
+
+
 def test_a_message_over_the_limit_is_resource_exhausted(make: Make) -> None:
     with serving(make, unary(echo=echo)) as (_, channel):
         assert error_of(ask, channel, "echo", bytes(9 << 20))[0] == "RESOURCE_EXHAUSTED"

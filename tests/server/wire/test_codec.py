@@ -5,12 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from turnout_proto import inference_pb2 as pb
-from turnout_server.core.errors import InvalidRequest
-from turnout_server.core.messages import InferRequest
+from turnout_server.core.datatypes import DATATYPES
+from turnout_server.core.errors import InvalidRequest, Overloaded
+from turnout_server.core.messages import InferRequest, InferResponse, Provenance
+from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.wire import codec
 from turnout_server.wire.codec import MAX_WARNINGS, Codec
+from turnout_server.wire.shared_memory import SharedMemory
 
-from tests.wire import Parameter, request
+from tests.wire import DTYPES, Parameter, assert_same, request
 
 
 def decode(codec: Codec, message: pb.ModelInferRequest, metadata: Mapping[str, str] | None = None) -> InferRequest:
@@ -111,3 +114,63 @@ def test_metadata_applies_where_the_message_has_no_parameter() -> None:
 def test_an_unknown_objective_in_the_metadata_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="unknown objective 'speed'"):
         decode(Codec(None), request("m", {}), {"objective": "speed"})
+
+
+def texts(*elements: bytes) -> np.ndarray:
+    array = np.empty(len(elements), np.object_)
+    array[:] = elements
+    return array
+
+
+@pytest.mark.parametrize("datatype", sorted(set(DTYPES) - {"FP16", "BF16"}))
+@pytest.mark.parametrize("count", [5, 40_000], ids=["small", "large"])
+def test_typed_tensors_of_any_size_are_read(datatype: str, count: int) -> None:
+    array = texts(*[b"ab"] * count) if datatype == "BYTES" else np.arange(count).astype(DTYPES[datatype])
+    decoded = decode(Codec(None), request("m", {"x": array}, typed=True)).inputs["x"]
+    assert_same(decoded, array if datatype != "BYTES" else np.array(["ab"] * count, np.object_))
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "raw"])
+def test_texts_that_take_much_more_memory_than_their_message_are_refused(typed: bool) -> None:
+    message = request("m", {"x": texts(*[b"ab"] * 200_000)}, typed=typed)
+    with pytest.raises(InvalidRequest, match="input 'x' takes too much memory"):
+        decode(Codec(None), message)
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["typed", "raw"])
+def test_long_texts_of_the_same_size_are_read(typed: bool) -> None:
+    decoded = decode(Codec(None), request("m", {"x": texts(*["\u6f22".encode() * 100] * 4000)}, typed=typed))
+    assert decoded.inputs["x"].tolist() == ["\u6f22" * 100] * 4000
+
+
+def test_one_emoji_in_a_long_text_counts_as_if_all_characters_were() -> None:
+    long = b"x" * (16 << 20) + "\U0001f600".encode()
+    with pytest.raises(InvalidRequest, match="too much memory"):
+        decode(Codec(None), request("m", {"x": texts(long)}))
+    assert decode(Codec(None), request("m", {"x": texts(long[: 16 << 20])})).inputs["x"].size == 1
+
+
+def test_only_large_messages_that_resemble_no_earlier_one_are_slow() -> None:
+    codec = Codec(None)
+    small, large = (request("m", {"x": np.zeros(n, np.float32)}).SerializeToString() for n in (10, 10_000))
+    assert codec.is_quick(small)
+    assert not codec.is_quick(large)
+    codec.decode(large, {}, None, 0.0)
+    assert codec.is_quick(large)
+
+
+def test_messages_with_shared_memory_are_slow_because_it_is_read() -> None:
+    message = request("m", {"x": np.zeros(1, np.float32)})
+    message.inputs[0].parameters["shared_memory_region"].string_param = "r"
+    assert Codec(None).is_quick(message.SerializeToString())  # it will be refused
+    assert not Codec(SharedMemory()).is_quick(message.SerializeToString())
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_a_response_beyond_the_limit_is_refused_and_one_within_it_is_not(datatype: str) -> None:
+    outputs = {"y": np.zeros(1000, np.float32) if datatype == "FP32" else np.array(["x" * 1000] * 4, np.object_)}
+    signature = Signature((), (TensorSpec("y", DATATYPES[datatype], (-1,)),), 0)
+    response = InferResponse(Provenance("m", "1", "cpu", "", "", "fp32"), "", signature, outputs, {})
+    assert len(Codec(None, 5000).encode(response, {})) > 4000
+    with pytest.raises(Overloaded, match=r"the response of model 'm' has 4\d\d\d bytes, more than 4000 "):
+        Codec(None, 4000).encode(response, {})

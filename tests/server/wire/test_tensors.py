@@ -5,12 +5,15 @@ from hypothesis import strategies as st
 from turnout_proto import inference_pb2 as pb
 from turnout_server.core.datatypes import DATATYPES
 from turnout_server.core.errors import InvalidRequest
+from turnout_server.wire.allowance import Allowance
 from turnout_server.wire.responses import join
 from turnout_server.wire.tensors import from_raw, from_typed, to_raw
 
 from tests.wire import CONTENTS, assert_same, pack
 
 Tensor = pb.ModelInferRequest.InferInputTensor
+#: More than any test's tensors take.
+ROOM = Allowance(2**40)
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
 
 
@@ -44,7 +47,7 @@ def tensor(array: np.ndarray) -> tuple[Tensor, bytes]:
 @given(arrays(sorted(DATATYPES)))
 def test_raw_tensors_round_trip(array: np.ndarray) -> None:
     message, data = tensor(array)
-    got = from_raw(message, data, "m")
+    got = from_raw(message, data, "m", ROOM)
     assert_same(got, array)
     assert join([to_raw(got)]) == data
 
@@ -52,7 +55,7 @@ def test_raw_tensors_round_trip(array: np.ndarray) -> None:
 @given(arrays(sorted(DATATYPES)), st.integers(0, 8))
 def test_data_at_any_offset_is_read(array: np.ndarray, offset: int) -> None:
     message, data = tensor(array)
-    got = from_raw(message, memoryview(bytes(offset) + data)[offset:], "m")
+    got = from_raw(message, memoryview(bytes(offset) + data)[offset:], "m", ROOM)
     assert_same(got, array)
 
 
@@ -62,7 +65,7 @@ def test_typed_tensors_become_the_original_array(array: np.ndarray) -> None:
     message.contents.SetInParent()
     values = [text.encode() for text in array.flat] if message.datatype == "BYTES" else array.ravel().tolist()
     getattr(message.contents, CONTENTS[message.datatype]).extend(values)
-    got = from_typed(message, "m")
+    got = from_typed(message, [message.contents.SerializeToString()], "m", ROOM)
     if array.dtype.kind == "f":
         np.testing.assert_array_equal(got, array)  # a NaN's payload may change on the way through a Python float
     else:
@@ -77,7 +80,7 @@ def test_typed_tensors_become_the_original_array(array: np.ndarray) -> None:
 def test_any_bytes_become_an_array_or_an_invalid_request(datatype: str, shape: list[int], data: bytes) -> None:
     message = Tensor(name="x", datatype=datatype, shape=shape)
     try:
-        array = from_raw(message, data, "m")
+        array = from_raw(message, data, "m", ROOM)
     except InvalidRequest as error:
         refusal: InvalidRequest | None = error
     else:
@@ -96,7 +99,7 @@ def test_typed_integers_are_kept_or_refused_but_never_wrap_around(datatype: str,
     message.contents.SetInParent()
     getattr(message.contents, field).extend(values)
     try:
-        array = from_typed(message, "m")
+        array = from_typed(message, [message.contents.SerializeToString()], "m", ROOM)
     except InvalidRequest:
         return
     assert array.tolist() == values
@@ -106,7 +109,7 @@ def test_typed_integers_are_kept_or_refused_but_never_wrap_around(datatype: str,
 def test_extra_bytes_are_refused_with_both_sizes(array: np.ndarray, extra: int) -> None:
     message, data = tensor(array)
     with pytest.raises(InvalidRequest, match=rf"Expected {len(data)}, got {len(data) + extra}"):
-        from_raw(message, data + bytes(extra), "m")
+        from_raw(message, data + bytes(extra), "m", ROOM)
 
 
 @pytest.mark.parametrize("value", [b"bytes", "text", 7])
