@@ -300,7 +300,7 @@ def _classified(name: str, array: np.ndarray, n: int, signature: Signature) -> n
 def _write_to_region(name: str, output: np.ndarray, data: bytes | np.ndarray, output_format: OutputFormat) -> bytes:
     """Writes an output into its shared-memory region; returns its description for the message."""
     assert output_format.region is not None
-    raw = bytes(data)
+    raw = data if isinstance(data, bytes) else memoryview(data.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # since Python 3.12 it is a Buffer
     if len(raw) > output_format.byte_size:
         raise InvalidRequest(
             f"shared memory size specified with the request for output '{name}' ({output_format.byte_size} bytes) should be "

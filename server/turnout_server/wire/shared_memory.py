@@ -64,7 +64,7 @@ class Region:
             )
         return data
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Writes `data` at `offset` of the region.
 
         Raises:
