@@ -411,7 +411,8 @@ def _executor(place: Place, runners: Mapping[str, BatchRunner], limit: int) -> E
     """The executor of a place. Its threads are pinned to the place's cores unless they only wait for device processes."""
     here = {device.name: runners[device.name] for device in place.devices}
     pinned = () if all(device.isolated for device in place.devices) else place.cpus
-    return Executor(here, instances=place.instances, limit=limit, cpus=pinned)
+    own = {device.name: device.instances for device in place.devices}
+    return Executor(here, instances=place.instances, limit=limit, cpus=pinned, own=own)
 
 
 def _checked_ready_when(ready_when: str, devices: Engines) -> str:

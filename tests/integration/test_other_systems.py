@@ -22,7 +22,8 @@ SYSTEMS = pytest.mark.parametrize("without", [MACOS, WINDOWS], ids=["macOS", "Wi
 
 #: Runs a command line in a Python that lacks some functions, as those of other systems do.
 LACKING = """
-import importlib, sys
+import functools, importlib, socket, sys
+socket.socketpair = functools.partial(socket.socketpair, socket.AF_UNIX)  # Windows has one over TCP
 for name in sys.argv.pop(1).split(","):
     module, _, function = name.rpartition(".")
     delattr(importlib.import_module(module), function)

@@ -25,8 +25,8 @@ from turnout_server.devices.tensor_memory import TensorMemory
 
 #: Starting a process, opening a model and its first run may take this long: CUDA compiles and tunes kernels then.
 LOAD_TIMEOUT_S = 300.0
-#: Ends of a process that say nothing about what it was running: somebody, or a lack of memory, killed it.
-_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
+#: Ends of a process that say nothing about what it was running: SIGKILL, SIGTERM or SIGINT of somebody, or for want of memory.
+_FROM_OUTSIDE = (-9, -15, -2)
 
 
 class Channel:

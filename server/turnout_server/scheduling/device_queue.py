@@ -16,8 +16,9 @@ the tenant's weight, and a tenant that returns after a pause starts level with t
 
 import math
 from bisect import bisect, insort
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import count
+from types import MappingProxyType
 from typing import Generic
 
 from turnout_server.scheduling import batching
@@ -123,7 +124,9 @@ class DeviceQueue(Generic[E]):
         due_s = due(tenant, entry.enqueued_s, entry.start_by_s)
         insort(group.queue, (entry.priority, due_s, next(self._numbers), entry))
 
-    def take(self, now_s: float, *, hurry: bool = False, idle: int = 1) -> Selection[E]:
+    def take(
+        self, now_s: float, *, hurry: bool = False, idle: int = 1, room: Mapping[str, int] = MappingProxyType({})
+    ) -> Selection[E]:
         """The next batch, if one is due, and the requests that were dropped.
 
         The batch counts as running until `ended` is called.
@@ -131,6 +134,7 @@ class DeviceQueue(Generic[E]):
         Args:
             hurry: ignore queue delays.
             idle: the number of workers that could begin a run now, including the caller.
+            room: how many runs each device may begin now, where that isn't as many as there are workers.
         """
         selection: Selection[E] = Selection()
         if now_s - self._swept_s > SWEEP_S:
@@ -139,6 +143,8 @@ class DeviceQueue(Generic[E]):
         for group in self._groups.values():
             if group.tenant.instances and group.tenant.account.running >= group.tenant.instances:
                 continue
+            if room.get(group.tenant.device, 1) <= 0:
+                continue
             at_s = group.dispatch_s()
             if hurry or at_s <= now_s:
                 dispatchable.append(group)
@@ -146,7 +152,7 @@ class DeviceQueue(Generic[E]):
                 wake_s = min(wake_s, at_s)
         if dispatchable:
             group = dispatchable[0] if len(dispatchable) == 1 else self._next(dispatchable, now_s)
-            self._form(group, now_s, idle, selection)
+            self._form(group, now_s, min(idle, room.get(group.tenant.device, idle)), selection)
         elif wake_s < math.inf:
             selection.wake_s = wake_s
         return selection

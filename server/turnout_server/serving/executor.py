@@ -7,7 +7,9 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from types import MappingProxyType
 
 from turnout_server.core.errors import Overloaded, Unavailable
 from turnout_server.models.deployments import Deployment
@@ -28,6 +30,7 @@ class Executor:
     Args:
         runners: run the batches, by device.
         instances: runs in progress at once.
+        own: of these, how many each device may have, where that isn't all.
         limit: how many requests may wait; further ones are refused at once.
         cpus: the cores that the worker threads are pinned to; empty for all of the process's.
     """
@@ -39,6 +42,7 @@ class Executor:
         limit: int = 1000,
         clock: Callable[[], float] = time.monotonic,
         cpus: Collection[int] = (),
+        own: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         names = ", ".join(f"'{name}'" for name in runners)
         self._title = f"device {names}" if len(runners) == 1 else f"devices {names}"
@@ -50,6 +54,7 @@ class Executor:
         self._queue: DeviceQueue[Job] = DeviceQueue()
         self._running: dict[int, tuple[Deployment, int, float]] = {}  # by worker: of which, requests, when they will be done
         self._instances = instances
+        self._own = {device: number for device, number in own.items() if number < instances}
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
@@ -103,7 +108,7 @@ class Executor:
         remaining_us = [max(0.0, done_s - now_s) * 1e6 for _, _, done_s in tuple(self._running.values())]
         due_s = due(tenant, now_s, start_by_s)
         ahead_us, service_us, added_us, overtaken = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
-        wait_us = routing.wait_us(remaining_us, ahead_us, self._instances)
+        wait_us = routing.wait_us(remaining_us, ahead_us, self._own.get(tenant.device, self._instances))
         forecast = Forecast(tenant.device, full, wait_us, service_us, added_us, alone_us, fastest_us)
         return forecast._replace(place=self._place, overtaken=overtaken) if self._place else forecast
 
@@ -154,6 +159,13 @@ class Executor:
             )
         return None
 
+    def _room(self) -> Mapping[str, int]:
+        """How many runs each device may begin now, of those that may not have all instances of the place."""
+        if not self._own:
+            return self._own
+        begun = Counter(tenant.device for tenant, _, _ in self._running.values())
+        return {device: number - begun[device] for device, number in self._own.items()}
+
     def _serve(self, worker: int) -> None:
         self._pin()
         while self._serve_next(worker):
@@ -171,7 +183,7 @@ class Executor:
             with self._changed:
                 self._running.pop(worker)
                 self._queue.ended(tenant, service_s)
-                if self._stopping or (self._queue and tenant.instances):
+                if self._stopping or (self._queue and (tenant.instances or self._own)):
                     self._changed.notify_all()  # others may wait for the end, or for this model's next run
         return True
 
@@ -188,7 +200,8 @@ class Executor:
         with self._changed:
             while True:
                 now_s = self._clock()
-                selection = self._queue.take(now_s, hurry=self._stopping, idle=self._instances - len(self._running))
+                idle = self._instances - len(self._running)
+                selection = self._queue.take(now_s, hurry=self._stopping, idle=idle, room=self._room())
                 if selection.batch:
                     tenant = selection.batch[0].tenant
                     service_us = tenant.predict_us(sum(job.rows for job in selection.batch)) or 0.0

@@ -662,3 +662,23 @@ def test_a_forecast_counts_what_waits_for_the_other_device_of_the_place() -> Non
     finally:
         bench.release()
         bench.executor.stop(timeout_s=10)
+
+
+def test_a_device_has_no_more_runs_at_once_than_its_own_instances() -> None:
+    bench = Bench()
+    other = AddingSession()
+    there = deployment(other, device="pair")
+    runners = {name: BatchRunner(name, bench.metrics, bench.clock) for name in ("cpu", "pair")}
+    bench.executor.stop(timeout_s=10)
+    bench.executor = Executor(runners, 2, 100, bench.clock, own={"cpu": 1, "pair": 2})
+    try:
+        bench.hold()
+        bench.submit(1, width=3)  # another batch of the same device: it waits for the first
+        bench.submit(11, model=there)
+        assert_answered(bench.take(1)[11], 11)  # the other device's doesn't
+        assert (bench.executor.running("cpu"), bench.executor.waiting("cpu")) == (1, 1)
+        bench.release()
+        assert sorted(bench.take(2)) == [0, 1]
+    finally:
+        bench.release()
+        bench.executor.stop(timeout_s=10)
