@@ -53,6 +53,7 @@ class ModelOnDevice:
         load_s: seconds it took to open.
         parity_error: the largest error of its outputs, relative to the largest output; None if nothing was compared.
         parity_reference: what its outputs were compared with: `golden`, or the name of a device.
+        hazards: what a value of a request could do to the process that runs it.
     """
 
     model: str
@@ -64,6 +65,7 @@ class ModelOnDevice:
     load_s: float = 0.0
     parity_error: float | None = None
     parity_reference: str = ""
+    hazards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def judge(checkup: Checkup) -> list[Finding]:
         explained = any(finding.severity == "problem" for finding in of_gpus)
         found += [*of_gpus, *(finding for tried in checkup.devices for finding in _of_device(tried, explained))]
     found += [finding for row in checkup.models if row.problem and row.allowed for finding in _of_model(row)]
+    found += _of_hazards(checkup)
     return sorted(found, key=lambda finding: ("problem", "warning", "ok").index(finding.severity))
 
 
@@ -127,6 +128,21 @@ def _of_device(tried: Tried, explained: bool) -> Iterator[Finding]:
         return
     fix = f"correct [devices.'{name}'] in the --config file, or add disabled = true to it" if tried.declared else ASK_KERNEL
     yield Finding("problem", "device-fails", f"device '{name}' does not work", tried.problem, fix)
+
+
+def _of_hazards(checkup: Checkup) -> Iterator[Finding]:
+    """Models that a value of a request could end, or occupy for ever, and whether the server is safe from them."""
+    devices = {tried.device.name: tried.device for tried in checkup.devices}
+    for row in checkup.models:
+        if row.hazards and (device := devices.get(row.device)) is not None:
+            name = f"model '{row.model}' version {row.version}"
+            if device.isolated or device.guarded:
+                what = f"{name} runs in a process of its own on '{row.device}'"
+                yield Finding("ok", "hazardous-model", what, row.hazards[0])
+            else:
+                what = f"{name} can end or stop the server, where it runs on '{row.device}'"
+                fix = f"leave out isolation in [devices.'{row.device}']: such models then run in a process of their own"
+                yield Finding("warning", "hazardous-model", what, row.hazards[0], fix)
 
 
 def _of_model(row: ModelOnDevice) -> Iterator[Finding]:

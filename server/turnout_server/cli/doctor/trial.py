@@ -71,6 +71,7 @@ def _rows(version: ModelVersion, working: Mapping[str, Engine]) -> Iterator[Mode
                 load_s=report.load_s,
                 parity_error=report.parity.error,
                 parity_reference=report.parity.reference,
+                hazards=version.deployments[name].hazards,
             )
         else:
             allowed = version.configuration.allows(name, engine.device.kind)

@@ -324,3 +324,14 @@ def test_all_device_files_are_shown_with_their_errors() -> None:
     text = page.as_text(with_file(BROKEN_GPU, "EACCES"), [])
     assert all(file.path in text for file in FILES)
     assert "/dev/nvidia0 (EACCES)" in text
+
+
+@pytest.mark.parametrize(
+    ("guarded", "severity", "what"), [(True, "ok", "in a process of its own"), (False, "warning", "can end")]
+)
+def test_hazardous_models_are_named_with_the_reason(guarded: bool, severity: str, what: str) -> None:
+    device = Tried(replace(devices.cpu(), guarded=guarded), "", 0.01)
+    row = ModelOnDevice("m", "1", "cpu", "", hazards=("Div 'q' divides integers by a value of the request",))
+    found = [f for f in judge(replace(WITH_GPU, devices=(device,), models=(row,))) if f.code == "hazardous-model"]
+    assert [(f.severity, f.why) for f in found] == [(severity, row.hazards[0])]
+    assert what in found[0].what
