@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo models test test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bystander fuzz bench-peers lint format proto image deploy-check release-check clean
+.PHONY: help install demo models test test-slow test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bystander fuzz bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ models: $(INSTALLED)-demo  ## export full-size models with int8 variants, and ta
 
 test: install .venv-proto/.installed .venv-kserve/.installed .venv-perf/.installed  ## run the test suite
 	$(BIN)/python -m pytest
+
+test-slow: install  ## run what takes long: container images, whole exports and whole comparisons (20 minutes)
+	$(BIN)/python -m pytest -m slow
 
 # What needs neither torch nor a server. The files left out start processes, or need a client.
 QUICK := tests/server tests/proto --ignore-glob='*/test_command.py' \

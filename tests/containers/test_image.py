@@ -15,7 +15,7 @@ from tests import models
 from tests.containers.engine import HARDENED, ROOT, Engine, require
 from tests.wire import arrays, request
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CPU, CPU_OCI = "localhost/turnout-test:cpu", "localhost/turnout-test:oci"
 MAX_BYTES_OVER_BASE = 230e6

@@ -50,6 +50,7 @@ def test_only_the_client_that_knows_all_servers_asks_for_their_health() -> None:
     assert "healthCheckConfig" not in behind
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", [name for name in BALANCERS if "plain" not in name])
 def test_no_request_fails_while_servers_are_added_restarted_and_taken_away(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,7 @@ def test_made_up_images_differ_by_their_seed_and_lie_in_the_range() -> None:
 
 
 # ResNet-50 and Inception have no small form; `make models` exports them.
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["rnn", "yolov4", "bert", "gpt", "encoder"])
 def test_a_small_example_is_exported_and_its_row_says_how(tmp_path: Path, name: str) -> None:

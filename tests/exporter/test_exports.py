@@ -112,6 +112,7 @@ def test_no_published_file_contains_paths_of_this_machine(version: Path) -> None
             assert str(path).encode() not in content, (file, path)
 
 
+@pytest.mark.slow
 def test_an_lstm_exports_a_second_time_and_leaves_the_first_version(directory: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(directory, tmp_path / "copy")
     config = (copy / "models/words/config.pbtxt").read_bytes()
@@ -130,6 +131,7 @@ def test_the_report_and_the_file_itself_say_what_was_proven(version: Path) -> No
     assert json.loads(metadata["turnout.labels"]) == list(LABELS)
 
 
+@pytest.mark.slow
 def test_a_branch_on_a_size_that_is_not_usually_tried_is_found_and_refused(tmp_path: Path) -> None:
     result = export(
         tmp_path / "models", "branch", f"{ZOO}:RareBranch", "--input", "x=float32[batch,4]@3:4", "--exporter", "dynamo"
@@ -141,6 +143,7 @@ def test_a_branch_on_a_size_that_is_not_usually_tried_is_found_and_refused(tmp_p
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_decision_by_a_value_is_refused_with_its_line_instead_of_being_kept(tmp_path: Path) -> None:
     result = export(tmp_path / "models", "value", f"{ZOO}:ByValue", "--input", "x=float32[batch,4]")
     assert result.exit_code == 1
@@ -164,6 +167,7 @@ def test_a_packed_lstm_is_exported_by_the_second_exporter_for_rows_of_all_length
     assert min(lengths) < max(lengths)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_never_the_same_is_refused_before_the_export(tmp_path: Path) -> None:
     result = export(tmp_path / "models", "noise", f"{ZOO}:Noisy", "--input", "x=float32[batch,4]")
     assert result.exit_code == 1
@@ -171,6 +175,7 @@ def test_a_model_that_is_never_the_same_is_refused_before_the_export(tmp_path: P
     assert "Exporting" not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_program_is_exported_by_its_own_inputs_and_published_in_three_precisions(tmp_path: Path) -> None:
     program = torch.export.export(
         zoo.Linear().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("rows")},), strict=False
@@ -197,6 +202,7 @@ def width(predict):
 """
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_adopted_with_a_reference_of_the_users(tmp_path: Path) -> None:
     text = '<ir_version: 10, opset_import: ["" : 19]> double (float[N, 4] x) => (float[?, ?] y) { y = Add(x, x) }'
     onnx.save(onnx.parser.parse_model(text), tmp_path / "double.onnx")
@@ -214,6 +220,7 @@ def test_an_onnx_file_is_adopted_with_a_reference_of_the_users(tmp_path: Path) -
     assert "They differ at every point: the converter computes something else there" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_export_and_leaves_neither_files_nor_processes(
     tmp_path: Path, number: signal.Signals, exit_code: int
@@ -234,6 +241,7 @@ def test_a_signal_ends_the_export_and_leaves_neither_files_nor_processes(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_model_with_an_output_without_a_batch_axis_is_published_unbatched(tmp_path: Path) -> None:
     result = export(
         tmp_path, "pooled", f"{ZOO}:Pooled", "--input", "left=float32[batch,4]", "--input", "right=float32[batch,4]"
@@ -250,6 +258,7 @@ def test_a_model_with_an_output_without_a_batch_axis_is_published_unbatched(tmp_
     assert json.loads((tmp_path / "pooled/1/model.json").read_text())["batch_axis"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "complaint"),
     [
