@@ -113,6 +113,7 @@ def test_a_row_longer_than_its_window_has_no_verdict(serve: Callable[[Devices], 
     assert "measure for longer" in results.cells[0].reasons[0]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_leaves_what_was_measured_and_names_the_rest(serve: Callable[[Devices], Fake]) -> None:
     seen: list[Results] = []
     server = serve({"cpu": {"ms": 5, "dies_after": 300}, "cuda": {"ms": 5}})
