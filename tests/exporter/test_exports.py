@@ -151,6 +151,7 @@ def test_a_decision_by_a_value_is_refused_with_its_line_instead_of_being_kept(tm
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_packed_lstm_is_exported_by_the_second_exporter_for_rows_of_all_lengths(tmp_path: Path) -> None:
     result = export(tmp_path, "packed", f"{ZOO}:Packed", "--task", "text-classification", "--range", "seq=1..40")
     assert result.exit_code == 0, result.output

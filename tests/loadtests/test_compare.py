@@ -19,6 +19,8 @@ from turnout_loadtests.sending.load import OFFLINE, SINGLE_STREAM
 from tests.loadtests.conftest import Devices, Fake, serving
 from tests.loadtests.made import QUIET
 
+pytestmark = pytest.mark.slow  # each is a whole comparison, with rounds of several seconds
+
 SHORT = replace(PROFILES["quick"], rounds=3, window_s=0.8, warm_up_s=0.2, probe_s=0.3, longest_s=2.0, batches=(1,))
 
 
@@ -56,7 +58,6 @@ def summary(results: Results, device: str, scenario: str) -> Summary:
     return next(each for each in results.summaries if (each.key.device, each.key.scenario) == (device, scenario))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_equal_devices_are_not_told_apart(known: Results) -> None:
     for scenario, quantity in ((OFFLINE, by_throughput), (SINGLE_STREAM, by_latency), (SINGLE_STREAM, by_tail)):
@@ -76,7 +77,6 @@ def test_devices_that_refuse_or_lie_win_nothing(serve: Callable[[Devices], Fake]
     assert not any(each.decided for each in results.comparisons)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_worse_tail_is_said_beside_a_better_median(known: Results) -> None:
     one, other = summary(known, "tailed", SINGLE_STREAM), summary(known, "cpu", SINGLE_STREAM)
@@ -87,7 +87,6 @@ def test_a_worse_tail_is_said_beside_a_better_median(known: Results) -> None:
     assert by_tail(other, one).outcome in (BETTER, UNDECIDED)
 
 
-@pytest.mark.slow
 def test_the_best_of_several_cpus_is_the_one_that_is_compared(serve: Callable[[Devices], Fake]) -> None:
     devices = {
         "cpu:slow": {"ms": 90, "instances": 1},
@@ -113,7 +112,6 @@ def test_a_row_longer_than_its_window_has_no_verdict(serve: Callable[[Devices], 
     assert "measure for longer" in results.cells[0].reasons[0]
 
 
-@pytest.mark.slow
 def test_a_server_that_dies_leaves_what_was_measured_and_names_the_rest(serve: Callable[[Devices], Fake]) -> None:
     seen: list[Results] = []
     server = serve({"cpu": {"ms": 5, "dies_after": 300}, "cuda": {"ms": 5}})
@@ -128,7 +126,6 @@ def test_a_server_that_dies_leaves_what_was_measured_and_names_the_rest(serve: C
     assert not any(cell.requests_per_s for cell in results.cells if cell.state == INVALID and cell.failures > cell.answers)
 
 
-@pytest.mark.slow
 def test_one_impossible_batch_device_or_model_leaves_the_rest(serve: Callable[[Devices], Fake]) -> None:
     server = serve({"cpu": {"ms": 5, "max_batch": 4}})
     results, complete = run(server.address, "cpu", "cuda", models=("add", "nope"), batches=(1, 8))
@@ -141,7 +138,6 @@ def test_one_impossible_batch_device_or_model_leaves_the_rest(serve: Callable[[D
     assert "unknown model 'nope'" in gaps["nope", "", 0][1]
 
 
-@pytest.mark.slow
 def test_the_capacity_within_a_target_is_found(serve: Callable[[Devices], Fake]) -> None:
     profile = replace(SHORT, searches=True, trial_s=1.0, longest_trial_s=8.0)
     server = serve({"cpu": {"ms": 4, "instances": 1}})
@@ -151,7 +147,6 @@ def test_the_capacity_within_a_target_is_found(serve: Callable[[Devices], Fake])
     assert 60 < capacity.per_s < 250  # one instance of 4 ms answers less than 250/s
 
 
-@pytest.mark.slow
 def test_a_load_that_was_asked_for_is_measured_on_each_device(serve: Callable[[Devices], Fake]) -> None:
     server = serve({"cpu": {"ms": 5}, "cuda": {"ms": 5}})
     results, _ = run(server.address, "cpu", "cuda", loads_per_s=(50.0,), target_ms=100.0)

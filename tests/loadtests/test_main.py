@@ -33,6 +33,7 @@ def test_a_comparison_names_missing_devices_and_writes_its_report(fake: str, tmp
     assert len(list((tmp_path / "samples").glob("*.npz"))) == len(made.cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_a_report_of_what_was_measured(number: signal.Signals, fake: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "turnout_loadtests", "compare", "add", "--host", fake, "--device", "cpu"]
