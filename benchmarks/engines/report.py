@@ -54,9 +54,11 @@ def _markdown(about: dict[str, str], cells: Sequence[Cell], measured: Sequence[M
         "largest value; weights are random, which makes int8 models differ more than trained ones do. A ratio above 1 is in",
         "favour of the other engine.",
         "",
-        "## Mixes of models, on one server",
-        "",
     ]
+    return [*lines, *_mixes(measured)] if measured else lines
+
+
+def _mixes(measured: Sequence[Measured]) -> list[str]:
     devices = list(dict.fromkeys(each.device for each in measured))
     single = [device for device in devices if device != AUTO]
     body = []
@@ -68,6 +70,7 @@ def _markdown(about: dict[str, str], cells: Sequence[Cell], measured: Sequence[M
         best = max(share[device] for device in single)
         gain = f"{share[AUTO] / best:.2f}" if best else "-"
         body.append([mix, described, *(f"{100 * share[device]:.1f}" for device in (*single, AUTO)), gain, went])
+    lines = ["## Mixes of models, on one server", ""]
     lines += markdown_table(
         ["mix", "models x rows", *(f"{device}, % in time" for device in (*single, AUTO)), "auto / better one", "auto went to"],
         body,

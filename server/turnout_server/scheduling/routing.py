@@ -226,12 +226,13 @@ def refusals(forecasts: Sequence[Forecast], deadline_us: float | None) -> dict[s
 
     A request stays away from a device where it would make more than `MAX_DEADLINE_MISSES` others miss their deadline, except
     from the one where it does the least harm. It also stays away from one where it would only be in time by overtaking:
-    another device on the same hardware is too late, and requests wait that would go after it.
+    a faster device on the same hardware is too late, and requests wait that would go after it.
     """
     refused = {f.device: reason for f in forecasts if (reason := f.unavailable or _too_late(f, deadline_us)) is not None}
     if refused:
-        full = {f.place for f in forecasts if f.place and f.device in refused and f.unavailable is None}
-        behind = [f for f in forecasts if f.place in full and f.overtaken and f.device not in refused]
+        late = [f for f in forecasts if f.place and f.device in refused and f.unavailable is None]
+        ready = [f for f in forecasts if f.overtaken and f.device not in refused]
+        behind = [f for f in ready if any(faster.place == f.place and faster.alone_us < f.alone_us for faster in late)]
         refused |= {forecast.device: _overtakes(forecast) for forecast in behind}
     misses = {f.device: number for f in forecasts if (number := expected_deadline_misses(f)) > MAX_DEADLINE_MISSES}
     if misses:

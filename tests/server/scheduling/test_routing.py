@@ -436,3 +436,8 @@ def test_what_a_faster_engine_cannot_do_in_time_is_refused_if_a_slower_one_could
     assert choose("auto", [sharing("cpu", 100, 300), faster], deadline_us=1000).device == "cpu"
     elsewhere = busy("cuda:0", 900, 200)
     assert choose("auto", [sharing("cpu", 100, 300, overtaken=2), elsewhere], deadline_us=1000).device == "cpu"
+
+
+def test_a_slower_engine_that_is_too_late_keeps_nobody_from_the_faster_one() -> None:
+    slower = sharing("openvino", 900, 400)
+    assert choose("auto", [sharing("cpu", 100, 300, overtaken=2), slower], deadline_us=1000).device == "cpu"
