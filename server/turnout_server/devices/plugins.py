@@ -2,20 +2,16 @@
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnxruntime
 
 from turnout_server.core.device_names import number_of
 from turnout_server.core.errors import FailedPrecondition
-
-if TYPE_CHECKING:
-    from turnout_server.devices.device import Device
-
-OPENVINO = "OpenVINOExecutionProvider"
+from turnout_server.devices.device import PROVIDERS, Device
 
 
-def hardware_of(device: "Device") -> Any:
+def hardware_of(device: Device) -> Any:
     """What a device's plug-in provider is to run on: of the hardware that it offers, the one with the number in the name.
 
     Loads the library, which stays in this process until its end.
@@ -27,7 +23,7 @@ def hardware_of(device: "Device") -> Any:
     offered = [each for each in onnxruntime.get_ep_devices() if each.ep_name == device.provider]
     if not offered:
         present = sorted({_described(each) for each in onnxruntime.get_ep_devices()})
-        only = "; it takes hardware by Intel only" if device.provider == OPENVINO else ""
+        only = "; it takes hardware by Intel only" if device.provider == PROVIDERS["openvino"] else ""
         raise FailedPrecondition(
             f"{Path(device.library).name} was loaded, and {device.provider} finds no hardware that it can use{only}; "
             f"this machine has {', '.join(present)}"

@@ -22,6 +22,7 @@ from turnout_server.models import graph_inputs, manifest
 from turnout_server.models.deployments import Deployment, DeviceReport
 from turnout_server.models.file_kinds import unlike_a_model
 from turnout_server.models.files import located, model_path, precision_of, weight_bytes
+from turnout_server.models.manifest import Manifest
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.tuning import ModelFile, Tuned, for_batches, with_fitting_threads
 from turnout_server.models.verification import Parity, Verifiable, golden, verify
@@ -100,10 +101,11 @@ class Loader:
         unavailable: dict[str, ServingError] = {}
         sessions, load_s = self._open_all(directory, configuration, unavailable)
         _require(sessions, unavailable)
-        parities = self._verify(directory, configuration, sessions, unavailable)
+        published = manifest.read(directory)
+        parities = self._verify(directory, configuration, published, sessions, unavailable)
         _require(sessions, unavailable)
         independent = self._independent(directory, configuration, sessions)
-        signature = manifest.read(directory).limit(self._signature(directory, configuration, sessions, independent))
+        signature = published.limit(self._signature(directory, configuration, sessions, independent))
         batchable = _batchable(configuration, signature, independent)
         for device, reason in unavailable.items():
             logger.warning("model %s version %d does not run on %s: %s", configuration.name, number, device, reason)
@@ -196,6 +198,7 @@ class Loader:
         self,
         directory: Path,
         configuration: ModelConfiguration,
+        published: Manifest,
         sessions: dict[str, Session],
         unavailable: dict[str, ServingError],
     ) -> dict[str, Parity]:
@@ -203,10 +206,10 @@ class Loader:
         parities: dict[str, Parity] = {}
         devices = {name: Verifiable(session, self._engines[name].device.provider) for name, session in sessions.items()}
         known, allowed = golden(directory), configuration.serves_unverified
-        published = manifest.read(directory).tolerances
         tolerances = {
             name: max(
-                configuration.tolerance, published.get(configuration.file_for(name, self._engines[name].device.kind), 0.0)
+                configuration.tolerance,
+                published.tolerances.get(configuration.file_for(name, self._engines[name].device.kind), 0.0),
             )
             for name in sessions
         }

@@ -65,8 +65,8 @@ class RequestSpan:
 
     def _child(self, name: str, began_s: float, ended_s: float, attributes: Mapping[str, Any]) -> None:
         context = trace.set_span_in_context(self._span)
-        child = self._tracer.start_span(name, context, attributes=attributes, start_time=self._ns(began_s))
-        child.end(self._ns(ended_s))
+        span = self._tracer.start_span(name, context, attributes=attributes, start_time=self._ns(began_s))
+        span.end(self._ns(ended_s))
 
     def _ns(self, at_s: float) -> int:
         """A time on the monotonic clock as nanoseconds since the epoch."""
