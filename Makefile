@@ -73,13 +73,16 @@ gpu-report:  ## on a machine with a GPU: load tests on CPU and GPU, and their re
 	@$(RUN) -m turnout_loadtests compare $(MEASURED) --model-repository reports/networks \
 		$(addprefix --device ,$(GPU_DEVICES)) $(GPU_REPORT) --ready-timeout 900 --output $(GPU_RESULTS)
 
-MODELS_REPORT ?= --profile standard --slo-p99 250ms
-bench-models: install  ## load-test five networks on this machine's devices, into docs/results/models (an hour and more)
-	@$(BIN)/python examples/networks.py reports/networks
-	@$(BIN)/turnout-export examples/digits.py:cnn --name digits-cnn --repository reports/networks \
-		--input 'image=float32[batch,1,8,8]@0:1' --force
-	@$(BIN)/turnout-loadtest compare digits-cnn resnet50 inception-v3 lstm encoder --model-repository reports/networks \
-		$(MODELS_REPORT) --output docs/results/models
+# Networks of examples/models, in float32 and in int8; sequences have 128 tokens.
+NETWORKS := resnet50 inception-v3 lstm encoder
+MODELS_DEVICES ?= cpu cpu+int8
+MODELS_REPORT ?= --profile standard --slo-p99 250ms --shape ids:128 --shape padding:128
+bench-models: install  ## export five networks and load-test them on this machine, into docs/results/models (an hour and more)
+	@$(BIN)/python examples/export_models.py --repository reports/models $(NETWORKS:%=--only %)
+	@$(BIN)/turnout-export examples/digits.py:cnn --name digits-cnn --repository reports/models --force \
+		--input 'image=float32[batch,1,8,8]@0:1' --variant int8 --samples examples/digits.py:training_images
+	@$(BIN)/turnout-loadtest compare digits-cnn $(NETWORKS) --model-repository reports/models \
+		$(addprefix --device ,$(MODELS_DEVICES)) $(MODELS_REPORT) --output docs/results/models
 
 bench: install  ## measure Turnout and other servers (needs h2load: Debian's nghttp2-client)
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -154,10 +154,12 @@ class _Export:
         measured = self._measure(examined, samples)
         self._write(examined, converted, measured, limits, files, variants, samples)
         max_batch_size = examined.max_batch_size if measured.batch_axis == 0 else 0
-        config = modelconfig.describe(self.request.destination.name, measured, max_batch_size)
+        names = [file.path.name for file in files if file.path != self.model]
+        config = modelconfig.describe(self.request.destination.name, measured, max_batch_size, names)
         interrupts.ignore()
         labels = next((spec.labels for spec in measured.outputs if spec.labels), ())
         publish(self.files, config, labels, self.request.destination)
+        self._note_unlisted(names)
         return Published(
             self.request.destination.directory,
             measured,
@@ -167,6 +169,13 @@ class _Export:
             variants,
             time.monotonic() - began_s,
         )
+
+    def _note_unlisted(self, variants: list[str]) -> None:
+        """Says which files no server will use, because the model's configuration was there before them."""
+        path = self.request.destination.model / modelconfig.CONFIG_FILE
+        if missing := modelconfig.unlisted(modelconfig.from_text(path.read_text()), variants):
+            line = f'parameters {{ key: "{modelconfig.VARIANTS}" value {{ string_value: "{", ".join(variants)}" }} }}'
+            self.progress.note(f"{path} is left as it was, and doesn't list {', '.join(missing)}. To serve that, add: {line}")
 
     def _child(self, module: str, title: str, job: Any, timeout_s: float | None = None) -> children.Json:
         return children.run(f"turnout_exporter.{module}", title, asdict(job), self.directory, self.progress, timeout_s)

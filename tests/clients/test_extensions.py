@@ -176,7 +176,7 @@ def test_an_unregistered_region_is_not_found(client: triton.InferenceServerClien
         client.infer("simple", [tensor, *inputs({"INPUT1": PAIR["INPUT1"]})])
 
 
-def test_cuda_shared_memory_cannot_be_registered_but_may_be_unregistered(client: triton.InferenceServerClient) -> None:
+def test_87_cuda_shared_memory_cannot_be_registered_but_may_be_unregistered(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="CUDA shared memory is not supported"):
         client.register_cuda_shared_memory("region", b"aGFuZGxl", 0, 64)
     client.unregister_cuda_shared_memory("region")

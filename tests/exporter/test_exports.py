@@ -193,6 +193,8 @@ def test_a_program_is_exported_by_its_own_inputs_and_published_in_three_precisio
     assert (files["model.fp16.onnx"]["precision"], files["model.fp16.onnx"]["metric"]) == ("fp16", {"width": 3.0})
     left_out = json.loads((tmp_path / "models/linear/1/verification.json").read_text())["left_out"]
     assert ("model.int8.onnx" in files) is ("int8" not in left_out)  # so small a model may be slower
+    config = modelconfig.from_text((tmp_path / "models/linear/config.pbtxt").read_text())
+    assert config.parameters["turnout.variants"].string_value.split(", ") == [name for name in files if name != "model.onnx"]
 
 
 JUDGE = """

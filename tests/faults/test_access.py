@@ -127,7 +127,7 @@ def test_114_reflection_can_be_switched_off(repository: Path, transport: str) ->
 
 
 @pytest.mark.parametrize("mutual", [False, True], ids=["115 TLS", "116 mutual TLS"])
-def test_a_server_with_certificates_serves_whom_it_should_and_renews_them(
+def test_115_116_a_server_with_certificates_serves_whom_it_should_and_renews_them(
     repository: Path, tmp_path: Path, transport: str, mutual: bool
 ) -> None:
     authority = Authority(tmp_path)

@@ -140,7 +140,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
-def test_a_fault_is_seen_only_by_the_clients_of_its_device(fault: Fault, site: Site) -> None:
+def test_55_a_fault_is_seen_only_by_the_clients_of_its_device(fault: Fault, site: Site) -> None:
     restarts = site.metric("turnout_device_restarts_total")
     recoveries_s = []
     with site.steady_load() as steady:

@@ -35,7 +35,7 @@ def test_auto_selects_the_only_device(cpu_only: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:99", "cuda,cuda:1"])
-def test_a_missing_gpu_is_refused_with_the_reason(cpu_only: RunningServer, device: str) -> None:
+def test_52_a_missing_gpu_is_refused_with_the_reason(cpu_only: RunningServer, device: str) -> None:
     with refused("FAILED_PRECONDITION", "'cuda", "is not available", "driver"):
         cpu_only.stub.ModelInfer(request("fp32_batch", ROW, parameters={"device": device}))
 
@@ -46,12 +46,12 @@ def test_a_preference_list_falls_back_to_the_next_device(cpu_only: RunningServer
 
 
 @pytest.mark.parametrize("device", ["tpu", "CPU", "gpu:0", "cpu,tpu", "cpu,", ":", "cuda:", "cuda:a b", "x" * 100_000])
-def test_an_unknown_device_is_refused_with_the_known_ones(server: RunningServer, device: str) -> None:
+def test_51_an_unknown_device_is_refused_with_the_known_ones(server: RunningServer, device: str) -> None:
     with refused("INVALID_ARGUMENT", "this server has: cpu", "auto"):
         server.stub.ModelInfer(request("fp32_batch", ROW, parameters={"device": device}))
 
 
-def test_an_empty_device_is_refused(server: RunningServer) -> None:
+def test_51_an_empty_device_is_refused(server: RunningServer) -> None:
     with refused("INVALID_ARGUMENT", "device"):
         server.stub.ModelInfer(request("fp32_batch", ROW, parameters={"device": ""}))
 

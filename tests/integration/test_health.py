@@ -170,7 +170,7 @@ def test_requests_that_cannot_be_decoded_are_counted_for_their_model(server: Run
         )
 
 
-def test_unknown_model_names_do_not_add_metrics(server: RunningServer) -> None:
+def test_111_unknown_model_names_do_not_add_metrics(server: RunningServer) -> None:
     def refuse(names: Iterable[str]) -> None:
         calls = [server.stub.ModelInfer.future(pb.ModelInferRequest(model_name=name)) for name in names]
         assert {call.code() for call in calls} == {grpc.StatusCode.NOT_FOUND}

@@ -75,7 +75,7 @@ def test_readiness_becomes_false_before_calls_are_refused(small: Path, transport
         assert server.stub.ModelInfer(request("add_sub", inputs)).model_name == "add_sub"
 
 
-def test_a_second_signal_stops_the_server_at_once(small: Path, transport: str) -> None:
+def test_94_a_second_signal_stops_the_server_at_once(small: Path, transport: str) -> None:
     with running(small, "--drain-delay-s=60", transport=transport) as server:
         server.process.signal(signal.SIGTERM)
         server.process.wait_for("draining")
@@ -83,7 +83,7 @@ def test_a_second_signal_stops_the_server_at_once(small: Path, transport: str) -
         assert server.process.wait(timeout_s=5) != 0
 
 
-def test_a_killed_server_is_unavailable_and_its_port_can_be_reused(own: RunningServer, small: Path) -> None:
+def test_96_a_killed_server_is_unavailable_and_its_port_can_be_reused(own: RunningServer, small: Path) -> None:
     slow = own.stub.ModelInfer.future(request("slow", {"n": np.array(10**9)}), timeout=20)
     own.health.Check(health_pb2.HealthCheckRequest())
     own.process.signal(signal.SIGKILL)
@@ -94,7 +94,7 @@ def test_a_killed_server_is_unavailable_and_its_port_can_be_reused(own: RunningS
 
 @pytest.mark.parametrize("which", ["grpc", "metrics"])
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_a_port_in_use_prevents_the_start_with_a_clear_message(small: Path, transport: str, which: str) -> None:
+def test_98_a_port_in_use_prevents_the_start_with_a_clear_message(small: Path, transport: str, which: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = {"grpc": 0, "metrics": 0, which: port}
@@ -117,14 +117,14 @@ def test_a_port_in_use_prevents_the_start_with_a_clear_message(small: Path, tran
         pytest.param([], "--model-repository is required", id="nothing"),
     ],
 )
-def test_an_invalid_setting_prevents_the_start_with_the_flag_the_value_and_the_reason(flags: list[str], text: str) -> None:
+def test_123_an_invalid_setting_prevents_the_start_with_the_flag_the_value_and_the_reason(flags: list[str], text: str) -> None:
     process = Process(*flags)
     assert process.wait() == 2
     assert text in process.log
     assert "Traceback" not in process.log
 
 
-def test_an_unknown_variable_prevents_the_start_with_a_suggestion(small: Path) -> None:
+def test_123_an_unknown_variable_prevents_the_start_with_a_suggestion(small: Path) -> None:
     process = Process(f"--model-repository={small}", env={"TURNOUT_GRPC_PROT": "1"})
     assert process.wait() == 2
     assert "unknown environment variable TURNOUT_GRPC_PROT; did you mean TURNOUT_GRPC_PORT?" in process.log

@@ -79,7 +79,7 @@ def traffic(server: RunningServer, threads: int = 8) -> Iterator[Counter[object]
             client.join()
 
 
-def test_no_request_fails_while_a_newer_version_replaces_the_old_one(explicit: RunningServer, repository: Path) -> None:
+def test_70_no_request_fails_while_a_newer_version_replaces_the_old_one(explicit: RunningServer, repository: Path) -> None:
     with traffic(explicit) as seen:
         models.save(repository, "adds", models.add_constant(2), version=2)
         load(explicit, "adds")
@@ -87,14 +87,14 @@ def test_no_request_fails_while_a_newer_version_replaces_the_old_one(explicit: R
     assert set(seen) == {1.0, 2.0}
 
 
-def test_no_request_fails_during_many_reloads(explicit: RunningServer) -> None:
+def test_70_72_no_request_fails_during_many_reloads(explicit: RunningServer) -> None:
     with traffic(explicit) as seen:
         for _ in range(10):
             load(explicit, "adds")
     assert set(seen) == {1.0}
 
 
-def test_a_failed_reload_has_no_effect_on_requests(explicit: RunningServer, repository: Path) -> None:
+def test_73_a_failed_reload_has_no_effect_on_requests(explicit: RunningServer, repository: Path) -> None:
     with traffic(explicit) as seen:
         (repository / "adds" / "1" / "model.onnx").write_bytes(b"this is no model")
         with refused("INVALID_ARGUMENT", "load failed for model 'adds': version 1: "):
@@ -102,7 +102,7 @@ def test_a_failed_reload_has_no_effect_on_requests(explicit: RunningServer, repo
     assert set(seen) == {1.0}
 
 
-def test_an_unload_lets_running_requests_finish_and_refuses_new_ones(explicit: RunningServer) -> None:
+def test_71_an_unload_lets_running_requests_finish_and_refuses_new_ones(explicit: RunningServer) -> None:
     in_flight = explicit.stub.ModelInfer.future(request("slow", {"n": np.array(400_000)}), timeout=SOON_S)
     time.sleep(0.1)
     explicit.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="slow"), timeout=SOON_S)
@@ -112,7 +112,7 @@ def test_an_unload_lets_running_requests_finish_and_refuses_new_ones(explicit: R
     assert not explicit.stub.ModelReady(pb.ModelReadyRequest(name="slow")).ready
 
 
-def test_an_unload_under_traffic_fails_requests_only_as_unknown_or_unavailable(explicit: RunningServer) -> None:
+def test_71_an_unload_under_traffic_fails_requests_only_as_unknown_or_unavailable(explicit: RunningServer) -> None:
     with traffic(explicit) as seen:
         explicit.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="adds"), timeout=SOON_S)
         load(explicit, "adds")
@@ -131,7 +131,7 @@ def test_a_configuration_in_a_load_request_replaces_the_file(explicit: RunningSe
     assert answer_of(explicit) == 1
 
 
-def test_a_model_name_must_be_a_plain_directory_name(explicit: RunningServer) -> None:
+def test_60_a_model_name_must_be_a_plain_directory_name(explicit: RunningServer) -> None:
     for name in ("", ".", "..", "../adds", "adds/1", "adds/", " adds", "adds ", "a\0b"):
         with refused("INVALID_ARGUMENT", "it must be a plain directory name"):
             load(explicit, name)
@@ -140,7 +140,7 @@ def test_a_model_name_must_be_a_plain_directory_name(explicit: RunningServer) ->
             load(explicit, name)
 
 
-def test_the_parameters_of_a_load_are_validated(explicit: RunningServer) -> None:
+def test_69_the_parameters_of_a_load_are_validated(explicit: RunningServer) -> None:
     message = pb.RepositoryModelLoadRequest(model_name="adds")
     message.parameters["config"].int64_param = 1
     with refused("INVALID_ARGUMENT", "invalid value type for 'config' parameter, expected string_param."):
@@ -161,7 +161,7 @@ def test_the_model_name_may_be_in_kserves_field(explicit: RunningServer, reposit
 @pytest.mark.parametrize(
     ("mode", "words"), [("none", "without --model-control-mode=explicit"), ("poll", "if polling is enabled")]
 )
-def test_outside_explicit_mode_loads_are_refused(repository: Path, transport: str, mode: str, words: str) -> None:
+def test_69_outside_explicit_mode_loads_are_refused(repository: Path, transport: str, mode: str, words: str) -> None:
     with running(repository, f"--model-control-mode={mode}", transport=transport) as server:
         with refused("UNAVAILABLE", f"explicit model load / unload is not allowed {words}"):
             load(server, "adds")

@@ -58,14 +58,14 @@ def one_run_since(server: RunningServer, model: str, before: float) -> bool:
     return runs == before + 1
 
 
-def test_a_request_that_expires_in_the_queue_never_runs(server: RunningServer) -> None:
+def test_90_a_request_that_expires_in_the_queue_never_runs(server: RunningServer) -> None:
     before = runs_of(server, "lazy")
     with busy(server), refused("DEADLINE_EXCEEDED", "Request timeout expired"):
         server.stub.ModelInfer(request("lazy", ROW, parameters={"timeout": 300_000}))
     assert runs_of(server, "lazy") == before
 
 
-def test_a_grpc_deadline_works_like_a_timeout(server: RunningServer) -> None:
+def test_90_a_grpc_deadline_works_like_a_timeout(server: RunningServer) -> None:
     before = runs_of(server, "lazy")
     with busy(server) as slow, refused("DEADLINE_EXCEEDED"):
         server.stub.ModelInfer(request("lazy", ROW), timeout=0.3)
@@ -74,7 +74,7 @@ def test_a_grpc_deadline_works_like_a_timeout(server: RunningServer) -> None:
     assert one_run_since(server, "lazy", before)
 
 
-def test_a_cancelled_request_leaves_its_batch_unharmed(server: RunningServer) -> None:
+def test_91_a_cancelled_request_leaves_its_batch_unharmed(server: RunningServer) -> None:
     before = runs_of(server, "lazy")
     with busy(server) as slow:
         calls = [server.stub.ModelInfer.future(request("lazy", {"x": np.full((1, 2), n, np.float32)})) for n in range(5)]
@@ -93,7 +93,7 @@ def test_waiting_requests_run_in_one_batch(server: RunningServer) -> None:
     assert {call.result(timeout=10).parameters["batch_size"].int64_param for call in calls} == {8}
 
 
-def test_other_calls_are_answered_while_a_model_runs(server: RunningServer) -> None:
+def test_92_other_calls_are_answered_while_a_model_runs(server: RunningServer) -> None:
     with busy(server) as slow:
         for _ in range(20):
             assert server.stub.ServerLive(pb.ServerLiveRequest(), timeout=5).live
@@ -107,7 +107,7 @@ def small_queue(zoo: Path, transport: str) -> Iterator[RunningServer]:
         yield server
 
 
-def test_a_full_queue_refuses_at_once_and_asks_clients_not_to_retry(small_queue: RunningServer) -> None:
+def test_88_a_full_queue_refuses_at_once_and_asks_clients_not_to_retry(small_queue: RunningServer) -> None:
     finished: SimpleQueue[Any] = SimpleQueue()
     with busy(small_queue) as slow:
         for _ in range(4):

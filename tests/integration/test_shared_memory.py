@@ -70,7 +70,7 @@ def test_every_datatype_is_bit_exact_through_shared_memory(sharing: RunningServe
         assert_same(unpack(path.read_bytes()[SIZE // 2 :][:size], datatype, output.shape), array)
 
 
-def test_a_region_truncated_while_in_use_does_not_harm_the_server(sharing: RunningServer, path: Path) -> None:
+def test_80_a_region_truncated_while_in_use_does_not_harm_the_server(sharing: RunningServer, path: Path) -> None:
     register(sharing, path)
     array = np.zeros((1, 256), np.float32)
     stop = threading.Event()
@@ -95,7 +95,7 @@ def test_a_region_truncated_while_in_use_does_not_harm_the_server(sharing: Runni
     assert_same(arrays(answer)["OUTPUT"], array)
 
 
-def test_unregistering_under_traffic_fails_requests_only_as_not_found(sharing: RunningServer, path: Path) -> None:
+def test_85_unregistering_under_traffic_fails_requests_only_as_not_found(sharing: RunningServer, path: Path) -> None:
     array = np.zeros((1, 256), np.float32)
     codes = set()
     for _ in range(50):
@@ -110,7 +110,7 @@ def test_unregistering_under_traffic_fails_requests_only_as_not_found(sharing: R
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_server_does_not_unlink_clients_memory(zoo: Path, transport: str, path: Path, number: signal.Signals) -> None:
+def test_86_the_server_does_not_unlink_clients_memory(zoo: Path, transport: str, path: Path, number: signal.Signals) -> None:
     with running(zoo, "--allow-client-shm", transport=transport) as server:
         register(server, path)
         server.process.signal(number)
@@ -118,7 +118,7 @@ def test_the_server_does_not_unlink_clients_memory(zoo: Path, transport: str, pa
     assert path.stat().st_size == SIZE
 
 
-def test_ranges_outside_the_region_are_refused(sharing: RunningServer, path: Path) -> None:
+def test_79_ranges_outside_the_region_are_refused(sharing: RunningServer, path: Path) -> None:
     for offset, size in [(32, 2**64 - 32), (2**64 - 1, 2), (0, SIZE + 1), (SIZE, 1), (0, 0)]:
         with refused("INVALID_ARGUMENT", "is not within the object's"):
             register(sharing, path, size, offset)

@@ -16,7 +16,7 @@ from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices.device import Device
 from turnout_server.devices.sessions import Run, Session, staged_in_place
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profiler import Profiler
 from turnout_server.scheduling.entries import Account
 from turnout_server.scheduling.profiles import Profile

@@ -18,6 +18,7 @@ FOLDERS = [
     "__main__",
     "cli",
     "app",
+    "assembly",
     "settings_sources",
     "settings",
     "rpc",
@@ -155,7 +156,12 @@ def test_gpus_are_numbered_as_nvidia_smi_numbers_them_unless_somebody_says_other
         assert done.stdout.strip() == order
 
 
-def test_the_server_needs_no_torch_and_starts_without_telemetry() -> None:
+def test_105_only_a_timestamp_and_grpcs_own_deadlines_are_read_from_the_clock_that_may_be_set() -> None:
+    readers = {module_of(file) for file in SERVER.rglob("*.py") if "time.time()" in file.read_text(encoding="utf-8")}
+    assert readers == {"serving.dataplane", "transport.completion_queue"}
+
+
+def test_122_the_server_needs_no_torch_and_starts_without_telemetry() -> None:
     code = (
         "import os, sys, turnout_server.app\n"
         "assert not {'torch', 'onnx'} & set(sys.modules)\n"

@@ -1,5 +1,6 @@
 """What to do with a published model: the command that serves it, and a client."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from turnout_exporter.spec.datatypes import BY_NAME
@@ -9,14 +10,20 @@ from turnout_exporter.spec.signature import Signature, TensorSpec
 _SIZE = 8  #: for a free dimension that isn't the batch
 
 
-def next_steps(directory: Path, signature: Signature) -> list[str]:
-    """The lines to print for a version's folder, `<repository>/<model>/<version>`."""
+def next_steps(directory: Path, signature: Signature, precisions: Sequence[str] = ()) -> list[str]:
+    """The lines to print for a version's folder, `<repository>/<model>/<version>`.
+
+    Args:
+        precisions: what requests may choose besides the model as it is.
+    """
     repository, name = directory.parent.parent, directory.parent.name
+    chosen = [f"  # infer(..., parameters={{'precision': '{precision}'}}) chooses that file" for precision in precisions]
     return [
         "Next:",
         f"  turnout-server --model-repository {repository}",
         "  # a client in Python, with tritonclient[grpc]:",
         *(f"  {line}" for line in client(name, signature)),
+        *chosen,
     ]
 
 

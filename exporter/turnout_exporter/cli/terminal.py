@@ -108,7 +108,8 @@ class Terminal:
         self._line(f"Published {result.directory} in {result.seconds:.0f} s", style="bold green")
         for file in sorted(result.directory.iterdir()):
             self._line(f"  {file.name:18} {decimal(file.stat().st_size):>10}")
-        for line in next_steps(result.directory, result.signature):
+        precisions = [variant.name for variant in result.variants if not variant.reason]
+        for line in next_steps(result.directory, result.signature, precisions):
             self._line(line)
 
     def _line(self, text: str, style: str = "") -> None:

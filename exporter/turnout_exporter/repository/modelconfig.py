@@ -4,6 +4,7 @@ The file is beside the versions and applies to all of them, and its owner may ha
 leaves it as it is, and one that doesn't fit is refused.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import text_format
@@ -16,15 +17,23 @@ from turnout_exporter.spec.signature import Signature, TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
+#: The parameter that lists the files which requests choose by their precision.
+VARIANTS = "turnout.variants"
 
 
-def describe(name: str, signature: Signature, max_batch_size: int) -> ModelConfig:
-    """The configuration of a new model; with a `max_batch_size` above 0, `dims` leave out axis 0."""
+def describe(name: str, signature: Signature, max_batch_size: int, variants: Sequence[str] = ()) -> ModelConfig:
+    """The configuration of a new model; with a `max_batch_size` above 0, `dims` leave out axis 0.
+
+    Args:
+        variants: the names of its files in other precisions.
+    """
     config = ModelConfig(name=name, platform="onnxruntime_onnx", backend="onnxruntime", max_batch_size=max_batch_size)
     for spec in signature.inputs:
         config.input.add(**_tensor(spec, max_batch_size))
     for spec in signature.outputs:
         config.output.add(**_tensor(spec, max_batch_size), label_filename=LABELS_FILE if spec.labels else "")
+    if variants:
+        config.parameters[VARIANTS].string_value = ", ".join(variants)
     return config
 
 
@@ -62,6 +71,17 @@ def conflicts(current: ModelConfig, new: ModelConfig) -> list[str]:
     if current.max_batch_size > new.max_batch_size:
         found.append(f"it was verified with up to {new.max_batch_size} rows, not {current.max_batch_size}")
     return found
+
+
+def unlisted(config: ModelConfig, variants: Sequence[str]) -> list[str]:
+    """The files of other precisions that a configuration doesn't mention, so that no server uses them."""
+    mentioned = {
+        name.strip()
+        for key, value in config.parameters.items()
+        if key.startswith((VARIANTS, "turnout.file."))
+        for name in value.string_value.split(",")
+    }
+    return [name for name in variants if name not in mentioned]
 
 
 def merge(current: ModelConfig, new: ModelConfig) -> ModelConfig:

@@ -112,6 +112,12 @@ def status_of(error: ServingError) -> str:
     return STATUS.get(type(error), "INTERNAL")
 
 
+def unexpected_error(error: BaseException) -> ServingError:
+    """What clients see of an exception that nobody expected. Log that together with this error's text."""
+    lacks_memory = isinstance(error, MemoryError)
+    return Overloaded("the server does not have the memory for this request") if lacks_memory else internal_error()
+
+
 def internal_error() -> InternalError:
     """An error that shows the client nothing but an id. Log the cause together with this error's text, which has the id."""
     return InternalError(f"internal error; the server's log has the cause under id {secrets.token_hex(4)}")

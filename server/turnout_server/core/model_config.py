@@ -143,6 +143,7 @@ class ModelConfiguration:
         default_device: for requests that name no device; empty leaves it to the server.
         devices: names and kinds of the devices where the model may run; empty for all.
         files: the ONNX file by device name or kind; the key `""` holds the default.
+        variants: files in other precisions, which requests choose: by device name or kind, `""` for the others.
         versions: the version numbers to serve; an int n means the n highest, None all.
         batches: whether requests may be batched.
         serves_unverified: whether devices are used on which nothing could be compared with the reference.
@@ -161,6 +162,7 @@ class ModelConfiguration:
     default_device: str = ""
     devices: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=lambda: {"": "model.onnx"})
+    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
     versions: int | tuple[int, ...] | None = 1
     queue: Queue = Queue()
     batches: bool = True
@@ -177,6 +179,10 @@ class ModelConfiguration:
     def file_for(self, device: str, kind: str) -> str:
         """The ONNX file for a device."""
         return self.files.get(device) or self.files.get(kind) or self.files[""]
+
+    def variants_for(self, device: str, kind: str) -> tuple[str, ...]:
+        """The files of other precisions that a device has beside its own."""
+        return self.variants.get(device, self.variants.get(kind, self.variants.get("", ())))
 
     def instances_on(self, device: str, kind: str) -> int:
         """How many runs of the model may be concurrent on a device; 0 for no limit."""

@@ -121,6 +121,14 @@ class Signature:
     def _with_values(self) -> tuple[TensorSpec, ...]:
         return tuple(spec for spec in self.inputs if spec.values is not None)
 
+    def declares_the_same(self, other: "Signature") -> bool:
+        """Whether inputs and outputs have the same names, datatypes and shapes, in any order."""
+        return all(
+            {(spec.name, spec.datatype, spec.shape) for spec in mine}
+            == {(spec.name, spec.datatype, spec.shape) for spec in theirs}
+            for mine, theirs in ((self.inputs, other.inputs), (self.outputs, other.outputs))
+        )
+
     def check_values(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Checks the integers of those inputs that may not have every value.
 

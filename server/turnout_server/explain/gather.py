@@ -13,7 +13,7 @@ from turnout_server.devices.synthetic import USUAL
 from turnout_server.explain.answer import DeviceFacts, Explanation, Question
 from turnout_server.explain.load import Load, load
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.repository import Repository
 from turnout_server.scheduling import batching, routing
 from turnout_server.scheduling.routing import Forecast
@@ -50,7 +50,7 @@ class Explainer:
         Raises:
             InvalidRequest, NotFound, Unavailable, FailedPrecondition: the model doesn't answer such requests at all.
         """
-        model = self._repository.look_up(question.model, question.version)
+        model = self._repository.look_up(question.model, question.version).in_precision(question.precision)
         request = _request_for(question, model.signature, time.monotonic())
         plan = self._planner.plan(request, model)
         flight = Flight(request, lambda outcome: None, model)

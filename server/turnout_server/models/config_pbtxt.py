@@ -57,7 +57,9 @@ ANYWHERE = ""
 #: Turnout's own parameters, without their prefix.
 #: What a configuration may ask for: more would keep the server from anything else while the model is loaded.
 MAX_INSTANCES, MAX_WARMUPS = 1024, 10_000
-TURNOUT_PARAMETERS = ("default_device", "devices", "batching", "objective", "latency_target_us", "tolerance", "unverified")
+TURNOUT_PARAMETERS = (
+    "default_device", "devices", "variants", "batching", "objective", "latency_target_us", "tolerance", "unverified",
+)  # fmt: skip
 
 
 def read(directory: Path, name: str, kinds: Collection[str] = ()) -> ModelConfiguration:
@@ -114,6 +116,7 @@ def interpret(message: ModelConfig, name: str, directory: Path, kinds: Collectio
         default_device=_checked_devices(parameters, "default_device", kinds),
         devices=_devices(message, parameters, kinds),
         files=_files(message, kinds),
+        variants=_variants(message, kinds),
         versions=_versions(message.version_policy),
         queue=_queue(message.dynamic_batching, message.max_batch_size),
         batches=_either(parameters, "batching", "on", "off"),
@@ -209,7 +212,7 @@ def _turnout_parameters(message: ModelConfig) -> dict[str, str]:
     parameters = {
         key.removeprefix("turnout."): value.string_value
         for key, value in message.parameters.items()
-        if key.startswith("turnout.") and not key.startswith(("turnout.file.", "turnout.report."))
+        if key.startswith("turnout.") and not key.startswith(("turnout.file.", "turnout.report.", "turnout.variants."))
     }
     for key in parameters:
         if key not in TURNOUT_PARAMETERS:
@@ -303,15 +306,32 @@ def _rate_priorities(message: ModelConfig) -> list[int]:
 
 
 def _files(message: ModelConfig, kinds: Collection[str]) -> dict[str, str]:
-    prefix = "turnout.file."
-    files = {key.removeprefix(prefix): v.string_value for key, v in message.parameters.items() if key.startswith(prefix)}
-    for device in files:
-        if kind_of(device) not in (*KINDS, *kinds):
-            raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {sorted({*KINDS, *kinds})}")
+    files = _by_device(message, "turnout.file", kinds)
     files[""] = message.default_model_filename or MODEL_FILE
     for file in files.values():
         _plain_name(file)
     return files
+
+
+def _variants(message: ModelConfig, kinds: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """`turnout.variants` for every device, `turnout.variants.cpu` for that one: file names with commas between."""
+    listed = _by_device(message, "turnout.variants", kinds)
+    if "turnout.variants" in message.parameters:
+        listed[ANYWHERE] = message.parameters["turnout.variants"].string_value
+    files = {device: tuple(file.strip() for file in text.split(",") if file.strip()) for device, text in listed.items()}
+    for file in (each for several in files.values() for each in several):
+        _plain_name(file)
+    return files
+
+
+def _by_device(message: ModelConfig, parameter: str, kinds: Collection[str]) -> dict[str, str]:
+    """The values of a parameter that is set by device, as in `turnout.file.cpu`."""
+    prefix = f"{parameter}."
+    values = {key.removeprefix(prefix): v.string_value for key, v in message.parameters.items() if key.startswith(prefix)}
+    for device in values:
+        if kind_of(device) not in (*KINDS, *kinds):
+            raise FailedPrecondition(f"parameter '{prefix}{device}': unknown device; kinds are {sorted({*KINDS, *kinds})}")
+    return values
 
 
 def _plain_name(file: str) -> str:

@@ -11,7 +11,7 @@ from turnout_server.core.errors import ServingError, Unavailable, internal_error
 from turnout_server.core.listeners import Listeners
 
 if TYPE_CHECKING:  # settings need Mode even where ONNX Runtime is broken
-    from turnout_server.models.loading import ModelVersion
+    from turnout_server.models.model_version import ModelVersion
     from turnout_server.models.profiler import Profiler
     from turnout_server.models.repository import Repository
 

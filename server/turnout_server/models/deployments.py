@@ -11,7 +11,9 @@ from turnout_server.core.model_config import Queue
 from turnout_server.devices.buckets import bucket_for, doubling
 from turnout_server.devices.openvino import beyond_32_bits
 from turnout_server.devices.sessions import Session
+from turnout_server.models import warmup
 from turnout_server.models.profile_store import ProfileKey
+from turnout_server.models.trial_inputs import Example
 from turnout_server.models.verification import Parity
 from turnout_server.scheduling import batching
 from turnout_server.scheduling.confidence import Confidence
@@ -54,6 +56,7 @@ class Deployment:
         report: what loading it showed.
         hazards: what a value of a request could do to the process that runs it.
         narrowed: inputs of 64-bit integers that the device computes in 32 bits.
+        example: inputs that were published with the model.
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
         confidence: how far its predicted finish times can be relied on.
@@ -74,6 +77,7 @@ class Deployment:
     report: DeviceReport = field(default_factory=lambda: DeviceReport(0.0, {}, Parity(None, "")))
     hazards: tuple[str, ...] = ()
     narrowed: tuple[str, ...] = ()
+    example: Example | None = None
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)
     confidence: Confidence = field(default_factory=Confidence)
@@ -114,6 +118,10 @@ class Deployment:
     def executed_rows(self, rows: int) -> int:
         """The rows of a run of so many, padding included."""
         return (bucket_for(rows, self.buckets) or rows) if self.buckets else rows
+
+    def timed_us(self, rows: int) -> float:
+        """How long a run of trial inputs takes, as requests would make it; see warmup.timed_us."""
+        return warmup.timed_us(self.session, rows, batched=self.batchable, example=self.example)
 
     def sizes(self, max_rows: int) -> tuple[int, ...]:
         """The batch sizes that are worth measuring."""

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from turnout_server.core.errors import ServingError
 from turnout_server.models import refresher
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.refresher import Refresher
-from turnout_server.models.warmup import timed_us
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +70,15 @@ class Profiler:
         """Has everything measured that isn't known of a model: batches of 1, 2, 4, ... rows up to its limit."""
         if not self._budget_s:
             return
-        self._refresher.add(model)
-        for device, deployment in model.deployments.items():
-            largest = deployment.max_rows if deployment.batchable else model.signature.max_batch_size
-            worth_measuring = deployment.sizes(largest)
-            if sizes := [rows for rows in worth_measuring if deployment.profile.runs(rows) < RUNS]:
-                with self._changed:
-                    self._open += 1
-                self._tasks.put(_Task(deployment, device, sizes))
+        for version in (model, *model.variants.values()):
+            self._refresher.add(version)
+            for device, deployment in version.deployments.items():
+                largest = deployment.max_rows if deployment.batchable else version.signature.max_batch_size
+                worth_measuring = deployment.sizes(largest)
+                if sizes := [rows for rows in worth_measuring if deployment.profile.runs(rows) < RUNS]:
+                    with self._changed:
+                        self._open += 1
+                    self._tasks.put(_Task(deployment, device, sizes))
 
     def settle(self) -> None:
         """Returns once everything is measured or the budget is used up; the rest is measured while devices idle."""
@@ -118,7 +118,7 @@ class Profiler:
                 if not self._wait_until_idle(task.device):
                     return
                 try:
-                    runs_us.append(timed_us(deployment.session, rows, batched=deployment.batchable))
+                    runs_us.append(deployment.timed_us(rows))
                 except ServingError as error:
                     logger.debug("model %s with %d rows on %s: %s", deployment.key[0], rows, task.device, error)
                     del taken_us[rows]
@@ -149,4 +149,4 @@ def _trim(deployment: Deployment) -> None:
     """Gives back the memory that the largest runs took, because requests may never make one."""
     with suppress(ServingError):
         deployment.session.trim()
-        timed_us(deployment.session, 1, batched=False)
+        deployment.timed_us(1)

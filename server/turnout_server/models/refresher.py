@@ -14,9 +14,8 @@ from weakref import WeakKeyDictionary
 
 from turnout_server.core.errors import ServingError
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileStore
-from turnout_server.models.warmup import timed_us
 from turnout_server.scheduling.profiles import Profile
 
 logger = logging.getLogger(__name__)
@@ -126,6 +125,6 @@ def _run(deployment: Deployment) -> None:
     if expected_us is None or expected_us > LONGEST_RUN_S * 1e6:
         return
     try:
-        deployment.observe(rows, timed_us(deployment.session, rows, batched=deployment.batchable))
+        deployment.observe(rows, deployment.timed_us(rows))
     except ServingError as error:  # the device was lost, say: its engine sees to that
         logger.debug("the profile of model %s on %s is not refreshed: %s", deployment.key[0], deployment.key[2], error)

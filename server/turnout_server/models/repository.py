@@ -21,7 +21,8 @@ from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.core.suggestions import did_you_mean
 from turnout_server.models import config_pbtxt
 from turnout_server.models.files import MODEL_FILE, ModelFiles, find_models, require_own_files, why_empty
-from turnout_server.models.loading import Loader, ModelVersion
+from turnout_server.models.loading import Loader
+from turnout_server.models.model_version import ModelVersion
 
 logger = logging.getLogger(__name__)
 

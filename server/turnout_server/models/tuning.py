@@ -12,7 +12,7 @@ from turnout_server.devices.device import PROVIDERS
 from turnout_server.devices.engines import Engine
 from turnout_server.devices.places import on_cores
 from turnout_server.devices.sessions import Session
-from turnout_server.devices.synthetic import synthetic_inputs
+from turnout_server.models.trial_inputs import Example, trial_inputs
 from turnout_server.models.warmup import CHANGED_ROWS, agree, quickest_us, size_change_us, timed_us
 
 #: A run that is longer than this is worth sharing out between threads.
@@ -38,11 +38,13 @@ class ModelFile:
 
     Args:
         options: what the model's configuration says.
+        example: inputs that were published with it, to try it with.
     """
 
     engine: Engine
     path: Path
     options: RuntimeOptions
+    example: Example | None = None
 
     def open(self, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
         """See Engine.open."""
@@ -77,11 +79,11 @@ def with_fitting_threads(model: ModelFile) -> Session:
     session, device = model.open(), model.engine.device
     if not on_cores(device) or device.threads < 2 or model.options.intra_op_threads is not None:
         return session
-    shared_us = quickest_us(session)
+    shared_us = quickest_us(session, example=model.example)
     if shared_us is None or shared_us > SMALL_US:
         return session
     alone = replace(model, options=replace(model.options, intra_op_threads=1)).open()
-    alone_us = quickest_us(alone)
+    alone_us = quickest_us(alone, example=model.example)
     return session if alone_us is None or alone_us > shared_us else alone
 
 
@@ -98,7 +100,7 @@ def for_batches(model: ModelFile, session: Session, max_rows: int, tolerance: fl
     if device.graph_rows:
         rows = tuple(size for size in device.graph_rows if size <= max_rows)
         return _tuned(model.open(rows, graphs=True) if rows else session, model, max_rows)
-    if device.provider == PROVIDERS["cpu"] or (change := size_change_us(session, max_rows)) is None:
+    if device.provider == PROVIDERS["cpu"] or (change := size_change_us(session, max_rows, model.example)) is None:
         return _tuned(session, model, max_rows)
     graphs = device.is_cuda and device.isolated and device.graph_rows is None
     if not is_size_sensitive(*change):
@@ -124,7 +126,7 @@ def _with_graphs(model: ModelFile, session: Session, max_rows: int) -> Session:
         captured = model.open(bucket_sizes(min(max_rows, MAX_ROWS_FOR_GRAPHS)), graphs=True)
     except ServingError:
         return session
-    before_us, after_us = quickest_us(session), quickest_us(captured)
+    before_us, after_us = (quickest_us(each, example=model.example) for each in (session, captured))
     gains = before_us is not None and after_us is not None and after_us * GRAPH_GAIN < before_us
     return captured if captured.buckets and gains else session
 
@@ -132,8 +134,8 @@ def _with_graphs(model: ModelFile, session: Session, max_rows: int) -> Session:
 def _with_fitting_layout(model: ModelFile, session: Session, tolerance: float) -> tuple[ModelFile, Session, float]:
     """The model with the options for convolutions that make it fastest, and how much faster they do; 1 for none."""
     names = [spec.name for spec in session.outputs]
-    inputs = synthetic_inputs(session.inputs, CHANGED_ROWS, seed=CHANGED_ROWS)
-    usual_us = quickest_us(session, CHANGED_ROWS)
+    inputs = trial_inputs(session.inputs, CHANGED_ROWS, CHANGED_ROWS, model.example)
+    usual_us = quickest_us(session, CHANGED_ROWS, model.example)
     if usual_us is None:
         return model, session, 1.0
     right = session.run(inputs, names)
@@ -144,13 +146,13 @@ def _with_fitting_layout(model: ModelFile, session: Session, tolerance: float) -
         candidate = replace(model, options=replace(model.options, cuda={**model.options.cuda, **options}))
         try:
             opened = candidate.open()
-            if timed_us(opened, CHANGED_ROWS, batched=False) > LONGEST_PREPARATION_US:
+            if timed_us(opened, CHANGED_ROWS, batched=False, example=model.example) > LONGEST_PREPARATION_US:
                 continue
             if not all(agree(a, b, tolerance) for a, b in zip(right, opened.run(inputs, names), strict=True)):
                 continue
         except ServingError:
             continue
-        taken_us = quickest_us(opened, CHANGED_ROWS)
+        taken_us = quickest_us(opened, CHANGED_ROWS, model.example)
         if taken_us is not None and taken_us < best_us:
             best, best_us = (candidate, opened), taken_us
     return *best, usual_us / best_us if best[1] is not session else 1.0

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from turnout_server.core.model_config import Warmup, WarmupInput
 from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.core.texts import LENGTH_BYTES, elements_of
 from turnout_server.devices.device import Device
+from turnout_server.devices.ort_errors import trying
 from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs, synthetic_tensor
 from turnout_server.models.regular_files import regular
+from turnout_server.models.trial_inputs import Example, repeated, trial_inputs
 from turnout_server.scheduling.batching import collate, scatter
 from turnout_server.scheduling.profiles import Profile
 
@@ -113,7 +116,7 @@ def _reason(error: OSError | ValueError | MemoryError) -> str:
     return "there is not the memory for its inputs" if isinstance(error, MemoryError) else str(error)
 
 
-def rows_are_independent(session: Session, tolerance: float = EXACT) -> bool:
+def rows_are_independent(session: Session, tolerance: float = EXACT, example: Example | None = None) -> bool:
     """Whether axis 0 is a batch: two requests run together give what each gives alone.
 
     A device that computes with reduced precision rounds differently for every batch size. So its answers may differ by up to
@@ -122,17 +125,29 @@ def rows_are_independent(session: Session, tolerance: float = EXACT) -> bool:
 
     Args:
         tolerance: the allowed difference as a share of the largest value; see `tolerance_of`.
+        example: inputs that were published; they count as well as made-up ones, which not every model runs.
     """
     specs = (*session.inputs, *session.outputs)
     if not session.inputs or any(spec.shape[:1] != (-1,) for spec in specs):
         return False
+    tried = [[synthetic_inputs(session.inputs, rows, seed=rows) for rows in (1, 2)]]
+    if example and all(len(array) > 1 for array in example.values()):
+        tried.append([each for rows in (1, 2) if (each := repeated(session.inputs, rows, rows, example)) is not None])
+    shown = [_same_together(session, requests, tolerance) for requests in tried if requests]
+    return any(shown) and False not in shown
+
+
+def _same_together(session: Session, requests: list[dict[str, np.ndarray]], tolerance: float) -> bool | None:
+    """Whether requests give the same together as alone; None if they don't run."""
     names = [spec.name for spec in session.outputs]
-    requests = [synthetic_inputs(session.inputs, rows, seed=rows) for rows in (1, 2)]
     try:
-        alone = [session.run(inputs, names) for inputs in requests]
-        together = session.run(collate(requests), names)
-        scatter(together, [1, 2])
-    except (ServingError, ValueError):
+        with trying():
+            alone = [session.run(inputs, names) for inputs in requests]
+            together = session.run(collate(requests), names)
+            scatter(together, [1, 2])
+    except ServingError:
+        return None
+    except ValueError:
         return False
     return all(
         agree(np.concatenate(parts), whole, tolerance) for parts, whole in zip(zip(*alone, strict=True), together, strict=True)
@@ -164,59 +179,63 @@ def agree(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
     return bool(difference <= tolerance * scale and difference <= MAX_SHARE_OF_SPREAD * spread)
 
 
-def measured(session: Session) -> Profile:
-    """A first profile: the second of two runs of one row, or a long first one. Empty if synthetic inputs don't run."""
+def measured(session: Session, example: Example | None = None) -> Profile:
+    """A first profile: the second of two runs of one row, or a long first one. Empty if trial inputs don't run."""
     profile = Profile()
-    with suppress(ServingError):
-        first_us = timed_us(session, 1, batched=False)
-        profile.observe(1, first_us if first_us > ENOUGH_US else timed_us(session, 1, batched=False))
+    with suppress(ServingError), trying():
+        first_us = timed_us(session, 1, batched=False, example=example)
+        profile.observe(1, first_us if first_us > ENOUGH_US else timed_us(session, 1, batched=False, example=example))
     return profile
 
 
-def quickest_us(session: Session, rows: int = 1) -> float | None:
-    """The quickest of a few runs of so many rows, in microseconds; None if synthetic inputs don't run."""
+def quickest_us(session: Session, rows: int = 1, example: Example | None = None) -> float | None:
+    """The quickest of a few runs of so many rows, in microseconds; None if trial inputs don't run."""
     runs_us: list[float] = []
     try:
-        while len(runs_us) < QUICKEST_OF and sum(runs_us) < ENOUGH_US:
-            runs_us.append(timed_us(session, rows, batched=False))
+        with trying():
+            while len(runs_us) < QUICKEST_OF and sum(runs_us) < ENOUGH_US:
+                runs_us.append(timed_us(session, rows, batched=False, example=example))
     except ServingError:
         return None
     return min(runs_us)
 
 
-def timed_us(session: Session, rows: int, *, batched: bool) -> float:
+def timed_us(session: Session, rows: int, *, batched: bool, example: Example | None = None) -> float:
     """How long a run of so many rows takes, in microseconds.
 
     Args:
         batched: run as many requests of one row each, including the time to batch and split them.
+        example: inputs that were published with the model.
 
     Raises:
-        ServingError: synthetic inputs don't run.
+        ServingError: trial inputs don't run.
     """
     names = [spec.name for spec in session.outputs]
     count = rows if batched else 1
-    requests = [synthetic_inputs(session.inputs, rows // count, seed=rows)] * count
+    requests = [trial_inputs(session.inputs, rows // count, rows, example)] * count
     started_s = time.perf_counter()
     scatter(session.run(collate(requests), names), [rows // count] * count)
     return (time.perf_counter() - started_s) * 1e6
 
 
-def size_change_us(session: Session, max_rows: int) -> tuple[float, float] | None:
+def size_change_us(session: Session, max_rows: int, example: Example | None = None) -> tuple[float, float] | None:
     """What a run takes after one of the same size, and after one of another size, in microseconds.
 
-    None if no other size fits, or synthetic inputs don't run.
+    None if no other size fits, or trial inputs don't run.
     """
     rows = min(CHANGED_ROWS, max_rows)
     if rows < 2:
         return None
+    run_us = partial(timed_us, session, batched=True, example=example)
     try:
-        for _ in range(2):
-            timed_us(session, rows, batched=True)
-        steady_us = min(timed_us(session, rows, batched=True) for _ in range(QUICKEST_OF))
-        changed_us = []
-        for _ in range(QUICKEST_OF_CHANGES):
-            timed_us(session, rows - 1, batched=True)
-            changed_us.append(timed_us(session, rows, batched=True))
+        with trying():
+            for _ in range(2):
+                run_us(rows)
+            steady_us = min(run_us(rows) for _ in range(QUICKEST_OF))
+            changed_us = []
+            for _ in range(QUICKEST_OF_CHANGES):
+                run_us(rows - 1)
+                changed_us.append(run_us(rows))
     except ServingError:
         return None
     return steady_us, min(changed_us)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 
 _LABELS = ["model", "version", "device"]
 
@@ -40,9 +40,9 @@ class ModelMetrics:
             for device, deployment in version.deployments.items():
                 available.add_metric([*key, device], 1)
                 report = deployment.report
-                waits, runs = self._requests(deployment)
-                waiting.add_metric([*key, device], waits)
-                running.add_metric([*key, device], runs)
+                requests = [self._requests(each) for each in version.on(device)]
+                waiting.add_metric([*key, device], sum(waits for waits, _ in requests))
+                running.add_metric([*key, device], sum(runs for _, runs in requests))
                 batch.add_metric([*key, device], deployment.effective_max_batch)
                 load.add_metric([*key, device], report.load_s)
                 for provider, count in report.placement.items():

@@ -11,7 +11,7 @@ from typing import Any
 from turnout_server.core.metrics import SECONDS, Metrics, Series
 from turnout_server.devices.engines import Engines
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.repository import Repository
 from turnout_server.observability.http import Answer
 from turnout_server.serving.dataplane import DataPlane
@@ -106,16 +106,17 @@ class Status:
     def _deployment(self, model: ModelVersion, device: str, totals: dict[tuple[str, str, str], Series]) -> dict[str, Any]:
         deployment = model.deployments[device]
         series = totals.get(deployment.key, Series())
-        waiting, running = self._requests(deployment)
+        precisions = model.on(device)
+        requests = [self._requests(each) for each in precisions]
         return {
             "device": device,
-            "precision": deployment.precision,
+            "precision": " ".join(each.precision for each in precisions),
             "nodes": dict(deployment.report.placement),
             "max_batch_rows": deployment.effective_max_batch,
             "load_s": deployment.report.load_s,
             "parity_error": deployment.report.parity.error,
-            "waiting": waiting,
-            "running": running,
+            "waiting": sum(waiting for waiting, _ in requests),
+            "running": sum(running for _, running in requests),
             "answered": series.answered,
             "rows": series.rows,
             "runs": series.executions,

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 
 from turnout_server.core.metrics import Metrics, Series
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 
 #: Triton's reasons for a failure, by status; everything else is OTHER.
 _REASONS: Final = {"RESOURCE_EXHAUSTED": "REJECTED", "DEADLINE_EXCEEDED": "REJECTED", "CANCELLED": "CANCELED"}
@@ -70,7 +70,7 @@ class TritonMetrics:
         pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait for a run.", labels=_LABELS)
         load = GaugeMetricFamily("nv_model_load_duration_secs", "Seconds of opening it on all its devices.", labels=_LABELS)
         for version in self._versions():
-            deployments = version.deployments.values()
+            deployments = [deployment for device in version.deployments for deployment in version.on(device)]
             model = [version.name, str(version.version)]
             pending.add_metric(model, sum(self._requests(deployment)[0] for deployment in deployments))
             load.add_metric(model, sum(deployment.report.load_s for deployment in deployments))

@@ -10,7 +10,8 @@ from turnout_server.core.device_names import GPU_KINDS, kind_of
 from turnout_server.core.metrics import Batches, Series
 from turnout_server.core.model_config import ModelConfiguration, QueuePolicy
 from turnout_server.core.signatures import TensorSpec
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.deployments import Deployment
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.repository import IndexEntry
 
 PLATFORM = "onnxruntime_onnx"
@@ -148,6 +149,9 @@ def _queue_policy(policy: QueuePolicy) -> mc.ModelQueuePolicy:
 def _parameters(config: ModelConfiguration) -> dict[str, str]:
     """Turnout's own settings, as a config.pbtxt would contain them."""
     parameters = {f"turnout.file.{device}": file for device, file in config.files.items() if device}
+    parameters |= {
+        f"turnout.variants.{device}".removesuffix("."): ", ".join(files) for device, files in config.variants.items()
+    }
     if config.default_device:
         parameters["turnout.default_device"] = config.default_device
     if config.devices:
@@ -167,16 +171,22 @@ def _parameters(config: ModelConfiguration) -> dict[str, str]:
 
 def _reports(model: ModelVersion) -> dict[str, str]:
     """What loading the model showed on each device, as parameters that aren't settings."""
-    reports: dict[str, str] = {}
-    for device, deployment in model.deployments.items():
-        report = deployment.report
-        nodes = ", ".join(f"{count} on {provider}" for provider, count in report.placement.items())
-        parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
-        text = f"loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
-        reports[f"turnout.report.{device}"] = "; ".join([text, *_padding(deployment.buckets), *report.notes])
-    for device, reason in model.unavailable.items():
-        reports[f"turnout.report.{device}"] = f"does not run here: {reason}"
+    reports = {f"turnout.report.{device}": _report(deployment) for device, deployment in model.deployments.items()}
+    reports |= {f"turnout.report.{device}": f"does not run here: {reason}" for device, reason in model.unavailable.items()}
+    for precision, variant in model.variants.items():
+        for device, deployment in variant.deployments.items():
+            reports[f"turnout.report.{device}.{precision}"] = _report(deployment)
+        for device, reason in variant.unavailable.items():
+            reports[f"turnout.report.{device}.{precision}"] = f"does not run here: {reason}"
     return reports
+
+
+def _report(deployment: Deployment) -> str:
+    report = deployment.report
+    nodes = ", ".join(f"{count} on {provider}" for provider, count in report.placement.items())
+    parity = "not compared" if report.parity.error is None else f"{report.parity.error:.2g} ({report.parity.reference})"
+    text = f"{deployment.precision}; loaded in {report.load_s:.3f} s; nodes: {nodes}; parity error: {parity}"
+    return "; ".join([text, *_padding(deployment.buckets), *report.notes])
 
 
 def _padding(buckets: Sequence[int]) -> list[str]:

@@ -1,13 +1,14 @@
 """Handlers of RPCs: parse the message, call a function, and convert its exceptions to statuses."""
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from turnout_server.core.errors import InvalidRequest, ServingError, internal_error, status_of
+from turnout_server.core.errors import InvalidRequest, ServingError, status_of, unexpected_error
 from turnout_server.models.control import OnSettled
 from turnout_server.transport.base import Call, Status, UnaryHandler
 
@@ -65,9 +66,9 @@ def status(error: ServingError, request_id: str = "") -> Status:
 
 def unexpected(request_id: str = "") -> ServingError:
     """The error that clients see instead of the exception being handled. Logs that exception."""
-    error = internal_error()
-    logger.exception("%s", error, extra={"request_id": request_id})
-    return error
+    shown = unexpected_error(sys.exc_info()[1] or RuntimeError())
+    logger.exception("%s", shown, extra={"request_id": request_id})
+    return shown
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from turnout_server.core.errors import Cancelled, DeadlineExceeded, DeviceLost, ServingError, internal_error
+from turnout_server.core.errors import Cancelled, DeadlineExceeded, DeviceLost, ServingError, unexpected_error
 from turnout_server.core.metrics import Metrics
 from turnout_server.devices.run_limit import limited
 from turnout_server.scheduling import batching
@@ -50,10 +50,10 @@ class BatchRunner:
             else:  # one bad request fails the run of all, and running each alone shows whose it was
                 for job in batch:
                     self.run([job])
-        except BaseException:
-            hidden = internal_error()
-            logger.exception("a batch of %d failed on %s: %s", len(batch), self._device, hidden)
-            _fail(batch, hidden)
+        except BaseException as error:
+            shown = unexpected_error(error)
+            logger.exception("a batch of %d failed on %s: %s", len(batch), self._device, shown)
+            _fail(batch, shown)
         return self._clock() - started_s
 
     def _limit_s(self, batch: Sequence[Job]) -> float:

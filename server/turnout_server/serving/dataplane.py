@@ -9,7 +9,7 @@ from turnout_server.core.listeners import Listeners
 from turnout_server.core.messages import Done, InferRequest, InferResponse, nothing_to_cancel
 from turnout_server.core.metrics import NOBODY, Key, Metrics, Series
 from turnout_server.devices.engines import Engines
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.repository import Repository
 from turnout_server.scheduling.routing import Route
 from turnout_server.serving.executor import Executor
@@ -92,7 +92,7 @@ class DataPlane:
             Call this when the client has gone away.
         """
         try:
-            model = self.repository.find(request.model, request.version)
+            model = self.repository.find(request.model, request.version).in_precision(request.precision)
         except ServingError as error:
             self._count_failure(NOBODY, error, request.arrived_s)
             done(error)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from turnout_server.core.messages import Done, InferRequest
 from turnout_server.core.metrics import Key
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.scheduling.routing import Route
 from turnout_server.serving.inline import InlineRunner
 from turnout_server.serving.job import Job

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary, ref
 from turnout_server.core.messages import InferRequest, Layout, Provenance
 from turnout_server.core.model_config import QueuePolicy
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.scheduling import routing
 from turnout_server.scheduling.routing import Targets
 

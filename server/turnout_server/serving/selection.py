@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from turnout_server.core.errors import DeviceLost, FailedPrecondition, ServingError
+from turnout_server.core.errors import DeviceLost, ServingError
 from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engines
 from turnout_server.models.deployments import Deployment
@@ -105,11 +105,6 @@ class Selector:
         reason = model.unavailable.get(device) or self._engines.by_name[device].unavailable_reason()
         if reason is None and model.deployments[device].narrowed:
             reason = model.deployments[device].refusal(flight.request.inputs)
-        if reason is None and (wanted := flight.request.precision) and wanted != model.deployments[device].precision:
-            return FailedPrecondition(
-                f"model '{model.name}' has no {wanted} file for device '{device}', where it runs in "
-                f"{model.deployments[device].precision}; set turnout.file.{device} to one that is"
-            )
         return reason
 
 

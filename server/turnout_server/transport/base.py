@@ -5,13 +5,14 @@ A handler receives a call and its messages as bytes, and answers through the cal
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
 
-from turnout_server.core.errors import internal_error
+from turnout_server.core.errors import status_of, unexpected_error
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,9 @@ NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactl
 
 def handler_failed() -> Status:
     """The status of a call whose handler raised the exception being handled. Logs that exception, because it is a bug."""
-    hidden = internal_error()
-    logger.exception("a handler failed: %s", hidden)
-    return Status(grpc.StatusCode.INTERNAL, str(hidden))
+    shown = unexpected_error(sys.exc_info()[1] or RuntimeError())
+    logger.exception("a handler failed: %s", shown)
+    return Status(grpc.StatusCode[status_of(shown)], str(shown))
 
 
 class Call(Protocol):

@@ -31,3 +31,9 @@ def test_the_client_is_python_and_its_arrays_fit_the_inputs() -> None:
     ]
     assert not sent[1][2].any()
     assert 'infer("words", inputs)' in lines[-2]
+
+
+def test_each_precision_that_a_request_may_choose_is_named() -> None:
+    lines = next_steps(Path("models/words/1"), SIGNATURE, ["int8"])
+    assert lines[-1] == "  # infer(..., parameters={'precision': 'int8'}) chooses that file"
+    assert "precision" not in "\n".join(next_steps(Path("models/words/1"), SIGNATURE))

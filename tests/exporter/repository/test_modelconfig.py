@@ -69,3 +69,14 @@ def test_merging_keeps_what_the_owner_wrote() -> None:
     assert merged.max_batch_size == 0
     assert merged.instance_group[0].count == 2
     assert merged.parameters["turnout.default_device"].string_value == "cpu"
+
+
+def test_files_in_other_precisions_are_listed_for_requests_to_choose() -> None:
+    config = modelconfig.describe("words", SIGNATURE, 32, ["model.fp16.onnx", "model.int8.onnx"])
+    assert config.parameters["turnout.variants"].string_value == "model.fp16.onnx, model.int8.onnx"
+    assert modelconfig.unlisted(config, ["model.fp16.onnx"]) == []
+
+
+def test_files_that_an_older_configuration_does_not_mention_are_found() -> None:
+    config = modelconfig.from_text('parameters { key: "turnout.file.cpu" value { string_value: "model.int8.onnx" } }')
+    assert modelconfig.unlisted(config, ["model.fp16.onnx", "model.int8.onnx"]) == ["model.fp16.onnx"]

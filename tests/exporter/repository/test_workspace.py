@@ -47,7 +47,7 @@ def test_a_repository_that_cannot_be_made_is_named_with_the_reason(tmp_path: Pat
         pass
 
 
-def test_a_full_disk_is_noticed_before_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_106_a_full_disk_is_noticed_before_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     check_space(tmp_path, 10**9)
     with pytest.raises(PublishError, match=r"needs about 2\.5 GB in the repository, and 1\.0 GB are free"):

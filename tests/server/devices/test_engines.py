@@ -73,7 +73,7 @@ def test_without_a_declaration_every_device_that_works_is_found(monkeypatch: pyt
     assert host.started == ["cpu", "cuda:0", "cuda:1"]
 
 
-def test_a_gpu_that_fails_keeps_no_other_from_being_found_and_the_log_says_why_it_is_left_out(
+def test_53_a_gpu_that_fails_keeps_no_other_from_being_found_and_the_log_says_why_it_is_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

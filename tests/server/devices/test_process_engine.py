@@ -328,7 +328,7 @@ def test_a_system_without_processes_to_give_is_tried_again(child: Watched, monke
     assert add_one(session) == [[2, 2]]
 
 
-def test_a_run_beyond_the_devices_memory_is_an_overload_and_the_next_one_works(repository: Path) -> None:
+def test_54_a_run_beyond_the_devices_memory_is_an_overload_and_the_next_one_works(repository: Path) -> None:
     with watched(replace(CHILD, memory_limit_mb=128), repository) as child:
         session = child.open("add_one")
         with pytest.raises(Overloaded, match="memory"):
@@ -361,7 +361,7 @@ def test_a_run_that_was_refused_for_its_size_leaves_the_memory_to_others(reposit
             assert session.run({"x": quarter}, ["y"])[0][0, -1] == 2
 
 
-def test_a_model_beyond_the_devices_memory_says_so(tmp_path: Path, repository: Path) -> None:
+def test_56_a_model_beyond_the_devices_memory_says_so(tmp_path: Path, repository: Path) -> None:
     models.save(tmp_path, "large", models.mlp((8, 2_000_000, 2)))
     with watched(replace(CHILD, memory_limit_mb=16), repository) as child:
         with pytest.raises(ServingError, match=r"(?i)memory|alloc"):

@@ -18,7 +18,8 @@ from turnout_server.core.signatures import Signature
 from turnout_server.devices.engines import Engines
 from turnout_server.explain.answer import DeviceFacts, Explanation, Question
 from turnout_server.explain.gather import Explainer, effective_max_batch_reason
-from turnout_server.models.loading import Loader, ModelVersion
+from turnout_server.models.loading import Loader
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.repository import Limits, Repository
 from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.dataplane import DataPlane

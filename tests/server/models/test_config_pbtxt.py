@@ -208,6 +208,14 @@ def test_turnouts_parameters_are_read(directory: Path) -> None:
     assert configuration.notes == ()
 
 
+def test_files_in_other_precisions_are_listed_for_every_device_or_for_one(directory: Path) -> None:
+    text = parameter("turnout.variants", "model.int8.onnx, model.fp16.onnx,")
+    configuration = read(directory, text + parameter("turnout.variants.cuda", "model.fp16.onnx"))
+    assert configuration.variants_for("cpu", "cpu") == ("model.int8.onnx", "model.fp16.onnx")
+    assert configuration.variants_for("cuda:0", "cuda") == ("model.fp16.onnx",)
+    assert read(directory, text + parameter("turnout.variants.cpu", "")).variants_for("cpu", "cpu") == ()
+
+
 def test_a_misspelt_turnout_parameter_is_refused_with_a_suggestion(directory: Path) -> None:
     with pytest.raises(FailedPrecondition, match=r"did you mean turnout\.default_device\?"):
         read(directory, parameter("turnout.default_devise", "cpu"))
@@ -235,6 +243,8 @@ def test_a_parameter_without_effect_is_noted(directory: Path, key: str) -> None:
         ("turnout.file.tpu", "model.onnx", "kinds are"),
         ("turnout.file.cpu", "../model.onnx", "must be a plain name"),
         ("turnout.file.cpu", "", "must be a plain name"),
+        ("turnout.variants", "int8/model.onnx", "must be a plain name"),
+        ("turnout.variants.tpu", "model.int8.onnx", "kinds are"),
     ],
 )
 def test_a_wrong_value_of_a_turnout_parameter_is_refused(directory: Path, key: str, value: str, words: str) -> None:

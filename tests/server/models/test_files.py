@@ -25,7 +25,7 @@ def touch(path: Path, content: bytes = b"") -> Path:
     return path
 
 
-def test_models_are_directories_and_versions_are_positive_numbers(tmp_path: Path) -> None:
+def test_75_models_are_directories_and_versions_are_positive_numbers(tmp_path: Path) -> None:
     for version in ("1", "12", "01", "0", "-1", "x", "²"):
         touch(tmp_path / "model" / version / "model.onnx")
     (tmp_path / "empty").mkdir()

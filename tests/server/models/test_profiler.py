@@ -7,8 +7,8 @@ import pytest
 from turnout_server.core.errors import Overloaded
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.core.signatures import Signature
-from turnout_server.models import profiler as profiling
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models import warmup
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileKey, ProfileStore
 from turnout_server.models.profiler import LONGEST_RUN_S, MOST_RUNS, RUNS, Profiler
 
@@ -55,11 +55,11 @@ def takes(monkeypatch: pytest.MonkeyPatch, row_us: float, machine: Iterable[floa
     runs: list[int] = []
     slowed = chain(machine, repeat(1.0))
 
-    def timed_us(session: AddingSession, rows: int, *, batched: bool) -> float:
+    def timed_us(session: AddingSession, rows: int, **options: object) -> float:
         runs.append(rows)
         return row_us * rows * next(slowed)
 
-    monkeypatch.setattr(profiling, "timed_us", timed_us)
+    monkeypatch.setattr(warmup, "timed_us", timed_us)
     return runs
 
 

@@ -10,7 +10,7 @@ import pytest
 from turnout_server.core.errors import DeviceLost
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.core.signatures import Signature
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileKey, ProfileStore
 from turnout_server.models.profiler import Profiler
 from turnout_server.models.refresher import LONGEST_RUN_S, REFRESH_S, Refresher

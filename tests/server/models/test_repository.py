@@ -241,7 +241,7 @@ def test_a_link_out_of_the_models_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
-def test_a_model_that_is_not_a_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
+def test_63_a_model_that_is_not_a_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "m" / "1" / "model.onnx"
     path.parent.mkdir(parents=True)
     if kind == "directory":
@@ -272,7 +272,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_onnx_runtimes_own_refusals_are_failed_preconditions_without_paths(tmp_path: Path, content: bytes) -> None:
+def test_64_onnx_runtimes_own_refusals_are_failed_preconditions_without_paths(tmp_path: Path, content: bytes) -> None:
     models.save(tmp_path, "m", content)
     repository = Repository(tmp_path, Loader({CPU.name: LocalEngine(CPU)}, ProfileStore(None)))
     repository.start()

@@ -67,7 +67,7 @@ def test_without_published_outputs_the_others_are_held_to_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(("known", "reference"), [(SUM, "golden"), (MADE_UP, "cpu")], ids=["published", "made up"])
-def test_a_device_that_computes_something_else_is_refused_with_the_numbers(
+def test_57_a_device_that_computes_something_else_is_refused_with_the_numbers(
     known: list[VerificationSample], reference: str
 ) -> None:
     results = verified({"cpu": AddingSession(), "cuda:0": Off()}, known, 1e-3)

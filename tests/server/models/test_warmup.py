@@ -69,6 +69,45 @@ def test_batching_is_proven_before_it_is_used(session: Session, independent: boo
     assert rows_are_independent(session) is independent
 
 
+class OnlyPublished(AddingSession):
+    """A session that runs nothing but whole multiples of 3, as inputs that were published are."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        if np.any(inputs["a"] % 3):
+            raise InternalError("made-up inputs don't run")
+        return super().run(inputs, outputs)
+
+
+class MixingPublished(OnlyPublished):
+    """The same, and its rows depend on each other."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        (y,) = super().run(inputs, outputs)
+        return [y - y.mean(axis=0)]
+
+
+def published(rows: int) -> dict[str, np.ndarray]:
+    """Inputs of an AddingSession, each row another multiple of 3."""
+    return {name: np.arange(rows, dtype=np.float32).reshape(rows, 1) * 3 for name in ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("session", "rows", "independent"),
+    [(OnlyPublished(), 2, True), (OnlyPublished(), 1, False), (MixingPublished(), 2, False), (MixingPublished(), 8, False)],
+)
+def test_published_inputs_prove_what_made_up_ones_cannot(session: Session, rows: int, independent: bool) -> None:
+    assert rows_are_independent(session, example=published(rows)) is independent
+
+
+def test_published_inputs_prove_nothing_against_made_up_ones() -> None:
+    assert rows_are_independent(Mixing(), example=published(2)) is False
+
+
+def test_the_first_profile_is_measured_on_published_inputs() -> None:
+    assert measured(OnlyPublished()).predict_us(1) is None
+    assert measured(OnlyPublished(), published(2)).predict_us(1) is not None
+
+
 def test_the_first_profile_is_measured_on_the_second_run() -> None:
     session = AddingSession()
     predicted = measured(session).predict_us(1)

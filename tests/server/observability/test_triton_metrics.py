@@ -6,7 +6,7 @@ from turnout_server.core.metrics import NOBODY, Metrics
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.core.signatures import Signature
 from turnout_server.models.deployments import DeviceReport
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.verification import Parity
 from turnout_server.observability.triton_metrics import TritonMetrics
 

@@ -14,7 +14,7 @@ from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePol
 from turnout_server.core.signatures import Signature, TensorSpec, declared
 from turnout_server.models.config_pbtxt import interpret
 from turnout_server.models.deployments import Deployment, DeviceReport
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.repository import IndexEntry
 from turnout_server.models.verification import Parity
 from turnout_server.rpc import describe
@@ -172,7 +172,8 @@ def test_the_load_report_is_part_of_the_parameters() -> None:
     parameters = describe.configuration(model).parameters
     shown = parameters["turnout.report.cuda:0"].string_value
     assert (
-        shown == "loaded in 0.250 s; nodes: 3 on CPUExecutionProvider, 7 on CUDAExecutionProvider; parity error: 2e-07 (golden)"
+        shown
+        == "fp32; loaded in 0.250 s; nodes: 3 on CPUExecutionProvider, 7 on CUDAExecutionProvider; parity error: 2e-07 (golden)"
     )
     assert parameters["turnout.report.cpu"].string_value == "does not run here: it is broken"
 

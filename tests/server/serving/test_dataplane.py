@@ -31,7 +31,8 @@ from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePol
 from turnout_server.core.signatures import Signature
 from turnout_server.devices.engines import Engine, Engines
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import Loader, ModelVersion
+from turnout_server.models.loading import Loader
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.repository import Repository
 from turnout_server.scheduling.routing import COST, ENERGY, LATENCY
@@ -449,12 +450,12 @@ def test_a_priority_whose_timeout_has_passed_expires(levels: Served) -> None:
     assert [type(levels.outcome()) for _ in range(2)] == [InferResponse, DeadlineExceeded]
 
 
-def test_a_precision_without_a_file_is_refused_with_the_setting_to_change(served: Served) -> None:
-    served.infer(precision="fp16")
+def test_a_precision_without_a_file_is_refused_with_what_there_is(served: Served) -> None:
+    served.infer(precision="banana")
     outcome = served.outcome()
     assert isinstance(outcome, FailedPrecondition)
     assert str(outcome) == (
-        "model 'adds' has no fp16 file for device 'cpu', where it runs in fp32; set turnout.file.cpu to one that is"
+        "model 'adds' has no banana file: there is fp32 on 'cpu' (turnout.variants in config.pbtxt lists others)"
     )
     served.infer(precision="fp32")
     assert isinstance(served.outcome(), InferResponse)

@@ -10,7 +10,7 @@ from turnout_server.core.messages import InferRequest
 from turnout_server.core.model_config import ModelConfiguration, Queue, QueuePolicy
 from turnout_server.core.signatures import Signature, TensorSpec
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.serving.plans import Plan, Planner
 
 from tests.server.fakes import AddingSession

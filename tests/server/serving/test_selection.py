@@ -7,7 +7,7 @@ from turnout_server.core.metrics import Metrics
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.core.signatures import Signature
 from turnout_server.devices.engines import Engines
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.executor import Executor
 from turnout_server.serving.flight import Flight

@@ -136,7 +136,7 @@ def test_traces_that_cannot_be_written_fail_no_request_and_are_logged_once(
     assert ids(file) == ["c"]
 
 
-def test_a_full_disk_fails_no_request(caplog: pytest.LogCaptureFixture) -> None:
+def test_106_a_full_disk_fails_no_request(caplog: pytest.LogCaptureFixture) -> None:
     full = Tracer(Path("/dev/full"))
     full.update({"trace_level": ["TIMESTAMPS"], "trace_rate": ["1"]})
     record(full, "a", "b")

@@ -35,23 +35,30 @@ def test_a_region_is_read_and_written_at_its_offset(memory: SharedMemory, path: 
     assert path.read_bytes()[16:21] == b"\x10xyz\x14"
 
 
+def test_82_what_was_read_does_not_change_when_its_client_writes(memory: SharedMemory, path: Path) -> None:
+    memory.register("r", path.name, 0, 64)
+    read = memory.find("r").read(0, 8)
+    path.write_bytes(bytes(64))
+    assert bytes(read) == bytes(range(8))
+
+
 @pytest.mark.parametrize(
     "key", ["", "/", "//", "///", ".", "..", "/.", "/..", "a/b", "/../etc/passwd", "a\0b", "x" * 300, "é" * 200]
 )
-def test_a_key_that_is_no_plain_name_is_refused_without_repeating_it(memory: SharedMemory, key: str) -> None:
+def test_77_a_key_that_is_no_plain_name_is_refused_without_repeating_it(memory: SharedMemory, key: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         memory.register("r", key, 0, 1)
     assert len(key) < 4 or key not in str(caught.value)
     assert memory.regions("") == []
 
 
-def test_a_missing_object_is_refused_with_the_regions_name_but_not_its_key(memory: SharedMemory) -> None:
+def test_83_a_missing_object_is_refused_with_the_regions_name_but_not_its_key(memory: SharedMemory) -> None:
     with pytest.raises(InvalidRequest, match="Unable to open shared memory region: 'r': No such file") as caught:
         memory.register("r", "secret-of-another-client", 0, 1)
     assert "secret" not in str(caught.value)
 
 
-def test_links_directories_and_pipes_are_refused(memory: SharedMemory, path: Path, tmp_path: Path) -> None:
+def test_77_links_directories_and_pipes_are_refused(memory: SharedMemory, path: Path, tmp_path: Path) -> None:
     link, directory, pipe = (path.with_name(f"{path.name}-{kind}") for kind in ("link", "directory", "pipe"))
     link.symlink_to(tmp_path)
     directory.mkdir()
@@ -85,7 +92,7 @@ def test_a_range_outside_the_region_is_refused_when_it_is_used(
         memory.find("r").read(offset, size)
 
 
-def test_an_object_truncated_after_registration_causes_an_error_and_no_signal(memory: SharedMemory, path: Path) -> None:
+def test_80_an_object_truncated_after_registration_causes_an_error_and_no_signal(memory: SharedMemory, path: Path) -> None:
     memory.register("r", path.name, 0, 64)
     os.truncate(path, 10)
     with pytest.raises(InvalidRequest, match="gave 10 of 64 bytes: its object was truncated"):
@@ -94,7 +101,7 @@ def test_an_object_truncated_after_registration_causes_an_error_and_no_signal(me
     assert path.stat().st_size == 64
 
 
-def test_exhausted_memory_causes_an_error_and_no_signal(
+def test_81_exhausted_memory_causes_an_error_and_no_signal(
     memory: SharedMemory, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
@@ -106,7 +113,7 @@ def test_exhausted_memory_causes_an_error_and_no_signal(
         memory.find("r").write(0, bytes(64))
 
 
-def test_a_region_unregistered_while_in_use_stays_readable_for_its_users(memory: SharedMemory, path: Path) -> None:
+def test_85_a_region_unregistered_while_in_use_stays_readable_for_its_users(memory: SharedMemory, path: Path) -> None:
     memory.register("r", path.name, 0, 64)
     in_use = memory.find("r")
     memory.unregister("r")
@@ -126,7 +133,7 @@ def test_the_descriptor_of_an_unused_region_is_closed(memory: SharedMemory, path
     assert path.exists()  # the object is the client's
 
 
-def test_a_name_that_is_in_use_is_refused(memory: SharedMemory, path: Path) -> None:
+def test_78_a_name_that_is_in_use_is_refused(memory: SharedMemory, path: Path) -> None:
     memory.register("r", path.name, 0, 64)
     with pytest.raises(AlreadyExists, match="'r' already in manager"):
         memory.register("r", path.name, 0, 32)
@@ -138,7 +145,7 @@ def test_a_region_without_a_name_is_refused(memory: SharedMemory, path: Path) ->
         memory.register("", path.name, 0, 64)
 
 
-def test_the_number_of_regions_is_limited(memory: SharedMemory, path: Path) -> None:
+def test_84_the_number_of_regions_is_limited(memory: SharedMemory, path: Path) -> None:
     for number in range(3):
         memory.register(str(number), path.name, 0, 64)
     with pytest.raises(Overloaded, match="unregister some"):

@@ -54,6 +54,7 @@ class ModelOnDevice:
         parity_error: the largest error of its outputs, relative to the largest output; None if nothing was compared.
         parity_reference: what its outputs were compared with: `golden`, or the name of a device.
         hazards: what a value of a request could do to the process that runs it.
+        precision: that of a file which requests have to ask for; empty for the one that they get otherwise.
     """
 
     model: str
@@ -66,6 +67,7 @@ class ModelOnDevice:
     parity_error: float | None = None
     parity_reference: str = ""
     hazards: tuple[str, ...] = ()
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,11 @@ def _of_hazards(checkup: Checkup) -> Iterator[Finding]:
 
 def _of_model(row: ModelOnDevice) -> Iterator[Finding]:
     name = f"model '{row.model}'" + (f" version {row.version}" if row.version else "")
-    if row.device:
+    if row.precision:
+        fix = f"mend its file, or leave it out of turnout.variants.{row.device.partition(':')[0]} in config.pbtxt"
+        what = f"{name} is not served in {row.precision} on '{row.device}'"
+        yield Finding("warning", "variant-not-on-device", what, row.problem, fix)
+    elif row.device:
         fix = "name the devices that it does run on in its config.pbtxt, as turnout.devices under parameters"
         yield Finding("warning", "model-not-on-device", f"{name} does not run on '{row.device}'", row.problem, fix)
     else:

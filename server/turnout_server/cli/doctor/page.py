@@ -124,7 +124,14 @@ def _model(row: ModelOnDevice) -> tuple[str, ...]:
     shares = ", ".join(f"{_short(provider)} {count / nodes:.0%}" for provider, count in sorted(row.nodes.items()))
     parity = "-" if row.parity_error is None else f"{row.parity_error:.1e} ({row.parity_reference})"
     loads = _time(row.load_s) if not row.problem else "FAILS" if row.allowed else "not allowed"
-    return row.model, row.version or "-", row.device or "all", shares or "-", parity, loads
+    return (
+        row.model,
+        row.version or "-",
+        " ".join(filter(None, (row.device or "all", row.precision))),
+        shares or "-",
+        parity,
+        loads,
+    )
 
 
 def _findings(findings: Sequence[Finding]) -> Iterator[str]:

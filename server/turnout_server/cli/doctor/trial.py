@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from turnout_server.app import build
+from turnout_server.assembly import build
 from turnout_server.cli.doctor.checkup import ModelOnDevice, Tried
 from turnout_server.core.errors import ServingError
 from turnout_server.devices import engines
 from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engine, Engines
-from turnout_server.models.loading import ModelVersion
+from turnout_server.models.deployments import Deployment
+from turnout_server.models.model_version import ModelVersion
 from turnout_server.settings import Settings
 
 
@@ -59,20 +60,26 @@ class Trial:
 
 
 def _rows(version: ModelVersion, working: Mapping[str, Engine]) -> Iterator[ModelOnDevice]:
-    for name, engine in working.items():
-        if name in version.deployments:
-            report = version.deployments[name].report
-            yield ModelOnDevice(
-                version.name,
-                str(version.version),
-                name,
-                problem="",
-                nodes=dict(report.placement),
-                load_s=report.load_s,
-                parity_error=report.parity.error,
-                parity_reference=report.parity.reference,
-                hazards=version.deployments[name].hazards,
-            )
-        else:
-            allowed = version.configuration.allows(name, engine.device.kind)
-            yield ModelOnDevice(version.name, str(version.version), name, str(version.unavailable[name]), allowed)
+    """The version on each device, as it is and in other precisions."""
+    for precision, each in {"": version, **version.variants}.items():
+        for name, engine in working.items():
+            if name in each.deployments:
+                yield _working(each.deployments[name], precision)
+            elif name in each.unavailable:
+                allowed = version.configuration.allows(name, engine.device.kind)
+                problem = str(each.unavailable[name])
+                yield ModelOnDevice(version.name, str(version.version), name, problem, allowed, precision=precision)
+
+
+def _working(deployment: Deployment, precision: str) -> ModelOnDevice:
+    report = deployment.report
+    return ModelOnDevice(
+        *deployment.key,
+        problem="",
+        nodes=dict(report.placement),
+        load_s=report.load_s,
+        parity_error=report.parity.error,
+        parity_reference=report.parity.reference,
+        hazards=deployment.hazards,
+        precision=precision,
+    )

@@ -1,6 +1,6 @@
 """Explains without a running server: loads and measures one model as a server would."""
 
-from turnout_server.app import build
+from turnout_server.assembly import build
 from turnout_server.core.errors import NotFound
 from turnout_server.explain.answer import Explanation, Question
 from turnout_server.settings import Settings
