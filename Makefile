@@ -94,7 +94,7 @@ simulate: install  ## simulate policies that choose a device, and a fleet, in vi
 	$(BIN)/python -m simulation $(SIMULATION)
 	$(BIN)/python -m simulation.fleet
 
-soak: install  ## measure how the server's memory grows over a million requests (needs h2load)
+soak: install  ## watch memory, descriptors and threads under all kinds of clients, 40 minutes (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 bystander: install  ## measure what attacks cost an innocent client, into docs/results/bystanders.md (4 minutes)

@@ -35,12 +35,16 @@ START_TIMEOUT_S = 60  # loading CUDA takes long
 
 
 class Process:
-    """A `turnout-server` process with these flags; a thread reads its log."""
+    """A `turnout-server` process with these flags; a thread reads its log.
 
-    def __init__(self, *flags: str, env: Mapping[str, str] | None = None) -> None:
+    Args:
+        module: what is run instead of the server, such as a server with a fault.
+    """
+
+    def __init__(self, *flags: str, env: Mapping[str, str] | None = None, module: str = "turnout_server") -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TURNOUT_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "turnout_server", *flags], stderr=subprocess.PIPE, text=True, env={**clean, **(env or {})}
+            [sys.executable, "-m", module, *flags], stderr=subprocess.PIPE, text=True, env={**clean, **(env or {})}
         )
         self.pid = self._process.pid
         self._lines: list[str] = []
@@ -119,12 +123,18 @@ class RunningServer:
 
 @contextmanager
 def running(
-    repository: Path, *flags: str, transport: str = "completion-queue", env: Mapping[str, str] | None = None
+    repository: Path,
+    *flags: str,
+    transport: str = "completion-queue",
+    env: Mapping[str, str] | None = None,
+    module: str = "turnout_server",
 ) -> Iterator[RunningServer]:
     """A ready server for `repository` on free ports; killed after the block."""
     ports = ["--grpc-port=0", "--metrics-port=0"]
     quick = ["--drain-delay-s=0", "--drain-timeout-s=5", "--profile-budget-s=0"]
-    process = Process(f"--model-repository={repository}", *ports, *quick, *TRANSPORTS[transport], *flags, env=env)
+    process = Process(
+        f"--model-repository={repository}", *ports, *quick, *TRANSPORTS[transport], *flags, env=env, module=module
+    )
     try:
         server = RunningServer(process)
         with server.channel:
