@@ -208,7 +208,7 @@ class SimulatedDevice:
         ahead_us, service_us, added_us, overtaken = self.device_queue.predicted_us(tenant, (), rows, 1, due_s)
         wait_us = routing.wait_us(left_us, ahead_us, self.instances)
         forecast = Forecast(self.name, None, wait_us, service_us, added_us, alone_us, fastest_us)
-        forecast = forecast._replace(caution=tenant.confidence.factor)
+        forecast = forecast._replace(caution=tenant.confidence.factor, stands=tenant.standing.stands)
         return forecast._replace(place="+".join(self.place), overtaken=overtaken) if self.place else forecast
 
     def start(self, now_s: float) -> list[tuple[int, Run]]:

@@ -19,6 +19,8 @@ from turnout_loadtests.reporting.results import Results
 
 #: Without a terminal, a step that lasts is named again after this many seconds.
 SAY_AGAIN_S = 15.0
+#: Of the equivalent `locust` commands so many are shown.
+MAX_COMMANDS = 3
 #: Characters of a line where there is no terminal.
 FILE_WIDTH = 160
 STYLES = {VALID: "green", INVALID: "red"}
@@ -115,8 +117,10 @@ def progress_on(console: Console) -> Iterator[Progress]:
                 _line(console, line)
             _line(console, f"This takes about {_minutes(total_s)}; Ctrl-C ends it with a report of what was measured.")
             _line(console, "The same loads with Locust alone:")
-            for command in commands:
+            for command in commands[:MAX_COMMANDS]:
                 _line(console, f"  {command}")
+            if (more := len(commands) - MAX_COMMANDS) > 0:
+                _line(console, f"  and {more} alike, with other values of --model, --device, --batch and --users")
 
         yield Progress(said=say, begun=begun, tick=tick, planned=planned)
 

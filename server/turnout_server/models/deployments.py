@@ -20,6 +20,7 @@ from turnout_server.scheduling.confidence import Confidence
 from turnout_server.scheduling.entries import Account
 from turnout_server.scheduling.exploration import Exploration
 from turnout_server.scheduling.profiles import Profile
+from turnout_server.scheduling.standing import StandingQueue
 
 #: Runs between two reviews of the best batch size.
 REVIEW_RUNS = 8
@@ -60,6 +61,7 @@ class Deployment:
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
         confidence: how far its predicted finish times can be relied on.
+        standing: whether requests with a deadline find a queue that stands.
         debt_free_s: when it will have paid for slow runs that kept the transport's thread, on the monotonic clock.
     """
 
@@ -81,6 +83,7 @@ class Deployment:
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)
     confidence: Confidence = field(default_factory=Confidence)
+    standing: StandingQueue = field(default_factory=StandingQueue)
     debt_free_s: float = 0.0
     _next_review: int = 0
     _exploration: Exploration = field(default_factory=Exploration)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from turnout_server.core.device_names import AUTO, entries_of, kind_of
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
+from turnout_server.scheduling import standing
 from turnout_server.scheduling.arrivals import ArrivalRate
 
 #: The objectives of `auto`.
@@ -49,15 +50,16 @@ class Forecast(NamedTuple):
     Attributes:
         device: the device's name.
         unavailable: why the request can't run there now; None if it can.
-        wait_us: until the runs in progress and everything queued before the request are done; None, as the other times, if the
+        wait_us: until the runs in progress and the others queued before the request are done; None, as the other times, if the
             model was never measured there.
-        service_us: the runs that the request would be part of.
+        service_us: the runs of requests like it that wait before it, and its own.
         added_us: how much longer the device would be busy because of it.
         alone_us, fastest_us: a run of the request alone, as expected, and at its fastest.
         rate: what an hour of the device costs by the request's objective; None if nobody set it.
         occupancy_us: the longest time for which the request would hold the device; None if the request has no choice.
         arrivals: requests that are at least as urgent and arrive at the device meanwhile.
         caution: what a predicted finish is to be multiplied by, where a request has to wait: so that most are in time.
+        stands: whether the queue stands: more is offered than can be done.
         place: the hardware that the device shares with others; empty if it has its own.
         overtaken: requests that wait at the place and would go after it; 0 where no other device shares the hardware.
     """
@@ -73,6 +75,7 @@ class Forecast(NamedTuple):
     occupancy_us: float | None = None
     arrivals: Sequence[ArrivalRate] = ()
     caution: float = 1.0
+    stands: bool = False
     place: str = ""
     overtaken: int = 0
 
@@ -85,6 +88,11 @@ class Forecast(NamedTuple):
     def predicted_finish_us(self) -> float | None:
         """When the request would be finished; None if never measured."""
         return None if self.wait_us is None else self.wait_us + self.service_us
+
+    @property
+    def queued_us(self) -> float:
+        """By how much that is later than if nothing else was there."""
+        return max(0.0, (self.predicted_finish_us or 0.0) - self.alone_us)
 
     @property
     def earliest_finish_us(self) -> float | None:
@@ -231,8 +239,8 @@ def refusals(forecasts: Sequence[Forecast], deadline_us: float | None) -> dict[s
     refused = {f.device: reason for f in forecasts if (reason := f.unavailable or _too_late(f, deadline_us)) is not None}
     if refused:
         late = [f for f in forecasts if f.place and f.device in refused and f.unavailable is None]
-        ready = [f for f in forecasts if f.overtaken and f.device not in refused]
-        behind = [f for f in ready if any(faster.place == f.place and faster.alone_us < f.alone_us for faster in late)]
+        ready = [f for f in forecasts if f.place and f.device not in refused]
+        behind = [f for f in ready if any(_is_in_the_way_of(f, faster) for faster in late)]
         refused |= {forecast.device: _overtakes(forecast) for forecast in behind}
     misses = {f.device: number for f in forecasts if (number := expected_deadline_misses(f)) > MAX_DEADLINE_MISSES}
     if misses:
@@ -241,6 +249,12 @@ def refusals(forecasts: Sequence[Forecast], deadline_us: float | None) -> dict[s
             if (number := misses.get(forecast.device, 0.0)) > least:
                 refused.setdefault(forecast.device, _in_the_way(forecast, number))
     return refused
+
+
+def _is_in_the_way_of(forecast: Forecast, faster: Forecast) -> bool:
+    """Whether a request that a device refused would take that device's time all the same, on a slower one that shares it."""
+    same = faster.place == forecast.place and faster.alone_us < forecast.alone_us
+    return same and (forecast.overtaken > 0 or faster.stands)
 
 
 def _hope(reason: ServingError) -> int:
@@ -310,14 +324,25 @@ def _too_late(forecast: Forecast, deadline_us: float | None) -> Overloaded | Non
     """Why a device that works can't meet the deadline; None if it may."""
     if deadline_us is None or forecast.wait_us is None:
         return None
-    idle = forecast.wait_us == 0.0  # then it may be tried
+    idle = forecast.queued_us == 0.0  # then it may be tried
     needed_us = (forecast.earliest_finish_us or 0.0) if idle else _finish_us(forecast) * forecast.caution
     if needed_us <= deadline_us:
-        return None
+        return _too_long(forecast, deadline_us) if forecast.stands else None
     least = "at least" if idle else "up to"
     return Overloaded(
         f"device '{forecast.device}' would take {least} {needed_us / 1e3:.1f} ms (predicted "
         f"{_finish_us(forecast) / 1e3:.1f} ms), and the deadline is in {max(0.0, deadline_us) / 1e3:.1f} ms"
+    )
+
+
+def _too_long(forecast: Forecast, deadline_us: float) -> Overloaded | None:
+    """Why a request isn't to wait in a queue that stands, though it would be in time; None if it may."""
+    wait_us, limit_us = forecast.queued_us, standing.limit_us(deadline_us, forecast.alone_us)
+    if wait_us <= limit_us:
+        return None
+    return Overloaded(
+        f"device '{forecast.device}' is offered more than it can do: a request would wait {wait_us / 1e3:.1f} ms, and until "
+        f"that is over up to {limit_us / 1e3:.1f} ms are allowed of this one's {deadline_us / 1e3:.1f} ms"
     )
 
 
@@ -331,6 +356,10 @@ def _in_the_way(forecast: Forecast, misses: float) -> Overloaded:
 
 def _overtakes(forecast: Forecast) -> Overloaded:
     """Why a request isn't sent to a slower device because the faster one is too late."""
+    if not forecast.overtaken:
+        return Overloaded(
+            f"device '{forecast.device}' shares its hardware with a faster one that is offered more than it can do"
+        )
     return Overloaded(f"device '{forecast.device}' would only be in time before {forecast.overtaken} others that wait")
 
 

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Mapping
 
-from turnout_server.core.errors import DeviceLost, ServingError
+from turnout_server.core.errors import DeviceLost, Overloaded, ServingError
 from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engines
 from turnout_server.models.deployments import Deployment
-from turnout_server.scheduling import routing
+from turnout_server.scheduling import routing, standing
 from turnout_server.scheduling.routing import Forecast, Preferences, Route
 from turnout_server.serving.executor import Executor
 from turnout_server.serving.flight import Flight
@@ -63,8 +63,8 @@ class Selector:
             start_by_s = deployment.start_by_s(plan.rows, flight.deadline_s, flight.start_by_s)
             batch_key, max_waiting = flight.request.layout.batch_key, plan.policy.max_size
             forecast = executor.forecast(deployment, batch_key, plan.rows, plan.priority, start_by_s, max_waiting)
-        if forecast.wait_us:
-            forecast = forecast._replace(caution=deployment.confidence.factor)
+        if forecast.queued_us:
+            forecast = forecast._replace(caution=deployment.confidence.factor, stands=deployment.standing.stands)
         if not choice or not forecast.measured:
             return forecast
         return forecast._replace(
@@ -87,7 +87,12 @@ class Selector:
 
     def _chosen(self, flight: Flight, plan: Plan) -> tuple[Route, bool]:
         preferences, forecasts = self.preferences(flight, plan), self.forecasts(flight, plan)
-        route = routing.choose(preferences, forecasts, self._engines.missing)
+        try:
+            route = routing.choose(preferences, forecasts, self._engines.missing)
+        except Overloaded:
+            _watch(flight, forecasts, preferences.deadline_us, refused=True)
+            raise
+        _watch(flight, forecasts, preferences.deadline_us, refused=False)
         if route.device != preferences.last and len(forecasts) > 1:
             flight.model.remember(plan.requested, route.device)
         inline = _runs_inline(flight.model.deployments[route.device], flight, plan)
@@ -106,6 +111,18 @@ class Selector:
         if reason is None and model.deployments[device].narrowed:
             reason = model.deployments[device].refusal(flight.request.inputs)
         return reason
+
+
+def _watch(flight: Flight, forecasts: Mapping[str, Forecast], deadline_us: float | None, *, refused: bool) -> None:
+    """Has the queues that a request may have waited in watched, if it has a deadline."""
+    if deadline_us is None:
+        return
+    now_s = time.monotonic()
+    for forecast in forecasts.values():
+        if forecast.measured:
+            queue = flight.model.deployments[forecast.device].standing
+            limit_us = standing.limit_us(deadline_us, forecast.alone_us)
+            queue.observe(now_s, forecast.queued_us, limit_us, refused=refused)
 
 
 def _runs_inline(deployment: Deployment, flight: Flight, plan: Plan) -> bool:

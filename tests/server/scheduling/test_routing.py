@@ -438,6 +438,16 @@ def test_what_a_faster_engine_cannot_do_in_time_is_refused_if_a_slower_one_could
     assert choose("auto", [sharing("cpu", 100, 300, overtaken=2), elsewhere], deadline_us=1000).device == "cpu"
 
 
+def test_a_queue_that_stands_takes_only_who_waits_for_a_share_of_its_time() -> None:
+    standing = busy("cpu", wait_us=300_000, service_us=10_000)._replace(stands=True)
+    with pytest.raises(Overloaded, match=r"would wait 300\.0 ms, and until that is over up to 200\.0 ms are allowed"):
+        choose("cpu", [standing], deadline_us=1_000_000)
+    assert choose("cpu", [standing], deadline_us=1_500_000).device == "cpu"
+    assert choose("cpu", [standing]).device == "cpu"  # without a deadline
+    assert choose("cpu", [standing._replace(stands=False)], deadline_us=1_000_000).device == "cpu"
+    assert choose("auto", [standing, SLOW_CPU], deadline_us=1_000_000).device == "cpu:slow"
+
+
 def test_a_slower_engine_that_is_too_late_keeps_nobody_from_the_faster_one() -> None:
     slower = sharing("openvino", 900, 400)
     assert choose("auto", [sharing("cpu", 100, 300, overtaken=2), slower], deadline_us=1000).device == "cpu"
