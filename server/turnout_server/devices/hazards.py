@@ -8,7 +8,7 @@ Only values matter that come from a request's inputs. What follows from shapes i
 """
 
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -47,12 +47,20 @@ _SIZES: dict[str, tuple[int, ...]] = {
 _GENERATE = ("BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch")
 
 
+_TAKES_A_SIZE = "takes a size from a value of the request"
+
+
 @dataclass(frozen=True)
 class _Value:
     """What is known of a value: whether it comes from a request's values, and whether it is an integer."""
 
     given: bool = True
     integer: bool = False
+
+
+def sizes_from_values(path: Path) -> tuple[str, ...]:
+    """The hazards of an ONNX file that are sizes which come from a request's values, and not from its shapes."""
+    return tuple(hazard for hazard in hazards(path) if hazard.endswith(_TAKES_A_SIZE))
 
 
 def hazards(path: Path) -> tuple[str, ...]:
@@ -72,7 +80,7 @@ def _hazards(path: Path, modified_ns: int, size: int) -> tuple[str, ...]:
     model = onnx_graph.read(path)
     found = list(_in(model.graph, {}))
     for (domain, name), function in model.functions.items():
-        called = any(node.operator == name and node.domain == domain for node in _all_nodes(model.graph))
+        called = any(node.operator == name and node.domain == domain for node in onnx_graph.nodes_of(model.graph))
         found += _in(function, {}) if called else ()
     return tuple(dict.fromkeys(found))
 
@@ -106,7 +114,7 @@ def _of(node: Node, values: list[_Value]) -> Iterator[str]:
     elif node.operator in _SIZES:
         places = _SIZES[node.operator] or range(len(values))
         if any(at < len(values) and values[at].given for at in places):
-            yield f"{who} takes a size from a value of the request"
+            yield f"{who} {_TAKES_A_SIZE}"
 
 
 def _made_by(node: Node, values: list[_Value]) -> _Value:
@@ -125,11 +133,3 @@ def _made_by(node: Node, values: list[_Value]) -> _Value:
 
 def _number(node: Node, attribute: str) -> int:
     return node.attributes[attribute].number if attribute in node.attributes else 0
-
-
-def _all_nodes(graph: Graph) -> Iterable[Node]:
-    for node in graph.nodes:
-        yield node
-        for attribute in node.attributes.values():
-            for inner in attribute.graphs:
-                yield from _all_nodes(inner)

@@ -83,6 +83,15 @@ def read(path: Path) -> Model:
         raise NotOnnx(f"{path.name} is no ONNX file") from error
 
 
+def nodes_of(graph: Graph) -> Iterator[Node]:
+    """Every node of a graph and of the graphs in it."""
+    for node in graph.nodes:
+        yield node
+        for attribute in node.attributes.values():
+            for inner in attribute.graphs:
+                yield from nodes_of(inner)
+
+
 def _model(view: memoryview) -> Model:
     model = Model(Graph(), {})
     for number, value in _fields(view):

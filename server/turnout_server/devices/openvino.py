@@ -6,7 +6,7 @@ device is missing, with that reason.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from turnout_server.core.signatures import TensorSpec
+from turnout_server.devices import onnx_graph
 from turnout_server.devices.device import PROVIDERS, Device
+from turnout_server.devices.hazards import sizes_from_values
 from turnout_server.devices.host import usable_cpus
 
 PACKAGE = "onnxruntime-ep-openvino"
 MODULE = "onnxruntime_ep_openvino"
 OPTION = "load_config"
 _LIBRARY = "libonnxruntime_providers_openvino_plugin.so"
+#: Operators that give other results for some values; see `doubt`.
+_OTHERWISE = {
+    "BitShift": "may shift by a negative number, or by as many bits as there are",
+    "NonMaxSuppression": "may have boxes that overlap by exactly its threshold",
+}
 
 
 def library() -> str:
@@ -78,6 +85,47 @@ def refusal(device: Device, tensors: Iterable[TensorSpec]) -> str | None:
             return f"'{spec.name}' is text, which crashes the plug-in of {device.provider}; it runs on the CPU"
         if spec.datatype.name == "FP64":
             return f"'{spec.name}' is FP64, which {device.provider} computes as FP32; it runs on the CPU"
+    return None
+
+
+def doubt(device: Device, file: Path) -> str | None:
+    """Why made-up inputs can't show that the plug-in computes what an ONNX file says; None if nothing is known against it.
+
+    They have harmless values, with which these operators are right. In ONNX's node tests version 1.8.1 shifted bits otherwise
+    where a shift is negative or as large as the integer, selected another box where two overlap by exactly the threshold,
+    resized otherwise with antialiasing or a policy for the aspect ratio, and gave another shape where sizes or repeats are
+    values of the request.
+    """
+    if not is_plugin(device):
+        return None
+    if sizes := sizes_from_values(file):
+        return sizes[0]
+    return next((doubt for node in _nodes(file) if (doubt := _doubt(node))), None)
+
+
+def reduces(device: Device, file: Path) -> bool:
+    """Whether a model may reduce an empty tensor on the plug-in, whose result is another one than ONNX Runtime's."""
+    return is_plugin(device) and any(node.operator.startswith("Reduce") for node in _nodes(file))
+
+
+def _nodes(file: Path) -> Iterator[onnx_graph.Node]:
+    """The nodes of an ONNX file, those of its functions included; none if it can't be read."""
+    try:
+        model = onnx_graph.read(file)
+    except (onnx_graph.NotOnnx, OSError):
+        return
+    for graph in (model.graph, *model.functions.values()):
+        yield from onnx_graph.nodes_of(graph)
+
+
+def _doubt(node: onnx_graph.Node) -> str | None:
+    who = f"{node.operator} '{node.name or ', '.join(node.outputs)}'"
+    if node.operator in _OTHERWISE:
+        return f"{who} {_OTHERWISE[node.operator]}"
+    if node.operator == "Resize":
+        antialias = node.attributes["antialias"].number if "antialias" in node.attributes else 0
+        if antialias or "keep_aspect_ratio_policy" in node.attributes:
+            return f"{who} has antialiasing or a policy for the aspect ratio"
     return None
 
 

@@ -56,7 +56,9 @@ class Deployment:
         profile_key: identifies its profile on disk; None if profiles aren't kept.
         report: what loading it showed.
         hazards: what a value of a request could do to the process that runs it.
+        looks_at_values: whether `refusal` may refuse anything.
         narrowed: inputs of 64-bit integers that the device computes in 32 bits.
+        reduces: whether the device reduces empty tensors otherwise than the CPU, and the model may reduce some.
         example: inputs that were published with the model.
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
@@ -79,6 +81,7 @@ class Deployment:
     report: DeviceReport = field(default_factory=lambda: DeviceReport(0.0, {}, Parity(None, "")))
     hazards: tuple[str, ...] = ()
     narrowed: tuple[str, ...] = ()
+    reduces: bool = False
     example: Example | None = None
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)
@@ -90,6 +93,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self.device = self.key[2]
+        self.looks_at_values = bool(self.narrowed) or self.reduces
         self.preferred_rows = self.queue.preferred_rows
         self.max_delay_s = self.queue.max_delay_us * 1e-6
         self.target_s = None if self.target_us is None else self.target_us * 1e-6
@@ -98,6 +102,11 @@ class Deployment:
 
     def refusal(self, inputs: Mapping[str, np.ndarray]) -> FailedPrecondition | None:
         """Why the device would compute something else from these values; None if it wouldn't."""
+        if self.reduces and (empty := next((name for name, array in inputs.items() if not array.size), None)) is not None:
+            return FailedPrecondition(
+                f"device '{self.device}' may reduce an empty tensor to another value, and input '{empty}' is empty; "
+                "another device takes it"
+            )
         for name in self.narrowed:
             if (value := beyond_32_bits(inputs[name])) is not None:
                 return FailedPrecondition(

@@ -26,7 +26,7 @@ from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.trial_inputs import example_of
 from turnout_server.models.tuning import ModelFile, Tuned, for_batches, with_fitting_threads
-from turnout_server.models.verification import Parity, Verifiable, golden, verify
+from turnout_server.models.verification import DOUBTFUL, Parity, Verifiable, golden, verify
 from turnout_server.models.warmup import measured, rows_are_independent, run_configured, tolerance_of
 from turnout_server.scheduling.profiles import Profile
 
@@ -181,6 +181,7 @@ class _Load:
                 profile_key=keys.get(name),
                 hazards=self.hazards(name),
                 narrowed=openvino.narrowed(self._devices[name], result.session.inputs),
+                reduces=openvino.reduces(self._devices[name], self._path(name)),
                 example=self._example,
                 report=DeviceReport(load_s[name], result.session.placement, parities[name], notes[name]),
             )
@@ -190,11 +191,14 @@ class _Load:
 
     def hazards(self, device: str) -> tuple[str, ...]:
         """What a value could do in the file that a device runs."""
-        return hazards(located(self._directory, self._file(device)))
+        return hazards(self._path(device))
 
     def _file(self, device: str) -> str:
         """The name of the file that a device runs."""
         return self._configuration.file_for(device, self._devices[device].kind)
+
+    def _path(self, device: str) -> Path:
+        return located(self._directory, self._file(device))
 
     def _precision(self, device: str) -> str:
         return precision_of(self._directory, self._file(device))
@@ -266,6 +270,10 @@ class _Load:
             name: max(self._configuration.tolerance, self._manifest.tolerances.get(self._file(name), 0.0)) for name in sessions
         }
         unverified = self._configuration.serves_unverified
+        for device in () if unverified or self._samples else tuple(sessions):
+            if doubt := openvino.doubt(self._devices[device], self._path(device)):
+                self._unavailable[device] = FailedPrecondition(DOUBTFUL.format(device=device, doubt=doubt))
+                del sessions[device], devices[device]
         for device, result in verify(devices, self._samples, tolerances, unverified=unverified).items():
             if isinstance(result, Parity):
                 parities[device] = result

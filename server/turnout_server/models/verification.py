@@ -26,6 +26,10 @@ UNVERIFIED = (
     "unverified: '{reference}' runs none of the inputs that were tried, so nothing shows that '{device}' computes the same "
     "({error}); publish golden.npz with the model, or set its parameter turnout.unverified to serve"
 )
+DOUBTFUL = (
+    "unverified: made-up inputs can't show that '{device}' computes the same, because {doubt}; publish golden.npz with the "
+    "model, or set its parameter turnout.unverified to serve"
+)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Selector:
                 f"device '{device}' is in the server's process, where a request whose device was lost isn't run again"
             )
         reason = model.unavailable.get(device) or self._engines.by_name[device].unavailable_reason()
-        if reason is None and model.deployments[device].narrowed:
+        if reason is None and model.deployments[device].looks_at_values:
             reason = model.deployments[device].refusal(flight.request.inputs)
         return reason
 

@@ -1,8 +1,12 @@
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from turnout_server.core.datatypes import DATATYPES
 from turnout_server.core.signatures import TensorSpec
 from turnout_server.devices import device as devices
@@ -67,3 +71,64 @@ def test_models_of_text_are_refused_because_the_plug_in_crashes_on_them() -> Non
     assert openvino.refusal(DEVICE, (numbers, texts)) == (
         "'s' is text, which crashes the plug-in of OpenVINOExecutionProvider; it runs on the CPU"
     )
+
+
+def written(tmp_path: Path, *nodes: onnx.NodeProto, inputs: Sequence[str] = ("x", "y")) -> Path:
+    """A file of these nodes, which nothing has checked."""
+    tensors = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs]
+    output = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)
+    constant = numpy_helper.from_array(np.array([2], np.int64), "two")
+    graph = helper.make_graph(nodes, "g", tensors, [output], [constant])
+    file = tmp_path / "model.onnx"
+    file.write_bytes(helper.make_model(graph, ir_version=9).SerializeToString())
+    return file
+
+
+def conditional(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The same node, in both branches of an If."""
+    branch = helper.make_graph([node], "branch", [], [helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None)])
+    return helper.make_node("If", ["x"], ["z"], then_branch=branch, else_branch=branch)
+
+
+DOUBTFUL = {
+    "bits": helper.make_node("BitShift", ["x", "y"], ["z"], direction="LEFT"),
+    "boxes": helper.make_node("NonMaxSuppression", ["x", "y"], ["z"]),
+    "repeats": helper.make_node("Tile", ["x", "y"], ["z"]),
+    "sizes": helper.make_node("Resize", ["x", "", "", "y"], ["z"]),
+    "antialias": helper.make_node("Resize", ["x", "", "two"], ["z"], antialias=1),
+    "aspect": helper.make_node("Resize", ["x", "", "", "two"], ["z"], keep_aspect_ratio_policy="not_larger"),
+    "in a branch": conditional(helper.make_node("BitShift", ["x", "y"], ["z"], direction="RIGHT")),
+}
+
+
+@pytest.mark.parametrize("kind", DOUBTFUL)
+def test_operators_that_are_wrong_for_some_values_are_in_doubt_on_the_plug_in_only(tmp_path: Path, kind: str) -> None:
+    file = written(tmp_path, DOUBTFUL[kind])
+    assert openvino.doubt(DEVICE, file)
+    assert openvino.doubt(devices.cpu(), file) is None
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Tile", ["x", "two"], ["z"]),
+        helper.make_node("Resize", ["x", "", "two"], ["z"], antialias=0),
+        helper.make_node("Add", ["x", "y"], ["z"]),
+    ],
+    ids=["fixed repeats", "plain resize", "add"],
+)
+def test_operators_that_are_right_whatever_the_values_are_in_no_doubt(tmp_path: Path, node: onnx.NodeProto) -> None:
+    assert openvino.doubt(DEVICE, written(tmp_path, node)) is None
+
+
+def test_a_file_that_cannot_be_read_is_left_to_onnx_runtime(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"<html>")
+    assert openvino.doubt(DEVICE, tmp_path / "model.onnx") is None
+    assert not openvino.reduces(DEVICE, tmp_path / "model.onnx")
+
+
+def test_a_model_that_reduces_is_noticed_on_the_plug_in_only(tmp_path: Path) -> None:
+    file = written(tmp_path, helper.make_node("ReduceMax", ["x"], ["z"]))
+    assert openvino.reduces(DEVICE, file)
+    assert not openvino.reduces(devices.cpu(), file)
+    assert not openvino.reduces(DEVICE, written(tmp_path, helper.make_node("Add", ["x", "y"], ["z"])))

@@ -1,6 +1,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
 from turnout_server.core.model_config import Queue
 from turnout_server.models.deployments import REVIEW_RUNS, Deployment
 from turnout_server.scheduling.exploration import LONG_PAUSE, SHORT_PAUSE
@@ -114,3 +115,15 @@ def test_a_request_that_is_split_holds_the_device_for_no_longer_than_its_longest
     assert model.effective_max_batch == 1
     assert model.longest_chunk_us(5) == 3_000
     assert deployment(profile=profile({})).longest_chunk_us(5) == 0
+
+
+def test_values_that_a_device_computes_otherwise_are_refused_there() -> None:
+    model = deployment(narrowed=("ids",), reduces=True)
+    assert model.looks_at_values
+    refused = {"large": np.array([2**31]), "small": np.array([-(2**31) - 1]), "empty": np.empty((2, 0), np.int64)}
+    texts = {name: str(model.refusal({"ids": array, "x": np.ones(2)})) for name, array in refused.items()}
+    assert "computes integers in 32 bits, and input 'ids' has the value 2147483648" in texts["large"]
+    assert "-2147483649" in texts["small"]
+    assert "may reduce an empty tensor to another value, and input 'ids' is empty" in texts["empty"]
+    assert model.refusal({"ids": np.array([2**31 - 1]), "x": np.ones(2)}) is None
+    assert not deployment().looks_at_values
