@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
 PIP := -m pip --disable-pip-version-check
 
-.PHONY: help install demo models test test-slow test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak bystander fuzz bench-peers lint format proto image deploy-check release-check clean
+.PHONY: help install demo models test test-slow test-quick gpu-test gpu-report bench bench-devices bench-models simulate soak overload bystander fuzz bench-peers lint format proto image deploy-check release-check clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ simulate: install  ## simulate policies that choose a device, and a fleet, in vi
 
 soak: install  ## watch memory, descriptors and threads under all kinds of clients, 40 minutes (needs h2load)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
+
+overload: install  ## offer the server up to ten times what it can do, into docs/results/overload.md (4 minutes)
+	$(BIN)/python -m benchmarks.overload $(OVERLOAD)
 
 bystander: install  ## measure what attacks cost an innocent client, into docs/results/bystanders.md (4 minutes)
 	$(BIN)/python -m benchmarks.bystander --output docs/results/bystanders.md $(BYSTANDER)
