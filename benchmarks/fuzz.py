@@ -1,14 +1,16 @@
-"""Fuzzes the decoder, and a server over the wire on each transport: nothing may crash, hang, or end as UNKNOWN.
+"""Fuzzes the decoder, a server over the wire on each transport, and repositories: nothing may crash, hang, or end as UNKNOWN.
 
     python -m benchmarks.fuzz [--minutes 10] [--seed 1]
 
 Messages are structured mutations of valid requests: bytes flipped, fields repeated, removed, truncated, moved, given another
 length, number or wire type, and numbers replaced by those at the edges. The decoder gets most of them, because it is a hundred
-times as fast; the server gets the others, beside a client whose requests must be answered.
+times as fast; the server gets the others, beside a client whose requests must be answered. Repositories have models and
+configurations that are mutated alike; each of them must load or fail with a reason, and a good model beside them must answer.
 """
 
 import argparse
 import random
+import re
 import sys
 import tempfile
 import time
@@ -33,6 +35,40 @@ from tests.wire import request
 HANG_S = 20.0
 #: The statuses that a wrong request may get. INTERNAL isn't one: it would be the server's fault.
 ALLOWED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"}
+#: Models that one repository has.
+MUTANTS = 200
+#: Configurations with what a config.pbtxt may have.
+CONFIGURATIONS = (
+    """max_batch_size: 8
+input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ -1 ] } ]
+dynamic_batching {
+  preferred_batch_size: [ 4, 8 ]
+  max_queue_delay_microseconds: 100
+  priority_levels: 3
+  default_priority_level: 2
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 1000000 max_queue_size: 10 }
+}
+""",
+    """max_batch_size: 4
+version_policy { latest { num_versions: 2 } }
+instance_group [ { count: 2 kind: KIND_CPU rate_limiter { priority: 2 } } ]
+model_warmup [ {
+  name: "a"
+  batch_size: 2
+  count: 3
+  inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 4 ] random_data: true } }
+} ]
+optimization { execution_accelerators { } graph { level: 1 } }
+""",
+    """max_batch_size: 0
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 2, 2 ] reshape { shape: [ 2, 2 ] } } ]
+parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+parameters { key: "turnout.latency_target_us" value { string_value: "20000" } }
+parameters { key: "turnout.variants" value { string_value: "model.int8.onnx" } }
+parameters { key: "turnout.tolerance" value { string_value: "0.01" } }
+""",
+)
 #: Numbers at which lengths, shapes and counts go wrong.
 EDGES = (0, 1, 2, 15, 16, 17, 127, 128, 255, 4096, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 
@@ -102,6 +138,28 @@ def _noise(message: bytes, choose: random.Random) -> bytes:
     return choose.randbytes(choose.randint(0, 60))
 
 
+def mutated_text(text: str, choose: random.Random) -> str:
+    """The configuration with one to four lines or words changed."""
+    for _ in range(choose.randint(1, 4)):
+        lines = text.splitlines() or [""]
+        at = choose.randrange(len(lines))
+        numbers = list(re.finditer(r"-?\d+", text))
+        kind = choose.randrange(6)
+        if kind == 0:
+            lines.pop(at)
+        elif kind == 1:
+            lines.insert(at, choose.choice(lines))
+        elif kind == 2:
+            lines[at] = mutated(lines[at].encode() or b" ", choose).decode(errors="replace")
+        if kind <= 2:
+            text = "\n".join(lines)
+        elif numbers:
+            chosen = choose.choice(numbers)
+            number = str(choose.choice((-1, 1)) * choose.choice(EDGES))
+            text = text[: chosen.start()] + number + text[chosen.end() :]
+    return text
+
+
 MUTATIONS: tuple[Callable[[bytes, random.Random], bytes], ...] = (_flip, _flip, _cut, _remove, _repeat, _number, _field, _noise)
 
 
@@ -158,6 +216,35 @@ def fuzz_server(
     return outcomes, wrong
 
 
+def save_mutants(root: Path, choose: random.Random, count: int) -> None:
+    """A good model, and so many whose files or configurations are mutated."""
+    models.save(root, "good", models.add_constant(1))
+    files = [make().SerializeToString() for make in (models.mlp, models.convolutions, models.countdown, models.add_sub)]
+    plain = models.add_constant(1).SerializeToString()
+    for number in range(count):
+        if number % 2:
+            models.save(root, f"mutant{number}", mutated(choose.choice(files), choose))
+        else:
+            models.save(root, f"mutant{number}", plain, configuration=mutated_text(choose.choice(CONFIGURATIONS), choose))
+
+
+def fuzz_repository(seed: int, count: int) -> Counter[str]:
+    """Has a server load mutated models; how many it serves and how many it refuses. A failure is an AssertionError."""
+    choose = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        save_mutants(Path(folder), choose, count)
+        with running(Path(folder)) as server:
+            index = server.stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
+            silent = [each.name for each in index if each.state != "READY" and not each.reason]
+            assert not silent, f"seed {seed}: {silent} aren't ready, and nothing says why"
+            answer = server.stub.ModelInfer(request("good", {"x": np.zeros((1, 2), np.float32)}), timeout=HANG_S)
+            assert answer.model_name == "good"
+            hidden = [line for line in server.process.log.splitlines() if "Traceback" in line or "internal error" in line]
+            assert not hidden, f"seed {seed}: {hidden[:3]}"
+            states = Counter(each.state for each in index)
+    return states
+
+
 def _status(call: Callable[..., bytes], message: bytes) -> str:
     try:
         call(message, timeout=HANG_S)
@@ -173,7 +260,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    part_s, failed = options.minutes * 60 / 3, False
+    part_s, failed = options.minutes * 60 / 4, False
     print("decoder", dict(fuzz_decoder(cases(options.seed), time.monotonic() + part_s)), flush=True)
     with tempfile.TemporaryDirectory() as root:
         save_repository(Path(root))
@@ -184,6 +271,11 @@ def main() -> int:
                 for message in wrong[:5]:
                     print(f"  not allowed: {message[:200].hex()} ({len(message)} bytes)")
                 failed = failed or bool(wrong)
+    ends_s, loaded, seed = time.monotonic() + part_s, Counter[str](), options.seed
+    while time.monotonic() < ends_s:
+        loaded += fuzz_repository(seed, MUTANTS)
+        seed += 1
+    print("models and configurations", dict(loaded))
     return int(failed)
 
 

@@ -1,9 +1,8 @@
 """Model files that are broken, hostile, or change under a running server: refused with a reason, and nobody else notices."""
 
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,15 @@ import pytest
 from onnx import TensorProto, helper
 from turnout_proto import inference_pb2 as pb
 
+from benchmarks import fuzz
 from tests import models
 from tests.servers import RunningServer, running
 from tests.wire import arrays, refused, request
 
 X = np.zeros((1, 2), np.float32)
 GOOD = models.add_constant(1)
-#: Mutations of each kind of model; `make fuzz` tries more.
-MUTANTS = 120
+#: Mutated models and configurations of one server; `make fuzz` tries more.
+MUTANTS = 160
 
 
 def weights_at(location: str, offset: str = "", length: str = "") -> bytes:
@@ -117,37 +117,11 @@ def test_66_a_small_file_that_wants_four_terabytes_harms_nobody(tmp_path: Path, 
         assert psutil.Process(server.process.pid).memory_info().rss - resident < 64 << 20
 
 
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """The bytes of a model with some changed, removed, repeated, or cut off."""
-    data = bytearray(content)
-    for _ in range(rng.randint(1, 4)):
-        at, end = sorted((rng.randrange(len(data)), rng.randrange(len(data))))
-        kind = rng.randrange(5)
-        if kind == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at] = rng.randrange(256)
-        elif kind == 2:
-            del data[at : min(end, at + 16)]
-        elif kind == 3:
-            data[at:at] = data[at : min(end, at + 16)]
-        elif len(data) > 64:
-            del data[max(at, 32) :]
-    return bytes(data)
-
-
-@pytest.mark.parametrize("make", [models.mlp, models.convolutions, models.countdown], ids=lambda make: make.__name__)
-def test_68_mutated_models_load_or_say_why_and_end_nothing(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
-    content, rng = make().SerializeToString(), random.Random(20_68)
-    for number in range(MUTANTS):
-        models.save(tmp_path, f"mutant{number}", mutated(content, rng))
-    models.save(tmp_path, "good", GOOD)
-    with running(tmp_path) as server:
-        found = server.stub.RepositoryIndex(pb.RepositoryIndexRequest()).models
-        assert len(found) == MUTANTS + 1
-        assert all(each.state == "READY" or each.reason for each in found)
-        assert arrays(server.stub.ModelInfer(request("good", {"x": X})))["y"].tolist() == [[1, 1]]
-        assert "Traceback" not in server.process.log
+@pytest.mark.parametrize("seed", [68, 69])
+def test_68_mutated_models_and_configurations_load_or_say_why_and_end_nothing(seed: int) -> None:
+    states = fuzz.fuzz_repository(seed, MUTANTS)
+    assert states.total() == MUTANTS + 1
+    assert states["UNAVAILABLE"] > MUTANTS / 10
 
 
 def test_74_files_that_are_deleted_under_a_running_server_are_still_served(tmp_path: Path, transport: str) -> None:
