@@ -59,7 +59,7 @@ def infer_request(model: str, inputs: Arrays, device: str | None = None) -> pb.M
     """One request, its tensors as raw bytes; without a `device` parameter if `device` is None."""
     return pb.ModelInferRequest(
         model_name=model,
-        parameters={key: pb.InferParameter(string_param=value) for key, value in _asked(device).items()},
+        parameters={key: pb.InferParameter(string_param=value) for key, value in asked_of(device).items()},
         inputs=[
             pb.ModelInferRequest.InferInputTensor(name=name, datatype=NAMES[array.dtype], shape=array.shape)
             for name, array in inputs.items()
@@ -74,7 +74,8 @@ def split_precision(device: str) -> tuple[str, str]:
     return name, precision
 
 
-def _asked(device: str | None) -> dict[str, str]:
+def asked_of(device: str | None) -> dict[str, str]:
+    """The request parameters that such a name stands for; none for an empty one."""
     name, precision = split_precision(device or "")
     return {key: value for key, value in (("device", name), ("precision", precision)) if value}
 

@@ -17,7 +17,7 @@ from turnout_loadtests.client import connect, model_metadata, number, refused
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import Surroundings, summarise
-from turnout_loadtests.payloads import parse_shape, request_pool
+from turnout_loadtests.payloads import asked_of, parse_shape, request_pool
 from turnout_loadtests.sending.load import Load
 from turnout_loadtests.sending.senders import Senders
 
@@ -113,7 +113,8 @@ def _run_perf_analyzer(program: Path, load: Load) -> Measured | None:
         report = Path(folder) / "report.csv"
         command = [
             str(program), "-i", "grpc", "-u", load.host, "-m", load.model, "-b", str(load.batch), "--async",
-            f"--concurrency-range={load.in_flight}", f"--request-parameter=device:{load.device}:string",
+            f"--concurrency-range={load.in_flight}",
+            *(f"--request-parameter={key}:{value}:string" for key, value in asked_of(load.device).items()),
             f"--measurement-interval={int(load.duration_s * 1e3 / 3)}", "--percentile=50", "-f", str(report),
             *(f"--shape={text}" for text in load.shape.split()),
         ]  # fmt: skip
