@@ -13,7 +13,7 @@ from turnout_server.devices.openvino import beyond_32_bits
 from turnout_server.devices.sessions import Session
 from turnout_server.models import warmup
 from turnout_server.models.profile_store import ProfileKey
-from turnout_server.models.trial_inputs import Example
+from turnout_server.models.tuning import ModelFile
 from turnout_server.models.verification import Parity
 from turnout_server.scheduling import batching
 from turnout_server.scheduling.confidence import Confidence
@@ -59,7 +59,7 @@ class Deployment:
         looks_at_values: whether `refusal` may refuse anything.
         narrowed: inputs of 64-bit integers that the device computes in 32 bits.
         reduces: whether the device reduces empty tensors otherwise than the CPU, and the model may reduce some.
-        example: inputs that were published with the model.
+        file: the model's file for the device, which opens it in other ways, too; None if it has none.
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
         confidence: how far its predicted finish times can be relied on.
@@ -82,7 +82,7 @@ class Deployment:
     hazards: tuple[str, ...] = ()
     narrowed: tuple[str, ...] = ()
     reduces: bool = False
-    example: Example | None = None
+    file: ModelFile | None = None
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)
     confidence: Confidence = field(default_factory=Confidence)
@@ -133,7 +133,8 @@ class Deployment:
 
     def timed_us(self, rows: int) -> float:
         """How long a run of trial inputs takes, as requests would make it; see warmup.timed_us."""
-        return warmup.timed_us(self.session, rows, batched=self.batchable, example=self.example)
+        example = self.file.example if self.file else None
+        return warmup.timed_us(self.session, rows, batched=self.batchable, example=example)
 
     def sizes(self, max_rows: int) -> tuple[int, ...]:
         """The batch sizes that are worth measuring."""

@@ -182,7 +182,7 @@ class _Load:
                 hazards=self.hazards(name),
                 narrowed=openvino.narrowed(self._devices[name], result.session.inputs),
                 reduces=openvino.reduces(self._devices[name], self._path(name)),
-                example=self._example,
+                file=self._model_file(name),
                 report=DeviceReport(load_s[name], result.session.placement, parities[name], notes[name]),
             )
             for name, result in tuned.items()

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from turnout_server.cli.textpage import line, table, wrapped
 from turnout_server.explain.answer import DeviceFacts, Explanation
 
+#: A setting is recommended if it carries more by this factor.
+WORTHWHILE = 1.1
 #: Why a device was chosen, by the route's reason.
 _REASONS = {
     "requested": "the request names it",
@@ -29,6 +31,7 @@ def as_text(explanation: Explanation, *, live: bool) -> str:
         "PROFILES": list(_profiles(explanation)),
         "BATCHES": list(_batch_limits(explanation)),
         "LOAD": list(_loads(explanation)),
+        "ALWAYS BUSY": list(_busy(explanation)),
     }
     blocks = [f"{title}\n" + "\n".join(lines) for title, lines in sections.items() if lines]
     return "\n\n".join(["\n".join(_verdict(explanation, live)), *blocks])
@@ -140,6 +143,20 @@ def _loads(explanation: Explanation) -> Iterator[str]:
     if loads:
         text = "a formula, not a measurement: M/D/1 over the profile; requests at random, and nothing else on the device"
         yield from wrapped(f"  ({text})", 3)
+
+
+def _busy(explanation: Explanation) -> Iterator[str]:
+    """Whether a device that is always busy would carry more with a run on each core."""
+    for facts in explanation.devices:
+        if facts.together_per_s is None or facts.apart_per_s is None:
+            continue
+        seen = f"one run on {facts.threads} threads carried {_rate(facts.together_per_s)}, a run on each of them "
+        seen += f"{_rate(facts.apart_per_s)}"
+        if facts.apart_per_s < WORTHWHILE * facts.together_per_s:
+            yield line(facts.name, f"{seen}: leave it as it is")
+        else:
+            setting = f'[devices."{facts.name}"] with threads = 1 and instances = {facts.threads}'
+            yield line(facts.name, f"{seen}: {setting} carries more, and makes a lone request slower")
 
 
 def _only(cells: tuple[str, ...], columns: list[int]) -> tuple[str, ...]:

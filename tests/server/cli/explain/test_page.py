@@ -69,3 +69,17 @@ def test_a_predicted_load_is_marked_as_a_formula(load: Load, words: str) -> None
     assert words in text.replace("\n" + " " * 21, " ")
     assert "a formula, not a measurement" in text
     assert "formula" not in page.as_text(CHOSEN, live=True)
+
+
+@pytest.mark.parametrize(
+    ("apart_per_s", "words"),
+    [
+        (31.4, '[devices."cpu"] with threads = 1 and instances = 2 carries more, and makes a lone request slower'),
+        (27.0, "leave it as it is"),
+    ],
+)
+def test_a_setting_that_carries_more_is_named(apart_per_s: float, words: str) -> None:
+    tried = replace(CPU, threads=2, together_per_s=25.1, apart_per_s=apart_per_s)
+    text = " ".join(page.as_text(replace(CHOSEN, devices=(tried, GPU)), live=False).split())
+    assert f"one run on 2 threads carried 25.1/s, a run on each of them {apart_per_s:.3g}/s: {words}" in text
+    assert "ALWAYS BUSY" not in page.as_text(CHOSEN, live=False)
