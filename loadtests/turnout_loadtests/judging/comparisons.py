@@ -124,8 +124,9 @@ def _why(low: float, high: float, measured: Interval, pairs: int, first: Summary
     """Why a ratio with this interval is undecided, and what would decide it."""
     if _outcome(low, high, more_is_better=True) != UNDECIDED:
         return ""
-    if _outcome(measured.low, measured.high, more_is_better=True) != UNDECIDED:
-        limited = [side for side in (first, second) if side.headroom is None or side.headroom > 1]
+    limited = [side for side in (first, second) if side.headroom is None or side.headroom > 1]
+    decided = _outcome(measured.low, measured.high, more_is_better=True) != UNDECIDED
+    if limited and (decided or math.log(high / low) > 2 * math.log(measured.high / measured.low)):
         names = " and ".join(side.key.device for side in limited)
         return f"senders or other work may have held back {names}: use a quieter machine, more --client-processes, or both"
     needed = pairs_needed(measured, pairs, MARGIN)

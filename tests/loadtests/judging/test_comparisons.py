@@ -114,3 +114,10 @@ def test_names_and_quantities_are_kept() -> None:
     found = throughput(Behaviour(), Behaviour())
     assert (found.first, found.second, found.quantity) == ("one", "other", THROUGHPUT)
     assert by_latency(*sides(Behaviour(), Behaviour(), SINGLE_STREAM)).quantity == LATENCY
+
+
+def test_a_ratio_that_the_client_hides_says_so_however_the_rounds_scatter() -> None:
+    one, other = sides(Behaviour(ms=10.0, drift=0.03), Behaviour(ms=10.5, drift=0.03), OFFLINE)
+    found = by_throughput(replace(one, headroom=20.0), replace(other, headroom=20.0))
+    assert found.outcome == UNDECIDED
+    assert found.reason.startswith("senders or other work may have held back one and other")
