@@ -186,7 +186,7 @@ class _Answering:
         more = "" if capacity is None or capacity.beyond_per_s is not None else "at least "
         return (
             f"One {self._named(offer.device)} carries {more}{_n(offer.usable_per_s)} requests/s, "
-            f"or {_n(offer.capacity_per_s)} without the reserve of 30 %."
+            f"or {more}{_n(offer.capacity_per_s)} without the reserve of 30\u00a0%."
         )
 
     def _beyond(self, cpu: Offer, gpu: Offer | None, target_ms: float) -> list[str]:
@@ -218,7 +218,7 @@ class _Answering:
         price = self._question.prices[kind] if kind else 0.0
         rate = worthwhile_per_s(cpu, price)
         if not price or rate is None:
-            return ["A GPU pays off if it carries as many times more as its price is times higher; pass both with --price."]
+            return ["No GPU was measured. With its price and the CPU's (--price) this says what it must carry to be cheaper."]
         text = f"To cost less at full load, a GPU at {_money(price)}/h must carry over {_n(rate)} requests/s"
         return [f"{text}, {_n(rate / cpu.capacity_per_s)} times as many."]
 

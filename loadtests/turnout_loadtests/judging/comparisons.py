@@ -18,6 +18,8 @@ MIN_PAIRS = 3
 
 BETTER, WORSE, SAME, UNDECIDED = "better", "worse", "same", "undecided"
 THROUGHPUT, LATENCY, TAIL = "throughput", "latency", "tail"
+#: How the reason begins where a ratio is undecided because of what measured it.
+HELD_BACK = "senders or other work may have held back"
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _why(low: float, high: float, measured: Interval, pairs: int, first: Summary
     decided = _outcome(measured.low, measured.high, more_is_better=True) != UNDECIDED
     if limited and (decided or math.log(high / low) > 2 * math.log(measured.high / measured.low)):
         names = " and ".join(side.key.device for side in limited)
-        return f"senders or other work may have held back {names}: use a quieter machine, more --client-processes, or both"
+        return f"{HELD_BACK} {names}: use a quieter machine, more --client-processes, or both"
     needed = pairs_needed(measured, pairs, MARGIN)
     if needed is None:
         return f"the difference is about the {MARGIN:.0%} that count as none, and the rounds scatter more than that"

@@ -7,6 +7,7 @@ from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID, LIMITED
 from turnout_loadtests.judging.comparisons import (
     BETTER,
+    HELD_BACK,
     LATENCY,
     SAME,
     TAIL,
@@ -196,7 +197,11 @@ def _interval(each: Comparison) -> str:
 
 
 def _measured_ratio(each: Comparison) -> str:
-    return "" if each.ratio is None else f" (measured: {_interval(each)})"
+    """The ratio of an undecided comparison; without the interval where that is about what senders may have held back."""
+    if each.ratio is None:
+        return ""
+    held_back = each.reason.startswith(HELD_BACK)
+    return f" (measured: {three_digits(each.ratio)} times)" if held_back else f" (measured: {_interval(each)})"
 
 
 def _at_load(each: Comparison, summary: Summary) -> Comparison:

@@ -65,20 +65,29 @@ def grid(results: Results, evidence: Evidence) -> Table:
         found = [cheapest(load, by_target[target]) for target in targets]
         rows.append([f"{load:g}/s", *(_count(*each) if each else DASH for each in found)])
     priced = all(offer.price_per_hour is not None for offers in by_target.values() for offer in offers)
-    note = "The cheapest at the prices below." if priced else "The fewest, as prices aren't known."
+    best = "cheapest at the prices below" if priced else "one of which the fewest are needed, as prices aren't known"
+    note = f"The device that is the {best}."
     unknown = [f"{target:g} ms" for target, offers in by_target.items() if not offers]
     if unknown:
         note += f" Nothing is known within {', '.join(unknown)}."
     head = ["Requests/s", *(f"p99 ≤ {target:g} ms" for target in targets)]
     return Table(
-        "Which device for which load", head, rows, f"{note} A dash: no number of them keeps the target. ≤: fewer may do."
+        "Which device for which load",
+        head,
+        rows,
+        f"{note} A dash: none keeps the target. ≤: at most so many, because its capacity wasn't reached.",
     )
 
 
 def cost(results: Results, evidence: Evidence, target_ms: float) -> Table:
     """What each load costs on each device."""
     offers = offers_of(results, evidence, target_ms)
-    rows = [[f"{load:g}/s", *(_cost(load, offer) for offer in offers)] for load in loads_of(results, offers)]
+    loads, planned = loads_of(results, offers), "each loaded to 70 % of its capacity"
+    if all(offer.price_per_hour is None for offer in offers):
+        rows = [[f"{load:g}/s", *(_number(needed(load, offer)) for offer in offers)] for load in loads]
+        note = f"How many are needed, {planned}. --price, such as --price cpu=0.34/h, makes costs of it."
+        return Table(f"How many at p99 ≤ {target_ms:g} ms", ["Requests/s", *(offer.device for offer in offers)], rows, note)
+    rows = [[f"{load:g}/s", *(_cost(load, offer) for offer in offers)] for load in loads]
     full = [cost_per_million_at_capacity(offer) for offer in offers]
     if rows:
         rows.append(["always at capacity", *(f"{_money(each)} a million" if each is not None else DASH for each in full)])
@@ -86,7 +95,7 @@ def cost(results: Results, evidence: Evidence, target_ms: float) -> Table:
         f"Cost at p99 ≤ {target_ms:g} ms",
         ["Requests/s", *(_priced(offer) for offer in offers)],
         rows,
-        "Devices x price = an hour, and what a million requests cost. Devices are planned at 70 % of their capacity.",
+        f"An hour on as many devices as are needed, {planned}, and a million requests on them.",
     )
 
 
@@ -101,7 +110,12 @@ def data_sets(results: Results, evidence: Evidence, rows: float = MILLION) -> Ta
         speed = f"{three_digits(fullest.rows_per_s)} rows/s, batch {fullest.key.batch}"
         lines.append([device, speed, _hours(hours), DASH if money is None else _money(money)])
     head = ["Device", "Throughput", "Time", "Cost"]
-    return Table("A data set of a million rows", head, lines, "As many requests in flight as fill the device.")
+    return Table(
+        "A data set of a million rows",
+        head,
+        lines,
+        "With so many requests in flight, of so many rows each, that the device is never idle.",
+    )
 
 
 def processing(results: Results) -> Table:
@@ -306,6 +320,10 @@ def _cost(load: float, offer: Offer) -> str:
     if hourly is None or million is None:
         return f"{count} x, price unknown"
     return f"{count} x = {_money(hourly)}/h; {_money(million)} a million"
+
+
+def _number(count: int | None) -> str:
+    return DASH if count is None else f"{count} x"
 
 
 def _priced(offer: Offer) -> str:

@@ -78,7 +78,7 @@ def test_the_card_comes_first_and_has_the_whole_answer(texts: dict[str, str]) ->
     page = texts["report.html"]
     card = page[page.index('<section class="card') : page.index("</section>")]
     assert "No, not for 60 requests/s at p99 ≤ 50 ms: one openvino is enough." in card
-    assert "or 150 without the reserve of 30 %" in card
+    assert "or 150 without the reserve of 30\u00a0%" in card
     assert "From 316 requests/s on one GPU is cheaper than 4 x openvino" in card
     assert page.index("card") < page.index("<table")
 
