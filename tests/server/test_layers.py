@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,6 +155,13 @@ def test_gpus_are_numbered_as_nvidia_smi_numbers_them_unless_somebody_says_other
         plain = {name: value for name, value in os.environ.items() if name != "CUDA_DEVICE_ORDER"}
         done = subprocess.run([sys.executable, "-c", code], env=plain | environ, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == order
+
+
+def test_dictionaries_that_other_threads_change_are_copied_before_their_items_are_read() -> None:
+    """Each item is a new tuple, which may set off a garbage collection and with it another thread; a copy is made in one go."""
+    pattern = re.compile(r"(?:list|tuple|sorted)\(self[\w.]*\.items\(\)\)")
+    found = {module_of(file) for file in SERVER.rglob("*.py") if pattern.search(file.read_text(encoding="utf-8"))}
+    assert found == {"models.refresher"}  # under a lock
 
 
 def test_105_only_a_timestamp_and_grpcs_own_deadlines_are_read_from_the_clock_that_may_be_set() -> None:

@@ -162,9 +162,9 @@ class Series:
         self.last_s = max(self.last_s, other.last_s)
         self.late += other.late
         for counts, addends in ((self.failures, other.failures), (self.reasons, other.reasons)):
-            for label, count in list(addends.items()):
+            for label, count in addends.copy().items():
                 counts[label] += count
-        for rows, batches in list(other.batches.items()):
+        for rows, batches in other.batches.copy().items():
             self.batches[rows].add(batches)
 
 
@@ -229,7 +229,7 @@ class Metrics:
         """All series, summed over the threads."""
         totals: defaultdict[Key, Series] = defaultdict(Series)
         for shard in list(self._shards):
-            for key, series in list(shard.items()):
+            for key, series in shard.copy().items():
                 totals[key].add(series)
         return totals
 

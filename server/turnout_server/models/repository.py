@@ -179,7 +179,7 @@ class Repository:
 
     def reopen(self) -> None:
         """Reloads the models that lack a device because it was lost while they were being loaded."""
-        for name, model in list(self._models.items()):
+        for name, model in self._models.copy().items():
             reasons = [reason for version in model.versions.values() for reason in version.unavailable.values()]
             if any(isinstance(reason, DeviceLost) for reason in reasons):
                 self._load_or_report(name)
@@ -240,7 +240,7 @@ class Repository:
 
     def names(self) -> Iterator[str]:
         """The models that a request may name; another thread may change them meanwhile."""
-        return (name for name, model in list(self._models.items()) if model.state != "unloaded")
+        return (name for name, model in self._models.copy().items() if model.state != "unloaded")
 
     def knows(self, name: str) -> bool:
         """Whether the repository has a model of this name, in whatever state."""

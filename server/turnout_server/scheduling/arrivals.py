@@ -42,7 +42,7 @@ class Arrivals:
         least = rank(priority)
         return [
             ArrivalRate(_decayed(count, last_s, now_s) / DECAY_S, slack_us)
-            for (urgency, slack_us), (count, last_s) in tuple(self._classes.items())
+            for (urgency, slack_us), (count, last_s) in self._classes.copy().items()
             if urgency <= least
         ]
 

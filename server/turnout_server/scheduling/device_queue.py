@@ -166,7 +166,7 @@ class DeviceQueue(Generic[E]):
     def sweep(self, now_s: float, selection: Selection[E]) -> None:
         """Moves every stale request to `selection`."""
         self._swept_s = now_s
-        for key, group in list(self._groups.items()):
+        for key, group in self._groups.copy().items():
             stale = [item for item in group.queue if is_stale(item[3], now_s)]
             if stale:
                 group.queue = [item for item in group.queue if not is_stale(item[3], now_s)]
@@ -198,7 +198,7 @@ class DeviceQueue(Generic[E]):
         """
         place = (priority, due_s, math.inf)
         ahead_us, overtaken = 0.0, 0
-        for key, group in tuple(self._groups.items()):
+        for key, group in self._groups.copy().items():
             overtaken += len(group.queue) - bisect(group.queue, place)
             if key != (tenant, batch_key):
                 ahead_us += _runs_us(group.tenant, group.rows_before(place))

@@ -73,7 +73,7 @@ class Profile:
 
     def saved(self) -> dict[str, dict[str, float]]:
         """The estimates by rows, ready for JSON."""
-        return {str(rows): asdict(estimate) for rows, estimate in sorted(self._estimates.items())}
+        return {str(rows): asdict(estimate) for rows, estimate in sorted(self._estimates.copy().items())}
 
     def measure(self, rows: int, services_us: Sequence[float]) -> None:
         """Replaces the estimate of a size with runs that were made to measure it."""

@@ -167,7 +167,7 @@ class CompletionQueueTransport:
             if not self._stall_s:
                 continue
             since_s = time.monotonic() - self._stall_s
-            stalled = [call for call, started_s in list(self._round.transfers.items()) if started_s < since_s]
+            stalled = [call for call, started_s in self._round.transfers.copy().items() if started_s < since_s]
             for call in stalled:
                 self._round.transfers.pop(call, None)
                 call.abandon()

@@ -1,5 +1,6 @@
 """Which requests run next: none is lost, and no model is starved."""
 
+import gc
 import math
 from collections import Counter
 from itertools import count, pairwise
@@ -593,3 +594,31 @@ def test_arrivals_are_recorded_with_their_slack() -> None:
 
     kinds = {arrivals.slack_us for arrivals in device.device_queue.arrivals(device.now_s, 2)}
     assert kinds == {2**14, math.inf}
+
+
+def test_a_forecast_does_not_mind_requests_that_come_while_it_reads_the_queue() -> None:
+    """A garbage collection in the middle of it may let another thread in; here its finalizers are that thread."""
+    queue: DeviceQueue[FakeRequest] = DeviceQueue()
+    tenant, arrived = FakeTenant(run_us=10.0), count(100)
+
+    class Arrives:
+        def __del__(self) -> None:
+            number = next(arrived)
+            queue.add(FakeRequest(tenant, number, batch_key=number))
+            if number < 200:
+                leave()
+
+    def leave() -> None:
+        garbage = Arrives()
+        garbage.itself = garbage  # type: ignore[attr-defined]
+
+    for number in range(50):
+        queue.add(FakeRequest(tenant, number, batch_key=number))
+    thresholds = gc.get_threshold()
+    try:
+        leave()
+        gc.set_threshold(1, 1, 1)
+        assert queue.predicted_us(tenant, "new", 1, 1, 0.0)[:3] == (0.0, 10.0, 10.0)
+    finally:
+        gc.set_threshold(*thresholds)
+    assert next(arrived) > 101
