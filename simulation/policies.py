@@ -8,7 +8,7 @@ from typing import Protocol
 
 from turnout_server.core.device_names import AUTO
 from turnout_server.core.errors import Overloaded, ServingError
-from turnout_server.scheduling import routing, standing
+from turnout_server.scheduling import routing
 from turnout_server.scheduling.routing import Forecast, Preferences
 
 from simulation.service import BUSY_W, CPU, GPU, IDLE_W, PRICE_PER_HOUR
@@ -155,11 +155,13 @@ class Turnout:
         self, request: Request, devices: Devices, forecasts: Mapping[str, Forecast], now_s: float, *, refused: bool
     ) -> None:
         """The same as the server's selection."""
-        deadline_us = (request.deadline_s - now_s) * 1e6
-        for name, forecast in forecasts.items():
-            limit_us = standing.limit_us(deadline_us, forecast.alone_us)
-            queue = devices[name].deployments[request.model].standing
-            queue.observe(now_s, forecast.queued_us, limit_us, refused=refused)
+        routing.watch(
+            forecasts.values(),
+            lambda name: devices[name].deployments[request.model].standing,
+            (request.deadline_s - now_s) * 1e6,
+            now_s,
+            refused=refused,
+        )
 
     def _forecast(self, request: Request, device: SimulatedDevice, now_s: float) -> Forecast:
         """The same as the server's Selector.forecast."""

@@ -5,6 +5,7 @@ status.
 """
 
 import secrets
+import sys
 
 
 class ServingError(Exception):
@@ -112,9 +113,9 @@ def status_of(error: ServingError) -> str:
     return STATUS.get(type(error), "INTERNAL")
 
 
-def unexpected_error(error: BaseException) -> ServingError:
-    """What clients see of an exception that nobody expected. Log that together with this error's text."""
-    lacks_memory = isinstance(error, MemoryError)
+def unexpected_error() -> ServingError:
+    """What clients see of the exception being handled, which nobody expected. Log that together with this error's text."""
+    lacks_memory = isinstance(sys.exception(), MemoryError)
     return Overloaded("the server does not have the memory for this request") if lacks_memory else internal_error()
 
 

@@ -104,7 +104,7 @@ def _of(node: Node, values: list[_Value]) -> Iterator[str]:
     """The hazards of one node, whose inputs have these values."""
     who = f"{node.operator} '{node.name or ', '.join(node.outputs)}'"
     if node.operator in ("Div", "Mod") and len(values) == 2 and values[1].given and all(v.integer for v in values):
-        if not (node.operator == "Mod" and _number(node, "fmod")):
+        if not (node.operator == "Mod" and node.number("fmod")):
             yield f"{who} divides integers by a value of the request"
     elif node.operator == "Loop":
         if not node.inputs or not node.inputs[0] or values[0].given:
@@ -124,12 +124,8 @@ def _made_by(node: Node, values: list[_Value]) -> _Value:
     if node.operator in _GIVE_INTEGERS:
         return _Value(given, integer=True)
     if node.operator == "Cast":
-        return _Value(given, integer=_number(node, "to") in _INTEGERS)
+        return _Value(given, integer=node.number("to") in _INTEGERS)
     if node.operator in ("Constant", "ConstantOfShape"):
         return _Value(given, integer=any(a.element_type in _INTEGERS or a.number for a in node.attributes.values()))
     data = values[1:2] if node.operator == "Where" else values[:1]
     return _Value(given, integer=inner or any(value.integer for value in data))
-
-
-def _number(node: Node, attribute: str) -> int:
-    return node.attributes[attribute].number if attribute in node.attributes else 0

@@ -45,6 +45,10 @@ class Node:
     outputs: tuple[str, ...]
     attributes: Mapping[str, Attribute]
 
+    def number(self, attribute: str) -> int:
+        """An integer attribute; 0 if it isn't set."""
+        return self.attributes[attribute].number if attribute in self.attributes else 0
+
 
 @dataclass
 class Graph:

@@ -122,10 +122,8 @@ def _doubt(node: onnx_graph.Node) -> str | None:
     who = f"{node.operator} '{node.name or ', '.join(node.outputs)}'"
     if node.operator in _OTHERWISE:
         return f"{who} {_OTHERWISE[node.operator]}"
-    if node.operator == "Resize":
-        antialias = node.attributes["antialias"].number if "antialias" in node.attributes else 0
-        if antialias or "keep_aspect_ratio_policy" in node.attributes:
-            return f"{who} has antialiasing or a policy for the aspect ratio"
+    if node.operator == "Resize" and (node.number("antialias") or "keep_aspect_ratio_policy" in node.attributes):
+        return f"{who} has antialiasing or a policy for the aspect ratio"
     return None
 
 

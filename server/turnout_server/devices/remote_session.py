@@ -180,7 +180,7 @@ class RemoteSession:
         return True
 
     def _rows(self, requests: Sequence[Mapping[str, np.ndarray]]) -> int | None:
-        """The size of axis 0 that the joined inputs share; None if they share none."""
+        """The size of axis 0 that the batched inputs share; None if they share none."""
         sizes = {array.shape[0] if array.shape else None for array in requests[0].values()}
         if len(sizes) > 1:
             return None

@@ -54,9 +54,9 @@ WITHOUT_EFFECT = {
 #: Stands for every device, in place of a device name.
 ANYWHERE = ""
 
-#: Turnout's own parameters, without their prefix.
 #: What a configuration may ask for: more would keep the server from anything else while the model is loaded.
 MAX_INSTANCES, MAX_WARMUPS = 1024, 10_000
+#: Turnout's own parameters, without their prefix.
 TURNOUT_PARAMETERS = (
     "default_device", "devices", "variants", "batching", "objective", "latency_target_us", "tolerance", "unverified",
 )  # fmt: skip

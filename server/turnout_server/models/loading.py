@@ -142,6 +142,7 @@ class _Load:
         self._manifest = manifest.read(directory)
         self._samples = golden(directory)
         self._example = example_of([sample.inputs for sample in self._samples or ()])
+        self._model_files: dict[str, ModelFile] = {}
         self._unavailable: dict[str, ServingError] = {}
 
     def version(self) -> ModelVersion:
@@ -182,7 +183,7 @@ class _Load:
                 hazards=self.hazards(name),
                 narrowed=openvino.narrowed(self._devices[name], result.session.inputs),
                 reduces=openvino.reduces(self._devices[name], self._path(name)),
-                file=self._model_file(name),
+                file=self._model_files[name],
                 report=DeviceReport(load_s[name], result.session.placement, parities[name], notes[name]),
             )
             for name, result in tuned.items()
@@ -236,7 +237,7 @@ class _Load:
                 f"model '{configuration.name}' is not allowed on device '{device.name}' by its configuration, "
                 f"which lists {list(configuration.devices)}"
             )
-        model = self._model_file(device.name)
+        model = self._model_files[device.name] = self._model_file(device.name)
         _require_room(model.path, device)
         engine.await_ready(RESTART_S)  # an earlier model may have ended its process
         try:
@@ -307,7 +308,7 @@ class _Load:
 
     def _tuned(self, device: str, session: Session, signature: Signature, batchable: bool) -> Tuned:
         """The session, or a better one for the batches that the model may have on a device."""
-        model, place = self._model_file(device), self._devices[device]
+        model, place = self._model_files[device], self._devices[device]
         if not batchable:
             return Tuned(session, model.options, max_rows=1)
         tolerance = tolerance_of(self._precision(device), place)

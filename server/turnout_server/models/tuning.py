@@ -56,6 +56,10 @@ class ModelFile:
         """See Engine.open."""
         return self.engine.open(self.path, self.options, buckets, graphs=graphs)
 
+    def on_one_thread(self) -> Session:
+        """The model, opened with a single thread."""
+        return replace(self, options=replace(self.options, intra_op_threads=1)).open()
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -88,7 +92,7 @@ def with_fitting_threads(model: ModelFile) -> Session:
     shared_us = quickest_us(session, example=model.example)
     if shared_us is None or shared_us > SMALL_US:
         return session
-    alone = replace(model, options=replace(model.options, intra_op_threads=1)).open()
+    alone = model.on_one_thread()
     alone_us = quickest_us(alone, example=model.example)
     return session if alone_us is None or alone_us > shared_us else alone
 
@@ -137,7 +141,7 @@ def rates(model: ModelFile, session: Session, rows: int) -> tuple[float, float] 
     if device.provider != PROVIDERS["cpu"] or device.isolated or device.threads < 2 or chosen:
         return None
     try:
-        single = replace(model, options=replace(model.options, intra_op_threads=1)).open()
+        single = model.on_one_thread()
         with trying():
             seen = [
                 (_rate(session, rows, 1, model.example), _rate(single, rows, device.threads, model.example))

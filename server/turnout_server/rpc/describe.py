@@ -171,13 +171,11 @@ def _parameters(config: ModelConfiguration) -> dict[str, str]:
 
 def _reports(model: ModelVersion) -> dict[str, str]:
     """What loading the model showed on each device, as parameters that aren't settings."""
-    reports = {f"turnout.report.{device}": _report(deployment) for device, deployment in model.deployments.items()}
-    reports |= {f"turnout.report.{device}": f"does not run here: {reason}" for device, reason in model.unavailable.items()}
-    for precision, variant in model.variants.items():
-        for device, deployment in variant.deployments.items():
-            reports[f"turnout.report.{device}.{precision}"] = _report(deployment)
-        for device, reason in variant.unavailable.items():
-            reports[f"turnout.report.{device}.{precision}"] = f"does not run here: {reason}"
+    reports: dict[str, str] = {}
+    for precision, version in {"": model, **model.variants}.items():
+        said = {device: _report(deployment) for device, deployment in version.deployments.items()}
+        said |= {device: f"does not run here: {reason}" for device, reason in version.unavailable.items()}
+        reports |= {".".join(filter(None, ("turnout.report", device, precision))): text for device, text in said.items()}
     return reports
 
 

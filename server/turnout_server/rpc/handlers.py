@@ -1,7 +1,6 @@
 """Handlers of RPCs: parse the message, call a function, and convert its exceptions to statuses."""
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +65,7 @@ def status(error: ServingError, request_id: str = "") -> Status:
 
 def unexpected(request_id: str = "") -> ServingError:
     """The error that clients see instead of the exception being handled. Logs that exception."""
-    shown = unexpected_error(sys.exc_info()[1] or RuntimeError())
+    shown = unexpected_error()
     logger.exception("%s", shown, extra={"request_id": request_id})
     return shown
 

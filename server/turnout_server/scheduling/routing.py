@@ -4,7 +4,7 @@ A named device is a contract: the request runs there or fails. Only `auto` and a
 "Status for devices", lists the statuses; docs/routing.md explains the model with a worked example.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from turnout_server.core.device_names import AUTO, entries_of, kind_of
 from turnout_server.core.errors import FailedPrecondition, InvalidRequest, Overloaded, ServingError, Unavailable
 from turnout_server.scheduling import standing
 from turnout_server.scheduling.arrivals import ArrivalRate
+from turnout_server.scheduling.standing import StandingQueue
 
 #: The objectives of `auto`.
 LATENCY, COST, ENERGY = "latency", "cost", "energy"
@@ -255,6 +256,26 @@ def _is_in_the_way_of(forecast: Forecast, faster: Forecast) -> bool:
     """Whether a request that a device refused would take that device's time all the same, on a slower one that shares it."""
     same = faster.place == forecast.place and faster.alone_us < forecast.alone_us
     return same and (forecast.overtaken > 0 or faster.stands)
+
+
+def watch(
+    forecasts: Iterable[Forecast],
+    standing_of: Callable[[str], StandingQueue],
+    deadline_us: float,
+    now_s: float,
+    *,
+    refused: bool,
+) -> None:
+    """Tells the queues that a request with a deadline may have waited in how long that would have been.
+
+    Args:
+        standing_of: the queue of the request's model on a device, by the device's name.
+        refused: whether the request was refused because no device would be in time.
+    """
+    for forecast in forecasts:
+        if forecast.measured:
+            limit_us = standing.limit_us(deadline_us, forecast.alone_us)
+            standing_of(forecast.device).observe(now_s, forecast.queued_us, limit_us, refused=refused)
 
 
 def _hope(reason: ServingError) -> int:

@@ -50,8 +50,8 @@ class BatchRunner:
             else:  # one bad request fails the run of all, and running each alone shows whose it was
                 for job in batch:
                     self.run([job])
-        except BaseException as error:
-            shown = unexpected_error(error)
+        except BaseException:
+            shown = unexpected_error()
             logger.exception("a batch of %d failed on %s: %s", len(batch), self._device, shown)
             _fail(batch, shown)
         return self._clock() - started_s

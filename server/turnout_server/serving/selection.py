@@ -7,7 +7,7 @@ from turnout_server.core.errors import DeviceLost, Overloaded, ServingError
 from turnout_server.devices.device import Device
 from turnout_server.devices.engines import Engines
 from turnout_server.models.deployments import Deployment
-from turnout_server.scheduling import routing, standing
+from turnout_server.scheduling import routing
 from turnout_server.scheduling.routing import Forecast, Preferences, Route
 from turnout_server.serving.executor import Executor
 from turnout_server.serving.flight import Flight
@@ -115,14 +115,11 @@ class Selector:
 
 def _watch(flight: Flight, forecasts: Mapping[str, Forecast], deadline_us: float | None, *, refused: bool) -> None:
     """Has the queues that a request may have waited in watched, if it has a deadline."""
-    if deadline_us is None:
-        return
-    now_s = time.monotonic()
-    for forecast in forecasts.values():
-        if forecast.measured:
-            queue = flight.model.deployments[forecast.device].standing
-            limit_us = standing.limit_us(deadline_us, forecast.alone_us)
-            queue.observe(now_s, forecast.queued_us, limit_us, refused=refused)
+    if deadline_us is not None:
+        deployments = flight.model.deployments
+        routing.watch(
+            forecasts.values(), lambda device: deployments[device].standing, deadline_us, time.monotonic(), refused=refused
+        )
 
 
 def _runs_inline(deployment: Deployment, flight: Flight, plan: Plan) -> bool:

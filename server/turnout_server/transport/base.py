@@ -5,7 +5,6 @@ A handler receives a call and its messages as bytes, and answers through the cal
 """
 
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,7 +34,7 @@ NO_MESSAGE = Status(grpc.StatusCode.UNIMPLEMENTED, "a unary call requires exactl
 
 def handler_failed() -> Status:
     """The status of a call whose handler raised the exception being handled. Logs that exception, because it is a bug."""
-    shown = unexpected_error(sys.exc_info()[1] or RuntimeError())
+    shown = unexpected_error()
     logger.exception("a handler failed: %s", shown)
     return Status(grpc.StatusCode[status_of(shown)], str(shown))
 

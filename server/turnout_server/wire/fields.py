@@ -43,7 +43,7 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """A ModelInferRequest, taken apart.
+    """A ModelInferRequest, split.
 
     Attributes:
         rest: the message without the values of its tensors; an input with typed values has empty `contents` there.
