@@ -17,15 +17,17 @@ from turnout_loadtests.measuring.machine import usable_cores
 from turnout_loadtests.measuring.observer import Observer, Watch
 from turnout_loadtests.measuring.server import ServerAddress
 from turnout_loadtests.plan import (
+    REPEATED,
     Experiment,
     Request,
+    duration_s,
     estimate_s,
     experiments,
     filling,
     in_turn,
     next_in_flight,
     rounds_of,
-    window_s,
+    step_s,
 )
 from turnout_loadtests.probing import GONE, Probed, Prober, ServerDied, Stated
 from turnout_loadtests.reporting.results import FAILED, NOT_REACHED, Gap, Results
@@ -35,8 +37,6 @@ from turnout_loadtests.sending.senders import SenderDied, Senders
 
 FLOOR_S = 2.0
 FLOOR_IN_FLIGHT = 16  # for each sending process
-#: Answers within which the latency at a rate is told, in the rounds together.
-LOAD_ANSWERS = 500
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Progress:
         said: a line for the user.
         begun: a step begins; its description and how long it takes.
         tick: several times a second.
-        planned: what will be measured, how long that takes, and the same loads as Locust commands.
+        planned: what will be measured, how long that takes (at least, and with repeated rounds), and the same loads as commands of
+            Locust.
         sampled: a cell with its samples.
         written: the results so far.
     """
@@ -55,7 +56,7 @@ class Progress:
     said: Callable[[str], None] = lambda text: None
     begun: Callable[[str, float], None] = lambda text, expected_s: None
     tick: Callable[[], None] = lambda: None
-    planned: Callable[[Sequence[str], float, Sequence[str]], None] = lambda lines, total_s, commands: None
+    planned: Callable[[Sequence[str], tuple[float, float], Sequence[str]], None] = lambda lines, takes_s, commands: None
     sampled: Callable[[Cell, Samples], None] = lambda cell, samples: None
     written: Callable[[Results], None] = lambda results: None
 
@@ -172,8 +173,8 @@ class Run:
                 for experiment in experiments(self._request):
                     load = self._load(model, device, experiment, self._request.in_flight or 4)
                     commands.append(locust_command(load, self._options.processes))
-        total_s = estimate_s(self._request, [len(devices) for devices in self._ledger.models.values()])
-        self._progress.planned(lines, total_s, commands)
+        probed = [[each.latency_s for each in devices.values()] for devices in self._ledger.models.values()]
+        self._progress.planned(lines, estimate_s(self._request, probed), commands)
 
     def _measure_floor(self) -> None:
         """Calls without inference: what no device can be faster than, as seen from here."""
@@ -219,11 +220,11 @@ class Run:
         if self._request.in_flight:
             return self._request.in_flight
         rates: list[tuple[int, float]] = []
-        profile, probed = self._request.profile, self._ledger.models[model][device]
-        step_s = min(profile.longest_s, max(profile.probe_s, 6 * probed.latency_s[batch]))
+        probed = self._ledger.models[model][device]
+        length_s = step_s(self._request.profile, probed.latency_s[batch])
         while (in_flight := next_in_flight(rates, batch)) is not None:
-            self._progress.begun(f"{model} on {device}, batch {batch}: do {in_flight} requests in flight fill it?", step_s)
-            load = replace(self._load(model, device, Experiment(batch), in_flight), warm_up_s=0.3, duration_s=step_s)
+            self._progress.begun(f"{model} on {device}, batch {batch}: do {in_flight} requests in flight fill it?", length_s)
+            load = replace(self._load(model, device, Experiment(batch), in_flight), warm_up_s=0.3, duration_s=length_s)
             cell, samples = self._apply(load, probed.facts, 0)
             begin_s, end_s = samples.window_s
             ended = (samples.code == OK) & (samples.ended_s >= begin_s) & (samples.ended_s < end_s)
@@ -235,23 +236,18 @@ class Run:
         planned = rounds_of(self._request.profile, len(devices))
         disturbed: set[int] = set()
         for number, device in in_turn(devices, 2 * planned):
-            if number > planned + min(planned // 2, len(disturbed)):
+            if number > planned + min(int(REPEATED * planned), len(disturbed)):
                 return
             cell = self._round(model, device, experiment, filled[device, experiment.batch], number)
             if cell.state == INVALID and cell.reasons[0].startswith(REPEATABLE):
                 disturbed.add(number)
 
     def _round(self, model: str, device: str, experiment: Experiment, in_flight: int, number: int) -> Cell:
-        profile, probed = self._request.profile, self._ledger.models[model][device]
-        load = self._load(model, device, experiment, in_flight)
-        if experiment.rate_per_s:
-            wanted_s = LOAD_ANSWERS / experiment.rate_per_s / profile.rounds
-            duration_s = min(profile.longest_s, max(profile.window_s, wanted_s))
-        else:
-            duration_s = window_s(profile, load.in_flight, probed.latency_s[experiment.batch] * load.in_flight)
-        load = replace(load, duration_s=duration_s)
+        probed = self._ledger.models[model][device]
+        lasts_s = duration_s(self._request, experiment, in_flight, probed.latency_s[experiment.batch])
+        load = replace(self._load(model, device, experiment, in_flight), duration_s=lasts_s)
         what = f"{load.scenario}, batch {load.batch}, round {number}"
-        self._progress.begun(f"{model} on {device}: {what}", load.warm_up_s + duration_s)
+        self._progress.begun(f"{model} on {device}: {what}", load.warm_up_s + lasts_s)
         cell, samples = self._apply(load, probed.facts, number)
         self._enter(cell, samples)
         return cell

@@ -1,8 +1,9 @@
 """What a comparison measures, in which order, and about how long that takes. Plain values and pure functions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from turnout_loadtests.judging.search import trial_length_s
 from turnout_loadtests.sending.load import RANDOM
 
 #: Of rows, not of requests: an accelerator is filled by rows.
@@ -14,6 +15,12 @@ WORTHWHILE_GAIN = 1.05
 TURNS, WANTED_ANSWERS = 8, 60
 #: Starting a load, waiting for its last answers and saving, in seconds.
 OVERHEAD_S = 0.4
+#: Answers within which the latency at a rate is told, in the rounds together.
+LOAD_ANSWERS = 500
+#: Of the planned rounds, how many are repeated at most because they were disturbed.
+REPEATED = 0.5
+#: What an estimate assumes: requests that fill a device, the steps that find it, and the trials of a search.
+USUALLY_FILLING, FILL_STEPS, SEARCH_TRIALS = 4, 4, 10
 
 
 @dataclass(frozen=True)
@@ -156,19 +163,42 @@ def filling(rates: Sequence[tuple[int, float]]) -> int:
     return min(in_flight for in_flight, rate in rates if rate * WORTHWHILE_GAIN >= best)
 
 
-def estimate_s(request: Request, devices_of_models: Sequence[int]) -> float:
-    """About how long a comparison takes.
+def duration_s(request: Request, experiment: Experiment, in_flight: int, latency_s: float) -> float:
+    """How long one round of an experiment measures.
 
     Args:
-        devices_of_models: for each model, the number of devices that can run it.
+        latency_s: of one request of its batch, alone on the device.
     """
     profile = request.profile
-    total_s = 10.0 + (profile.idle_s + 5 if profile.idle_s else 0.0)  # floor, idle power
-    rounds = profile.rounds
-    for devices in devices_of_models:
-        count = len(experiments(request))
-        total_s += devices * rounds * count * (profile.window_s + profile.warm_up_s + OVERHEAD_S)
-        total_s += devices * len(request.rows) * (0 if request.in_flight else 4 * (profile.probe_s + OVERHEAD_S + 0.3))
-        if profile.searches:
-            total_s += devices * 9 * (2 * profile.trial_s + OVERHEAD_S)
-    return total_s
+    if experiment.rate_per_s:
+        return min(profile.longest_s, max(profile.window_s, LOAD_ANSWERS / experiment.rate_per_s / profile.rounds))
+    in_flight = 1 if experiment.single else in_flight
+    return window_s(profile, in_flight, latency_s * in_flight)
+
+
+def step_s(profile: Profile, latency_s: float) -> float:
+    """How long a step measures that looks for how many requests fill a device."""
+    return min(profile.longest_s, max(profile.probe_s, 6 * latency_s))
+
+
+def estimate_s(request: Request, models: Sequence[Sequence[Mapping[int, float]]]) -> tuple[float, float]:
+    """About how long a comparison takes: if no round is disturbed, and if as many are repeated as may be.
+
+    Args:
+        models: for each model, for each device that can run it: how long one request of each batch takes there alone, in s.
+    """
+    profile = request.profile
+    once_s = 10.0 + (profile.idle_s + 5 if profile.idle_s else 0.0)  # floor, idle power
+    rounds_s = 0.0
+    for count, latency_s in ((len(devices), each) for devices in models for each in devices):
+        for experiment in experiments(request):
+            if experiment.batch in latency_s:
+                lasts_s = duration_s(request, experiment, request.in_flight or USUALLY_FILLING, latency_s[experiment.batch])
+                rounds_s += rounds_of(profile, count) * (lasts_s + profile.warm_up_s + OVERHEAD_S)
+        if not request.in_flight:
+            once_s += sum(FILL_STEPS * (step_s(profile, each_s) + OVERHEAD_S + 0.3) for each_s in latency_s.values())
+        if profile.searches and latency_s:
+            rate_per_s = 1 / max(1e-4, min(latency_s.values()))
+            trial_s = trial_length_s(rate_per_s, profile.trial_s, profile.longest_trial_s) or 0.0
+            once_s += SEARCH_TRIALS * (trial_s + profile.warm_up_s + OVERHEAD_S)
+    return once_s + rounds_s, once_s + (1 + REPEATED) * rounds_s

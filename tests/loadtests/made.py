@@ -31,6 +31,7 @@ class Behaviour:
         slow_share, slow_ms: some requests take this long instead.
         client_ms: part of the time that the client takes.
         fails_share: the share of requests that fail.
+        fails_at: the batches of which they do; empty for all.
     """
 
     ms: float = 10.0
@@ -40,6 +41,7 @@ class Behaviour:
     slow_ms: float = 0.0
     client_ms: float = 0.3
     fails_share: float = 0.0
+    fails_at: tuple[int, ...] = ()
     answers_as: str = ""
     client_cpu: float = 0.1
     machine: MachineUse = field(default_factory=lambda: QUIET)
@@ -69,7 +71,8 @@ def samples(given: Load, device: Behaviour, chance: np.random.Generator) -> Samp
             tooks.append(each_s[kept])
         due_s, took_s = np.concatenate(dues), np.concatenate(tooks)
     count = len(due_s)
-    failed = chance.random(count) < device.fails_share
+    fails = not device.fails_at or given.batch in device.fails_at
+    failed = chance.random(count) < (device.fails_share if fails else 0.0)
     compute_us = np.maximum(1, (took_s * 1e6 - device.client_ms * 1e3)).astype(np.int64)
     overlap = np.clip(np.minimum(due_s + took_s, end_s) - np.maximum(due_s, begin_s), 0, None)
     return Samples(

@@ -57,9 +57,24 @@ def test_a_single_device_has_half_the_rounds() -> None:
     assert rounds_of(PROFILES["standard"], 2) == 6
 
 
-def test_quick_takes_about_three_minutes_for_a_model_on_two_devices() -> None:
-    assert 100 < estimate_s(replace(REQUEST, loads_per_s=()), [2]) < 200
-    assert estimate_s(replace(REQUEST, profile=PROFILES["standard"]), [2]) > estimate_s(REQUEST, [2])
+def test_quick_takes_about_three_minutes_for_a_small_model_on_two_devices() -> None:
+    small = [[{1: 0.002, 8: 0.004}] * 2]
+    least_s, most_s = estimate_s(replace(REQUEST, loads_per_s=()), small)
+    assert 100 < least_s < 200
+    assert least_s < most_s < 1.5 * least_s
+    assert estimate_s(replace(REQUEST, profile=PROFILES["standard"], loads_per_s=()), small)[0] > 2 * least_s
+
+
+def test_a_slow_model_is_expected_to_take_as_long_as_its_windows() -> None:
+    slow = {1: 0.1, 8: 0.5}
+    windows_s = 60 * 0.1 + 60 * 0.1 + PROFILES["quick"].longest_s
+    least_s, _ = estimate_s(replace(REQUEST, loads_per_s=()), [[slow, slow]])
+    assert least_s == pytest.approx(2 * 4 * windows_s, rel=0.35)
+    assert estimate_s(replace(REQUEST, loads_per_s=()), [[slow]])[0] < least_s / 3
+
+
+def test_a_model_that_nothing_can_run_takes_no_time() -> None:
+    assert estimate_s(REQUEST, [[], []]) == estimate_s(REQUEST, [])
 
 
 def test_a_profile_says_what_it_cannot_say() -> None:

@@ -10,7 +10,7 @@ from turnout_loadtests.judging.economics import Offer, break_even_per_s, cost_pe
 from turnout_loadtests.judging.ladder import TARGETS_MS
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.validity import DISTURBED
-from turnout_loadtests.judging.verdict import Evidence
+from turnout_loadtests.judging.verdict import Evidence, at_least
 from turnout_loadtests.measuring.devices import GPU_KINDS
 from turnout_loadtests.payloads import split_precision
 from turnout_loadtests.sending.load import SERVER
@@ -238,7 +238,9 @@ class _Answering:
         """How fast a device is, alone and filled; empty if neither is valid."""
         fullest, single, said = self._evidence.fullest(device), self._evidence.single(device), []
         if fullest and fullest.state != INVALID and fullest.rows_per_s is not None:
-            said.append(f"answers {_n(fullest.rows_per_s)} rows/s when it is filled, at batch {fullest.key.batch}")
+            said.append(
+                f"answers {at_least(fullest)}{_n(fullest.rows_per_s)} rows/s when it is filled, at batch {fullest.key.batch}"
+            )
         if single and single.state != INVALID and single.latency.p50_ms is not None:
             said.append(f"takes {_n(single.latency.p50_ms)} ms for one request at a time (p50)")
         return f"One {self._named(device)} {', and '.join(said)}." if said else ""

@@ -28,8 +28,8 @@ class Comparison:
 
     Attributes:
         quantity: `throughput` (rows per second), `latency` (median) or `tail` (p99).
-        ratio, low, high: first to second, with the interval; None where there is none. `high` is also None where the
-            sender may have hidden any gain.
+        ratio, low, high: first to second, with the interval; None where there is none. `low` and `high` are also None where
+            one device may do better than measured by any factor.
         outcome: whether the first is better, worse, the same, or it is undecided.
         reason: why it is undecided, or on what it rests.
         pairs: rounds that both devices have.
@@ -97,7 +97,7 @@ def _compared(
         quantity,
         _outcome(low, high, more_is_better=quantity == THROUGHPUT),
         ratio=measured.value,
-        low=low,
+        low=low or None,
         high=high if math.isfinite(high) else None,
         pairs=len(rounds),
         reason=_why(low, high, measured, len(rounds), first, second),
@@ -128,7 +128,7 @@ def _why(low: float, high: float, measured: Interval, pairs: int, first: Summary
         return ""
     limited = [side for side in (first, second) if side.headroom is None or side.headroom > 1]
     decided = _outcome(measured.low, measured.high, more_is_better=True) != UNDECIDED
-    if limited and (decided or math.log(high / low) > 2 * math.log(measured.high / measured.low)):
+    if limited and (decided or not low or math.log(high / low) > 2 * math.log(measured.high / measured.low)):
         names = " and ".join(side.key.device for side in limited)
         return f"{HELD_BACK} {names}: use a quieter machine, more --client-processes, or both"
     needed = pairs_needed(measured, pairs, MARGIN)

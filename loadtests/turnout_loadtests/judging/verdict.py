@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID, LIMITED
@@ -9,6 +10,7 @@ from turnout_loadtests.judging.comparisons import (
     BETTER,
     HELD_BACK,
     LATENCY,
+    MARGIN,
     SAME,
     TAIL,
     THROUGHPUT,
@@ -44,9 +46,17 @@ class Evidence:
         return [each for each in self.summaries if each.key.device == device and each.key.scenario == scenario]
 
     def fullest(self, device: str) -> Summary | None:
-        """The usable Offline summary with the most rows per second; an invalid one only if there is no other."""
+        """The usable Offline summary with the most rows per second; an invalid one only if there is no other.
+
+        Its headroom is unknown if a larger batch, with which the device may do better, has no valid measurement.
+        """
         found = self.of(device, OFFLINE)
-        return max(found, key=lambda each: (each.state != INVALID, each.rows_per_s or 0.0), default=None)
+        best = max(found, key=lambda each: (each.state != INVALID, each.rows_per_s or 0.0), default=None)
+        return replace(best, headroom=None) if best and self.untold(device, best) else best
+
+    def untold(self, device: str, best: Summary) -> list[Summary]:
+        """The Offline summaries of larger batches than `best` that aren't valid."""
+        return [each for each in self.of(device, OFFLINE) if each.state == INVALID and each.key.batch > best.key.batch]
 
     def single(self, device: str) -> Summary | None:
         """The SingleStream summary."""
@@ -74,7 +84,7 @@ def comparisons(evidence: Evidence) -> list[Comparison]:
     found = []
     for first, second in _opponents(evidence):
         pairs: list[tuple[Callable[[Summary, Summary], Comparison], Summary | None, Summary | None]] = [
-            (by_throughput, evidence.fullest(first), evidence.fullest(second)),
+            (partial(_by_throughput, evidence), evidence.fullest(first), evidence.fullest(second)),
             (by_latency, evidence.single(first), evidence.single(second)),
             (by_tail, evidence.single(first), evidence.single(second)),
         ]
@@ -104,6 +114,16 @@ def verdict(evidence: Evidence, compared: Sequence[Comparison]) -> str:
         return f"Undecided: {'; '.join([*missing, *broken]) or 'nothing was measured'}."
     rest = [*missing, *broken]
     return " ".join([*parts, f"Besides: {'; '.join(rest)}."] if rest else parts)
+
+
+def _by_throughput(evidence: Evidence, first: Summary, second: Summary) -> Comparison:
+    """Two devices at their best; undecided where a batch that wasn't measured well may be the better one of a device."""
+    found = by_throughput(first, second)
+    untold = [each for side in (first, second) for each in evidence.untold(side.key.device, side)]
+    if found.decided or not untold or INVALID in (first.state, second.state):
+        return found
+    batches = "; ".join(f"{each.key.device} at batch {each.key.batch}: {each.reasons[0]}" for each in untold)
+    return replace(found, reason=f"there is no valid measurement of {batches}")
 
 
 def _opponents(evidence: Evidence) -> list[tuple[str, str]]:
@@ -175,7 +195,7 @@ def _said(evidence: Evidence, each: Comparison) -> str:
     interval = _interval(each)
     if each.quantity == THROUGHPUT:
         rows = [evidence.fullest(device) for device in (each.first, each.second)]
-        values = " against ".join(f"{_at_least(s)}{three_digits(s.rows_per_s)}" for s in rows if s and s.rows_per_s is not None)
+        values = " against ".join(f"{at_least(s)}{three_digits(s.rows_per_s)}" for s in rows if s and s.rows_per_s is not None)
         if each.outcome == SAME:
             return f"the same throughput ({values} rows/s)"
         return f"{interval} the throughput ({values} rows/s)"
@@ -189,19 +209,21 @@ def _said(evidence: Evidence, each: Comparison) -> str:
 
 def _interval(each: Comparison) -> str:
     ratio = f"{three_digits(each.ratio or 0.0)} times"
-    if each.low is None or each.quantity == TAIL:
+    if (each.low is None and each.high is None) or each.quantity == TAIL:
         return ratio
+    if each.low is None:
+        return f"at most {three_digits(each.high or 0.0)} times"
     if each.high is None:
         return f"at least {three_digits(each.low)} times"
     return f"{ratio} ({three_digits(each.low)} to {three_digits(each.high)})"
 
 
 def _measured_ratio(each: Comparison) -> str:
-    """The ratio of an undecided comparison; without the interval where that is about what senders may have held back."""
+    """The ratio of an undecided comparison; without the interval where that is about what couldn't be measured."""
     if each.ratio is None:
         return ""
-    held_back = each.reason.startswith(HELD_BACK)
-    return f" (measured: {three_digits(each.ratio)} times)" if held_back else f" (measured: {_interval(each)})"
+    open_ended = each.low is None or each.reason.startswith(HELD_BACK)
+    return f" (measured: {three_digits(each.ratio)} times)" if open_ended else f" (measured: {_interval(each)})"
 
 
 def _at_load(each: Comparison, summary: Summary) -> Comparison:
@@ -215,7 +237,7 @@ def _alone(evidence: Evidence, device: str) -> str:
         said.append(f"{_rate(capacity)} within a p99 of {capacity.target_ms:g} ms")
     fullest, single = evidence.fullest(device), evidence.single(device)
     if fullest and fullest.state != INVALID and fullest.rows_per_s is not None:
-        said.append(f"answers {_at_least(fullest)}{three_digits(fullest.rows_per_s)} rows/s at batch {fullest.key.batch}")
+        said.append(f"answers {at_least(fullest)}{three_digits(fullest.rows_per_s)} rows/s at batch {fullest.key.batch}")
     if single and single.state != INVALID and single.latency.p50_ms is not None:
         said.append(f"takes {_ms(single.latency.p50_ms)} ms for one request at a time (p50)")
     return f"{evidence.named(device)} {', '.join(said) or 'was measured'}."
@@ -226,8 +248,9 @@ def _first_reason(evidence: Evidence, device: str) -> str:
     return reasons[0] if reasons else "no measurement"
 
 
-def _at_least(summary: Summary) -> str:
-    return "at least " if summary.state == LIMITED or (summary.headroom or 2.0) > 1.05 else ""
+def at_least(summary: Summary) -> str:
+    """What to say before a device's rate, if it may do better than measured."""
+    return "at least " if summary.state == LIMITED or summary.headroom is None or summary.headroom > 1 + MARGIN else ""
 
 
 def _ms(value: float | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from turnout_loadtests.formatting import or_dash, three_digits, with_bound
 from turnout_loadtests.judging.cells import INVALID
-from turnout_loadtests.judging.comparisons import by_throughput
+from turnout_loadtests.judging.comparisons import UNDECIDED, by_throughput
 from turnout_loadtests.judging.economics import (
     MILLION,
     Offer,
@@ -20,7 +20,7 @@ from turnout_loadtests.judging.economics import (
 from turnout_loadtests.judging.ladder import shown_targets
 from turnout_loadtests.judging.search import RESOLUTION
 from turnout_loadtests.judging.summaries import Summary
-from turnout_loadtests.judging.verdict import Evidence
+from turnout_loadtests.judging.verdict import Evidence, at_least
 from turnout_loadtests.reporting.conclusions import carries, evidence_of
 from turnout_loadtests.reporting.results import Results
 
@@ -107,7 +107,7 @@ def data_sets(results: Results, evidence: Evidence, rows: float = MILLION) -> Ta
         if fullest is None or fullest.state == INVALID or not fullest.rows_per_s:
             continue
         hours, money = data_set(rows, fullest.rows_per_s, facts.price_per_hour)
-        speed = f"{three_digits(fullest.rows_per_s)} rows/s, batch {fullest.key.batch}"
+        speed = f"{_rate(fullest)} rows/s, batch {fullest.key.batch}"
         lines.append([device, speed, _hours(hours), DASH if money is None else _money(money)])
     head = ["Device", "Throughput", "Time", "Cost"]
     return Table(
@@ -291,8 +291,10 @@ def _speed_up(evidence: Evidence, device: str, base: Summary | None) -> str:
     if base is None or mine is None or mine.key.device == base.key.device:
         return DASH if base is None or mine is None else "1 (the baseline)"
     found = by_throughput(mine, base)
-    if found.ratio is None or found.low is None:
+    if found.ratio is None:
         return DASH
+    if found.low is None:
+        return UNDECIDED
     high = "∞" if found.high is None else three_digits(found.high)
     outcome = "" if found.decided else ", undecided"
     return f"{three_digits(found.ratio)} ({three_digits(found.low)} to {high}{outcome})"
@@ -301,8 +303,7 @@ def _speed_up(evidence: Evidence, device: str, base: Summary | None) -> str:
 def _rate(summary: Summary | None) -> str:
     if summary is None or summary.state == INVALID or summary.rows_per_s is None:
         return DASH
-    at_least = "≥ " if (summary.headroom or 2.0) > 1.05 else ""
-    return f"{at_least}{three_digits(summary.rows_per_s)}"
+    return f"{'≥ ' if at_least(summary) else ''}{three_digits(summary.rows_per_s)}"
 
 
 def _share(summary: Summary | None) -> str:

@@ -112,10 +112,12 @@ def progress_on(console: Console) -> Iterator[Progress]:
                 step.said_s = now_s
                 _line(console, f"{step.text} ({now_s - step.began_s:.0f} s)")
 
-        def planned(lines: Sequence[str], total_s: float, commands: Sequence[str]) -> None:
+        def planned(lines: Sequence[str], takes_s: tuple[float, float], commands: Sequence[str]) -> None:
             for line in lines:
                 _line(console, line)
-            _line(console, f"This takes about {_minutes(total_s)}; Ctrl-C ends it with a report of what was measured.")
+            least, most = map(_minutes, takes_s)
+            longer = "" if most == least else f", up to {most} if rounds are disturbed and repeated"
+            _line(console, f"This takes about {least}{longer}. Ctrl-C ends it with a report of what was measured.")
             _line(console, "The same loads with Locust alone:")
             for command in commands[:MAX_COMMANDS]:
                 _line(console, f"  {command}")

@@ -54,6 +54,29 @@ def test_an_invalid_device_is_not_compared() -> None:
     assert "cuda has no valid measurement" in results.verdicts[0].sentence
 
 
+def test_a_device_whose_larger_batch_has_no_valid_measurement_is_not_the_slower_one() -> None:
+    """Its best is unknown: it was once "18 times" slower, at batch 1, than another at batch 8."""
+    unknown = Behaviour(ms=5.0, fails_share=0.51, fails_at=(8,))
+    results = World({"cpu": Behaviour(ms=10.0), "cuda": unknown}, batches=(1, 8)).results()
+    assert [each.outcome for each in results.comparisons if each.quantity == "throughput"] == ["undecided"]
+    said = results.verdicts[0].sentence
+    assert "Undecided in throughput (measured: 4.0" in said
+    assert "there is no valid measurement of cuda at batch 8: " in said
+
+
+def test_a_device_that_is_faster_anyway_need_not_have_every_batch() -> None:
+    unknown = Behaviour(ms=0.5, fails_share=0.51, fails_at=(8,))
+    said = sentence(World({"cpu": Behaviour(ms=10.0), "cuda": unknown}, batches=(1, 8)))
+    assert "at least 2." in said
+    assert "times the throughput (at least " in said
+
+
+def test_a_smaller_batch_without_a_valid_measurement_changes_nothing() -> None:
+    small = Behaviour(ms=2.0, fails_share=0.51, fails_at=(1,))
+    results = World({"cpu": Behaviour(ms=10.0), "cuda": small}, batches=(1, 8)).results()
+    assert [each.outcome for each in results.comparisons if each.quantity == "throughput"] == ["better"]
+
+
 def test_capacities_come_first() -> None:
     capacities = [
         Capacity("resnet50", device, 1, 50.0, per_s, per_s * 1.04, 9) for device, per_s in (("cpu", 80.0), ("cuda", 400.0))
