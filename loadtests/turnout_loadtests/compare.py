@@ -47,8 +47,7 @@ class Progress:
         said: a line for the user.
         begun: a step begins; its description and how long it takes.
         tick: several times a second.
-        planned: what will be measured, how long that takes (at least, and with repeated rounds), and the same loads as commands of
-            Locust.
+        planned: what will be measured, how long that takes (at least, and with repeated rounds), and the same loads for Locust.
         sampled: a cell with its samples.
         written: the results so far.
     """

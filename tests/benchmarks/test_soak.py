@@ -26,7 +26,8 @@ def test_a_server_within_the_limit_holds(grows: float) -> None:
 
 
 def test_a_leak_is_named_with_its_size() -> None:
-    assert problems(readings(60.0)) == ["memory grows by 60.0 MiB per million requests, and 5 is allowed"]
+    assert problems(readings(60.0)) == ["memory grows by 60.0 MiB per 1,000,000, and 5 is allowed"]
+    assert problems(readings(60.0), per=10_000) == []
 
 
 def test_what_caches_take_at_the_start_is_no_leak() -> None:

@@ -21,6 +21,7 @@ from benchmarks.bystander import http2
 from benchmarks.bystander.http2 import Connection, frame
 from tests import models
 from tests.faulty import until
+from tests.links import Link
 from tests.servers import RunningServer, running
 from tests.wire import arrays, refused, request
 
@@ -246,3 +247,47 @@ def test_49_an_answer_beyond_the_limit_is_refused_and_not_built(small: RunningSe
     with refused("RESOURCE_EXHAUSTED", "the response of model 'fill' has", "--max-message-bytes"):
         small.stub.ModelInfer(request("fill", {"shape": np.array([5, MIB // 4])}))
     answers(small)
+
+
+def test_107_a_client_whose_network_swallows_everything_is_forgotten(repository: Path, transport: str) -> None:
+    """Its stream is open, so that no limit of idle connections ends it: only pings tell that nobody is there any more."""
+    pings = '{"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500}'
+    with running(repository, f"--grpc-options={pings}", transport=transport) as server, ExitStack() as stack:
+        link = Link(server.address)
+        stack.callback(link.close)
+        stub = Stub(stack.enter_context(grpc.insecure_channel(link.address)))
+        hanging_up = threading.Event()
+        stack.callback(hanging_up.set)
+
+        def one_then_silence() -> Iterator[pb.ModelInferRequest]:
+            yield ADD_SUB
+            hanging_up.wait()
+
+        answers = stub.ModelStreamInfer(one_then_silence(), timeout=60)
+        assert not next(answers).error_message
+        link.cut()
+        with refused("DEADLINE_EXCEEDED"):
+            stub.ModelInfer(ADD_SUB, timeout=0.5)
+        process = process_of(server)
+
+        def forgotten() -> bool:
+            server.stub.ModelInfer(ADD_SUB, timeout=5)
+            peers = {each.raddr.port for each in process.net_connections("tcp") if each.raddr}
+            return not peers & link.ports
+
+        until(forgotten)
+
+
+def test_107_a_slow_link_slows_down_its_own_client_only(plain: RunningServer) -> None:
+    link = Link(plain.address, bytes_per_s=200_000)
+    rows = np.ones((64, 256), np.float32)
+    with grpc.insecure_channel(link.address) as channel:
+        slow = Stub(channel).ModelInfer.future(request("echo", {"INPUT": rows}), timeout=30)
+        until(lambda: bool(link.ports))
+        answered = 0
+        while not slow.done():
+            plain.stub.ModelInfer(ADD_SUB, timeout=5)
+            answered += 1
+        assert arrays(slow.result())["OUTPUT"].tolist() == rows.tolist()
+    link.close()
+    assert answered > 20

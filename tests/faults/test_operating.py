@@ -1,6 +1,9 @@
 """What operators and their machines do to a running server: scrapes, probes under load, and what it does by itself."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import urllib.request
 from contextlib import ExitStack
@@ -17,6 +20,21 @@ from tests.servers import RunningServer, running
 from tests.wire import arrays, request
 
 X = np.zeros((1, 2), np.float32)
+
+
+#: How many more MiB a server may hold after loading a small model 150 times, when it has done so as often before.
+RELOADED_MIB = 8
+#: Notes every fork of a process that is started with it.
+NOTES_FORKS = """
+import os, sys
+
+def note(event, arguments):
+    if event in ("os.fork", "os.forkpty"):
+        with open(os.environ["FORKS"], "a") as file:
+            file.write(f"{os.getpid()} {sys.argv}\\n")
+
+sys.addaudithook(note)
+"""
 
 
 @pytest.fixture
@@ -92,3 +110,38 @@ def test_120_nothing_is_sent_to_anybody_who_did_not_ask(repository: Path, transp
         for each in (process, *process.children(recursive=True)):
             remote = {connection.raddr.ip for connection in each.net_connections("inet") if connection.raddr}
             assert {address.removeprefix("::ffff:") for address in remote} <= {"127.0.0.1", "::1"}
+
+
+def test_104_the_server_and_its_processes_never_fork(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A forked child would have locks of threads, of ONNX Runtime and of gRPC, that nobody in it will ever release."""
+    noting = tmp_path_factory.mktemp("noting")
+    (noting / "sitecustomize.py").write_text(NOTES_FORKS)
+    (noting / "turnout.toml").write_text('[devices.cpu]\n[devices."cpu:own"]\nisolation = "process"\n')
+    forks = noting / "forks"
+    path = os.pathsep.join(filter(None, [str(noting), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "FORKS": str(forks)}
+    models.save(repository, "endless", models.countdown())  # run in a process of its own for its Loop
+    with running(repository, f"--config={noting / 'turnout.toml'}", env=environment) as server:
+        for device in ("cpu", "cpu:own"):
+            answer = server.stub.ModelInfer(request("adds", {"x": X}, parameters={"device": device}), timeout=30)
+            assert arrays(answer)["y"].tolist() == [[1, 1]]
+        server.stub.ModelInfer(request("endless", {"n": np.array(3)}), timeout=30)
+        assert len(psutil.Process(server.process.pid).children()) >= 2
+    assert not forks.exists(), forks.read_text()
+    subprocess.run([sys.executable, "-c", "import os; os.fork() or os._exit(0)"], env=environment, check=True)
+    assert forks.exists()
+
+
+def test_109_a_model_that_is_loaded_again_and_again_takes_no_memory(repository: Path, transport: str) -> None:
+    with running(repository, "--model-control-mode=explicit", "--load-model=*", transport=transport) as server:
+        process = psutil.Process(server.process.pid)
+
+        def held_after(loads: int) -> tuple[float, int, int]:
+            for _ in range(loads):
+                server.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="adds"), timeout=30)
+            infer(server)
+            return process.memory_info().rss / 2**20, process.num_fds(), process.num_threads()
+
+        before, after = held_after(150), held_after(150)
+        assert after[0] < before[0] + RELOADED_MIB
+        assert (after[1] <= before[1] + 4, after[2] <= before[2] + 2) == (True, True), (before, after)

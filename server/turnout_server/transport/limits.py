@@ -5,8 +5,9 @@ from typing import Any
 
 #: While the server stops, a client that doesn't take its answer is waited for this long, in seconds.
 DRAIN_STALL_S = 2.0
-
-
+#: A connection with calls on which nothing arrived for so long is asked whether its client is still there, and closed if nobody
+#: answers. By default gRPC asks after two hours, and for so long a client that vanished keeps the places of its streams.
+KEEPALIVE = {"grpc.keepalive_time_ms": 60_000, "grpc.keepalive_timeout_ms": 20_000}
 #: How many ended calls may wait to be freed, as a multiple of those in progress.
 ENDED_PER_STREAM = 10
 
@@ -43,6 +44,7 @@ def channel_arguments(limits: Limits) -> dict[str, Any]:
         "grpc.so_reuseport": 0,  # otherwise a second server can bind the same port and take some of its calls
         "grpc.max_receive_message_length": limits.message_bytes,
         "grpc.max_send_message_length": limits.message_bytes,
+        **KEEPALIVE,
     }
     wanted = {
         "grpc.max_concurrent_streams": limits.streams,

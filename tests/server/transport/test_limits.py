@@ -6,6 +6,8 @@ ALWAYS = {
     "grpc.so_reuseport": 0,
     "grpc.max_receive_message_length": 5,
     "grpc.max_send_message_length": 5,
+    "grpc.keepalive_time_ms": 60_000,
+    "grpc.keepalive_timeout_ms": 20_000,
 }
 
 
