@@ -17,8 +17,9 @@ import psutil
 from turnout_server.app import Server
 from turnout_server.observability.log_settings import LogSettings
 from turnout_server.settings import Settings
-from turnout_server.transport import completion_queue, selection
+from turnout_server.transport import selection
 from turnout_server.transport.completion_queue import CompletionQueueTransport
+from turnout_server.transport.completion_queue_calls import guarded
 
 from benchmarks.cases import CASES
 from benchmarks.checkouts import Load, measure, ready
@@ -44,15 +45,15 @@ class TimedTransport(CompletionQueueTransport):
         self.totals["requests"] += len(received)
         times_s = [time.thread_time()]
         for call, message in received:
-            completion_queue._guarded(call.handle, message)
+            guarded(call.handle, message)
         times_s.append(time.thread_time())
-        more = self._inline is not None and bool(completion_queue._guarded(self._inline.run))
+        more = self._inline is not None and bool(guarded(self._inline.run))
         times_s.append(time.thread_time())
         for answer in answered:
-            completion_queue._guarded(answer.flush)
+            guarded(answer.flush)
         times_s.append(time.thread_time())
         for call, _ in received:
-            completion_queue._guarded(call.watch)
+            guarded(call.watch)
         times_s.append(time.thread_time())
         received.clear()
         answered.clear()

@@ -126,8 +126,8 @@ def page(rows: Sequence[Row], seconds: float) -> str:
         f"`python -m benchmarks.bystander --seconds {seconds:g}` on {datetime.date.today()}: {platform.machine()}, "
         f"{len(os.sched_getaffinity(0))} cores, load average at the end {os.getloadavg()[0]:.1f}; Python "
         f"{platform.python_version()}, grpcio {grpc.__version__}.",
-        "Attacker, server and client share the cores: an attacker that only computes would take a third to a half of the",
-        "throughput.",
+        "Attacker, server and client share the cores. The first two rows of each transport are what the others are to be",
+        "compared with: work that doesn't touch the server, and messages that gRPC receives and nobody reads.",
         "",
         "`memory` is by how much the server's resident memory grew at most while the attacker sent message after message,",
         "divided by the bytes of one. gRPC takes three of that alone: a message of 16 MB that is refused unread costs 3.0x the",

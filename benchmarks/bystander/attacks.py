@@ -71,8 +71,11 @@ def large_answer() -> bytes:
     return message.SerializeToString()
 
 
+#: What attacks are compared with: a message that gRPC receives and nobody reads, and work that doesn't touch the server.
+UNREAD, COMPUTING = "16 MB for a method that there isn't", "a process that only computes"
 #: Messages that are sent again and again, by name. They are made when they are needed.
 MESSAGES: Mapping[str, Callable[[], bytes]] = {
+    UNREAD: cache(lambda: bytes(16 * MB)),
     "16 MB of empty texts": cache(lambda: texts(b"")),
     "16 MB of short texts": cache(lambda: texts(b"ab")),
     "16 MB of short typed texts": cache(typed_texts),
@@ -90,7 +93,8 @@ def resend(name: str, address: str, ends_s: float) -> None:
     compression = grpc.Compression.Gzip if "gzip" in name else None
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(address, options, compression) as channel:
-        call = channel.unary_unary(http2.INFER, bytes, bytes)
+        method = http2.INFER if name != UNREAD else f"{http2.INFER}Nothing"
+        call = channel.unary_unary(method, bytes, bytes)
         while time.monotonic() < ends_s:
             with suppress(grpc.RpcError):
                 call(MESSAGES[name](), timeout=30)
@@ -146,14 +150,21 @@ def ping(address: str, ends_s: float) -> None:
                 connection.send(frame(http2.PING, 0, 0, bytes(8)) * 10)
 
 
+def compute(address: str, ends_s: float) -> None:
+    """Takes a core, and leaves the server alone."""
+    while time.monotonic() < ends_s:
+        pass
+
+
 CONNECTIONS: Mapping[str, Callable[[str, float], None]] = {
+    COMPUTING: compute,
     "streams opened and reset": reset,
     "calls ended without a message": end_without_message,
     "200 stalled uploads": stall,
     "50 clients that read nothing": read_nothing,
     "a flood of pings": ping,
 }
-NAMES = (*MESSAGES, *CONNECTIONS)
+NAMES = (COMPUTING, *MESSAGES, *(name for name in CONNECTIONS if name != COMPUTING))
 
 
 def _with_contents(message: pb.ModelInferRequest, tensor: pb.ModelInferRequest.InferInputTensor, contents: bytes) -> bytes:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from turnout_server.core.errors import FailedPrecondition
-from turnout_server.transport import completion_queue, selection
+from turnout_server.transport import completion_queue_calls, selection
 from turnout_server.transport.aio import AioTransport
 from turnout_server.transport.base import Handlers
 from turnout_server.transport.completion_queue import NEEDED, CompletionQueueTransport
@@ -36,7 +36,7 @@ def test_a_grpcio_whose_calls_never_end_falls_back_to_aio_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(selection, "CHECK_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(completion_queue, "_NO_FLAGS", "not a number")
+    monkeypatch.setattr(completion_queue_calls, "_NO_FLAGS", "not a number")
     assert selection.choose("auto") is AioTransport
     (warning,) = [record.getMessage() for record in caplog.records if record.name == selection.__name__]
     assert "DEADLINE_EXCEEDED" in warning
