@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.judging.agreement import agreement
 from turnout_loadtests.judging.cells import INVALID, Cell, summarise
@@ -260,7 +261,7 @@ class Run:
         while (rate := next_rate(trials, start_per_s)) is not None:
             length_s = trial_length_s(rate, profile.trial_s, profile.longest_trial_s)
             if length_s is None:
-                trials.append(Trial(rate, None, f"a p99 at {rate:.3g}/s takes longer than {profile.longest_trial_s:g} s"))
+                trials.append(Trial(rate, None, f"a p99 at {three_digits(rate)}/s takes longer than {profile.longest_trial_s:g} s"))
                 continue
             load = replace(
                 self._load(model, device, Experiment(batch, rate_per_s=rate), 1),
@@ -268,7 +269,7 @@ class Run:
                 target_ms=target_ms,
                 misses_allowed=misses_allowed(rate, length_s),
             )
-            self._progress.begun(f"{model} on {device}: {rate:.3g} requests/s within {target_ms:g} ms?", length_s)
+            self._progress.begun(f"{model} on {device}: {three_digits(rate)} requests/s within {target_ms:g} ms?", length_s)
             cell, samples = self._apply(load, probed.facts, 0)
             self._enter(cell, samples)
             trials.append(kept(cell, target_ms))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID, LIMITED, Cell
 from turnout_loadtests.judging.validity import DISTURBED, WRONG_DEVICE
 from turnout_loadtests.statistics import allowed_exceedances
@@ -94,7 +95,7 @@ def kept(cell: Cell, target_ms: float) -> Trial:
     upper_ms = cell.response.p99_upper_ms
     if upper_ms is None:
         return Trial(rate, None, f"{cell.answers} answers are too few for a p99")
-    return Trial(rate, True, f"p99 is at most {upper_ms:.3g} ms")
+    return Trial(rate, True, f"p99 is at most {three_digits(upper_ms)} ms")
 
 
 def _missed(cell: Cell, target_ms: float) -> str:
@@ -105,9 +106,9 @@ def _missed(cell: Cell, target_ms: float) -> str:
         return f"{cell.dropped} requests weren't sent: {cell.in_flight} were in flight"
     upper_ms, offered = cell.response.p99_upper_ms, cell.requests / cell.duration_s if cell.duration_s else 0.0
     if upper_ms is not None and upper_ms > target_ms:
-        return f"p99 may be {upper_ms:.3g} ms"
+        return f"p99 may be {three_digits(upper_ms)} ms"
     if upper_ms is not None and cell.state != INVALID and (cell.requests_per_s or 0.0) < MIN_ACHIEVED * offered:
-        return f"{cell.requests_per_s or 0.0:.3g} of {offered:.3g} requests/s were answered"
+        return f"{three_digits(cell.requests_per_s or 0.0)} of {three_digits(offered)} requests/s were answered"
     return ""
 
 
@@ -138,7 +139,7 @@ def capacity_of(model: str, device: str, batch: int, target_ms: float, trials: S
     if low is None and high is None:
         return Capacity(model, device, batch, target_ms, None, trials=len(trials), reason=last or "no trial")
     if low is None:
-        return Capacity(model, device, batch, target_ms, 0.0, high, len(trials), f"missed even at {high:.3g}/s: {last}")
+        return Capacity(model, device, batch, target_ms, 0.0, high, len(trials), f"missed even at {three_digits(high)}/s: {last}")
     reason = "" if high is not None and high <= low * (1 + RESOLUTION) else f"ended early: {last}"
     return Capacity(model, device, batch, target_ms, low, high, len(trials), reason)
 

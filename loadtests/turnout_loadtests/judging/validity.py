@@ -151,7 +151,7 @@ def _steady(cell: Cell, _: Setting) -> list[str]:
     rates = cell.part_rates
     counts = [round(rate * cell.duration_s / len(rates)) for rate in rates]
     if max(rates) > MAX_PART_RATIO * min(rates) and not differ_by_chance(counts, cell.scatter):
-        raise _Invalid(f"not steady: {', '.join(f'{rate:.3g}' for rate in rates)} requests/s in the thirds of its window")
+        raise _Invalid(f"not steady: {', '.join(map(three_digits, rates))} requests/s in the thirds of its window")
     return []
 
 

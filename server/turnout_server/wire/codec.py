@@ -173,22 +173,28 @@ class Codec:
         """
         segments: list[bytes | np.ndarray] = [responses.head(response.provenance), responses.request_id(response.id)]
         segments += [responses.timing(key, value) for key, value in response.timings.items()]
+        size = 0
         for name, array in response.outputs.items():
             output_format = formats.get(name, PLAIN)
             output = _classified(name, array, output_format.classes, response.signature) if output_format.classes else array
             data = tensors.to_raw(output)
             if output_format.region is None:
                 byte_size = data.nbytes if isinstance(data, np.ndarray) else len(data)
+                size += byte_size
                 segments += (responses.tensor(name, of_dtype(output.dtype).name, output.shape, byte_size), data)
             else:
                 segments += (_write_to_region(name, output, data, output_format), responses.contents(0))
-        size = sum(segment.nbytes if isinstance(segment, np.ndarray) else len(segment) for segment in segments)
+        self._check_size(size, response)  # before the message is built
+        message = responses.join(segments)
+        self._check_size(len(message), response)
+        return message
+
+    def _check_size(self, size: int, response: InferResponse) -> None:
         if size > self._max_message_bytes:
             raise Overloaded(
                 f"the response of model '{response.provenance.model}' has {size} bytes, more than {self._max_message_bytes} "
                 f"(--max-message-bytes); ask for fewer rows or outputs"
             )
-        return responses.join(segments)
 
     def _inputs(self, parsed: _Parsed) -> dict[str, np.ndarray]:
         request, unread = parsed.request, iter(parsed.raw)
