@@ -6,6 +6,7 @@ The server runs in this process, on a transport that reads the thread's CPU cloc
 import argparse
 import logging
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -35,12 +36,17 @@ class TimedTransport(CompletionQueueTransport):
 
     totals: ClassVar[defaultdict[str, float]] = defaultdict(float)
 
-    def _receive_events(self, until_s: float | None) -> None:
+    def _receive_events(self, until_s: float) -> None:
         began_s = time.thread_time()
         super()._receive_events(until_s)
         self.totals[STEPS[0]] += time.thread_time() - began_s
 
     def _handle_events(self) -> bool:
+        with self._handling:
+            self._round.thread = threading.get_ident()
+            return self._handle_timed()
+
+    def _handle_timed(self) -> bool:
         received, answered = self._round.received, self._round.answered
         self.totals["requests"] += len(received)
         times_s = [time.thread_time()]

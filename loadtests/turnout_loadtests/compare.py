@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.errors import LoadTestError
+from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.agreement import agreement
 from turnout_loadtests.judging.cells import INVALID, Cell, summarise
 from turnout_loadtests.judging.ladder import WIDEST_MS
@@ -173,8 +173,8 @@ class Run:
                 for experiment in experiments(self._request):
                     load = self._load(model, device, experiment, self._request.in_flight or 4)
                     commands.append(locust_command(load, self._options.processes))
-        probed = [[each.latency_s for each in devices.values()] for devices in self._ledger.models.values()]
-        self._progress.planned(lines, estimate_s(self._request, probed), commands)
+        latencies_s = [[each.latency_s for each in devices.values()] for devices in self._ledger.models.values()]
+        self._progress.planned(lines, estimate_s(self._request, latencies_s), commands)
 
     def _measure_floor(self) -> None:
         """Calls without inference: what no device can be faster than, as seen from here."""
@@ -261,7 +261,9 @@ class Run:
         while (rate := next_rate(trials, start_per_s)) is not None:
             length_s = trial_length_s(rate, profile.trial_s, profile.longest_trial_s)
             if length_s is None:
-                trials.append(Trial(rate, None, f"a p99 at {three_digits(rate)}/s takes longer than {profile.longest_trial_s:g} s"))
+                trials.append(
+                    Trial(rate, None, f"a p99 at {three_digits(rate)}/s takes longer than {profile.longest_trial_s:g} s")
+                )
                 continue
             load = replace(
                 self._load(model, device, Experiment(batch, rate_per_s=rate), 1),

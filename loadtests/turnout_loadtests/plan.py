@@ -19,7 +19,7 @@ OVERHEAD_S = 0.4
 LOAD_ANSWERS = 500
 #: Of the planned rounds, how many are repeated at most because they were disturbed.
 REPEATED = 0.5
-#: What an estimate assumes: requests that fill a device, the steps that find it, and the trials of a search that don't end early.
+#: What an estimate assumes: requests that fill a device, steps that find it, and trials of a search that don't end early.
 USUALLY_FILLING, FILL_STEPS, SEARCH_TRIALS = 4, 4, 6
 
 

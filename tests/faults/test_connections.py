@@ -134,6 +134,28 @@ def resets(connection: Connection, count: int) -> None:
             connection.send(frame(http2.RST_STREAM, 0, stream, struct.pack(">I", http2.CANCEL)))
 
 
+def test_17_pings_whose_answers_are_never_read_do_not_stop_the_server(repository: Path) -> None:
+    """gRPC often keeps its polling thread with that one connection. `aio` has no other thread that could take its place."""
+    with running(repository) as server, ExitStack() as stack:
+        stop = threading.Event()
+
+        def flood() -> None:
+            while not stop.is_set():
+                with Connection(server.address) as connection, suppress(OSError):
+                    while not stop.is_set():
+                        connection.send(frame(http2.PING, 0, 0, bytes(8)) * 10)
+
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        stack.callback(flooding.join)
+        stack.callback(stop.set)
+        ends_s, answered = time.monotonic() + 3, 0
+        while time.monotonic() < ends_s:
+            server.stub.ModelInfer(ADD_SUB, timeout=5)
+            answered += 1
+        assert answered > 50
+
+
 def test_18_streams_that_are_opened_and_reset_starve_nobody(plain: RunningServer) -> None:
     with Connection(plain.address) as connection:
         attack = threading.Thread(target=resets, args=(connection, 10_000))
@@ -251,7 +273,7 @@ def test_49_an_answer_beyond_the_limit_is_refused_and_not_built(small: RunningSe
 
 def test_107_a_client_whose_network_swallows_everything_is_forgotten(repository: Path, transport: str) -> None:
     """Its stream is open, so that no limit of idle connections ends it: only pings tell that nobody is there any more."""
-    pings = '{"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500}'
+    pings = '{"grpc.keepalive_time_ms": 500, "grpc.http2.ping_timeout_ms": 500}'
     with running(repository, f"--grpc-options={pings}", transport=transport) as server, ExitStack() as stack:
         link = Link(server.address)
         stack.callback(link.close)

@@ -166,7 +166,7 @@ def test_dictionaries_that_other_threads_change_are_copied_before_their_items_ar
 
 def test_105_only_a_timestamp_and_grpcs_own_deadlines_are_read_from_the_clock_that_may_be_set() -> None:
     readers = {module_of(file) for file in SERVER.rglob("*.py") if "time.time()" in file.read_text(encoding="utf-8")}
-    assert readers == {"serving.dataplane", "transport.completion_queue_calls"}
+    assert readers == {"serving.dataplane", "transport.completion_queue", "transport.completion_queue_calls"}
 
 
 def test_122_the_server_needs_no_torch_and_starts_without_telemetry() -> None:

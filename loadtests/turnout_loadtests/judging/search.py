@@ -139,7 +139,8 @@ def capacity_of(model: str, device: str, batch: int, target_ms: float, trials: S
     if low is None and high is None:
         return Capacity(model, device, batch, target_ms, None, trials=len(trials), reason=last or "no trial")
     if low is None:
-        return Capacity(model, device, batch, target_ms, 0.0, high, len(trials), f"missed even at {three_digits(high)}/s: {last}")
+        missed = f"missed even at {three_digits(high or 0.0)}/s: {last}"
+        return Capacity(model, device, batch, target_ms, 0.0, high, len(trials), missed)
     reason = "" if high is not None and high <= low * (1 + RESOLUTION) else f"ended early: {last}"
     return Capacity(model, device, batch, target_ms, low, high, len(trials), reason)
 

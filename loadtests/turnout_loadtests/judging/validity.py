@@ -7,6 +7,7 @@ first reason that was found. Remarks on a valid cell say what a reader should kn
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID, LIMITED, VALID, Cell, answers_needed
 from turnout_loadtests.payloads import split_precision
 from turnout_loadtests.sending.load import OPEN

@@ -24,6 +24,7 @@ NUMBERS = (
     "http2.max_pings_without_data",
     "http2.min_ping_interval_without_data_ms",
     "http2.min_time_between_pings_ms",
+    "http2.ping_timeout_ms",
     "http2.write_buffer_size",
     "keepalive_permit_without_calls",
     "keepalive_time_ms",

@@ -11,6 +11,8 @@ The polling thread works in rounds. In each round it does the following steps, e
 3. run the inline work that the handlers submitted,
 4. pass the answers to gRPC.
 
+While gRPC doesn't let the polling thread go, another one takes its place (`polling_threads`).
+
 gRPC's code and Python's evict each other from the processor's caches: doing all steps for one call after the other would cost a
 small request 40 % more CPU.
 """
@@ -29,6 +31,7 @@ from turnout_server.transport.base import Call, Handlers, Status
 from turnout_server.transport.completion_queue_calls import Round, StreamCall, UnaryCall, guarded
 from turnout_server.transport.in_flight import InFlight
 from turnout_server.transport.limits import DRAIN_STALL_S, NO_LIMITS, Limits
+from turnout_server.transport.polling_threads import WATCH_S, PollingThreads
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +52,6 @@ REQUESTED_CALLS = 64
 EVENTS_PER_ROUND = 64
 #: A round ends after this many consecutive empty polls. One isn't enough: a poll looks at one socket only.
 EMPTY_POLLS = 3
-#: Seconds between two looks for messages that don't move.
-STALL_POLL_S = 0.25
 #: How long `stop` waits for the server to end after cancelling its calls, which normally takes milliseconds.
 CANCEL_TIMEOUT_S = 5.0
 
@@ -89,6 +90,8 @@ class CompletionQueueTransport:
         self._round = Round(InFlight(limits.in_flight_bytes))
         self._stall_s = limits.stall_s
         self._ended = False
+        self._inline_left = False
+        self._handling = threading.Lock()  # guards the round, which the polling thread shares with its stand-ins
         require_free(address, shared=may_share(options))
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(list(options), False)
@@ -98,27 +101,25 @@ class CompletionQueueTransport:
         if not self.port:
             self._server.destroy()
             raise OSError(f"cannot listen on {address}: gRPC says why in its log")
-        self._thread = threading.Thread(target=self._poll, name="transport", daemon=True)
-        self._stalls = threading.Thread(target=self._end_stalled, name="stalls", daemon=True)
+        self._threads = PollingThreads(self._poll, lambda: self._ended, self._end_stalled)
 
     def start(self) -> None:
         """See Transport."""
         self._server.start()
         for _ in range(REQUESTED_CALLS):
             self._request_call()
-        self._thread.start()
-        self._stalls.start()
+        self._threads.start()
 
     def stop(self, grace_s: float) -> None:
         """See Transport."""
-        if not self._thread.ident:  # never started: gRPC only shuts down servers that run
+        if not self._threads.started:  # never started: gRPC only shuts down servers that run
             self.start()
         self._stall_s = DRAIN_STALL_S
         self._server.shutdown(self._queue, self._shut_down)
         self._await_end(grace_s)
-        if self._thread.is_alive():
+        if self._threads.alive:
             self._server.cancel_all_calls()
-            self._thread.join(CANCEL_TIMEOUT_S)
+            self._threads.join(CANCEL_TIMEOUT_S)
         if self._ended:  # if it timed out, `shutdown` may still run inside gRPC
             self._server.destroy()
 
@@ -129,49 +130,47 @@ class CompletionQueueTransport:
         """
         now_s = busy_s = time.monotonic()
         ends_s = now_s + grace_s
-        while self._thread.is_alive() and now_s < min(ends_s, busy_s + DRAIN_STALL_S):
-            self._thread.join(min(STALL_POLL_S, ends_s - now_s))
+        while self._threads.alive and now_s < min(ends_s, busy_s + DRAIN_STALL_S):
+            self._threads.join(min(WATCH_S, ends_s - now_s))
             now_s = time.monotonic()
             if self._round.open_calls:
                 busy_s = now_s
 
     def _end_stalled(self) -> None:
-        """Cancels the calls with a message that has been on its way for too long; in a thread of its own."""
-        while not self._ended:
-            time.sleep(STALL_POLL_S)
-            if not self._stall_s:
-                continue
-            since_s = time.monotonic() - self._stall_s
-            stalled = [call for call, started_s in self._round.transfers.copy().items() if started_s < since_s]
-            for call in stalled:
-                self._round.transfers.pop(call, None)
-                call.abandon()
-            if stalled:
-                logger.info("ended %d calls whose messages didn't move for %g s", len(stalled), self._stall_s)
+        """Cancels the calls with a message that has been on its way for too long."""
+        if not self._stall_s:
+            return
+        since_s = time.monotonic() - self._stall_s
+        stalled = [call for call, started_s in self._round.transfers.copy().items() if started_s < since_s]
+        for call in stalled:
+            self._round.transfers.pop(call, None)
+            call.abandon()
+        if stalled:
+            logger.info("ended %d calls whose messages didn't move for %g s", len(stalled), self._stall_s)
 
-    def _poll(self) -> None:
-        self._round.thread = threading.get_ident()
-        more = False
-        while not self._ended:
-            self._receive_events(_AT_ONCE if more else None)
-            more = self._handle_events()
+    def _poll(self, longest_s: float) -> None:
+        """A round, which waits for `longest_s` at most."""
+        self._receive_events(_AT_ONCE if self._inline_left else time.time() + longest_s)
+        self._inline_left = self._handle_events()
 
     def _handle_events(self) -> bool:
         """Does steps 2 to 4 of a round; True if inline work is left."""
         received, answered = self._round.received, self._round.answered
-        for call, message in received:
-            guarded(call.handle, message)
-        more = self._inline is not None and bool(guarded(self._inline.run))
-        for call in answered:
-            guarded(call.flush)
-        for call, _ in received:
-            guarded(call.watch)
-        received.clear()
-        answered.clear()
+        with self._handling:
+            self._round.thread = threading.get_ident()
+            for call, message in received:
+                guarded(call.handle, message)
+            more = self._inline is not None and bool(guarded(self._inline.run))
+            for call in answered:
+                guarded(call.flush)
+            for call, _ in received:
+                guarded(call.watch)
+            received.clear()
+            answered.clear()
         return more
 
-    def _receive_events(self, until_s: float | None) -> None:
-        """Waits for an event until `until_s` (None for no limit) and receives all events that are ready."""
+    def _receive_events(self, until_s: float) -> None:
+        """Waits for an event until `until_s`, in seconds since the epoch, and receives all events that are ready."""
         poll, timed_out, empty_polls = self._queue.poll, cygrpc.CompletionType.queue_timeout, 0
         for _ in range(EVENTS_PER_ROUND):
             event = poll(until_s)
@@ -182,7 +181,8 @@ class CompletionQueueTransport:
                     return
                 continue
             empty_polls = 0
-            guarded(event.tag, event)
+            with self._handling:
+                guarded(event.tag, event)
             event = None  # releases the call before the next poll
 
     def _request_call(self) -> None:

@@ -46,7 +46,7 @@ class Round:
     """What the polling thread has collected for the later steps of its round.
 
     Attributes:
-        thread: the polling thread.
+        thread: the polling thread whose round it is.
         received: calls and their messages for the handlers; None instead of a message marks the end of the messages.
         answered: calls with messages or a status to send.
         transfers: calls with a message on its way, and since when, on the monotonic clock. Any thread may use it.

@@ -7,7 +7,8 @@ from typing import Any
 DRAIN_STALL_S = 2.0
 #: A connection with calls on which nothing arrived for so long is asked whether its client is still there, and closed if nobody
 #: answers. By default gRPC asks after two hours, and for so long a client that vanished keeps the places of its streams.
-KEEPALIVE = {"grpc.keepalive_time_ms": 60_000, "grpc.keepalive_timeout_ms": 20_000}
+#: The limit is `ping_timeout_ms`: `keepalive_timeout_ms` alone closed nothing (grpcio 1.85).
+KEEPALIVE = {"grpc.keepalive_time_ms": 60_000, "grpc.http2.ping_timeout_ms": 20_000}
 #: How many ended calls may wait to be freed, as a multiple of those in progress.
 ENDED_PER_STREAM = 10
 

@@ -77,7 +77,7 @@ def test_a_request_that_takes_longer_than_its_window_has_no_rate() -> None:
 
 def test_a_rate_that_changes_within_the_window_is_not_steady() -> None:
     unsteady = replace(cell(), part_rates=[100.0, 100.0, 40.0])
-    assert reason(judged(unsteady, Setting())).startswith("not steady: 100, 100, 40 requests/s")
+    assert reason(judged(unsteady, Setting())).startswith("not steady: 100, 100, 40.0 requests/s")
     by_chance = replace(cell(), part_rates=[7.5, 9.0, 6.75])  # 10, 12 and 9 requests
     assert judged(by_chance, Setting()).state == VALID
 

@@ -7,7 +7,7 @@ ALWAYS = {
     "grpc.max_receive_message_length": 5,
     "grpc.max_send_message_length": 5,
     "grpc.keepalive_time_ms": 60_000,
-    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.http2.ping_timeout_ms": 20_000,
 }
 
 
