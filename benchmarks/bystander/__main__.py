@@ -4,7 +4,8 @@
 
 The innocent client sends one small request after the other on a connection of its own. The attacker runs in another process, on
 the same cores. `memory` is by how much the server's resident memory grew at its highest, divided by the bytes of one message;
-a message in gzip counts as what it is inflated.
+a message in gzip counts as what it is inflated. `held` is the longest time for which the server's interpreter was kept from its
+other threads while the attack went on.
 """
 
 import argparse
@@ -49,6 +50,7 @@ class Row(NamedTuple):
     without: Seen
     during: Seen
     amplification: float | None
+    held_ms: float
 
 
 def save_repository(root: Path) -> None:
@@ -86,19 +88,30 @@ def attacking(name: str, address: str, seconds: float) -> Iterator[None]:
             attacker.kill()
 
 
-def measure(name: str, transport: str, server: RunningServer, seconds: float) -> Row:
-    """One row of the table."""
+def measure(name: str, transport: str, server: RunningServer, seconds: float, notes: Path) -> Row:
+    """One row of the table.
+
+    Args:
+        notes: where the server notes how long its interpreter was held.
+    """
     with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = Stub(channel)
         observe(stub, 0.5)
         without = observe(stub, seconds)
         before = memory_of(server)
         forget_peak(server)
+        began_s = time.monotonic()
         with attacking(name, server.address, seconds + 0.5):
             during = observe(stub, seconds)
         grown = peak_of(server) - before
     size = len(attacks.MESSAGES[name]()) if name in attacks.MESSAGES else 0
-    return Row(name, transport, without, during, grown / size if size > attacks.MB else None)
+    return Row(name, transport, without, during, grown / size if size > attacks.MB else None, held_ms(notes, began_s))
+
+
+def held_ms(notes: Path, since_s: float) -> float:
+    """The longest time that a server noted since then; both processes read the same clock."""
+    lines = [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
+    return max((float(ms) for at_s, ms in lines if float(at_s) >= since_s), default=0.0)
 
 
 def memory_of(server: RunningServer) -> int:
@@ -133,15 +146,17 @@ def page(rows: Sequence[Row], seconds: float) -> str:
         "divided by the bytes of one. gRPC takes three of that alone: a message of 16 MB that is refused unread costs 3.0x the",
         "first time and 4.3x to 4.6x after ten of them, on both transports.",
         "",
-        "| attack | transport | answers/s without | with | kept | p99 without | with | failed | memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "`held` is the longest time for which the interpreter was kept from the server's other threads.",
+        "",
+        "| attack | transport | answers/s without | with | kept | p99 without | with | failed | memory | held |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         memory = "" if row.amplification is None else f"{row.amplification:.1f}x"
         lines.append(
             f"| {row.attack} | {row.transport} | {row.without.rate:.0f} | {row.during.rate:.0f} | "
             f"{row.during.rate / row.without.rate:.0%} | {row.without.p99_ms:.1f} ms | {row.during.p99_ms:.1f} ms | "
-            f"{row.during.failures} | {memory} |"
+            f"{row.during.failures} | {memory} | {row.held_ms:.1f} ms |"
         )
     return "\n".join(lines) + "\n"
 
@@ -154,12 +169,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as scratch:
         save_repository(Path(root))
+        notes = Path(scratch) / "held.txt"
         for transport in TRANSPORTS:
             for name in options.only:
-                with running(Path(root), transport=transport) as server:
-                    rows.append(measure(name, transport, server, options.seconds))
+                with running(
+                    Path(root), transport=transport, module="benchmarks.bystander.watched", env={"HELD_FILE": str(notes)}
+                ) as server:
+                    rows.append(measure(name, transport, server, options.seconds, notes))
                     print(page(rows[-1:], options.seconds).splitlines()[-1], flush=True)
     if options.output:
         options.output.write_text(page(rows, options.seconds), encoding="utf-8")

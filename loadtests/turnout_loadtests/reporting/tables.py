@@ -108,7 +108,8 @@ def data_sets(results: Results, evidence: Evidence, rows: float = MILLION) -> Ta
             continue
         hours, money = data_set(rows, fullest.rows_per_s, facts.price_per_hour)
         speed = f"{_rate(fullest)} rows/s, batch {fullest.key.batch}"
-        lines.append([device, speed, _hours(hours), DASH if money is None else _money(money)])
+        bound = "≤ " if at_least(fullest) else ""
+        lines.append([device, speed, bound + _hours(hours), DASH if money is None else bound + _money(money)])
     head = ["Device", "Throughput", "Time", "Cost"]
     return Table(
         "A data set of a million rows",
