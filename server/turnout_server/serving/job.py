@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from turnout_server.core.errors import ServingError, internal_error
+from turnout_server.core.errors import ServingError, unexpected_error
 from turnout_server.models.deployments import Deployment
 from turnout_server.scheduling import batching
 
@@ -101,10 +101,10 @@ class Job:
         try:
             done(outcome)
         except Exception:  # an error in the receiver must not end the thread that delivers
-            hidden = internal_error()
-            logger.exception("a request's outcome could not be delivered: %s", hidden)
+            shown = unexpected_error()
+            logger.exception("a request's outcome could not be delivered: %s", shown)
             with suppress(Exception):
-                done(hidden)
+                done(shown)
         return True
 
     def cancel(self) -> None:

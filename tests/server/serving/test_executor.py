@@ -206,18 +206,19 @@ def test_a_run_with_too_few_rows_fails_all_its_requests(bench: Bench) -> None:
     assert isinstance(outcomes[2], InternalError)
 
 
-def test_an_answer_that_cannot_be_delivered_leaves_the_worker_alive(bench: Bench) -> None:
+@pytest.mark.parametrize(("error", "shown"), [(RuntimeError("the wire is gone"), InternalError), (MemoryError(), Overloaded)])
+def test_an_answer_that_cannot_be_delivered_leaves_the_worker_alive(bench: Bench, error: Exception, shown: type) -> None:
     calls: list[Execution | ServingError] = []
 
     def broken(outcome: Execution | ServingError) -> None:
         calls.append(outcome)
-        raise RuntimeError("the wire is gone")
+        raise error
 
     array = np.zeros((1, 2), np.float32)
     bench.executor.submit(Job(bench.model, {"a": array, "b": array}, ("y",), 1, 2, broken))
     bench.submit(1)
     assert_answered(bench.take(1)[1], 1)
-    assert [type(call) for call in calls] == [Execution, InternalError]
+    assert [type(call) for call in calls] == [Execution, shown]
 
 
 def test_a_full_queue_refuses_at_once(make: Callable[..., Bench]) -> None:
