@@ -22,7 +22,7 @@ from tests.wire import arrays, request
 X = np.zeros((1, 2), np.float32)
 
 
-#: How many more MiB a server may hold after loading a small model 150 times, when it has done so as often before.
+#: How many more MiB a server may hold after loading a small model 60 times, when it has done so as often before.
 RELOADED_MIB = 8
 #: Notes every fork of a process that is started with it.
 NOTES_FORKS = """
@@ -132,16 +132,21 @@ def test_104_the_server_and_its_processes_never_fork(repository: Path, tmp_path_
     assert forks.exists()
 
 
-def test_109_a_model_that_is_loaded_again_and_again_takes_no_memory(repository: Path, transport: str) -> None:
+@pytest.mark.parametrize("name", ["adds", "counts"])
+def test_109_a_model_that_is_loaded_again_and_again_takes_no_memory(repository: Path, transport: str, name: str) -> None:
+    """In process, and in a process of its own, which once kept each replaced model with its threads for a thousand layouts."""
+    models.save(repository, "counts", models.countdown())
     with running(repository, "--model-control-mode=explicit", "--load-model=*", transport=transport) as server:
         process = psutil.Process(server.process.pid)
 
         def held_after(loads: int) -> tuple[float, int, int]:
             for _ in range(loads):
-                server.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="adds"), timeout=30)
+                server.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=name), timeout=30)
             infer(server)
-            return process.memory_info().rss / 2**20, process.num_fds(), process.num_threads()
+            every = [process, *process.children(recursive=True)]
+            rss_mib = sum(each.memory_info().rss for each in every) / 2**20
+            return rss_mib, sum(each.num_fds() for each in every), sum(each.num_threads() for each in every)
 
-        before, after = held_after(150), held_after(150)
+        before, after = held_after(60), held_after(60)
         assert after[0] < before[0] + RELOADED_MIB
-        assert (after[1] <= before[1] + 4, after[2] <= before[2] + 2) == (True, True), (before, after)
+        assert (after[1] <= before[1] + 4, after[2] <= before[2] + 4) == (True, True), (before, after)

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -70,6 +70,13 @@ class SerialThread:
             del function, answer  # a thread that waits keeps no session alive
 
 
+class Prepared(NamedTuple):
+    """A run of a session, by its number, on tensors whose places in memory are known."""
+
+    number: int
+    run: Callable[[], Mapping[str, np.ndarray]]
+
+
 class Worker:
     """The sessions of one device, by the numbers that the parent gave them.
 
@@ -82,6 +89,7 @@ class Worker:
         self._sessions: dict[int, Opened] = {}
         self._graphs = SerialThread("graphs")  # captures and runs every session that has CUDA graphs
         self._running = [threading.Lock() for _ in range(slots)]  # held by each slot during a run
+        self._prepared: list[OrderedDict[int, Prepared]] = [OrderedDict() for _ in range(slots)]
         self.gpu = gpu_of(device)
 
     def obey(self, control: socket.socket) -> None:
@@ -127,31 +135,36 @@ class Worker:
             session.trim()
 
     def close(self, number: int) -> None:
-        """Drops a model."""
+        """Drops a model, and the runs of it that the slots have prepared: each of them would keep its memory and threads."""
         self._sessions.pop(number, None)
+        for prepared in self._prepared:
+            for uid in [uid for uid, each in prepared.copy().items() if each.number == number]:
+                prepared.pop(uid, None)
 
     def run_slot(self, slot: socket.socket, memory: TensorMemory, index: int = 0) -> None:
         """Runs what comes over one slot, the `index`-th, until the parent hangs up."""
         connection = messages.Connection(slot)
-        prepared: OrderedDict[int, Callable[[], Mapping[str, np.ndarray]]] = OrderedDict()
+        prepared = self._prepared[index]
 
         def run(uid: int, size: int, timeout_s: float) -> bytes:
+            if (known := prepared.get(uid)) is None:
+                return messages.UNKNOWN_LAYOUT
             with within(timeout_s):
-                outcome = self._outcome(self._run_prepared, prepared[uid], memory, size, index)
+                outcome = self._outcome(self._run_prepared, known.run, memory, size, index)
             return messages.DONE if outcome == ("ok", {}) else messages.outcome(outcome)
 
         for message in _received(connection):
             opcode, *arguments = messages.call_of(message)
             if opcode == messages.RUN:
                 uid, size, timeout_s = arguments
-                connection.send(run(uid, size, timeout_s) if uid in prepared else messages.UNKNOWN_LAYOUT)
+                connection.send(run(uid, size, timeout_s))
             elif opcode == messages.DESCRIBE_AND_RUN:
                 uid, number, layout, timeout_s = arguments
                 kind, result = self._outcome(self._prepare, number, layout, memory)
                 if kind != "ok":
                     connection.send(messages.outcome((kind, result)))
                     continue
-                prepared[uid] = result
+                prepared[uid] = Prepared(number, result)
                 while len(prepared) > messages.MAX_LAYOUTS:
                     prepared.popitem(last=False)
                 connection.send(run(uid, layout.size, timeout_s))
