@@ -22,7 +22,7 @@ from tests.wire import arrays, request
 X = np.zeros((1, 2), np.float32)
 
 
-#: How many more MiB a server may hold after loading a small model 60 times, when it has done so as often before.
+#: How many more MiB a server may hold after loading a small model 30 times, when it has done so as often before.
 RELOADED_MIB = 8
 #: Notes every fork of a process that is started with it.
 NOTES_FORKS = """
@@ -147,6 +147,6 @@ def test_109_a_model_that_is_loaded_again_and_again_takes_no_memory(repository: 
             rss_mib = sum(each.memory_info().rss for each in every) / 2**20
             return rss_mib, sum(each.num_fds() for each in every), sum(each.num_threads() for each in every)
 
-        before, after = held_after(60), held_after(60)
+        before, after = held_after(30), held_after(30)
         assert after[0] < before[0] + RELOADED_MIB
         assert (after[1] <= before[1] + 4, after[2] <= before[2] + 4) == (True, True), (before, after)
