@@ -294,11 +294,11 @@ def _speed_up(evidence: Evidence, device: str, base: Summary | None) -> str:
     found = by_throughput(mine, base)
     if found.ratio is None:
         return DASH
-    if found.low is None:
+    if found.low is None and not found.decided:
         return UNDECIDED
     high = "∞" if found.high is None else three_digits(found.high)
     outcome = "" if found.decided else ", undecided"
-    return f"{three_digits(found.ratio)} ({three_digits(found.low)} to {high}{outcome})"
+    return f"{three_digits(found.ratio)} ({three_digits(found.low or 0.0)} to {high}{outcome})"
 
 
 def _rate(summary: Summary | None) -> str:

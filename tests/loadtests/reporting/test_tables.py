@@ -138,3 +138,13 @@ def test_loads_are_those_asked_for_and_a_series_around_what_devices_carry() -> N
     assert max(loads) >= 1400
     assert len(loads) <= tables.MAX_LOADS + 2
     assert tables.loads_of(PRICED, []) == [150.0, 500.0]
+
+
+def test_a_device_that_is_slower_whatever_the_baseline_can_do_keeps_its_speed_up() -> None:
+    """The baseline's larger batch has no valid measurement, so that it may be any number of times faster."""
+    devices = {"cpu": Behaviour(ms=2.0, fails_share=0.51, fails_at=(8,)), "cuda": Behaviour(ms=200.0)}
+    results = World(devices, batches=(1, 8)).results()
+    speed_ups = {row[1]: row[-1] for row in tables.processing(results).rows}
+    assert speed_ups["cuda"].startswith("0.08")
+    assert "(0 to 0.08" in speed_ups["cuda"]
+    assert "undecided" not in speed_ups["cuda"]
