@@ -26,7 +26,7 @@ from turnout_loadtests.plan import PROFILES, Request
 from turnout_loadtests.probing import Stated
 from turnout_loadtests.reporting import report as reports
 from turnout_loadtests.reporting import results as files
-from turnout_loadtests.reporting.conclusions import merged
+from turnout_loadtests.reporting.conclusions import concluded, merged
 from turnout_loadtests.reporting.diff import difference_table, differences
 from turnout_loadtests.reporting.results import UNAVAILABLE, Results
 from turnout_loadtests.reporting.terminal import new_console, progress_on, show
@@ -110,7 +110,7 @@ def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) 
 def report_command(path: Path, others: tuple[Path, ...], thresholds: tuple[str, ...], output: Path | None) -> None:
     """Render the report of RESULTS_JSON again."""
     limits = [parse_threshold(text) for text in thresholds]
-    results = merged(files.read(path), [files.read(other) for other in others])
+    results = merged(concluded(files.read(path)), [files.read(other) for other in others])
     console = new_console()
     _render(results, output or path.parent, console)
     broken = breached(results, limits)

@@ -19,6 +19,8 @@ from turnout_loadtests.measuring.observer import Observer, Watch
 from turnout_loadtests.measuring.server import ServerAddress
 from turnout_loadtests.plan import (
     REPEATED,
+    STEP_WARM_UP_S,
+    USUALLY_FILLING,
     Experiment,
     Request,
     duration_s,
@@ -171,7 +173,7 @@ class Run:
                 batches = ", ".join(f"{batch}: {latency_s * 1e3:.3g} ms" for batch, latency_s in probed.latency_s.items())
                 lines.append(f"{model} on {probed.facts.described([])}; one request by batch: {batches}")
                 for experiment in experiments(self._request):
-                    load = self._load(model, device, experiment, self._request.in_flight or 4)
+                    load = self._load(model, device, experiment, self._request.in_flight or USUALLY_FILLING)
                     commands.append(locust_command(load, self._options.processes))
         latencies_s = [[each.latency_s for each in devices.values()] for devices in self._ledger.models.values()]
         self._progress.planned(lines, estimate_s(self._request, latencies_s), commands)
@@ -224,7 +226,9 @@ class Run:
         length_s = step_s(self._request.profile, probed.latency_s[batch])
         while (in_flight := next_in_flight(rates, batch)) is not None:
             self._progress.begun(f"{model} on {device}, batch {batch}: do {in_flight} requests in flight fill it?", length_s)
-            load = replace(self._load(model, device, Experiment(batch), in_flight), warm_up_s=0.3, duration_s=length_s)
+            load = replace(
+                self._load(model, device, Experiment(batch), in_flight), warm_up_s=STEP_WARM_UP_S, duration_s=length_s
+            )
             cell, samples = self._apply(load, probed.facts, 0)
             begin_s, end_s = samples.window_s
             ended = (samples.code == OK) & (samples.ended_s >= begin_s) & (samples.ended_s < end_s)

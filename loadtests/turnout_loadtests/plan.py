@@ -15,6 +15,8 @@ WORTHWHILE_GAIN = 1.05
 TURNS, WANTED_ANSWERS = 8, 60
 #: Starting a load, waiting for its last answers and saving, in seconds.
 OVERHEAD_S = 0.4
+#: Before a step that looks for how many requests fill a device is measured, in seconds.
+STEP_WARM_UP_S = 0.3
 #: Answers within which the latency at a rate is told, in the rounds together.
 LOAD_ANSWERS = 500
 #: Of the planned rounds, how many are repeated at most because they were disturbed.
@@ -196,7 +198,7 @@ def estimate_s(request: Request, models: Sequence[Sequence[Mapping[int, float]]]
                 lasts_s = duration_s(request, experiment, request.in_flight or USUALLY_FILLING, latency_s[experiment.batch])
                 rounds_s += rounds_of(profile, count) * (lasts_s + profile.warm_up_s + OVERHEAD_S)
         if not request.in_flight:
-            once_s += sum(FILL_STEPS * (step_s(profile, each_s) + OVERHEAD_S + 0.3) for each_s in latency_s.values())
+            once_s += sum(FILL_STEPS * (step_s(profile, each_s) + OVERHEAD_S + STEP_WARM_UP_S) for each_s in latency_s.values())
         if profile.searches and latency_s:
             rate_per_s = 1 / max(1e-4, min(latency_s.values()))
             trial_s = trial_length_s(rate_per_s, profile.trial_s, profile.longest_trial_s) or 0.0

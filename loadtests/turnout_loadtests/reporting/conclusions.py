@@ -51,7 +51,7 @@ def merged(results: Results, others: Sequence[Results]) -> Results:
     for other in others:
         place = len(results.machines) + 1
         results = _joined(results, _renamed(other, f"@{place}"), place)
-    return concluded(results)
+    return concluded(results) if others else results
 
 
 def _joined(results: Results, other: Results, place: int) -> Results:

@@ -35,7 +35,7 @@ class PollingThreads:
     def __init__(self, round_: Callable[[float], None], ended: Callable[[], bool], look: Callable[[], None]) -> None:
         self._round, self._ended, self._look = round_, ended, look
         self._polling: list[_Polling] = []
-        self._first = threading.Thread(target=self._run, args=(_Polling(),), name="transport", daemon=True)
+        self._first = threading.Thread(target=self._poll, args=(LONGEST_WAIT_S, []), name="transport", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -57,20 +57,12 @@ class PollingThreads:
         """Waits for the end of the first thread."""
         self._first.join(timeout_s)
 
-    def _run(self, mine: "_Polling") -> None:
-        mine.begin()
-        self._polling.append(mine)
-        while not self._ended():
-            self._round(LONGEST_WAIT_S)
-            mine.rounds += 1
-
-    def _stand_in(self, stuck: "list[tuple[_Polling, int]]") -> None:
-        """Polls until one of those that are stuck does so again."""
+    def _poll(self, longest_s: float, stuck: "list[tuple[_Polling, int]]") -> None:
+        """Polls until the end, or until one of those that are stuck does so again."""
         mine = _Polling()
-        mine.begin()
         self._polling.append(mine)
         while not self._ended() and all(each.rounds == rounds for each, rounds in stuck):
-            self._round(STAND_IN_WAIT_S)
+            self._round(longest_s)
             mine.rounds += 1
         self._polling.remove(mine)
 
@@ -83,11 +75,11 @@ class PollingThreads:
             busy = any(each.cpu_s() - cpu_s > BUSY_SHARE * WATCH_S for each, _, cpu_s in before)
             if busy and len(stuck) == len(self._polling) < MAX_THREADS:
                 logger.warning("gRPC keeps a polling thread busy with one connection; another one takes its place")
-                threading.Thread(target=self._stand_in, args=(stuck,), name="stand-in", daemon=True).start()
+                threading.Thread(target=self._poll, args=(STAND_IN_WAIT_S, stuck), name="stand-in", daemon=True).start()
 
 
 class _Polling:
-    """A thread that polls.
+    """The thread that makes it, which polls.
 
     Attributes:
         rounds: how many it has ended.
@@ -96,9 +88,6 @@ class _Polling:
     def __init__(self) -> None:
         self.rounds = 0
         self._clock: int | None = None
-
-    def begin(self) -> None:
-        """Is called in the thread itself."""
         if hasattr(time, "pthread_getcpuclockid"):  # elsewhere than on Linux nobody is stuck
             self._clock = time.pthread_getcpuclockid(threading.get_ident())
 

@@ -1,11 +1,12 @@
 """Threads that poll, one of which gRPC keeps inside a poll."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from turnout_server.transport.polling_threads import PollingThreads
+
+from tests.faulty import until
 
 TIMEOUT_S = 20.0
 
@@ -30,13 +31,6 @@ class Rounds:
                 pass
         self.ended.wait(0.01)
         self.by.append(threading.current_thread().name)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends_s = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < ends_s
-        time.sleep(0.01)
 
 
 @pytest.fixture
