@@ -136,6 +136,7 @@ class SharedTenant:
     preferred_rows: tuple[int, ...] = ()
     max_delay_s: float = 0.0
     target_s: float | None = None
+    per_core: None = None
 
     @property
     def effective_max_batch(self) -> int:

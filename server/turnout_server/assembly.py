@@ -125,6 +125,7 @@ def _assemble(settings: Settings, running: Engines, changes: Listeners, device_c
         idle=lambda name: executors[name].idle and not inline.waiting(name),
         works=lambda name: running.by_name[name].unavailable_reason() is None,
         budget_s=settings.profile_budget_s,
+        tries_cores=not settings.max_loaded_mb,
     )
     control = Control(
         repository,
@@ -192,7 +193,7 @@ def _executor(place: Place, runners: Mapping[str, BatchRunner], limit: int) -> E
     here = {device.name: runners[device.name] for device in place.devices}
     pinned = () if all(device.isolated for device in place.devices) else place.cpus
     own = {device.name: device.instances for device in place.devices}
-    return Executor(here, instances=place.instances, limit=limit, cpus=pinned, own=own)
+    return Executor(here, instances=place.instances, limit=limit, cpus=pinned, own=own, cores=place.cores)
 
 
 def _checked_ready_when(ready_when: str, devices: Engines) -> str:

@@ -59,6 +59,7 @@ class DeviceSettings(BaseModel):
         on_cores = kind == "cpu" or (kind == "openvino" and hardware == "cpu")
         default_threads = len(cores) or (usable_cpus() if on_cores else GPU_THREADS if on_cuda else 0)
         default_isolated = (kind != "cpu" or bool(plugin)) and why_no_isolation() is None
+        isolated = default_isolated if self.isolation is None else self.isolation == "process"
         return Device(
             name=name,
             kind=kind,
@@ -69,12 +70,13 @@ class DeviceSettings(BaseModel):
             threads=default_threads if self.threads is None else self.threads,
             cpus=cores,
             instances=self.instances or (GPU_INSTANCES if on_cuda else 1),
+            per_core=self.instances is None and provider == PROVIDERS["cpu"] and not plugin and not isolated,
             memory_limit_mb=self.memory_limit_mb,
             price_per_hour=self.price_per_hour,
             idle_w=self.idle_w,
             busy_w=self.busy_w,
             graph_rows=None if self.cuda_graph_rows is None else tuple(sorted(set(self.cuda_graph_rows))),
-            isolated=default_isolated if self.isolation is None else self.isolation == "process",
+            isolated=isolated,
             guarded=self.isolation is None and not default_isolated,
             watchdog_s=self.watchdog_s,
         )

@@ -92,7 +92,10 @@ def deployment(session: Session | None = None, name: str = "adds", device: str =
 
 @dataclass(eq=False)
 class FakeTenant:
-    """A model whose runs take `run_us` plus `row_us` for each row; `run_us` is None if it was never measured."""
+    """A model whose runs take `run_us` plus `row_us` for each row; `run_us` is None if it was never measured.
+
+    Its own `per_core` may be another such: how it runs on one core.
+    """
 
     account: Account = field(default_factory=Account)
     device: str = "cpu"
@@ -104,6 +107,8 @@ class FakeTenant:
     effective_max_batch: int = 8
     run_us: float | None = None
     row_us: float = 0.0
+    per_core: "FakeTenant | None" = None
+    least_rows: int = 2
 
     def predict_us(self, rows: int) -> float | None:
         return None if self.run_us is None else self.run_us + self.row_us * rows

@@ -281,6 +281,28 @@ def test_keys_that_a_device_table_leaves_out_have_their_defaults(repository: Pat
     assert gpu.isolated
 
 
+@pytest.mark.parametrize(
+    ("name", "table", "expected"),
+    [
+        ("cpu", "", True),
+        ("cpu", "threads = 2", True),
+        ("cpu:b", 'isolation = "in-process"', True),
+        ("cpu", "instances = 1", False),
+        ("cpu", "instances = 2", False),
+        ("cpu", 'isolation = "process"', False),
+        ("cuda:0", "", False),
+        ("cpu:b", 'provider = "XnnpackExecutionProvider"', False),
+    ],
+)
+def test_a_cpu_may_have_a_run_on_each_core_unless_instances_or_a_process_are_declared(
+    repository: Path, tmp_path: Path, name: str, table: str, expected: bool
+) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text(f'[devices."{name}"]\n{table}\n')
+    (device,) = read([f"--model-repository={repository}", f"--config={file}"]).declared_devices()
+    assert device.per_core is expected
+
+
 def test_a_gpus_memory_limit_and_precision_become_its_providers_options(repository: Path, tmp_path: Path) -> None:
     file = tmp_path / "turnout.toml"
     file.write_text('[devices."cuda:1"]\nmemory_limit_mb = 2\ntf32 = false\n')

@@ -58,24 +58,36 @@ class Histogram:
 
 @dataclass(slots=True)
 class Batches:
-    """Runs of one batch size: their number, and the total seconds of batching inputs, running, and splitting outputs."""
+    """Runs of one batch size: their number, and the total seconds of batching inputs, running, and splitting outputs.
+
+    Attributes:
+        busy_s: seconds for which they had the device: of a run on one of its cores, a share.
+    """
 
     count: int = 0
     input_s: float = 0.0
     compute_s: float = 0.0
     output_s: float = 0.0
+    busy_s: float = 0.0
 
-    def observe(self, input_s: float, compute_s: float, output_s: float) -> None:
+    def observe(self, input_s: float, compute_s: float, output_s: float, cores: int = 1) -> None:
+        """Adds a run.
+
+        Args:
+            cores: how many such runs take the whole device.
+        """
         self.count += 1
         self.input_s += input_s
         self.compute_s += compute_s
         self.output_s += output_s
+        self.busy_s += (input_s + compute_s + output_s) / cores
 
     def add(self, other: "Batches") -> None:
         self.count += other.count
         self.input_s += other.input_s
         self.compute_s += other.compute_s
         self.output_s += other.output_s
+        self.busy_s += other.busy_s
 
 
 class Series:
@@ -142,8 +154,8 @@ class Series:
 
     @property
     def busy_s(self) -> float:
-        """Seconds of all runs, with batching their inputs and splitting their outputs."""
-        return sum(batches.input_s + batches.compute_s + batches.output_s for batches in list(self.batches.values()))
+        """Seconds for which runs had the device, with batching their inputs and splitting their outputs."""
+        return sum(batches.busy_s for batches in list(self.batches.values()))
 
     def add(self, other: "Series") -> None:
         for histogram, addend in (
@@ -263,7 +275,11 @@ class Metrics:
         routes = CounterMetricFamily(
             "turnout_routes", "Answered requests, by the reason for choosing the device.", labels=[*labels, "reason"]
         )
-        busy = CounterMetricFamily("turnout_busy_seconds", "Seconds in which runs were in progress.", labels=labels)
+        busy = CounterMetricFamily(
+            "turnout_busy_seconds",
+            "Seconds in which runs had the device; a run on one of its cores has a share.",
+            labels=labels,
+        )
         histograms = {
             "request_s": ("turnout_request_seconds", "Time from a request's arrival to its answer."),
             "queue_s": ("turnout_queue_seconds", "Time in the device's queue."),

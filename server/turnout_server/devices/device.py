@@ -35,6 +35,7 @@ class Device:
         hardware: `cpu`, `gpu` or `npu`, where a plug-in provider offers more than one sort; empty for any.
         threads: intra-op threads; 0 leaves it to ONNX Runtime.
         instances: how many runs may be in progress at once.
+        per_core: whether it may have a run on each of its threads instead, where that gets more done.
         cpus: the cores that its threads may use; empty for all of the process's.
         memory_limit_mb: how much memory it may take, in 2**20 bytes; on a GPU, each model's weights, and separately each
             model's tensors; 0 for no limit.
@@ -54,6 +55,7 @@ class Device:
     hardware: str = ""
     threads: int = 0
     instances: int = 1
+    per_core: bool = False
     cpus: tuple[int, ...] = ()
     memory_limit_mb: int = 0
     price_per_hour: float | None = None
@@ -77,7 +79,7 @@ class Device:
 
 def cpu() -> Device:
     """The CPU as it is where nothing is declared."""
-    return Device("cpu", "cpu", PROVIDERS["cpu"], threads=usable_cpus(), guarded=True)
+    return Device("cpu", "cpu", PROVIDERS["cpu"], threads=usable_cpus(), per_core=True, guarded=True)
 
 
 def cuda(number: int, memory_limit_mb: int = 0, *, tf32: bool = True) -> Device:

@@ -76,6 +76,12 @@ def usable_memory_bytes() -> int:
     return machine if limit is None else min(machine, limit)
 
 
+def resident_bytes(root: Path = Path("/")) -> int:
+    """How much memory this process uses; 0 where the system doesn't tell."""
+    pages = _text(root / "proc/self/statm").split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+
+
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """The directory of this process's group and those of the groups around it, whose limits bind it, too."""
     mount = root / "sys/fs/cgroup"

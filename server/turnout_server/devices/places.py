@@ -20,11 +20,13 @@ class Place:
     Attributes:
         devices: those that run here.
         instances: runs in progress at once.
+        cores: how many runs may be in progress instead if each is on one core; 0 for none.
         cpus: the cores that the devices were kept to; empty for any, and for other hardware.
     """
 
     devices: tuple[Device, ...]
     instances: int
+    cores: int
     cpus: tuple[int, ...]
 
 
@@ -36,10 +38,10 @@ def places_of(devices: Sequence[Device]) -> list[Place]:
     by_hardware: dict[Hashable, list[Device]] = {}
     for device in devices:
         by_hardware.setdefault(_hardware(device), []).append(device)
-    places = []
+    places: list[Place] = []
     for sharing in by_hardware.values():
         groups = [[device] for device in sharing] if _fit(sharing) else [sharing]
-        places += [Place(tuple(group), max(device.instances for device in group), group[0].cpus) for group in groups]
+        places += map(_place, groups)
     return places
 
 
@@ -57,6 +59,12 @@ def shared_cores(devices: Sequence[Device]) -> Iterator[tuple[Device, Device, tu
 def on_cores(device: Device) -> bool:
     """Whether a device computes on the machine's CPU."""
     return device.provider == PROVIDERS["cpu"] or device.hardware == "cpu"
+
+
+def _place(devices: Sequence[Device]) -> Place:
+    """The place of devices that share hardware."""
+    cores = max((device.threads for device in devices if device.per_core), default=0)
+    return Place(tuple(devices), max(device.instances for device in devices), cores, devices[0].cpus)
 
 
 def _hardware(device: Device) -> Hashable:

@@ -45,8 +45,9 @@ class DeviceFacts:
         cost_per_million: cost of a million such requests, in the currency of `price_per_hour`.
         energy_j: energy that the device would use for it, beyond its idle power.
         load: what the load in question would mean here.
-        together_per_s, apart_per_s: rows a second that were carried by one run after another on all `threads`, and by a run on
-            each of them at a time; None where that wasn't tried.
+        per_core: whether requests have a core each where enough of them wait.
+        together_per_s, per_core_per_s: rows a second that were carried by one run after another on all `cores`, and by a run on
+            each of them; None where that wasn't tried.
     """
 
     name: str
@@ -64,9 +65,10 @@ class DeviceFacts:
     cost_per_million: float | None = None
     energy_j: float | None = None
     load: Load | None = None
-    threads: int = 0
+    cores: int = 0
+    per_core: bool = False
     together_per_s: float | None = None
-    apart_per_s: float | None = None
+    per_core_per_s: float | None = None
 
 
 @dataclass(frozen=True)

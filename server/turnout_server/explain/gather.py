@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -118,6 +119,10 @@ class Explainer:
             if added_us is None or device.price_per_hour is None
             else device.price_per_hour * added_us / 3600,
             energy_j=None if added_us is None or device.extra_w is None else device.extra_w * added_us * 1e-6,
+            cores=deployment.cores,
+            per_core=deployment.per_core is not None,
+            together_per_s=deployment.rates and deployment.rates.together,
+            per_core_per_s=deployment.rates and deployment.rates.per_core,
             load=None if question.load_per_s is None else _load(question.load_per_s, question.rows, deployment, instances),
         )
 
@@ -151,14 +156,18 @@ def _zeros(spec: TensorSpec, rows: int) -> np.ndarray:
 
 
 def _load(rate_per_s: float, rows: int, deployment: Deployment, instances: int) -> Load | None:
-    """What a load would mean; None if no run was ever measured."""
+    """What a load would mean, where requests wait least; None if no run was ever measured."""
     if deployment.predict_us(rows) is None:
         return None
 
     def service_us(batch: int) -> float:
         return sum(deployment.predict_us(chunk) or 0.0 for chunk in deployment.chunks(batch))
 
-    return load(rate_per_s, rows, deployment.effective_max_batch, instances, service_us)
+    loads = [load(rate_per_s, rows, deployment.effective_max_batch, instances, service_us)]
+    if (way := deployment.per_core) is not None:
+        loads.append(load(rate_per_s, rows, way.effective_max_batch, way.cores, lambda batch: way.predict_us(batch) or 0.0))
+    loads.sort(key=lambda each: (each.wait_us is None, -each.most_per_s if each.wait_us is None else each.wait_us))
+    return replace(loads[0], most_per_s=max(each.most_per_s for each in loads))
 
 
 def effective_max_batch_reason(model: ModelVersion, deployment: Deployment) -> str:

@@ -12,6 +12,7 @@ from turnout_server.devices.buckets import bucket_for, doubling
 from turnout_server.devices.openvino import beyond_32_bits
 from turnout_server.devices.sessions import Session
 from turnout_server.models import warmup
+from turnout_server.models.per_core import PerCore, Rates
 from turnout_server.models.profile_store import ProfileKey
 from turnout_server.models.tuning import ModelFile
 from turnout_server.models.verification import Parity
@@ -60,6 +61,9 @@ class Deployment:
         narrowed: inputs of 64-bit integers that the device computes in 32 bits.
         reduces: whether the device reduces empty tensors otherwise than the CPU, and the model may reduce some.
         file: the model's file for the device, which opens it in other ways, too; None if it has none.
+        cores: how many cores may have a run each; 0 where the device, or the model's configuration, leaves no choice.
+        per_core: the way to have them; None if it gets no more done, or wasn't tried.
+        rates: what both ways carried when they were tried; None if they weren't.
         effective_max_batch: the most rows worth batching, by what runs have taken so far. Now and then it is another size
             for a few runs, to find out.
         confidence: how far its predicted finish times can be relied on.
@@ -83,6 +87,9 @@ class Deployment:
     narrowed: tuple[str, ...] = ()
     reduces: bool = False
     file: ModelFile | None = None
+    cores: int = 0
+    per_core: PerCore | None = None
+    rates: Rates | None = None
     account: Account = field(default_factory=Account)
     effective_max_batch: int = field(default=1, init=False)
     confidence: Confidence = field(default_factory=Confidence)

@@ -184,6 +184,7 @@ class _Load:
                 narrowed=openvino.narrowed(self._devices[name], result.session.inputs),
                 reduces=openvino.reduces(self._devices[name], self._path(name)),
                 file=self._model_files[name],
+                cores=self._cores(name),
                 report=DeviceReport(load_s[name], result.session.placement, parities[name], notes[name]),
             )
             for name, result in tuned.items()
@@ -193,6 +194,17 @@ class _Load:
     def hazards(self, device: str) -> tuple[str, ...]:
         """What a value could do in the file that a device runs."""
         return hazards(self._path(device))
+
+    def _cores(self, device: str) -> int:
+        """How many cores may have a run each: none where the configuration limits or arranges runs, or they need a process."""
+        configuration, place = self._configuration, self._devices[device]
+        arranged = (
+            configuration.runtime.intra_op_threads is not None
+            or configuration.instances_on(device, place.kind)
+            or configuration.queue.preferred_rows
+            or configuration.queue.max_delay_us
+        )
+        return place.threads if place.per_core and not arranged and not self.hazards(device) else 0
 
     def _file(self, device: str) -> str:
         """The name of the file that a device runs."""
@@ -241,9 +253,10 @@ class _Load:
         _require_room(model.path, device)
         engine.await_ready(RESTART_S)  # an earlier model may have ended its process
         try:
-            return with_fitting_threads(model)
+            self._model_files[device.name], session = with_fitting_threads(model)
         except FailedPrecondition as error:
             raise FailedPrecondition(unlike_a_model(model.path) or str(error)) from None
+        return session
 
     def _model_file(self, device: str) -> ModelFile:
         """The file of a model on a device. Where the graph states no rank, the configuration's dimensions count.

@@ -9,11 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from turnout_server.core.errors import ServingError
-from turnout_server.models import refresher
+from turnout_server.devices.sessions import Session
+from turnout_server.models import core_trial, refresher
+from turnout_server.models.core_trial import CoreTrial
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.refresher import Refresher
+from turnout_server.scheduling.profiles import Profile
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class Profiler:
     Args:
         idle: whether nobody waits for a device, by its name.
         budget_s: how long `settle` waits at most; 0 switches measuring off.
+        tries_cores: whether models may be loaded once more to have a run on each core.
         works: whether a device is ready.
     """
 
@@ -52,12 +56,14 @@ class Profiler:
         idle: Callable[[str], bool],
         budget_s: float,
         works: Callable[[str], bool] = lambda device: True,
+        tries_cores: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._idle = idle
         self._refresher = Refresher(store, works, idle, clock)
         self._budget_s = budget_s
+        self._tries_cores = tries_cores
         self._tasks: queue.Queue[_Task] = queue.Queue()
         self._open = 0
         self._changed = threading.Condition()
@@ -75,7 +81,8 @@ class Profiler:
             for device, deployment in version.deployments.items():
                 largest = deployment.max_rows if deployment.batchable else version.signature.max_batch_size
                 worth_measuring = deployment.sizes(largest)
-                if sizes := [rows for rows in worth_measuring if deployment.profile.runs(rows) < RUNS]:
+                sizes = [rows for rows in worth_measuring if deployment.profile.runs(rows) < RUNS]
+                if sizes or (self._tries_cores and deployment.cores):
                     with self._changed:
                         self._open += 1
                     self._tasks.put(_Task(deployment, device, sizes))
@@ -102,6 +109,8 @@ class Profiler:
                 self._refresher.refresh()
                 continue
             self._measure(task)
+            if self._tries_cores and core_trial.is_open(task.deployment):
+                self._try_cores(task.deployment)
             del task  # who holds it keeps its model alive
             with self._changed:
                 self._open -= 1
@@ -129,6 +138,36 @@ class Profiler:
             _trim(deployment)
         if deployment.profile_key is not None:
             self._store.save(deployment.profile_key, profile)
+
+    def _try_cores(self, deployment: Deployment) -> None:
+        """Finds out whether a run on each core gets more done, and has the model loaded for it if so."""
+        key = core_trial.key_of(deployment)
+        kept = self._store.load(key) if key else None
+        if kept is not None:
+            deployment.rates = core_trial.rates(deployment, kept)
+            if not deployment.rates.pays:
+                return
+        try:
+            session = core_trial.opened(deployment)
+            profile = kept or self._tried(deployment, session)
+        except ServingError as error:
+            logger.debug("model %s is not tried with a run on each core: %s", deployment.key[0], error)
+            return
+        if profile is None:
+            return
+        if key is not None:
+            self._store.save(key, profile)
+        deployment.rates = core_trial.rates(deployment, profile)
+        deployment.per_core = core_trial.per_core(deployment, session, profile)
+
+    def _tried(self, deployment: Deployment, session: Session) -> Profile | None:
+        """How long runs on a core each take; None if the server stops first, or is ready and the runs are long."""
+        trial = CoreTrial(deployment, session)
+        for _ in range(core_trial.TURNS):
+            if not self._due(0, trial.longest_us()) or not self._wait_until_idle(deployment.device):
+                return None
+            trial.turn()
+        return trial.profile()
 
     def _due(self, runs: int, expected_us: float | None) -> bool:
         """Whether a size gets one more run after so many."""

@@ -1,9 +1,6 @@
 """How a model runs best on a device, found out by running it: its threads, the layout of its convolutions, padding."""
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -13,7 +10,6 @@ from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices.buckets import bucket_sizes, is_size_sensitive
 from turnout_server.devices.device import PROVIDERS
 from turnout_server.devices.engines import Engine
-from turnout_server.devices.ort_errors import trying
 from turnout_server.devices.places import on_cores
 from turnout_server.devices.sessions import Session
 from turnout_server.models.trial_inputs import Example, trial_inputs
@@ -32,8 +28,6 @@ LONGEST_PREPARATION_US = 2e6
 #: How much faster a choice must be to be made.
 LAYOUT_GAIN = 1.1
 GRAPH_GAIN = 1.2
-#: How long either way of keeping a CPU busy is tried, and how often; they take turns, and the medians count.
-TRIAL_S, TRIALS = 0.4, 3
 #: CUDA graphs save launches, which matters for small batches; larger ones aren't padded only for that.
 MAX_ROWS_FOR_GRAPHS = 16
 
@@ -56,9 +50,9 @@ class ModelFile:
         """See Engine.open."""
         return self.engine.open(self.path, self.options, buckets, graphs=graphs)
 
-    def on_one_thread(self) -> Session:
-        """The model, opened with a single thread."""
-        return replace(self, options=replace(self.options, intra_op_threads=1)).open()
+    def of_one_thread(self) -> "ModelFile":
+        """The same, to be opened with a single thread."""
+        return replace(self, options=replace(self.options, intra_op_threads=1))
 
 
 @dataclass(frozen=True)
@@ -81,20 +75,21 @@ class Tuned:
         return repr((self.options, tuple(self.session.buckets)))
 
 
-def with_fitting_threads(model: ModelFile) -> Session:
+def with_fitting_threads(model: ModelFile) -> tuple[ModelFile, Session]:
     """The model, with a single thread if it is so small that sharing it out between a CPU's threads costs more than it saves.
 
     Three layers of 256 to 256 take half as long on one thread as on two (docs/results/benchmarks.md).
     """
     session, device = model.open(), model.engine.device
     if not on_cores(device) or device.threads < 2 or model.options.intra_op_threads is not None:
-        return session
+        return model, session
     shared_us = quickest_us(session, example=model.example)
     if shared_us is None or shared_us > SMALL_US:
-        return session
-    alone = model.on_one_thread()
+        return model, session
+    single = model.of_one_thread()
+    alone = single.open()
     alone_us = quickest_us(alone, example=model.example)
-    return session if alone_us is None or alone_us > shared_us else alone
+    return (model, session) if alone_us is None or alone_us > shared_us else (single, alone)
 
 
 def for_batches(model: ModelFile, session: Session, max_rows: int, tolerance: float) -> Tuned:
@@ -124,49 +119,6 @@ def for_batches(model: ModelFile, session: Session, max_rows: int, tolerance: fl
     except ServingError as error:  # most likely there isn't the memory for both
         return _tuned(session, model, max_rows, *notes[1:], f"runs are not padded: {error}")
     return _tuned(padded, model, padded.buckets[-1] if padded.buckets else max_rows, *notes)
-
-
-def rates(model: ModelFile, session: Session, rows: int) -> tuple[float, float] | None:
-    """What a CPU carries if it is never idle, in two ways: one run after another, and a run on each of its threads at a time.
-
-    Args:
-        session: the model as it is served.
-        rows: of each run.
-
-    Returns:
-        Rows a second of both; None where there is no such choice, or trial inputs don't run.
-    """
-    device = model.engine.device
-    chosen = model.options.intra_op_threads is not None or device.instances > 1
-    if device.provider != PROVIDERS["cpu"] or device.isolated or device.threads < 2 or chosen:
-        return None
-    try:
-        single = model.on_one_thread()
-        with trying():
-            seen = [
-                (_rate(session, rows, 1, model.example), _rate(single, rows, device.threads, model.example))
-                for _ in range(TRIALS)
-            ]
-    except ServingError:
-        return None
-    together, apart = (statistics.median(column) for column in zip(*seen, strict=True))
-    return together, apart
-
-
-def _rate(session: Session, rows: int, workers: int, example: Example | None) -> float:
-    """Rows a second of so many threads that make one run after another."""
-    ends_s = (began_s := time.monotonic()) + TRIAL_S
-
-    def work(_: int) -> int:
-        runs = 0
-        while not runs or time.monotonic() < ends_s:
-            timed_us(session, rows, batched=False, example=example)
-            runs += 1
-        return runs
-
-    with ThreadPoolExecutor(workers) as pool:
-        runs = sum(pool.map(work, range(workers)))
-    return runs * rows / (time.monotonic() - began_s)
 
 
 def _tuned(session: Session, model: ModelFile, max_rows: int, *notes: str) -> Tuned:

@@ -23,7 +23,8 @@ from typing import Generic
 
 from turnout_server.scheduling import batching
 from turnout_server.scheduling.arrivals import ArrivalRate, Arrivals, rank
-from turnout_server.scheduling.entries import E, Selection, Tenant, is_stale
+from turnout_server.scheduling.entries import E, Selection, Tenant, Way, is_stale
+from turnout_server.scheduling.per_core import Cores
 
 #: Requests with the same tenant and batch key can share a run.
 Key = tuple[Tenant, Hashable]
@@ -36,6 +37,7 @@ STARVED_S = 1.0
 DEFAULT_DUE_S = 1.0
 #: Seconds between two scans of the whole queue for stale requests.
 SWEEP_S = 0.05
+NO_CORES = Cores()
 
 
 def due(tenant: Tenant, enqueued_s: float, start_by_s: float | None) -> float:
@@ -58,19 +60,27 @@ class _Group(Generic[E]):
         """How many rows go before a place in the queue, assuming that all requests have equally many."""
         return -(-self.rows * bisect(self.queue, place) // max(1, len(self.queue)))
 
-    def rows_to_take(self, idle: int) -> int:
+    def rows_to_take(self, way: Way, idle: int) -> int:
         """The most rows of the next run, given the number of workers that could begin one now."""
         tenant = self.tenant
-        most = batching.rows_to_take(self.rows, tenant.effective_max_batch, tenant.preferred_rows)
+        most = batching.rows_to_take(self.rows, way.effective_max_batch, tenant.preferred_rows)
         if tenant.instances:
             idle = min(idle, tenant.instances - tenant.account.running)
         if idle == 1 or tenant.preferred_rows or tenant.max_delay_s:  # explicitly configured batches are kept full
             return most
-        return batching.rows_for_one(self.rows, most, idle, tenant.predict_us)
+        return batching.rows_for_one(self.rows, most, idle, way.predict_us)
 
-    def likely_s(self, rows: int) -> float:
-        """The service time that about 90 % of runs of so many rows stay below."""
-        return (self.tenant.likely_us(rows) or 0.0) * 1e-6
+    def way(self, now_s: float, cores: Cores) -> Way:
+        """How to run the next batch: on one core if one is free, enough rows are there, and the first of them is in time."""
+        tenant, (_, _, _, first) = self.tenant, self.queue[0]
+        if not cores.free or tenant.per_core is None:
+            return tenant
+        rows = max(self.rows, round(cores.requests * self.rows / len(self.queue)))
+        if rows < tenant.per_core.least_rows:
+            return tenant
+        deadline_s = math.inf if first.deadline_s is None else first.deadline_s - now_s
+        slack_s = deadline_s if tenant.target_s is None else min(deadline_s, tenant.target_s)
+        return tenant.per_core if _likely_s(tenant.per_core, first.rows) < slack_s else tenant
 
     def dispatch_s(self) -> float:
         """Earliest dispatch time: now, unless the queue delay holds it and no deadline would be missed."""
@@ -79,7 +89,7 @@ class _Group(Generic[E]):
             return -math.inf
         waiting = [item[3] for item in self.queue]
         deadline_s = min((entry.deadline_s for entry in waiting if entry.deadline_s is not None), default=math.inf)
-        return min(min(entry.enqueued_s for entry in waiting) + tenant.max_delay_s, deadline_s - self.likely_s(self.rows))
+        return min(min(entry.enqueued_s for entry in waiting) + tenant.max_delay_s, deadline_s - _likely_s(tenant, self.rows))
 
 
 class DeviceQueue(Generic[E]):
@@ -125,7 +135,13 @@ class DeviceQueue(Generic[E]):
         insort(group.queue, (entry.priority, due_s, next(self._numbers), entry))
 
     def take(
-        self, now_s: float, *, hurry: bool = False, idle: int = 1, room: Mapping[str, int] = MappingProxyType({})
+        self,
+        now_s: float,
+        *,
+        hurry: bool = False,
+        idle: int = 1,
+        room: Mapping[str, int] = MappingProxyType({}),
+        cores: Cores = NO_CORES,
     ) -> Selection[E]:
         """The next batch, if one is due, and the requests that were dropped.
 
@@ -133,26 +149,31 @@ class DeviceQueue(Generic[E]):
 
         Args:
             hurry: ignore queue delays.
-            idle: the number of workers that could begin a run now, including the caller.
-            room: how many runs each device may begin now, where that isn't as many as there are workers.
+            idle: the number of runs on whole devices that could begin now.
+            room: how many of those each device may begin now, where that isn't as many as there are workers.
+            cores: for runs on a core each.
         """
         selection: Selection[E] = Selection()
         if now_s - self._swept_s > SWEEP_S:
             self.sweep(now_s, selection)
-        dispatchable, wake_s = [], math.inf
+        ways: dict[_Group[E], Way] = {}
+        wake_s = math.inf
         for group in self._groups.values():
             if group.tenant.instances and group.tenant.account.running >= group.tenant.instances:
                 continue
-            if room.get(group.tenant.device, 1) <= 0:
+            way = group.way(now_s, cores)
+            if way is group.tenant and min(idle, room.get(group.tenant.device, idle)) <= 0:
                 continue
             at_s = group.dispatch_s()
             if hurry or at_s <= now_s:
-                dispatchable.append(group)
+                ways[group] = way
             else:
                 wake_s = min(wake_s, at_s)
-        if dispatchable:
-            group = dispatchable[0] if len(dispatchable) == 1 else self._next(dispatchable, now_s)
-            self._form(group, now_s, min(idle, room.get(group.tenant.device, idle)), selection)
+        if ways:
+            group = next(iter(ways)) if len(ways) == 1 else self._next(list(ways), now_s)
+            selection.per_core = ways[group] is not group.tenant
+            workers = cores.free if selection.per_core else min(idle, room.get(group.tenant.device, idle))
+            self._form(group, ways[group], now_s, workers, selection)
         elif wake_s < math.inf:
             selection.wake_s = wake_s
         return selection
@@ -223,19 +244,19 @@ class DeviceQueue(Generic[E]):
             equals = [group for group in equals if group.tenant is poorest.tenant]
         return min(equals, key=_first)
 
-    def _form(self, group: _Group[E], now_s: float, idle: int, selection: Selection[E]) -> None:
+    def _form(self, group: _Group[E], way: Way, now_s: float, workers: int, selection: Selection[E]) -> None:
         """Takes a batch off the front of a group."""
         tenant, queue, batch, rows = group.tenant, group.queue, selection.batch, 0
-        batch_key, most, batch_deadline_s = queue[0][3].batch_key, group.rows_to_take(idle), math.inf
+        batch_key, most, batch_deadline_s = queue[0][3].batch_key, group.rows_to_take(way, workers), math.inf
         crowded = group.rows > most
         while queue and (not batch or rows + queue[0][3].rows <= most):
             entry = queue[0][3]
             deadline_s = math.inf if entry.deadline_s is None else entry.deadline_s
-            if batch and min(batch_deadline_s, deadline_s) < now_s + group.likely_s(rows + entry.rows):
+            if batch and min(batch_deadline_s, deadline_s) < now_s + _likely_s(way, rows + entry.rows):
                 break  # the larger batch would miss a deadline that the smaller one meets
             queue.pop(0)
             self._removed(group, entry)
-            late = deadline_s < now_s + group.likely_s(max(entry.rows, most if crowded else 0))
+            late = deadline_s < now_s + _likely_s(way, max(entry.rows, most if crowded else 0))
             if is_stale(entry, now_s) or (late and self._length):  # with an empty queue it may still try
                 selection.drop(entry)
             else:
@@ -261,6 +282,11 @@ class DeviceQueue(Generic[E]):
     def _tidy(self, key: Key, group: _Group[E]) -> None:
         if not group.queue:
             del self._groups[key]
+
+
+def _likely_s(way: Way, rows: int) -> float:
+    """The service time that about 90 % of runs of so many rows stay below."""
+    return (way.likely_us(rows) or 0.0) * 1e-6
 
 
 def _runs_us(tenant: Tenant, rows: int) -> float:

@@ -25,8 +25,37 @@ class Account:
     by_priority: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
 
 
-class Tenant(Protocol):
-    """One model version on a device: the owner of queued requests.
+class Way(Protocol):
+    """A way to run a model's batches.
+
+    Attributes:
+        effective_max_batch: the most rows worth batching in one run.
+    """
+
+    @property
+    def effective_max_batch(self) -> int: ...
+    def predict_us(self, rows: int) -> float | None:
+        """The expected service time of a run; None if nothing was measured."""
+        ...
+
+    def likely_us(self, rows: int) -> float | None:
+        """The service time that about 90 % of runs stay below; None if nothing was measured."""
+        ...
+
+
+class WayPerCore(Way, Protocol):
+    """A way to run batches on one core each.
+
+    Attributes:
+        least_rows: from how many rows on that has them done sooner than runs on the whole device.
+    """
+
+    @property
+    def least_rows(self) -> int: ...
+
+
+class Tenant(Way, Protocol):
+    """One model version on a device: the owner of queued requests. Itself, it is the way to run them on the whole device.
 
     Attributes:
         device: the device's name.
@@ -36,7 +65,7 @@ class Tenant(Protocol):
         preferred_rows: preferred batch sizes.
         max_delay_s: how long an incomplete batch may wait for more requests.
         target_s: how soon its requests should be answered; None if not set.
-        effective_max_batch: the most rows worth batching in one run.
+        per_core: the way to run them on one core, several at a time; None if there is none.
     """
 
     @property
@@ -54,14 +83,7 @@ class Tenant(Protocol):
     @property
     def target_s(self) -> float | None: ...
     @property
-    def effective_max_batch(self) -> int: ...
-    def predict_us(self, rows: int) -> float | None:
-        """The expected service time of a run; None if nothing was measured."""
-        ...
-
-    def likely_us(self, rows: int) -> float | None:
-        """The service time that about 90 % of runs stay below; None if nothing was measured."""
-        ...
+    def per_core(self) -> WayPerCore | None: ...
 
 
 class Entry(Protocol):
@@ -103,12 +125,14 @@ class Selection(Generic[E]):
     """A scheduling decision: run `batch` together, answer the others with an error.
 
     Attributes:
+        per_core: whether to run it on one core.
         wake_s: if there is nothing to run, when a batch becomes due without further arrivals; None if never.
     """
 
     batch: list[E] = field(default_factory=list)
     expired: list[E] = field(default_factory=list)
     cancelled: list[E] = field(default_factory=list)
+    per_core: bool = False
     wake_s: float | None = None
 
     def drop(self, entry: E) -> None:

@@ -4,24 +4,36 @@ Work-conserving: an idle worker takes what is waiting at once; batches form only
 """
 
 import logging
+import math
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 from turnout_server.core.errors import Overloaded, Unavailable
 from turnout_server.models.deployments import Deployment
 from turnout_server.scheduling import routing
 from turnout_server.scheduling.arrivals import ArrivalRate
-from turnout_server.scheduling.device_queue import DeviceQueue, due
+from turnout_server.scheduling.device_queue import NO_CORES, DeviceQueue, due
 from turnout_server.scheduling.entries import Selection
+from turnout_server.scheduling.per_core import Cores, Crowd
 from turnout_server.scheduling.routing import Forecast
 from turnout_server.serving.batch_run import BatchRunner, drop
 from turnout_server.serving.job import Job
 
 logger = logging.getLogger(__name__)
+
+
+class _Run(NamedTuple):
+    """A run in progress: of which model, of how many requests, when it will be done, and whether it is on one core."""
+
+    tenant: Deployment
+    requests: int
+    done_s: float
+    per_core: bool
 
 
 class Executor:
@@ -31,6 +43,7 @@ class Executor:
         runners: run the batches, by device.
         instances: runs in progress at once.
         own: of these, how many each device may have, where that isn't all.
+        cores: how many runs may be in progress instead if each is on one core; 0 for none.
         limit: how many requests may wait; further ones are refused at once.
         cpus: the cores that the worker threads are pinned to; empty for all of the process's.
     """
@@ -43,6 +56,7 @@ class Executor:
         clock: Callable[[], float] = time.monotonic,
         cpus: Collection[int] = (),
         own: Mapping[str, int] = MappingProxyType({}),
+        cores: int = 0,
     ) -> None:
         names = ", ".join(f"'{name}'" for name in runners)
         self._title = f"device {names}" if len(runners) == 1 else f"devices {names}"
@@ -52,14 +66,16 @@ class Executor:
         self._clock = clock
         self._cpus = cpus
         self._queue: DeviceQueue[Job] = DeviceQueue()
-        self._running: dict[int, tuple[Deployment, int, float]] = {}  # by worker: of which, requests, when they will be done
+        self._running: dict[int, _Run] = {}  # by worker
         self._instances = instances
+        self._cores = cores
+        self._crowd = Crowd()
         self._own = {device: number for device, number in own.items() if number < instances}
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._serve, args=(number,), name=f"{'+'.join(runners)}/{number}", daemon=True)
-            for number in range(instances)
+            for number in range(max(instances, cores))
         ]
         for thread in self._threads:
             thread.start()
@@ -84,7 +100,10 @@ class Executor:
                 rows = job.tenant.chunks(job.rows)
                 for chunk in [job] if len(rows) == 1 else job.split(rows):
                     self._queue.add(chunk)
-                self._changed.notify(len(rows))
+                if self._cores:
+                    self._crowd.add(self._requests())
+                if self._has_room():
+                    self._changed.notify(len(rows))
         finally:
             drop(dropped)
 
@@ -104,11 +123,18 @@ class Executor:
             return Forecast(tenant.device, full)
         if self.idle:
             return Forecast(tenant.device, full, 0.0, alone_us, alone_us, alone_us, fastest_us)
-        now_s = self._clock()
-        remaining_us = [max(0.0, done_s - now_s) * 1e6 for _, _, done_s in tuple(self._running.values())]
+        now_s, running = self._clock(), tuple(self._running.values())
         due_s = due(tenant, now_s, start_by_s)
         ahead_us, service_us, added_us, overtaken = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
-        wait_us = routing.wait_us(remaining_us, ahead_us, self._own.get(tenant.device, self._instances))
+        remaining_us = [max(0.0, run.done_s - now_s) * 1e6 for run in running]
+        if any(run.per_core for run in running) and tenant.per_core is not None:
+            wait_us = routing.wait_us(remaining_us, ahead_us * self._cores, self._cores)
+            slower_us = max(0.0, (tenant.per_core.predict_us(rows) or 0.0) - alone_us)
+            latest_s = math.inf if start_by_s is None else start_by_s + fastest_us * 1e-6
+            if now_s + (wait_us + service_us + slower_us) * 1e-6 <= latest_s:  # else it will have all cores
+                service_us += slower_us
+        else:
+            wait_us = routing.wait_us(remaining_us, ahead_us, self._own.get(tenant.device, self._instances))
         forecast = Forecast(tenant.device, full, wait_us, service_us, added_us, alone_us, fastest_us)
         return forecast._replace(place=self._place, overtaken=overtaken) if self._place else forecast
 
@@ -130,11 +156,11 @@ class Executor:
 
     def running(self, device: str) -> int:
         """Requests that are running on a device."""
-        return sum(requests for tenant, requests, _ in tuple(self._running.values()) if tenant.device == device)
+        return sum(run.requests for run in tuple(self._running.values()) if run.tenant.device == device)
 
     def running_of(self, tenant: Deployment) -> int:
         """Requests for one model that are running on one device."""
-        return sum(requests for whose, requests, _ in tuple(self._running.values()) if whose is tenant)
+        return sum(run.requests for run in tuple(self._running.values()) if run.tenant is tenant)
 
     def stop(self, timeout_s: float) -> None:
         """Takes nothing more, finishes what is queued, and fails what is left after `timeout_s`."""
@@ -159,12 +185,31 @@ class Executor:
             )
         return None
 
+    def _requests(self) -> int:
+        """How many requests wait or run here."""
+        return len(self._queue) + sum(run.requests for run in self._running.values())
+
+    def _whole(self) -> list[_Run]:
+        """The runs in progress that have their device to themselves."""
+        return [run for run in self._running.values() if not run.per_core]
+
+    def _has_room(self) -> bool:
+        """Whether a run could begin now."""
+        whole = len(self._whole())
+        return whole < self._instances or (not whole and len(self._running) < self._cores)
+
     def _room(self) -> Mapping[str, int]:
         """How many runs each device may begin now, of those that may not have all instances of the place."""
         if not self._own:
             return self._own
-        begun = Counter(tenant.device for tenant, _, _ in self._running.values())
+        begun = Counter(run.tenant.device for run in self._whole())
         return {device: number - begun[device] for device, number in self._own.items()}
+
+    def _free_cores(self) -> Cores:
+        """The cores that may each begin a run now: none while a run has all of them."""
+        if not self._cores or self._whole():
+            return NO_CORES
+        return Cores(self._cores, self._cores - len(self._running), max(self._requests(), self._crowd.least()))
 
     def _serve(self, worker: int) -> None:
         self._pin()
@@ -179,7 +224,7 @@ class Executor:
         drop(selection)
         if selection.batch:
             tenant = selection.batch[0].tenant
-            service_s = self._runners[tenant.device].run(selection.batch)
+            service_s = self._runners[tenant.device].run(selection.batch, per_core=selection.per_core)
             with self._changed:
                 self._running.pop(worker)
                 self._queue.ended(tenant, service_s)
@@ -200,14 +245,22 @@ class Executor:
         with self._changed:
             while True:
                 now_s = self._clock()
-                idle = self._instances - len(self._running)
-                selection = self._queue.take(now_s, hurry=self._stopping, idle=idle, room=self._room())
+                idle, cores = self._instances - len(self._whole()), self._free_cores()
+                selection = self._queue.take(now_s, hurry=self._stopping, idle=idle, room=self._room(), cores=cores)
                 if selection.batch:
-                    tenant = selection.batch[0].tenant
-                    service_us = tenant.predict_us(sum(job.rows for job in selection.batch)) or 0.0
-                    self._running[worker] = tenant, len(selection.batch), now_s + service_us * 1e-6
+                    self._running[worker] = _begun(selection, now_s)
+                    if selection.per_core and self._queue and self._has_room():
+                        self._changed.notify()
                 if selection.batch or selection.expired or selection.cancelled:
                     return selection
                 if self._stopping and not self._queue:
                     return None
                 self._changed.wait(None if selection.wake_s is None else selection.wake_s - now_s)
+
+
+def _begun(selection: Selection[Job], now_s: float) -> _Run:
+    """The run of a batch that begins now."""
+    batch, tenant = selection.batch, selection.batch[0].tenant
+    way = (tenant.per_core if selection.per_core else None) or tenant
+    service_us = way.predict_us(sum(job.rows for job in batch)) or 0.0
+    return _Run(tenant, len(batch), now_s + service_us * 1e-6, selection.per_core)

@@ -72,6 +72,13 @@ def test_a_device_is_busy_as_long_as_its_runs_take_however_many_requests_share_t
     assert samples(metrics)["turnout_busy_seconds_total[('device', 'cpu'), ('model', 'm'), ('version', '1')]"] == 0.875
 
 
+def test_a_run_on_one_core_of_four_keeps_a_quarter_of_the_device_busy() -> None:
+    series = Metrics().series(KEY)
+    series.batches[1].observe(0.25, 0.5, 0.25, cores=4)
+    assert series.busy_s == 0.25
+    assert series.batches[1].compute_s == 0.5
+
+
 def test_expected_series_are_there_before_anything_is_counted() -> None:
     metrics = Metrics(expected=lambda: [KEY, ("m", "1", "")], reasons=("earliest", "spill"), codes=("INTERNAL",))
     labels = "('device', 'cpu'), ('model', 'm')"

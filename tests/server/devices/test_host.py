@@ -50,3 +50,10 @@ def test_the_tightest_limit_counts(
     root = tree(tmp_path, **files)
     assert cgroups.quota_cores(root) == cores
     assert cgroups.memory_limit_bytes(root) == memory_bytes
+
+
+def test_the_memory_that_this_process_uses_is_known_where_the_system_tells(tmp_path: Path) -> None:
+    assert cgroups.resident_bytes(tmp_path) == 0
+    before = cgroups.resident_bytes()
+    kept = bytearray(b"x" * (64 << 20))
+    assert cgroups.resident_bytes() - before > len(kept) / 2

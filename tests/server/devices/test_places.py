@@ -54,6 +54,11 @@ def test_a_place_runs_as_many_at_once_as_its_widest_device_and_has_its_cores() -
     assert (place.instances, place.cpus) == (2, (0, 1))
 
 
+def test_a_place_may_have_a_run_on_each_core_if_one_of_its_devices_may() -> None:
+    assert [place.cores for place in places_of([cpu("cpu"), openvino()])] == [CORES]
+    assert [place.cores for place in places_of([replace(cpu("cpu"), per_core=False), cuda(0)])] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("devices", "pairs"),
     [

@@ -20,6 +20,7 @@ from turnout_server.explain.answer import DeviceFacts, Explanation, Question
 from turnout_server.explain.gather import Explainer, effective_max_batch_reason
 from turnout_server.models.loading import Loader
 from turnout_server.models.model_version import ModelVersion
+from turnout_server.models.per_core import PerCore, Rates
 from turnout_server.models.repository import Limits, Repository
 from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.dataplane import DataPlane
@@ -137,6 +138,21 @@ def test_the_facts_about_a_device_are_complete(served: Served) -> None:
     assert facts.energy_j == pytest.approx(4e-3 * 100)
     assert facts.load is not None
     assert facts.load.utilisation == pytest.approx(10 * 4e-3)
+
+
+def test_a_load_that_only_a_run_on_each_core_carries_is_carried(served: Served) -> None:
+    assert on(served.explain(load_per_s=110.0), "cpu").load.wait_us is None  # type: ignore[union-attr]
+    on_cpu = served.model.deployments["cpu"]
+    on_cpu.cores, on_cpu.rates = 2, Rates(100.0, 2 / 0.016)
+    on_cpu.per_core = PerCore(AddingSession(), 2, profile({1: 16_000.0}))
+    facts = on(served.explain(load_per_s=110.0), "cpu")
+    assert (facts.cores, facts.per_core, facts.together_per_s, facts.per_core_per_s) == (2, True, 100.0, 125.0)
+    assert facts.load is not None
+    assert (facts.load.most_per_s, facts.load.batch_rows) == (125.0, 1)
+    assert facts.load.wait_us is not None
+    hopeless = on(served.explain(load_per_s=1000.0), "cpu").load
+    assert hopeless is not None
+    assert (hopeless.wait_us, hopeless.most_per_s) == (None, 125.0)
 
 
 def test_the_queues_are_the_real_ones(served: Served) -> None:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from turnout_server.core.model_config import ModelConfiguration, RuntimeOptions
+from turnout_server.core.model_config import ModelConfiguration, Queue, RuntimeOptions
+from turnout_server.devices.device import cpu
 from turnout_server.devices.sessions import Session
 from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
@@ -69,3 +71,28 @@ def test_a_model_whose_rows_depend_on_each_other_everywhere_is_not_batchable(tmp
     )
     assert not model.batchable
     assert not describe.configuration(model).HasField("dynamic_batching")
+
+
+@pytest.mark.parametrize(
+    ("device", "configuration", "cores"),
+    [
+        ({}, {}, 2),
+        ({"threads": 4}, {}, 4),
+        ({"per_core": False}, {}, 0),
+        ({}, {"runtime": RuntimeOptions(intra_op_threads=1)}, 0),
+        ({}, {"instances": {"cpu": 1}}, 0),
+        ({}, {"queue": Queue(max_delay_us=100)}, 0),
+        ({}, {"queue": Queue(preferred_rows=(4,))}, 0),
+    ],
+    ids=["by default", "of four", "instances were declared", "threads", "instances of the model", "a delay", "preferred rows"],
+)
+def test_a_model_may_have_a_run_on_each_core_unless_its_runs_were_arranged(
+    tmp_path: Path, device: dict[str, Any], configuration: dict[str, Any], cores: int
+) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "model.onnx").touch()
+    engine = Opens("cpu", AddingSession())
+    engine.device = replace(cpu(), **({"threads": 2} | device))
+    asked = ModelConfiguration("m", max_batch_size=8, tolerance=math.inf, **configuration)
+    model = Loader({"cpu": engine}, ProfileStore(None)).load(tmp_path / "1", 1, asked)
+    assert model.deployments["cpu"].cores == cores

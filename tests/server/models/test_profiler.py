@@ -1,18 +1,19 @@
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
 from turnout_server.core.errors import Overloaded
-from turnout_server.core.model_config import ModelConfiguration
+from turnout_server.core.model_config import ModelConfiguration, RuntimeOptions
 from turnout_server.core.signatures import Signature
-from turnout_server.models import warmup
+from turnout_server.models import core_trial, warmup
 from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileKey, ProfileStore
 from turnout_server.models.profiler import LONGEST_RUN_S, MOST_RUNS, RUNS, Profiler
+from turnout_server.models.tuning import ModelFile
 
-from tests.server.fakes import AddingSession, deployment
+from tests.server.fakes import AddingSession, FakeEngine, deployment
 
 KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
 
@@ -27,6 +28,7 @@ def version(session: AddingSession, first_us: float = 10, max_batch_size: int = 
 class Made:
     def __init__(self, directory: Path, budget_s: float = 10) -> None:
         self.busy: set[str] = set()
+        self.directory = directory
         self.store = ProfileStore(directory)
         self.profiler = Profiler(self.store, lambda device: device not in self.busy, budget_s)
 
@@ -148,3 +150,82 @@ def test_without_a_budget_nothing_is_measured(tmp_path: Path) -> None:
     made.profiler.settle()
     made.profiler.stop()
     assert session.runs == []
+
+
+class OpensAgain(FakeEngine):
+    """The engine of a CPU of two threads, which opens a model as a session of its own every time."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.opened: list[RuntimeOptions] = []
+
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> AddingSession:
+        self.opened.append(options)
+        return AddingSession()
+
+
+def with_a_choice(monkeypatch: pytest.MonkeyPatch, one_core_us: float) -> tuple[ModelVersion, OpensAgain]:
+    """A model whose rows take 1 ms on both cores, and `one_core_us` on one."""
+    session, engine = AddingSession(), OpensAgain()
+    model = version(session, 1000)
+    on_cpu = model.deployments["cpu"]
+    on_cpu.file, on_cpu.cores = ModelFile(engine, Path("model.onnx"), RuntimeOptions()), 2
+
+    def timed_us(asked: AddingSession, rows: int, **options: object) -> float:
+        return rows * (1000 if asked is session else one_core_us)
+
+    monkeypatch.setattr(warmup, "timed_us", timed_us)
+    return model, engine
+
+
+def test_a_model_has_a_run_on_each_core_if_that_gets_more_done(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, engine = with_a_choice(monkeypatch, 1600)
+    made.profiler.add(model)
+    made.profiler.settle()
+    on_cpu = model.deployments["cpu"]
+    assert [options.intra_op_threads for options in engine.opened] == [1]
+    assert on_cpu.rates == pytest.approx((1000, 1250))
+    assert on_cpu.per_core is not None
+    assert on_cpu.per_core.predict_us(1) == 1600
+
+
+def test_what_was_found_out_about_cores_is_kept_for_the_next_start(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one_core_us, pays in ((1600, True), (1990, False)):
+        for opened in (1, int(pays)):  # the second time it isn't even opened if it doesn't pay
+            model, engine = with_a_choice(monkeypatch, one_core_us)
+            made.profiler.add(model)
+            made.profiler.settle()
+            on_cpu = model.deployments["cpu"]
+            assert len(engine.opened) == opened
+            assert (on_cpu.per_core is not None) is pays
+            assert on_cpu.rates == pytest.approx((1000, 2e6 / one_core_us))
+        key = core_trial.key_of(model.deployments["cpu"])
+        assert key is not None
+        (made.directory / key.name).unlink()
+
+
+@pytest.mark.parametrize("cores", [0, 2])
+def test_a_model_is_not_loaded_again_without_a_choice_or_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    profiler = Profiler(ProfileStore(None), lambda device: True, 10, tries_cores=not cores)
+    model, engine = with_a_choice(monkeypatch, 1600)
+    model.deployments["cpu"].cores = cores
+    profiler.add(model)
+    profiler.settle()
+    profiler.stop()
+    assert not engine.opened
+    assert model.deployments["cpu"].per_core is None
+
+
+def test_a_model_that_cannot_be_opened_again_is_served_as_it_is(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, engine = with_a_choice(monkeypatch, 1600)
+
+    def fail(*what: object, **how: object) -> AddingSession:
+        raise Overloaded("no memory")
+
+    monkeypatch.setattr(engine, "open", fail)
+    made.profiler.add(model)
+    made.profiler.settle()
+    assert model.deployments["cpu"].per_core is None
+    assert model.deployments["cpu"].profile.runs(8) >= RUNS

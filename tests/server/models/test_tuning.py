@@ -4,7 +4,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from turnout_server.core.model_config import ModelConfiguration, RuntimeOptions
 from turnout_server.devices.buckets import bucket_for, bucket_sizes
 from turnout_server.devices.device import cpu
 from turnout_server.devices.sessions import Session
-from turnout_server.models import tuning, warmup
+from turnout_server.models import warmup
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import Loader
 from turnout_server.models.profile_store import ProfileStore
@@ -241,8 +240,9 @@ def test_a_small_model_gets_one_thread_where_that_is_faster(
     time: Time, shared_us: float, alone_us: float, opened: list[int | None], kept: int | None
 ) -> None:
     engine = Threaded(time, shared_us, alone_us)
-    session = with_fitting_threads(ModelFile(engine, Path("model.onnx"), RuntimeOptions()))
+    model, session = with_fitting_threads(ModelFile(engine, Path("model.onnx"), RuntimeOptions()))
     assert engine.opened == opened
+    assert model.options.intra_op_threads == kept
     assert isinstance(session, Planning)
     assert session.speed == pytest.approx(cost_us(1) / (shared_us if kept is None else alone_us))
 
@@ -251,46 +251,3 @@ def test_threads_that_were_configured_are_not_second_guessed(time: Time) -> None
     engine = Threaded(time, 100, 50)
     with_fitting_threads(ModelFile(engine, Path("model.onnx"), RuntimeOptions(intra_op_threads=2)))
     assert engine.opened == [2]
-
-
-class Sleeping(AddingSession):
-    """A session whose runs take 2 ms, however many there are at a time."""
-
-    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
-        sleep(0.002)
-        return super().run(inputs, outputs)
-
-
-class OpensSleeping(FakeEngine):
-    """The engine of a CPU of two threads, which opens every model as such a session."""
-
-    def __init__(self, **device: Any) -> None:
-        super().__init__("cpu")
-        self.device = replace(cpu(), **({"threads": 2} | device))
-
-    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
-        assert options.intra_op_threads == 1
-        return Sleeping()
-
-
-def test_a_run_on_each_thread_is_tried_against_one_on_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "TRIAL_S", 0.05)
-    carried = tuning.rates(ModelFile(OpensSleeping(), Path("m"), RuntimeOptions()), Sleeping(), 4)
-    assert carried is not None
-    together, apart = carried
-    assert 0 < together < apart  # two at a time, of a session whose runs don't slow each other down
-
-
-@pytest.mark.parametrize(
-    ("device", "options"),
-    [
-        ({"threads": 1}, RuntimeOptions()),
-        ({"instances": 2}, RuntimeOptions()),
-        ({"isolated": True}, RuntimeOptions()),
-        ({"provider": "CUDAExecutionProvider"}, RuntimeOptions()),
-        ({}, RuntimeOptions(intra_op_threads=2)),
-    ],
-    ids=["one thread", "several instances", "a process of its own", "no CPU", "threads that were chosen"],
-)
-def test_where_there_is_no_choice_nothing_is_tried(device: dict[str, Any], options: RuntimeOptions) -> None:
-    assert tuning.rates(ModelFile(OpensSleeping(**device), Path("m"), options), Sleeping(), 4) is None

@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from turnout_server.scheduling.device_queue import DEFAULT_DUE_S, MAX_LAG_S, STARVED_S, SWEEP_S, DeviceQueue, due
+from turnout_server.scheduling.device_queue import (
+    DEFAULT_DUE_S,
+    MAX_LAG_S,
+    NO_CORES,
+    STARVED_S,
+    SWEEP_S,
+    DeviceQueue,
+    due,
+)
 from turnout_server.scheduling.entries import Selection
+from turnout_server.scheduling.per_core import Cores
 
 from tests.server.fakes import FakeRequest, FakeTenant
 
@@ -38,9 +47,9 @@ class Device:
         self.device_queue.add(request)
         return request.number
 
-    def take(self, *, hurry: bool = False, idle: int = 1) -> Selection[FakeRequest]:
+    def take(self, *, hurry: bool = False, idle: int = 1, cores: Cores = NO_CORES) -> Selection[FakeRequest]:
         """Starts the next run, if there is one."""
-        selection = self.device_queue.take(self.now_s, hurry=hurry, idle=idle)
+        selection = self.device_queue.take(self.now_s, hurry=hurry, idle=idle, cores=cores)
         if selection.batch:
             self.running.append(selection.batch)
         self._leave([*selection.batch, *selection.expired, *selection.cancelled])
@@ -621,3 +630,66 @@ def test_a_forecast_does_not_mind_requests_that_come_while_it_reads_the_queue() 
         assert queue.predicted_us(tenant, "new", 1, 1, 0.0)[:3] == (0.0, 10.0, 10.0)
     finally:
         gc.set_threshold(*thresholds)
+
+
+def on_cores(least_rows: int = 2, run_us: float = 16_000, **options: Any) -> FakeTenant:
+    """A model that may have a run on each core, from so many rows on."""
+    one_core = FakeTenant(run_us=run_us, effective_max_batch=1, least_rows=least_rows)
+    return FakeTenant(run_us=10_000, per_core=one_core, **options)
+
+
+def test_a_lone_request_has_all_cores_and_several_have_one_each() -> None:
+    device = Device(on_cores())
+    first = device.add()
+    alone = device.take(cores=Cores(2, free=2, requests=1))
+    assert (numbers(alone.batch), alone.per_core) == ([first], False)
+    device.end()
+    second, third = device.add(), device.add()
+    runs = [device.take(cores=Cores(2, free=free, requests=2)) for free in (2, 1)]
+    assert [(numbers(run.batch), run.per_core) for run in runs] == [([second], True), ([third], True)]
+
+
+def test_a_request_that_waits_alone_has_one_core_if_others_are_about_to_be_back() -> None:
+    device = Device(on_cores())
+    device.add()
+    assert device.take(cores=Cores(2, free=1, requests=2)).per_core
+
+
+def test_many_rows_are_shared_out_between_the_cores() -> None:
+    tenant = on_cores()
+    assert tenant.per_core is not None
+    tenant.per_core.effective_max_batch, tenant.per_core.row_us = 4, 16_000
+    device = Device(tenant)
+    for _ in range(6):
+        device.add()
+    runs = [device.take(cores=Cores(2, free=free, requests=6)) for free in (2, 1)]
+    assert [len(run.batch) for run in runs] == [3, 3]
+
+
+def test_while_every_core_is_taken_only_a_run_on_all_of_them_may_begin() -> None:
+    device = Device(on_cores())
+    device.add()
+    assert not device.take(idle=0, cores=Cores(2, free=0, requests=3)).batch
+    assert not device.take(idle=1, cores=Cores(2, free=0, requests=3)).per_core
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "target_s", "per_core"),
+    [(None, None, True), (0.02, None, True), (0.015, None, False), (None, 0.015, False), (None, 0.02, True)],
+)
+def test_a_request_that_would_be_late_on_one_core_has_all_of_them(
+    deadline_s: float | None, target_s: float | None, per_core: bool
+) -> None:
+    device = Device(on_cores(target_s=target_s))
+    device.add(deadline_s=deadline_s)
+    assert device.take(cores=Cores(2, free=2, requests=4)).per_core is per_core
+
+
+def test_a_model_without_the_choice_runs_beside_one_that_has_it() -> None:
+    device = Device(FakeTenant(run_us=10_000), on_cores())
+    device.add(0)
+    device.add(1)
+    runs = [device.take(idle=idle, cores=cores) for idle, cores in ((1, Cores(2, 2, 2)), (0, NO_CORES))]
+    assert [(numbers(run.batch), run.per_core) for run in runs] == [([0], False), ([], False)]
+    device.end()
+    assert device.take(cores=Cores(2, 2, 2)).per_core

@@ -1,6 +1,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,6 +18,7 @@ from turnout_server.core.errors import (
 )
 from turnout_server.core.metrics import Metrics, Series
 from turnout_server.models.deployments import Deployment
+from turnout_server.models.per_core import PerCore
 from turnout_server.scheduling.routing import Forecast
 from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.executor import Executor
@@ -28,13 +30,13 @@ from tests.server.fakes import AddingSession, Clock, deployment, profile
 class Bench:
     """An executor with a model, its session and a clock, and the outcomes in order of arrival."""
 
-    def __init__(self, instances: int = 1, limit: int = 100, cpus: Sequence[int] = ()) -> None:
+    def __init__(self, instances: int = 1, limit: int = 100, cpus: Sequence[int] = (), cores: int = 0) -> None:
         self.session = AddingSession()
         self.model = deployment(self.session)
         self.clock = Clock()
         self.metrics = Metrics()
         runner = BatchRunner("cpu", self.metrics, self.clock)
-        self.executor = Executor({"cpu": runner}, instances, limit, self.clock, cpus)
+        self.executor = Executor({"cpu": runner}, instances, limit, self.clock, cpus, cores=cores)
         self.outcomes: SimpleQueue[tuple[int, Execution | ServingError]] = SimpleQueue()
 
     def submit(self, value: int, rows: int = 1, model: Deployment | None = None, width: int = 2, **options: Any) -> Job:
@@ -683,3 +685,118 @@ def test_a_device_has_no_more_runs_at_once_than_its_own_instances() -> None:
     finally:
         bench.release()
         bench.executor.stop(timeout_s=10)
+
+
+@pytest.fixture
+def cores(make: Callable[..., Bench]) -> Bench:
+    """An executor with two cores, and a model that may have a run on each: 16 ms instead of 10."""
+    bench = make(cores=2)
+    bench.model.profile = profile({1: 10_000.0, 2: 20_000.0})
+    bench.model.per_core = PerCore(AddingSession(), 2, profile({1: 16_000.0}))
+    return bench
+
+
+def one_core(bench: Bench) -> AddingSession:
+    assert bench.model.per_core is not None
+    session = bench.model.per_core.session
+    assert isinstance(session, AddingSession)
+    return session
+
+
+def test_clients_one_after_another_have_all_cores(cores: Bench) -> None:
+    for value in range(1, 7):
+        cores.submit(value)
+        assert_answered(cores.take(1)[value], value)
+    assert (cores.session.runs, one_core(cores).runs) == ([1] * 6, [])
+
+
+def test_requests_that_waited_for_a_run_on_all_cores_have_one_each_at_the_same_time(cores: Bench) -> None:
+    cores.hold()
+    one_core(cores).gate.clear()
+    cores.submit(1)
+    cores.submit(2)
+    cores.release()
+    for _ in range(2):  # both begin before either ends
+        assert one_core(cores).started.acquire(timeout=10)
+    assert cores.executor.running("cpu") == 2
+    one_core(cores).gate.set()
+    for value, outcome in cores.take(3).items():
+        assert_answered(outcome, value)
+    assert (cores.session.runs, one_core(cores).runs) == ([1], [1, 1])
+
+
+def test_two_clients_in_a_loop_have_a_core_each_although_only_one_waits_at_a_time(cores: Bench) -> None:
+    """As soon as one is answered it sends again, while the other one's request runs."""
+    ended = {value: threading.Event() for value in range(1, 11)}
+
+    def until_ended(inputs: Mapping[str, np.ndarray]) -> None:
+        assert ended[int(inputs["a"][0, 0])].wait(timeout=10)
+
+    cores.hold()
+    one_core(cores).trouble = until_ended
+    cores.submit(1)
+    cores.submit(2)
+    cores.release()
+    cores.take(1)
+    for value in range(3, 11):
+        assert one_core(cores).started.acquire(timeout=10)
+        ended[value - 2].set()
+        cores.take(1)
+        cores.submit(value)
+    ended[9].set()
+    ended[10].set()
+    cores.take(2)
+    assert (cores.session.runs, len(one_core(cores).runs)) == ([1], 10)
+
+
+def test_a_run_on_one_core_takes_half_of_a_device_of_two(cores: Bench) -> None:
+    def tick(inputs: Mapping[str, np.ndarray]) -> None:
+        cores.clock.now_s += 0.25
+
+    cores.hold()
+    one_core(cores).gate.clear()
+    one_core(cores).trouble = tick
+    cores.submit(1)
+    cores.submit(2)
+    cores.release()
+    for _ in range(2):
+        assert one_core(cores).started.acquire(timeout=10)
+    one_core(cores).gate.set()
+    cores.take(3)
+    series = cores.series()
+    assert series.executions == 3
+    assert 0.25 <= series.busy_s <= 0.5  # either run may see the ticks of both
+
+
+def test_one_bad_request_fails_alone_on_a_core_too(cores: Bench) -> None:
+    assert cores.model.per_core is not None
+    cores.model.per_core = replace(cores.model.per_core, profile=profile({1: 16_000.0, 2: 17_000.0}), max_rows=2)
+    one_core(cores).trouble = fail_on(2, InvalidRequest("this one"))
+    cores.hold()
+    for value in (1, 2, 3, 4):
+        cores.submit(value)
+    cores.release()
+    outcomes = cores.take(5)
+    assert isinstance(outcomes[2], InvalidRequest)
+    for value in (1, 3, 4):
+        assert_answered(outcomes[value], value)
+
+
+def test_a_forecast_knows_that_it_would_be_a_run_on_one_core(cores: Bench) -> None:
+    cores.hold()
+    one_core(cores).gate.clear()
+    cores.submit(1)
+    cores.submit(2)
+    cores.release()
+    for _ in range(2):
+        assert one_core(cores).started.acquire(timeout=10)
+    cores.take(1)
+    forecast = cores.executor.forecast(cores.model, 2, 1)
+    assert forecast.wait_us == pytest.approx(16_000)  # both cores are busy for so long
+    assert forecast.service_us == pytest.approx(16_000)
+    assert forecast.alone_us == cores.model.predict_us(1)
+    late = cores.clock.now_s + 0.020
+    hurried = cores.executor.forecast(cores.model, 2, 1, start_by_s=late - 0.010)
+    assert hurried.service_us == forecast.alone_us  # one that would be late has all cores
+    one_core(cores).gate.set()
+    cores.take(2)

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from turnout_server.cli.textpage import line, table, wrapped
 from turnout_server.explain.answer import DeviceFacts, Explanation
 
-#: A setting is recommended if it carries more by this factor.
-WORTHWHILE = 1.1
 #: Why a device was chosen, by the route's reason.
 _REASONS = {
     "requested": "the request names it",
@@ -31,7 +29,7 @@ def as_text(explanation: Explanation, *, live: bool) -> str:
         "PROFILES": list(_profiles(explanation)),
         "BATCHES": list(_batch_limits(explanation)),
         "LOAD": list(_loads(explanation)),
-        "ALWAYS BUSY": list(_busy(explanation)),
+        "CORES": list(_cores(explanation)),
     }
     blocks = [f"{title}\n" + "\n".join(lines) for title, lines in sections.items() if lines]
     return "\n\n".join(["\n".join(_verdict(explanation, live)), *blocks])
@@ -145,18 +143,17 @@ def _loads(explanation: Explanation) -> Iterator[str]:
         yield from wrapped(f"  ({text})", 3)
 
 
-def _busy(explanation: Explanation) -> Iterator[str]:
-    """Whether a device that is always busy would carry more with a run on each core."""
+def _cores(explanation: Explanation) -> Iterator[str]:
+    """Whether several requests at a time have a core each."""
     for facts in explanation.devices:
-        if facts.together_per_s is None or facts.apart_per_s is None:
+        if facts.together_per_s is None or facts.per_core_per_s is None:
             continue
-        seen = f"one run on {facts.threads} threads carried {_rate(facts.together_per_s)}, a run on each of them "
-        seen += f"{_rate(facts.apart_per_s)}"
-        if facts.apart_per_s < WORTHWHILE * facts.together_per_s:
-            yield line(facts.name, f"{seen}: leave it as it is")
-        else:
-            setting = f'[devices."{facts.name}"] with threads = 1 and instances = {facts.threads}'
-            yield line(facts.name, f"{seen}: {setting} carries more, and makes a lone request slower")
+        yield line(
+            facts.name,
+            f"a run on each of {facts.cores} cores carries {_rate(facts.per_core_per_s)}, one on all of them "
+            f"{_rate(facts.together_per_s)}: "
+            + ("so each core has its own where enough requests wait" if facts.per_core else "so a run has all of them"),
+        )
 
 
 def _only(cells: tuple[str, ...], columns: list[int]) -> tuple[str, ...]:

@@ -72,14 +72,11 @@ def test_a_predicted_load_is_marked_as_a_formula(load: Load, words: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("apart_per_s", "words"),
-    [
-        (31.4, '[devices."cpu"] with threads = 1 and instances = 2 carries more, and makes a lone request slower'),
-        (27.0, "leave it as it is"),
-    ],
+    ("per_core", "words"),
+    [(True, "so each core has its own where enough requests wait"), (False, "so a run has all of them")],
 )
-def test_a_setting_that_carries_more_is_named(apart_per_s: float, words: str) -> None:
-    tried = replace(CPU, threads=2, together_per_s=25.1, apart_per_s=apart_per_s)
+def test_it_is_said_whether_requests_have_a_core_each(per_core: bool, words: str) -> None:
+    tried = replace(CPU, cores=2, together_per_s=25.1, per_core_per_s=31.4, per_core=per_core)
     text = " ".join(page.as_text(replace(CHOSEN, devices=(tried, GPU)), live=False).split())
-    assert f"one run on 2 threads carried 25.1/s, a run on each of them {apart_per_s:.3g}/s: {words}" in text
-    assert "ALWAYS BUSY" not in page.as_text(CHOSEN, live=False)
+    assert f"a run on each of 2 cores carries 31.4/s, one on all of them 25.1/s: {words}" in text
+    assert "CORES" not in page.as_text(CHOSEN, live=False)

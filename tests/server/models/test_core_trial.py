@@ -1,0 +1,137 @@
+"""A run on each core is tried where there is a choice, and pays where it gets more done."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import numpy as np
+import pytest
+from turnout_server.core.model_config import RuntimeOptions
+from turnout_server.devices.device import cpu
+from turnout_server.devices.sessions import Session
+from turnout_server.models import core_trial
+from turnout_server.models.core_trial import CoreTrial, is_open, key_of, opened, per_core, rates
+from turnout_server.models.deployments import Deployment
+from turnout_server.models.profile_store import ProfileKey
+from turnout_server.models.tuning import ModelFile
+
+from tests.server.fakes import AddingSession, FakeEngine, deployment, profile
+
+
+class Sleeping(AddingSession):
+    """A session whose runs take `row_ms` for each row, however many there are at a time."""
+
+    row_ms = 5.0
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
+        sleep(self.row_ms * len(inputs["a"]) * 1e-3)
+        return super().run(inputs, outputs)
+
+
+class OpensSleeping(FakeEngine):
+    """The engine of a CPU of two threads, which opens every model with a single one."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.device = replace(cpu(), threads=2)
+
+    def open(self, path: Path, options: RuntimeOptions, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
+        assert options.intra_op_threads == 1
+        return Sleeping()
+
+
+def model(measured_us: Mapping[int, float], **options: Any) -> Deployment:
+    file = ModelFile(OpensSleeping(), Path("model.onnx"), RuntimeOptions())
+    usual: dict[str, Any] = {"profile": profile(measured_us), "file": file, "cores": 2}
+    return deployment(Sleeping(), **(usual | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"cores": 0}, False),
+        ({"cores": 1}, False),
+        ({"file": None}, False),
+        ({"profile": profile({})}, False),
+        ({"profile": profile({1: core_trial.SHORTEST_RUN_US - 1})}, False),
+        ({"profile": profile({1: core_trial.LONGEST_RUN_US / 2 + 1})}, False),
+    ],
+    ids=["a choice", "none", "one core", "no file", "not measured", "run in the transport's thread", "long runs"],
+)
+def test_it_is_tried_where_there_is_a_choice(options: dict[str, Any], expected: bool) -> None:
+    assert is_open(model({1: 1000.0}, **options)) is expected
+
+
+def test_a_model_that_may_not_fit_into_memory_twice_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_trial, "weight_bytes", lambda path: 100)
+    monkeypatch.setattr(core_trial, "resident_bytes", lambda: 1000)
+    monkeypatch.setattr(core_trial, "usable_memory_bytes", lambda: 1000 + 100 * core_trial.LOADING)
+    assert not is_open(model({1: 1000.0}))
+    monkeypatch.setattr(core_trial, "usable_memory_bytes", lambda: 1001 + 100 * core_trial.LOADING)
+    assert is_open(model({1: 1000.0}))
+
+
+def test_two_runs_at_a_time_that_do_not_slow_each_other_down_carry_twice_as_much() -> None:
+    tried = model({1: 5000.0, 2: 10_000.0, 4: 20_000.0, 8: 40_000.0})
+    session = opened(tried)
+    trial = CoreTrial(tried, session)
+    for _ in range(core_trial.TURNS):
+        trial.turn()
+    seen = trial.profile()
+    assert set(seen.saved()) == {"1", "2"}  # two rows take twice as long, so four weren't tried
+    carried = rates(tried, seen)
+    assert carried.pays
+    assert 1.3 < carried.per_core / carried.together < 3  # 2 on a machine that does nothing else
+    way = per_core(tried, session, seen)
+    assert way is not None
+    assert (way.session, way.cores, way.effective_max_batch, way.least_rows) == (session, 2, 1, 2)
+    assert isinstance(session, Sleeping)
+    assert session.trims == [len(session.runs) - 1]  # larger runs than requests make leave no memory behind
+
+
+def test_sizes_are_tried_while_they_make_a_row_cheaper() -> None:
+    tried = model({1: 1000.0})
+    session = opened(tried)
+    assert isinstance(session, Sleeping)
+    session.row_ms = 0.0
+    session.trouble = lambda inputs: sleep(1e-3)
+    trial = CoreTrial(tried, session)
+    trial.turn()
+    assert set(trial.profile().saved()) == {"1", "2", "4"}
+
+
+def test_what_gets_hardly_more_done_does_not_pay() -> None:
+    tried = model({1: 10_000.0, 2: 20_000.0})
+    slow = profile({1: 19_000.0, 2: 38_000.0})
+    assert rates(tried, slow) == pytest.approx((100.0, 2 / 0.019))
+    assert not rates(tried, slow).pays
+    assert per_core(tried, AddingSession(), slow) is None
+    assert per_core(tried, AddingSession(), profile({1: 17_000.0, 2: 34_000.0})) is not None
+
+
+def test_a_model_so_small_that_it_has_one_thread_anyway_is_not_loaded_again() -> None:
+    tried = model({1: 1000.0})
+    assert opened(tried) is not tried.session
+    assert tried.file is not None
+    assert opened(replace(tried, file=tried.file.of_one_thread())) is tried.session
+
+
+def test_a_batch_of_a_model_whose_requests_cannot_be_batched_is_never_larger_on_a_core() -> None:
+    fast = profile({1: 10_000.0, 2: 10_000.0})
+    way = per_core(model({1: 10_000.0}, batchable=False), AddingSession(), fast)
+    assert way is not None
+    assert way.effective_max_batch == 1
+
+
+def test_the_profile_of_runs_on_a_core_is_kept_under_a_key_of_its_own() -> None:
+    key = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
+    assert key_of(model({})) is None
+    own = key_of(model({}, profile_key=key))
+    assert own is not None
+    assert own.name != key.name
+    other = key_of(model({}, profile_key=key, cores=4))
+    assert other is not None
+    assert other.name != own.name
