@@ -3,9 +3,11 @@
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from turnout_server.core.errors import Overloaded
 from turnout_server.devices.host import resident_bytes, usable_memory_bytes
 from turnout_server.devices.sessions import Session
 from turnout_server.models import warmup
@@ -27,6 +29,8 @@ SHORTEST_RUN_US, LONGEST_RUN_US = 250.0, 500_000.0
 MOST_ROWS = 4
 #: What ONNX Runtime takes for a model while it loads it, as a multiple of its file.
 LOADING = 3
+#: The share of the memory that this process may use which runs on each core may fill.
+MEMORY_SHARE = 0.8
 
 
 def rates(deployment: Deployment, profile: Profile) -> Rates:
@@ -48,7 +52,11 @@ def is_open(deployment: Deployment) -> bool:
     alone_us = deployment.predict_us(1)
     if alone_us is None or not SHORTEST_RUN_US <= alone_us <= LONGEST_RUN_US / deployment.cores:
         return False
-    return resident_bytes() + LOADING * weight_bytes(deployment.file.path) < usable_memory_bytes()
+    return _fits(LOADING * weight_bytes(deployment.file.path))
+
+
+def _fits(more_bytes: int) -> bool:
+    return resident_bytes() + more_bytes < MEMORY_SHARE * usable_memory_bytes()
 
 
 def opened(deployment: Deployment) -> Session:
@@ -67,29 +75,34 @@ class CoreTrial:
     Args:
         deployment: its profile knows how many rows are best together.
         session: the model with a single thread.
+
+    Raises:
+        ServingError: trial inputs don't run, or there isn't the memory for a run on each core.
     """
 
     def __init__(self, deployment: Deployment, session: Session) -> None:
         self._deployment = deployment
         self._session = session
         self._rows = deployment.effective_max_batch
+        before = resident_bytes()
+        self._timed_us(session, 1)
+        self._row_bytes = max(0, resident_bytes() - before) * deployment.cores
+        if not _fits(self._row_bytes):
+            raise Overloaded(
+                f"{self._row_bytes / 2**20:.0f} MiB for a run on each of {deployment.cores} cores may not be there"
+            )
         self._together_us: list[float] = []
         self._per_core_us: defaultdict[int, list[float]] = defaultdict(list)
 
     def turn(self) -> None:
-        """Runs once together, and on each core with 1, 2 and 4 rows for as long as more rows help.
+        """Runs once together, and on each core with few rows; as many as helped in the first turn.
 
         Raises:
             ServingError: trial inputs don't run.
         """
         self._together_us.append(self._deployment.timed_us(self._rows))
-        rows, row_us, most = 1, math.inf, self._deployment.max_rows if self._deployment.batchable else 1
-        while rows <= min(most, MOST_ROWS):
-            taken_us = self._per_core_us[rows]
-            taken_us.append(self._side_by_side_us(rows))
-            if taken_us[0] / rows > row_us * (1 - MIN_GAIN) or 2 * taken_us[0] > LONGEST_RUN_US:
-                break  # as in the first turn, so that all sizes have as many
-            rows, row_us = 2 * rows, taken_us[0] / rows
+        for rows in tuple(self._per_core_us) or self._growing():
+            self._per_core_us[rows].append(self._side_by_side_us(rows))
 
     def longest_us(self) -> float:
         """About as long as a run of this trial may take."""
@@ -112,6 +125,17 @@ class CoreTrial:
         for rows, taken_us in self._per_core_us.items():
             profile.measure(rows, taken_us)
         return profile
+
+    def _growing(self) -> Iterator[int]:
+        """1, 2 and 4 rows, for as long as more of them make a row cheaper, and there are the time and the memory."""
+        rows, row_us, most = 1, math.inf, self._deployment.max_rows if self._deployment.batchable else 1
+        while rows <= min(most, MOST_ROWS):
+            yield rows
+            taken_us = self._per_core_us[rows][0]
+            helps = taken_us / rows < row_us * (1 - MIN_GAIN)
+            if not helps or 2 * taken_us > LONGEST_RUN_US or not _fits(2 * rows * self._row_bytes):
+                return
+            rows, row_us = 2 * rows, taken_us / rows
 
     def _side_by_side_us(self, rows: int) -> float:
         """What a run takes while every other core has one, too."""

@@ -6,31 +6,34 @@ in 0.7 of the time (docs/results/frontend.md). So it is decided before each run,
 """
 
 import math
-from collections import deque
 from typing import NamedTuple
 
 from turnout_server.scheduling import batching
 from turnout_server.scheduling.entries import Way
 
-#: Requests that come back as soon as they are answered, as those of clients in a loop do, are seen by what so many met.
-ARRIVALS = 4
+#: The time constant of the mean of requests: what was so long ago counts 1/e.
+MEMORY_S = 0.1
 #: What gets more done with so many rows for each core does with any number.
 MOST_ROWS = 4
 
 
 class Crowd:
-    """How many requests there are at the least, as the last few that arrived have seen it."""
+    """The mean number of requests that were there lately.
+
+    Those of clients in a loop are gone for a moment after each answer, and the number of those that wait doesn't show them.
+    """
 
     def __init__(self) -> None:
-        self._met: deque[int] = deque([0] * ARRIVALS, maxlen=ARRIVALS)
+        self._mean, self._requests, self._since_s = 0.0, 0, 0.0
 
-    def add(self, requests: int) -> None:
-        """One more has arrived, and now there are so many."""
-        self._met.append(requests)
+    def changed(self, now_s: float, requests: int) -> None:
+        """From now on there are so many."""
+        self._mean, self._requests, self._since_s = self.mean(now_s), requests, now_s
 
-    def least(self) -> int:
-        """How many there were whenever one of the last few arrived; 1 if one of these was alone."""
-        return min(self._met)
+    def mean(self, now_s: float) -> float:
+        """The mean over time, in which what was longer ago counts less."""
+        faded = math.exp(min(0.0, self._since_s - now_s) / MEMORY_S)
+        return self._mean * faded + self._requests * (1 - faded)
 
 
 class Cores(NamedTuple):
@@ -39,7 +42,7 @@ class Cores(NamedTuple):
     Attributes:
         number: all of them.
         free: those that may begin a run now.
-        requests: how many requests wait for the place, run on a core, or are likely to be back soon.
+        requests: how many requests are there or, by the mean of late, are likely to be back soon.
     """
 
     number: int = 0

@@ -100,8 +100,7 @@ class Executor:
                 rows = job.tenant.chunks(job.rows)
                 for chunk in [job] if len(rows) == 1 else job.split(rows):
                     self._queue.add(chunk)
-                if self._cores:
-                    self._crowd.add(self._requests())
+                self._watch(job.enqueued_s)
                 if self._has_room():
                     self._changed.notify(len(rows))
         finally:
@@ -189,6 +188,11 @@ class Executor:
         """How many requests wait or run here."""
         return len(self._queue) + sum(run.requests for run in self._running.values())
 
+    def _watch(self, now_s: float) -> None:
+        """Takes note of how many requests there are, where that matters."""
+        if self._cores:
+            self._crowd.changed(now_s, self._requests())
+
     def _whole(self) -> list[_Run]:
         """The runs in progress that have their device to themselves."""
         return [run for run in self._running.values() if not run.per_core]
@@ -205,11 +209,11 @@ class Executor:
         begun = Counter(run.tenant.device for run in self._whole())
         return {device: number - begun[device] for device, number in self._own.items()}
 
-    def _free_cores(self) -> Cores:
+    def _free_cores(self, now_s: float) -> Cores:
         """The cores that may each begin a run now: none while a run has all of them."""
         if not self._cores or self._whole():
             return NO_CORES
-        return Cores(self._cores, self._cores - len(self._running), max(self._requests(), self._crowd.least()))
+        return Cores(self._cores, self._cores - len(self._running), max(self._requests(), round(self._crowd.mean(now_s))))
 
     def _serve(self, worker: int) -> None:
         self._pin()
@@ -228,6 +232,7 @@ class Executor:
             with self._changed:
                 self._running.pop(worker)
                 self._queue.ended(tenant, service_s)
+                self._watch(self._clock())
                 if self._stopping or (self._queue and (tenant.instances or self._own)):
                     self._changed.notify_all()  # others may wait for the end, or for this model's next run
         return True
@@ -245,7 +250,7 @@ class Executor:
         with self._changed:
             while True:
                 now_s = self._clock()
-                idle, cores = self._instances - len(self._whole()), self._free_cores()
+                idle, cores = self._instances - len(self._whole()), self._free_cores(now_s)
                 selection = self._queue.take(now_s, hurry=self._stopping, idle=idle, room=self._room(), cores=cores)
                 if selection.batch:
                     self._running[worker] = _begun(selection, now_s)

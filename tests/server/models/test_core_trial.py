@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from turnout_server.core.errors import Overloaded
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices.device import cpu
 from turnout_server.devices.sessions import Session
@@ -42,6 +43,17 @@ class OpensSleeping(FakeEngine):
         return Sleeping()
 
 
+class Memory:
+    """What this process uses and may use, in bytes; its first run takes 100."""
+
+    def __init__(self) -> None:
+        self.resident, self.usable, self.grows = 1000.0, 10_000.0, True
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> None:
+        sleep(1e-3)
+        self.resident += 100 * self.grows
+
+
 def model(measured_us: Mapping[int, float], **options: Any) -> Deployment:
     file = ModelFile(OpensSleeping(), Path("model.onnx"), RuntimeOptions())
     usual: dict[str, Any] = {"profile": profile(measured_us), "file": file, "cores": 2}
@@ -65,13 +77,39 @@ def test_it_is_tried_where_there_is_a_choice(options: dict[str, Any], expected: 
     assert is_open(model({1: 1000.0}, **options)) is expected
 
 
-def test_a_model_that_may_not_fit_into_memory_twice_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    memory = Memory()
     monkeypatch.setattr(core_trial, "weight_bytes", lambda path: 100)
-    monkeypatch.setattr(core_trial, "resident_bytes", lambda: 1000)
-    monkeypatch.setattr(core_trial, "usable_memory_bytes", lambda: 1000 + 100 * core_trial.LOADING)
+    monkeypatch.setattr(core_trial, "resident_bytes", lambda: memory.resident)
+    monkeypatch.setattr(core_trial, "usable_memory_bytes", lambda: memory.usable)
+    return memory
+
+
+def test_a_model_that_may_not_fit_into_memory_twice_is_not_tried(memory: Memory) -> None:
+    memory.usable = (memory.resident + 100 * core_trial.LOADING) / core_trial.MEMORY_SHARE
     assert not is_open(model({1: 1000.0}))
-    monkeypatch.setattr(core_trial, "usable_memory_bytes", lambda: 1001 + 100 * core_trial.LOADING)
+    memory.usable += 2
     assert is_open(model({1: 1000.0}))
+
+
+@pytest.mark.parametrize(("usable", "sizes"), [(2400, {"1", "2", "4"}), (1900, {"1", "2"}), (1700, {"1"}), (1600, None)])
+def test_runs_on_each_core_take_no_more_memory_than_there_is(memory: Memory, usable: float, sizes: set[str] | None) -> None:
+    """A run takes 100 bytes for each row, so twice as much with one on each of two cores."""
+    memory.usable = usable
+    tried = model({1: 1000.0})
+    session = opened(tried)
+    assert isinstance(session, Sleeping)
+    session.row_ms = 0.0
+    session.trouble = memory.run
+    if sizes is None:
+        with pytest.raises(Overloaded, match="0 MiB for a run on each of 2 cores may not be there"):
+            CoreTrial(tried, session)
+        return
+    trial = CoreTrial(tried, session)
+    memory.grows = False
+    trial.turn()
+    assert set(trial.profile().saved()) == sizes
 
 
 def test_two_runs_at_a_time_that_do_not_slow_each_other_down_carry_twice_as_much() -> None:

@@ -1,26 +1,57 @@
+from random import Random
+from statistics import fmean
+
 import pytest
-from turnout_server.scheduling.per_core import ARRIVALS, MOST_ROWS, Crowd, least_rows
+from turnout_server.scheduling.per_core import MEMORY_S, MOST_ROWS, Crowd, least_rows
 
 from tests.server.fakes import FakeTenant
 
 
-def test_clients_that_come_back_are_counted_by_what_the_last_few_met() -> None:
-    crowd = Crowd()
-    for _ in range(ARRIVALS - 1):
-        crowd.add(2)
-    assert crowd.least() == 0
-    crowd.add(2)
-    assert crowd.least() == 2  # although one of them has just been answered and isn't back yet
+def in_a_loop(crowd: Crowd, clients: int, now_s: float, seconds: float, together: bool = False) -> float:
+    """Clients that send again 1 ms after each answer; each run takes 16 ms. Returns the time afterwards."""
+    ends_s = now_s + seconds
+    while now_s < ends_s:
+        crowd.changed(now_s, clients)
+        now_s += 0.016
+        crowd.changed(now_s, 0 if together else clients - 1)
+        now_s += 0.001
+    return now_s
 
 
-def test_a_request_that_came_alone_ends_the_crowd_at_once() -> None:
+@pytest.mark.parametrize("clients", [1, 2, 3, 5])
+@pytest.mark.parametrize("together", [False, True], ids=["in turns", "all at the same time"])
+def test_clients_in_a_loop_are_counted_although_they_are_gone_for_a_moment(clients: int, together: bool) -> None:
     crowd = Crowd()
-    for requests in (3, 2, 4, 3, 1):
-        crowd.add(requests)
-    assert crowd.least() == 1
-    for _ in range(ARRIVALS):
-        crowd.add(3)
-    assert crowd.least() == 3
+    now_s = in_a_loop(crowd, clients, 1000.0, 1.0, together)
+    assert round(crowd.mean(now_s)) == clients
+
+
+def test_clients_that_have_gone_are_soon_forgotten_and_new_ones_soon_seen() -> None:
+    crowd = Crowd()
+    now_s = in_a_loop(crowd, 2, 1000.0, 1.0)
+    now_s = in_a_loop(crowd, 1, now_s, MEMORY_S)
+    assert round(crowd.mean(now_s)) == 1
+    now_s = in_a_loop(crowd, 2, now_s, MEMORY_S)
+    assert round(crowd.mean(now_s)) == 2
+    crowd.changed(now_s, 0)
+    assert round(crowd.mean(now_s + 60)) == 0
+
+
+@pytest.mark.parametrize(("busy", "crowded"), [(0.3, False), (0.5, False), (0.9, True)])
+def test_requests_at_random_are_a_crowd_once_the_device_is_mostly_busy(busy: float, crowded: bool) -> None:
+    """As many requests as an M/D/1 queue has, one after another, make the same mean as those of clients in a loop."""
+    random, crowd, free_s, now_s, means = Random(1), Crowd(), 0.0, 0.0, []
+    ends: list[float] = []
+    for _ in range(3000):
+        now_s += random.expovariate(busy / 0.01)
+        for end_s in [end_s for end_s in ends if end_s <= now_s]:
+            ends.remove(end_s)
+            crowd.changed(end_s, len(ends))
+        free_s = max(free_s, now_s) + 0.01
+        ends.append(free_s)
+        crowd.changed(now_s, len(ends))
+        means.append(crowd.mean(now_s))
+    assert (fmean(means) > 1.5) is crowded
 
 
 @pytest.mark.parametrize(
