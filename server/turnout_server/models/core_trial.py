@@ -23,8 +23,10 @@ from turnout_server.scheduling.profiles import SETTLED_RUNS, Profile
 TURNS = SETTLED_RUNS
 #: Runs side by side go on for so long, because threads don't start at once.
 BURST_US = 10_000.0
-#: Runs that are shorter are made in the transport's thread, and longer ones than this aren't tried.
-SHORTEST_RUN_US, LONGEST_RUN_US = 250.0, 500_000.0
+#: Runs that are shorter are made in the transport's thread.
+SHORTEST_RUN_US = 250.0
+#: Runs that would take longer aren't tried.
+LONGEST_RUN_US = 500_000.0
 #: The most rows of a run that are tried on a core; later runs show whether more are worth it.
 MOST_ROWS = 4
 #: What ONNX Runtime takes for a model while it loads it, as a multiple of its file.
@@ -45,12 +47,12 @@ def rates(deployment: Deployment, profile: Profile) -> Rates:
     return Rates(rows / together_us * 1e6 if together_us else 0.0, deployment.cores * best * 1e6)
 
 
-def is_open(deployment: Deployment) -> bool:
+def is_open(deployment: Deployment, longest_us: float = LONGEST_RUN_US) -> bool:
     """Whether there is a choice: a device that may have a run on each core, runs that aren't too long, and the memory."""
     if deployment.cores < 2 or deployment.file is None:
         return False
     alone_us = deployment.predict_us(1)
-    if alone_us is None or not SHORTEST_RUN_US <= alone_us <= LONGEST_RUN_US / deployment.cores:
+    if alone_us is None or not SHORTEST_RUN_US <= alone_us <= longest_us / deployment.cores:
         return False
     return _fits(LOADING * weight_bytes(deployment.file.path))
 
@@ -75,15 +77,18 @@ class CoreTrial:
     Args:
         deployment: its profile knows how many rows are best together.
         session: the model with a single thread.
+        longest_us: how long a run may take.
 
     Raises:
         ServingError: trial inputs don't run, or there isn't the memory for a run on each core.
     """
 
-    def __init__(self, deployment: Deployment, session: Session) -> None:
+    def __init__(self, deployment: Deployment, session: Session, longest_us: float = LONGEST_RUN_US) -> None:
         self._deployment = deployment
         self._session = session
-        self._rows = deployment.effective_max_batch
+        self._longest_us = longest_us
+        most = deployment.effective_max_batch
+        self._rows = most if (deployment.predict_us(most) or 0.0) <= longest_us else 1
         before = resident_bytes()
         self._timed_us(session, 1)
         self._row_bytes = max(0, resident_bytes() - before) * deployment.cores
@@ -103,11 +108,6 @@ class CoreTrial:
         self._together_us.append(self._deployment.timed_us(self._rows))
         for rows in tuple(self._per_core_us) or self._growing():
             self._per_core_us[rows].append(self._side_by_side_us(rows))
-
-    def longest_us(self) -> float:
-        """About as long as a run of this trial may take."""
-        deployment = self._deployment
-        return max(deployment.predict_us(self._rows) or 0.0, (deployment.predict_us(1) or 0.0) * deployment.cores)
 
     def profile(self) -> Profile:
         """How long runs on a core each take. What was seen of runs on all cores meanwhile goes into their profile.
@@ -133,7 +133,7 @@ class CoreTrial:
             yield rows
             taken_us = self._per_core_us[rows][0]
             helps = taken_us / rows < row_us * (1 - MIN_GAIN)
-            if not helps or 2 * taken_us > LONGEST_RUN_US or not _fits(2 * rows * self._row_bytes):
+            if not helps or 2 * taken_us > self._longest_us or not _fits(2 * rows * self._row_bytes):
                 return
             rows, row_us = 2 * rows, taken_us / rows
 

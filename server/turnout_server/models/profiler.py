@@ -109,7 +109,7 @@ class Profiler:
                 self._refresher.refresh()
                 continue
             self._measure(task)
-            if self._tries_cores and core_trial.is_open(task.deployment):
+            if self._tries_cores and core_trial.is_open(task.deployment, self._longest_us()):
                 self._try_cores(task.deployment)
             del task  # who holds it keeps its model alive
             with self._changed:
@@ -159,15 +159,28 @@ class Profiler:
             self._store.save(key, profile)
         deployment.rates = core_trial.rates(deployment, profile)
         deployment.per_core = core_trial.per_core(deployment, session, profile)
+        logger.info(
+            "model %s version %s on %s: a run on each of %d cores carries %.3g/s, one on all of them %.3g/s",
+            *deployment.key,
+            deployment.cores,
+            deployment.rates.per_core,
+            deployment.rates.together,
+        )
 
     def _tried(self, deployment: Deployment, session: Session) -> Profile | None:
-        """How long runs on a core each take; None if the server stops first, or is ready and the runs are long."""
-        trial = CoreTrial(deployment, session)
+        """How long runs on a core each take; None if the server stops first."""
+        if not self._wait_until_idle(deployment.device):
+            return None
+        trial = CoreTrial(deployment, session, self._longest_us())
         for _ in range(core_trial.TURNS):
-            if not self._due(0, trial.longest_us()) or not self._wait_until_idle(deployment.device):
+            if not self._wait_until_idle(deployment.device):
                 return None
             trial.turn()
         return trial.profile()
+
+    def _longest_us(self) -> float:
+        """How long a run of a trial may take."""
+        return refresher.LONGEST_RUN_S * 1e6 if self._ready else core_trial.LONGEST_RUN_US
 
     def _due(self, runs: int, expected_us: float | None) -> bool:
         """Whether a size gets one more run after so many."""

@@ -13,7 +13,7 @@ from turnout_server.scheduling.entries import Way
 
 #: The time constant of the mean of requests: what was so long ago counts 1/e.
 MEMORY_S = 0.1
-#: What gets more done with so many rows for each core does with any number.
+#: More rows than this for each core don't change the answer.
 MOST_ROWS = 4
 
 
@@ -55,12 +55,8 @@ def least_rows(together: Way, per_core: Way, cores: int) -> int | None:
 
     A lone row is always run on all cores.
     """
-    least = None
-    for rows in range(MOST_ROWS * cores, 1, -1):
-        if not _is_sooner(rows, together, per_core, cores):
-            break
-        least = rows
-    return least
+    several = range(2, MOST_ROWS * cores + 1)
+    return next((rows for rows in several if _is_sooner(rows, together, per_core, cores)), None)
 
 
 def _is_sooner(rows: int, together: Way, per_core: Way, cores: int) -> bool:

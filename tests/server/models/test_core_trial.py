@@ -173,3 +173,15 @@ def test_the_profile_of_runs_on_a_core_is_kept_under_a_key_of_its_own() -> None:
     other = key_of(model({}, profile_key=key, cores=4))
     assert other is not None
     assert other.name != own.name
+
+
+def test_no_run_of_a_trial_takes_longer_than_it_may() -> None:
+    tried = model({1: 5000.0, 2: 6000.0, 8: 8000.0})
+    assert tried.effective_max_batch == 8
+    assert not is_open(tried, longest_us=9000)
+    assert is_open(tried, longest_us=10_000)
+    assert isinstance(tried.session, Sleeping)
+    trial = CoreTrial(tried, opened(tried), longest_us=7000)
+    trial.turn()
+    assert tried.session.runs == [1]
+    assert set(trial.profile().saved()) == {"1"}  # two rows might take 10 ms

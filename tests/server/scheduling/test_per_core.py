@@ -2,7 +2,7 @@ from random import Random
 from statistics import fmean
 
 import pytest
-from turnout_server.scheduling.per_core import MEMORY_S, MOST_ROWS, Crowd, least_rows
+from turnout_server.scheduling.per_core import MEMORY_S, Crowd, least_rows
 
 from tests.server.fakes import FakeTenant
 
@@ -72,11 +72,6 @@ def test_each_core_has_its_own_run_from_as_many_rows_on_as_are_done_sooner(
 
 def test_a_lone_row_has_all_cores_even_if_it_is_no_slower_on_one() -> None:
     assert least_rows(FakeTenant(run_us=500), FakeTenant(run_us=100, effective_max_batch=1), 2) == 2
-
-
-def test_what_is_only_sooner_for_some_numbers_of_rows_counts_from_the_largest_gap_on() -> None:
-    slow_from_six_on = FakeTenant(run_us=20_000, effective_max_batch=MOST_ROWS * 2)
-    assert least_rows(slow_from_six_on, FakeTenant(run_us=9_000, effective_max_batch=1), 2) is None
 
 
 def test_runs_that_were_never_measured_are_never_preferred() -> None:
