@@ -1,5 +1,8 @@
 """`python -m benchmarks.checkouts NAME=CHECKOUT ...`: CPU per request of several checkouts of the server, in turns.
 
+Flags of the server may follow a checkout, so that settings are compared as well:
+`"all cores=. --device='cpu={instances=1}'" "as it comes=."`.
+
 On a machine that does other work, rates and latencies vary by half. The server's CPU time per request varies less, and its
 ratio to that of another checkout in the same round least. So every round measures every checkout, and ratios are taken within
 rounds. Clients are processes with one request in flight each; their CPU time isn't counted.
@@ -9,6 +12,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import shlex
 import socket
 import statistics
 import subprocess
@@ -47,6 +51,13 @@ class Load(NamedTuple):
         return f"{self.case.name}{' in shared memory' if self.shared else ''}, {self.clients} clients"
 
 
+class Contestant(NamedTuple):
+    """A checkout, and the flags that its server gets."""
+
+    checkout: Path
+    flags: Sequence[str]
+
+
 class Reading(NamedTuple):
     """One checkout under one load in one round."""
 
@@ -58,7 +69,7 @@ class Reading(NamedTuple):
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkouts", description=__doc__)
-    parser.add_argument("checkouts", nargs="+", metavar="NAME=CHECKOUT", help="the first is the one to compare with")
+    parser.add_argument("checkouts", nargs="+", metavar="NAME=CHECKOUT [FLAGS]", help="the first is the one to compare with")
     parser.add_argument("--load", action="append", metavar="CASE[+shm]:CLIENTS", help="for example identity+shm:8; repeatable")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each load (2)")
@@ -71,7 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as servers:
         for case in {load.case.name: load.case for load in loads}.values():
             case.publish(Path(directory))
-        running = {name: servers.enter_context(serving(path, Path(directory))) for name, path in checkouts.items()}
+        running = {name: servers.enter_context(serving(*contestant, Path(directory))) for name, contestant in checkouts.items()}
         readings: dict[tuple[Load, str], list[Reading]] = {}
         for turn in range(chosen.rounds):
             for load in loads:
@@ -88,16 +99,19 @@ def table(title: str, readings: dict[str, Sequence[Reading]]) -> list[str]:
     for name, own in readings.items():
         cpu_us, rate, p50_us = (statistics.median(column) for column in zip(*own, strict=True))
         ratio = statistics.median(mine.cpu_us / other.cpu_us for mine, other in zip(own, first, strict=True))
-        lines.append(f"  {name:12s} CPU {cpu_us:7.1f} us  ratio {ratio:.2f}  {rate:7.0f}/s  p50 {p50_us:7.0f} us")
+        gain = statistics.median(mine.rate / other.rate for mine, other in zip(own, first, strict=True))
+        lines.append(
+            f"  {name:12s} CPU {cpu_us:7.1f} us  ratio {ratio:.2f}  {rate:7.1f}/s  ratio {gain:.2f}  p50 {p50_us:7.0f} us"
+        )
     return lines
 
 
 @contextlib.contextmanager
-def serving(checkout: Path, repository: Path) -> Iterator[tuple[int, psutil.Process]]:
+def serving(checkout: Path, flags: Sequence[str], repository: Path) -> Iterator[tuple[int, psutil.Process]]:
     """Runs the server of a checkout; gives its port and process."""
     port, metrics_port = _free_ports(2)
     command = [sys.executable, "-m", "turnout_server", f"--model-repository={repository}", "--allow-client-shm"]
-    command += [f"--grpc-port={port}", f"--metrics-port={metrics_port}"]
+    command += [f"--grpc-port={port}", f"--metrics-port={metrics_port}", *flags]
     environment = os.environ | {"PYTHONPATH": f"{checkout / 'proto'}:{checkout / 'server'}"}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, stderr=log, cwd=repository)
@@ -193,11 +207,12 @@ def _load(text: str) -> Load:
     return Load(case, int(clients), shared)
 
 
-def _checkout(text: str) -> tuple[str, Path]:
-    name, _, path = text.partition("=")
+def _checkout(text: str) -> tuple[str, Contestant]:
+    name, _, rest = text.partition("=")
+    path, *flags = shlex.split(rest) or [""]
     if not name or not path or not (Path(path) / "server" / "turnout_server").is_dir():
         raise ValueError(f"{text}: give NAME=CHECKOUT, CHECKOUT being a directory with server/turnout_server in it")
-    return name, Path(path).resolve()
+    return name, Contestant(Path(path).resolve(), flags)
 
 
 def _free_ports(count: int) -> list[int]:

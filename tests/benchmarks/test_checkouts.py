@@ -26,13 +26,21 @@ def test_a_checkout_without_a_server_is_refused(text: str) -> None:
         _checkout(text)
 
 
+def test_flags_of_the_server_may_follow_a_checkout() -> None:
+    flags = """--device='cpu={threads = 1, instances = 2}' --cache-dir=/c"""
+    name, contestant = _checkout(f"each core={Path.cwd()} {flags}")
+    assert name == "each core"
+    assert contestant == (Path.cwd(), ["--device=cpu={threads = 1, instances = 2}", "--cache-dir=/c"])
+    assert _checkout(f"plain={Path.cwd()}")[1].flags == []
+
+
 def test_ratios_are_taken_within_rounds_because_rounds_differ() -> None:
-    before = [Reading(100, 1, 1), Reading(400, 1, 1), Reading(200, 1, 1)]
-    after = [Reading(50, 1, 1), Reading(200, 1, 1), Reading(180, 1, 1)]
+    before = [Reading(100, 10, 1), Reading(400, 2, 1), Reading(200, 5, 1)]
+    after = [Reading(50, 12, 1), Reading(200, 3, 1), Reading(180, 10, 1)]
     title, first, second = table("a load", {"before": before, "after": after})
     assert title == "a load"
-    assert "CPU   200.0 us  ratio 1.00" in first
-    assert "CPU   180.0 us  ratio 0.50" in second
+    assert "CPU   200.0 us  ratio 1.00      5.0/s  ratio 1.00" in first
+    assert "CPU   180.0 us  ratio 0.50     10.0/s  ratio 1.50" in second
 
 
 def test_steps_are_counted_from_one_reading_to_the_next() -> None:

@@ -16,7 +16,7 @@ from turnout_server.models.files import weight_bytes
 from turnout_server.models.per_core import PerCore, Rates
 from turnout_server.models.profile_store import ProfileKey
 from turnout_server.scheduling.batching import MIN_GAIN
-from turnout_server.scheduling.per_core import least_rows
+from turnout_server.scheduling.per_core import MOST_ROWS, least_rows
 from turnout_server.scheduling.profiles import SETTLED_RUNS, Profile
 
 #: Both ways take turns so often, and the medians count.
@@ -27,8 +27,6 @@ BURST_US = 10_000.0
 SHORTEST_RUN_US = 250.0
 #: Runs that would take longer aren't tried.
 LONGEST_RUN_US = 500_000.0
-#: The most rows of a run that are tried on a core; later runs show whether more are worth it.
-MOST_ROWS = 4
 #: What ONNX Runtime takes for a model while it loads it, as a multiple of its file.
 LOADING = 3
 #: The share of the memory that this process may use which runs on each core may fill.

@@ -107,6 +107,10 @@ class Deployment:
         self.buckets = tuple(self.session.buckets)
         self.review_batch_size()
 
+    def way(self, *, per_core: bool) -> "Deployment | PerCore":
+        """What runs a batch and learns from it: this, or the model on one core."""
+        return self.per_core if per_core and self.per_core is not None else self
+
     def refusal(self, inputs: Mapping[str, np.ndarray]) -> FailedPrecondition | None:
         """Why the device would compute something else from these values; None if it wouldn't."""
         if self.reduces and (empty := next((name for name, array in inputs.items() if not array.size), None)) is not None:

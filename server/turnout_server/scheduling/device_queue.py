@@ -24,7 +24,7 @@ from typing import Generic
 from turnout_server.scheduling import batching
 from turnout_server.scheduling.arrivals import ArrivalRate, Arrivals, rank
 from turnout_server.scheduling.entries import E, Selection, Tenant, Way, is_stale
-from turnout_server.scheduling.per_core import Cores
+from turnout_server.scheduling.per_core import NO_CORES, Cores
 
 #: Requests with the same tenant and batch key can share a run.
 Key = tuple[Tenant, Hashable]
@@ -37,7 +37,6 @@ STARVED_S = 1.0
 DEFAULT_DUE_S = 1.0
 #: Seconds between two scans of the whole queue for stale requests.
 SWEEP_S = 0.05
-NO_CORES = Cores()
 
 
 def due(tenant: Tenant, enqueued_s: float, start_by_s: float | None) -> float:
@@ -71,7 +70,7 @@ class _Group(Generic[E]):
         return batching.rows_for_one(self.rows, most, idle, way.predict_us)
 
     def way(self, now_s: float, cores: Cores) -> Way:
-        """How to run the next batch: on one core if one is free, enough rows are there, and the first of them is in time."""
+        """How to run the next batch: on one core if one is free, enough rows are there, and the first request is in time."""
         tenant, (_, _, _, first) = self.tenant, self.queue[0]
         if not cores.free or tenant.per_core is None:
             return tenant
@@ -80,7 +79,8 @@ class _Group(Generic[E]):
             return tenant
         deadline_s = math.inf if first.deadline_s is None else first.deadline_s - now_s
         slack_s = deadline_s if tenant.target_s is None else min(deadline_s, tenant.target_s)
-        return tenant.per_core if _likely_s(tenant.per_core, first.rows) < slack_s else tenant
+        taken = max(first.rows, self.rows_to_take(tenant.per_core, cores.free))
+        return tenant.per_core if _likely_s(tenant.per_core, taken) < slack_s else tenant
 
     def dispatch_s(self) -> float:
         """Earliest dispatch time: now, unless the queue delay holds it and no deadline would be missed."""

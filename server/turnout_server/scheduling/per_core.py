@@ -1,8 +1,8 @@
-"""Whether requests run one after another on all cores of a CPU, or with a run on each core. Pure functions.
+"""Whether requests run one after another on all cores of a CPU, or with a run on each core. No clock, thread or lock.
 
 One run on all cores answers a lone request soonest. A run on each core gets more done where a model's nodes are hard to share
-out, and where many are there it answers sooner, too: on 2 cores, four clients of an encoder in int8 had 1.4 times the answers
-in 0.7 of the time (docs/results/frontend.md). So it is decided before each run, by how many requests are there.
+out, and where many requests are there it answers sooner, too: on 2 cores, two clients of an encoder in int8 had 1.3 times the
+answers in 0.75 of the time (docs/results/frontend.md). So it is decided before each run, by how many requests are there.
 """
 
 import math
@@ -13,7 +13,7 @@ from turnout_server.scheduling.entries import Way
 
 #: The time constant of the mean of requests: what was so long ago counts 1/e.
 MEMORY_S = 0.1
-#: More rows than this for each core don't change the answer.
+#: The most rows for each core that are tried; with more, the answer is the same.
 MOST_ROWS = 4
 
 
@@ -48,6 +48,9 @@ class Cores(NamedTuple):
     number: int = 0
     free: int = 0
     requests: int = 0
+
+
+NO_CORES = Cores()
 
 
 def least_rows(together: Way, per_core: Way, cores: int) -> int | None:

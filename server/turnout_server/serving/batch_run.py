@@ -45,7 +45,7 @@ class BatchRunner:
         """
         started_s = self._clock()
         tenant = batch[0].tenant
-        way = (tenant.per_core if per_core else None) or tenant
+        way = tenant.way(per_core=per_core)
         limit = nullcontext() if not tenant.hazards else limited(self._limit_s(batch))
         try:
             with limit, way.session.stage([job.inputs for job in batch], batch[0].outputs) as run:

@@ -17,9 +17,9 @@ from turnout_server.core.errors import Overloaded, Unavailable
 from turnout_server.models.deployments import Deployment
 from turnout_server.scheduling import routing
 from turnout_server.scheduling.arrivals import ArrivalRate
-from turnout_server.scheduling.device_queue import NO_CORES, DeviceQueue, due
+from turnout_server.scheduling.device_queue import DeviceQueue, due
 from turnout_server.scheduling.entries import Selection
-from turnout_server.scheduling.per_core import Cores, Crowd
+from turnout_server.scheduling.per_core import NO_CORES, Cores, Crowd
 from turnout_server.scheduling.routing import Forecast
 from turnout_server.serving.batch_run import BatchRunner, drop
 from turnout_server.serving.job import Job
@@ -266,6 +266,6 @@ class Executor:
 def _begun(selection: Selection[Job], now_s: float) -> _Run:
     """The run of a batch that begins now."""
     batch, tenant = selection.batch, selection.batch[0].tenant
-    way = (tenant.per_core if selection.per_core else None) or tenant
+    way = tenant.way(per_core=selection.per_core)
     service_us = way.predict_us(sum(job.rows for job in batch)) or 0.0
     return _Run(tenant, len(batch), now_s + service_us * 1e-6, selection.per_core)

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from turnout_server.scheduling.device_queue import (
     DEFAULT_DUE_S,
     MAX_LAG_S,
-    NO_CORES,
     STARVED_S,
     SWEEP_S,
     DeviceQueue,
     due,
 )
 from turnout_server.scheduling.entries import Selection
-from turnout_server.scheduling.per_core import Cores
+from turnout_server.scheduling.per_core import NO_CORES, Cores
 
 from tests.server.fakes import FakeRequest, FakeTenant
 
@@ -683,6 +682,17 @@ def test_a_request_that_would_be_late_on_one_core_has_all_of_them(
     device = Device(on_cores(target_s=target_s))
     device.add(deadline_s=deadline_s)
     assert device.take(cores=Cores(2, free=2, requests=4)).per_core is per_core
+
+
+def test_rows_that_would_be_late_together_on_one_core_have_all_of_them() -> None:
+    tenant = on_cores()
+    assert tenant.per_core is not None
+    tenant.per_core.effective_max_batch, tenant.per_core.row_us = 4, 4_000
+    device = Device(tenant)
+    for _ in range(8):
+        device.add(deadline_s=0.030)  # one row on one core takes 20 ms, and four take 32
+    run = device.take(cores=Cores(2, free=2, requests=8))
+    assert (len(run.batch), run.per_core, run.expired) == (8, False, [])
 
 
 def test_a_model_without_the_choice_runs_beside_one_that_has_it() -> None:
