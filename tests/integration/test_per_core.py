@@ -35,6 +35,16 @@ def serve(repository: Path) -> Callable[..., Any]:
     return lambda *flags: running(repository, "--profile-budget-s=20", *flags)
 
 
+def found_to_take(cache: Path, share: float) -> None:
+    """Has the profiles that a server has kept say that a run on one core takes this share of one on all of them."""
+    kept = {path: json.loads(path.read_text()) for path in cache.glob("*.json")}
+    ((path, alone),) = ((path, entry) for path, entry in kept.items() if "a run on each of" in entry["key"]["options"])
+    (shared,) = (entry for entry in kept.values() if entry is not alone)
+    shared_us = shared["service_us"]["1"]["service_us"]
+    alone["service_us"]["1"] |= {"service_us": share * shared_us, "fastest_us": share * shared_us}
+    path.write_text(json.dumps(alone))
+
+
 def facts(server: RunningServer) -> dict[str, Any]:
     with urllib.request.urlopen(f"{server.monitoring}/explain?model=lazy", timeout=10) as response:
         found: dict[str, Any] = json.load(response)["devices"][0]
@@ -47,11 +57,18 @@ def ask(server: RunningServer, value: float) -> tuple[float, int]:
     return float(arrays(answer)["y"][0, 1]), int(parameters(answer)["compute_us"])
 
 
-def test_two_clients_at_a_time_have_a_core_each_and_get_more_done(serve: Callable[..., Any]) -> None:
-    with serve("--device=cpu={threads = 2}") as server:
+@pytest.mark.parametrize(("share", "per_core"), [(1.0, True), (1.99, False)])
+def test_what_was_found_decides_whether_clients_have_a_core_each(
+    serve: Callable[..., Any], tmp_path: Path, share: float, per_core: bool
+) -> None:
+    flags = ["--device=cpu={threads = 2}", f"--cache-dir={tmp_path}"]
+    with serve(*flags) as server:
+        assert facts(server)["per_core_per_s"] > 0  # it was tried, with whatever result on a machine that does other things
+    found_to_take(tmp_path, share)
+    with serve(*flags) as server:
         found = facts(server)
-        assert found["per_core"], found
-        assert found["per_core_per_s"] > found["together_per_s"]
+        assert found["per_core"] is per_core
+        assert found["per_core_per_s"] == pytest.approx(2 / share * found["together_per_s"], rel=1e-3)
 
         def client(number: int) -> list[tuple[float, int]]:
             return [ask(server, number * 100 + turn) for turn in range(20)]
@@ -61,7 +78,7 @@ def test_two_clients_at_a_time_have_a_core_each_and_get_more_done(serve: Callabl
         assert [[value for value, _ in own] for own in answers] == [[n * 100 + t for t in range(20)] for n in range(4)]
         ran_s = sum(run_us for own in answers for _, run_us in own) * 1e-6
         busy_s = metric(server, "turnout_busy_seconds_total", model="lazy")
-        assert busy_s < 0.8 * ran_s  # a run on one of two cores keeps half of the device
+        assert (busy_s < 0.8 * ran_s) is per_core  # a run on one of two cores keeps half of the device busy
 
 
 def test_with_instances_that_were_declared_there_is_one_run_at_a_time(serve: Callable[..., Any]) -> None:

@@ -37,7 +37,7 @@ class _Run(NamedTuple):
 
 
 class Executor:
-    """A bounded queue, and one worker thread for each run that the place has room for.
+    """A bounded queue, and one worker thread for each run that may be in progress.
 
     Args:
         runners: run the batches, by device.
@@ -73,12 +73,9 @@ class Executor:
         self._own = {device: number for device, number in own.items() if number < instances}
         self._stopping = False
         self._changed = threading.Condition()
-        self._threads = [
-            threading.Thread(target=self._serve, args=(number,), name=f"{'+'.join(runners)}/{number}", daemon=True)
-            for number in range(max(instances, cores))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        for _ in range(instances):
+            self._start_worker()
 
     def submit(self, job: Job) -> None:
         """Queues a job.
@@ -101,8 +98,7 @@ class Executor:
                 for chunk in [job] if len(rows) == 1 else job.split(rows):
                     self._queue.add(chunk)
                 self._watch(job.enqueued_s)
-                if self._has_room():
-                    self._changed.notify(len(rows))
+                self._wake(len(rows))
         finally:
             drop(dropped)
 
@@ -202,6 +198,24 @@ class Executor:
         whole = len(self._whole())
         return whole < self._instances or (not whole and len(self._running) < self._cores)
 
+    def _wake(self, workers: int = 1) -> None:
+        """Has so many idle workers look for work, where a run could begin now; starts one if none is idle.
+
+        Workers for cores are only started when they are needed, because the allocator keeps memory for every thread.
+        """
+        if not self._has_room():
+            return
+        if len(self._running) < len(self._threads):
+            self._changed.notify(workers)
+        else:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        number = len(self._threads)
+        name = f"{'+'.join(self._runners)}/{number}"
+        self._threads.append(threading.Thread(target=self._serve, args=(number,), name=name, daemon=True))
+        self._threads[-1].start()
+
     def _room(self) -> Mapping[str, int]:
         """How many runs each device may begin now, of those that may not have all instances of the place."""
         if not self._own:
@@ -254,8 +268,8 @@ class Executor:
                 selection = self._queue.take(now_s, hurry=self._stopping, idle=idle, room=self._room(), cores=cores)
                 if selection.batch:
                     self._running[worker] = _begun(selection, now_s)
-                    if selection.per_core and self._queue and self._has_room():
-                        self._changed.notify()
+                    if selection.per_core and self._queue:
+                        self._wake()
                 if selection.batch or selection.expired or selection.cancelled:
                     return selection
                 if self._stopping and not self._queue:

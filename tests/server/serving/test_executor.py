@@ -710,6 +710,27 @@ def test_clients_one_after_another_have_all_cores(cores: Bench) -> None:
     assert (cores.session.runs, one_core(cores).runs) == ([1] * 6, [])
 
 
+def test_a_core_has_no_worker_before_it_has_a_run(make: Callable[..., Bench]) -> None:
+    def workers() -> int:
+        return sum(thread.name.startswith("cpu/") for thread in threading.enumerate())
+
+    before = workers()
+    bench = make(cores=64)
+    bench.model.profile = profile({1: 10_000.0})
+    bench.model.per_core = PerCore(AddingSession(), 64, profile({1: 16_000.0}))
+    bench.hold()
+    assert workers() - before == 1
+    one_core(bench).gate.clear()
+    for value in (1, 2, 3):
+        bench.submit(value)
+    bench.release()
+    for _ in range(3):
+        assert one_core(bench).started.acquire(timeout=10)
+    assert workers() - before == 3
+    one_core(bench).gate.set()
+    bench.take(4)
+
+
 def test_requests_that_waited_for_a_run_on_all_cores_have_one_each_at_the_same_time(cores: Bench) -> None:
     cores.hold()
     one_core(cores).gate.clear()
