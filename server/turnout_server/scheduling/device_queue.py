@@ -70,16 +70,16 @@ class _Group(Generic[E]):
         return batching.rows_for_one(self.rows, most, idle, way.predict_us)
 
     def way(self, now_s: float, cores: Cores) -> Way:
-        """How to run the next batch: on one core if one is free, enough rows are there, and the first request is in time."""
+        """How to run the next batch: on one core if enough rows are there, and the first request will be in time."""
         tenant, (_, _, _, first) = self.tenant, self.queue[0]
-        if not cores.free or tenant.per_core is None:
+        if not cores.number or tenant.per_core is None:
             return tenant
         rows = max(self.rows, round(cores.requests * self.rows / len(self.queue)))
         if rows < tenant.per_core.least_rows:
             return tenant
         deadline_s = math.inf if first.deadline_s is None else first.deadline_s - now_s
         slack_s = deadline_s if tenant.target_s is None else min(deadline_s, tenant.target_s)
-        taken = max(first.rows, self.rows_to_take(tenant.per_core, cores.free))
+        taken = max(first.rows, self.rows_to_take(tenant.per_core, max(1, cores.free)))
         return tenant.per_core if _likely_s(tenant.per_core, taken) < slack_s else tenant
 
     def dispatch_s(self) -> float:
@@ -162,7 +162,8 @@ class DeviceQueue(Generic[E]):
             if group.tenant.instances and group.tenant.account.running >= group.tenant.instances:
                 continue
             way = group.way(now_s, cores)
-            if way is group.tenant and min(idle, room.get(group.tenant.device, idle)) <= 0:
+            whole = min(idle, room.get(group.tenant.device, idle))
+            if (whole if way is group.tenant else cores.free) <= 0:
                 continue
             at_s = group.dispatch_s()
             if hurry or at_s <= now_s:

@@ -41,7 +41,7 @@ class Cores(NamedTuple):
 
     Attributes:
         number: all of them.
-        free: those that may begin a run now.
+        free: how many runs may begin now.
         requests: how many requests are there or, by the mean of late, are likely to be back soon.
     """
 

@@ -207,7 +207,7 @@ class Executor:
             return
         if len(self._running) < len(self._threads):
             self._changed.notify(workers)
-        else:
+        elif len(self._threads) < max(self._instances, self._cores):
             self._start_worker()
 
     def _start_worker(self) -> None:
@@ -223,11 +223,12 @@ class Executor:
         begun = Counter(run.tenant.device for run in self._whole())
         return {device: number - begun[device] for device, number in self._own.items()}
 
-    def _free_cores(self, now_s: float) -> Cores:
-        """The cores that may each begin a run now: none while a run has all of them."""
-        if not self._cores or self._whole():
+    def _core_room(self, now_s: float) -> Cores:
+        """The cores that may each have a run: no further one while a run has all of them."""
+        if not self._cores:
             return NO_CORES
-        return Cores(self._cores, self._cores - len(self._running), max(self._requests(), round(self._crowd.mean(now_s))))
+        free = 0 if self._whole() else self._cores - len(self._running)
+        return Cores(self._cores, free, max(self._requests(), round(self._crowd.mean(now_s))))
 
     def _serve(self, worker: int) -> None:
         self._pin()
@@ -264,7 +265,7 @@ class Executor:
         with self._changed:
             while True:
                 now_s = self._clock()
-                idle, cores = self._instances - len(self._whole()), self._free_cores(now_s)
+                idle, cores = self._instances - len(self._whole()), self._core_room(now_s)
                 selection = self._queue.take(now_s, hurry=self._stopping, idle=idle, room=self._room(), cores=cores)
                 if selection.batch:
                     self._running[worker] = _begun(selection, now_s)

@@ -665,11 +665,18 @@ def test_many_rows_are_shared_out_between_the_cores() -> None:
     assert [len(run.batch) for run in runs] == [3, 3]
 
 
-def test_while_every_core_is_taken_only_a_run_on_all_of_them_may_begin() -> None:
+def test_while_every_core_is_taken_requests_wait_for_one() -> None:
     device = Device(on_cores())
     device.add()
+    assert not device.take(idle=1, cores=Cores(2, free=0, requests=3)).batch
+    assert device.take(idle=1, cores=Cores(2, free=1, requests=2)).per_core
+
+
+def test_while_a_run_has_all_cores_nothing_begins() -> None:
+    device = Device(on_cores())
+    device.add()
+    device.add()
     assert not device.take(idle=0, cores=Cores(2, free=0, requests=3)).batch
-    assert not device.take(idle=1, cores=Cores(2, free=0, requests=3)).per_core
 
 
 @pytest.mark.parametrize(
@@ -699,7 +706,7 @@ def test_a_model_without_the_choice_runs_beside_one_that_has_it() -> None:
     device = Device(FakeTenant(run_us=10_000), on_cores())
     device.add(0)
     device.add(1)
-    runs = [device.take(idle=idle, cores=cores) for idle, cores in ((1, Cores(2, 2, 2)), (0, NO_CORES))]
+    runs = [device.take(idle=idle, cores=cores) for idle, cores in ((1, Cores(2, 2, 2)), (0, Cores(2, 0, 2)))]
     assert [(numbers(run.batch), run.per_core) for run in runs] == [([0], False), ([], False)]
     device.end()
     assert device.take(cores=Cores(2, 2, 2)).per_core

@@ -746,6 +746,24 @@ def test_requests_that_waited_for_a_run_on_all_cores_have_one_each_at_the_same_t
     assert (cores.session.runs, one_core(cores).runs) == ([1], [1, 1])
 
 
+def test_more_requests_than_cores_wait_for_a_core_and_no_run_has_all_of_them_meanwhile(cores: Bench) -> None:
+    cores.hold()
+    one_core(cores).gate.clear()
+    for value in (1, 2, 3):
+        cores.submit(value)
+    cores.release()
+    for _ in range(2):
+        assert one_core(cores).started.acquire(timeout=10)
+    for value in (4, 5):
+        cores.submit(value)
+    assert cores.executor.waiting("cpu") == 3
+    assert not one_core(cores).started.acquire(timeout=0.1)
+    one_core(cores).gate.set()
+    cores.take(6)
+    assert len(cores.session.runs) in (1, 2)  # the last may find nobody else there
+    assert len(cores.session.runs) + len(one_core(cores).runs) == 6
+
+
 def test_two_clients_in_a_loop_have_a_core_each_although_only_one_waits_at_a_time(cores: Bench) -> None:
     """As soon as one is answered it sends again, while the other one's request runs."""
     ended = {value: threading.Event() for value in range(1, 11)}
