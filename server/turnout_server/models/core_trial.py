@@ -10,7 +10,6 @@ from dataclasses import replace
 from turnout_server.core.errors import Overloaded
 from turnout_server.devices.host import resident_bytes, usable_memory_bytes
 from turnout_server.devices.sessions import Session
-from turnout_server.models import warmup
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.files import weight_bytes
 from turnout_server.models.per_core import PerCore, Rates
@@ -88,7 +87,7 @@ class CoreTrial:
         most = deployment.effective_max_batch
         self._rows = most if (deployment.predict_us(most) or 0.0) <= longest_us else 1
         before = resident_bytes()
-        self._timed_us(session, 1)
+        deployment.timed_us(1, session)
         self._row_bytes = max(0, resident_bytes() - before) * deployment.cores
         if not _fits(self._row_bytes):
             raise Overloaded(
@@ -116,8 +115,7 @@ class CoreTrial:
             ServingError: trial inputs don't run.
         """
         for session in (self._session, self._deployment.session):
-            session.trim()
-            self._timed_us(session, 1)
+            self._deployment.trim(session)
         self._deployment.profile.measure(self._deployment.executed_rows(self._rows), self._together_us)
         profile = Profile()
         for rows, taken_us in self._per_core_us.items():
@@ -141,15 +139,10 @@ class CoreTrial:
         runs = math.ceil(BURST_US / (cores * (self._deployment.predict_us(rows) or BURST_US)))
 
         def work(_: int) -> list[float]:
-            return [self._timed_us(self._session, rows) for _ in range(runs)]
+            return [self._deployment.timed_us(rows, self._session) for _ in range(runs)]
 
         with ThreadPoolExecutor(cores) as pool:
             return statistics.median(taken_us for each in pool.map(work, range(cores)) for taken_us in each)
-
-    def _timed_us(self, session: Session, rows: int) -> float:
-        """How long a run takes, as requests would make it."""
-        example = self._deployment.file.example if self._deployment.file else None
-        return warmup.timed_us(session, rows, batched=self._deployment.batchable, example=example)
 
 
 def per_core(deployment: Deployment, session: Session, profile: Profile) -> PerCore | None:

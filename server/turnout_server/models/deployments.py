@@ -23,9 +23,6 @@ from turnout_server.scheduling.exploration import Exploration
 from turnout_server.scheduling.profiles import Profile
 from turnout_server.scheduling.standing import StandingQueue
 
-#: Runs between two reviews of the best batch size.
-REVIEW_RUNS = 8
-
 
 @dataclass(frozen=True)
 class DeviceReport:
@@ -142,10 +139,26 @@ class Deployment:
         """The rows of a run of so many, padding included."""
         return (bucket_for(rows, self.buckets) or rows) if self.buckets else rows
 
-    def timed_us(self, rows: int) -> float:
-        """How long a run of trial inputs takes, as requests would make it; see warmup.timed_us."""
+    def timed_us(self, rows: int, session: Session | None = None) -> float:
+        """How long a run of trial inputs takes, as requests would make it; see warmup.timed_us.
+
+        Args:
+            session: the model opened in another way.
+        """
         example = self.file.example if self.file else None
-        return warmup.timed_us(self.session, rows, batched=self.batchable, example=example)
+        return warmup.timed_us(session or self.session, rows, batched=self.batchable, example=example)
+
+    def trim(self, session: Session | None = None) -> None:
+        """Gives back the memory that the largest runs took, because requests may never make one.
+
+        Args:
+            session: the model opened in another way.
+
+        Raises:
+            ServingError: trial inputs don't run, or the device is gone.
+        """
+        (session or self.session).trim()
+        self.timed_us(1, session)
 
     def sizes(self, max_rows: int) -> tuple[int, ...]:
         """The batch sizes that are worth measuring."""
@@ -160,7 +173,7 @@ class Deployment:
 
     def review_batch_size(self) -> None:
         """Sets `effective_max_batch` for the next runs. Call it when the profile has changed."""
-        self._next_review = self.profile.total_runs + REVIEW_RUNS
+        self._next_review = self.profile.total_runs + batching.REVIEW_RUNS
         if not self.batchable:
             return
         best = batching.best_rows(self.profile.settled_us, self.max_rows, self.target_us)

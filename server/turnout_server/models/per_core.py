@@ -9,8 +9,6 @@ from turnout_server.scheduling.profiles import Profile
 
 #: How much more must get done to have the model loaded once more, with a single thread.
 GAIN = 1.1
-#: Runs between two reviews of the best batch size.
-REVIEW_RUNS = 8
 
 
 class Rates(NamedTuple):
@@ -59,7 +57,7 @@ class PerCore:
     def observe(self, rows: int, service_us: float) -> None:
         """Takes in a run that served requests."""
         self.profile.observe(rows, service_us)
-        if self.profile.total_runs % REVIEW_RUNS == 0:
+        if self.profile.total_runs % batching.REVIEW_RUNS == 0:
             self._review()
 
     def _review(self) -> None:

@@ -135,7 +135,8 @@ class Profiler:
                     profile.measure(rows, runs_us)
         deployment.review_batch_size()
         if any(rows > 1 and runs_us for rows, runs_us in taken_us.items()) and self._wait_until_idle(task.device):
-            _trim(deployment)
+            with suppress(ServingError):
+                deployment.trim()
         if deployment.profile_key is not None:
             self._store.save(deployment.profile_key, profile)
 
@@ -195,10 +196,3 @@ class Profiler:
             if self._stopping.wait(LOOK_S):
                 return False
         return not self._stopping.is_set()
-
-
-def _trim(deployment: Deployment) -> None:
-    """Gives back the memory that the largest runs took, because requests may never make one."""
-    with suppress(ServingError):
-        deployment.session.trim()
-        deployment.timed_us(1)

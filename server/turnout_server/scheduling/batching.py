@@ -8,6 +8,8 @@ from turnout_server.scheduling.entries import E, Selection, is_stale
 
 #: A larger batch must make a row cheaper by this share to be worth the waiting that it causes.
 MIN_GAIN = 0.05
+#: Runs between two reviews of the best batch size.
+REVIEW_RUNS = 8
 #: Waiting rows are divided among idle workers if that adds no more than this share of work.
 MAX_EXTRA_WORK = 0.25
 #: A run that is shorter than this isn't split, whatever its rows.

@@ -156,25 +156,25 @@ class DeviceQueue(Generic[E]):
         selection: Selection[E] = Selection()
         if now_s - self._swept_s > SWEEP_S:
             self.sweep(now_s, selection)
-        ways: dict[_Group[E], Way] = {}
+        dispatchable: dict[_Group[E], tuple[Way, int]] = {}
         wake_s = math.inf
         for group in self._groups.values():
             if group.tenant.instances and group.tenant.account.running >= group.tenant.instances:
                 continue
             way = group.way(now_s, cores)
-            whole = min(idle, room.get(group.tenant.device, idle))
-            if (whole if way is group.tenant else cores.free) <= 0:
+            workers = min(idle, room.get(group.tenant.device, idle)) if way is group.tenant else cores.free
+            if workers <= 0:
                 continue
             at_s = group.dispatch_s()
             if hurry or at_s <= now_s:
-                ways[group] = way
+                dispatchable[group] = way, workers
             else:
                 wake_s = min(wake_s, at_s)
-        if ways:
-            group = next(iter(ways)) if len(ways) == 1 else self._next(list(ways), now_s)
-            selection.per_core = ways[group] is not group.tenant
-            workers = cores.free if selection.per_core else min(idle, room.get(group.tenant.device, idle))
-            self._form(group, ways[group], now_s, workers, selection)
+        if dispatchable:
+            group = next(iter(dispatchable)) if len(dispatchable) == 1 else self._next(list(dispatchable), now_s)
+            way, workers = dispatchable[group]
+            selection.per_core = way is not group.tenant
+            self._form(group, way, now_s, workers, selection)
         elif wake_s < math.inf:
             selection.wake_s = wake_s
         return selection

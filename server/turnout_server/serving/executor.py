@@ -193,17 +193,20 @@ class Executor:
         """The runs in progress that have their device to themselves."""
         return [run for run in self._running.values() if not run.per_core]
 
-    def _has_room(self) -> bool:
-        """Whether a run could begin now."""
-        whole = len(self._whole())
-        return whole < self._instances or (not whole and len(self._running) < self._cores)
+    def _idle_instances(self) -> int:
+        """How many runs that have their device to themselves may begin now."""
+        return self._instances - len(self._whole())
+
+    def _free_cores(self) -> int:
+        """How many runs on one core may begin now: none while a run has all of them."""
+        return 0 if self._whole() else max(0, self._cores - len(self._running))
 
     def _wake(self, workers: int = 1) -> None:
         """Has so many idle workers look for work, where a run could begin now; starts one if none is idle.
 
         Workers for cores are only started when they are needed, because the allocator keeps memory for every thread.
         """
-        if not self._has_room():
+        if not self._idle_instances() and not self._free_cores():
             return
         if len(self._running) < len(self._threads):
             self._changed.notify(workers)
@@ -224,11 +227,10 @@ class Executor:
         return {device: number - begun[device] for device, number in self._own.items()}
 
     def _core_room(self, now_s: float) -> Cores:
-        """The cores that may each have a run: no further one while a run has all of them."""
+        """The cores that may each have a run, and how many requests are there for them."""
         if not self._cores:
             return NO_CORES
-        free = 0 if self._whole() else self._cores - len(self._running)
-        return Cores(self._cores, free, max(self._requests(), round(self._crowd.mean(now_s))))
+        return Cores(self._cores, self._free_cores(), max(self._requests(), round(self._crowd.mean(now_s))))
 
     def _serve(self, worker: int) -> None:
         self._pin()
@@ -265,7 +267,7 @@ class Executor:
         with self._changed:
             while True:
                 now_s = self._clock()
-                idle, cores = self._instances - len(self._whole()), self._core_room(now_s)
+                idle, cores = self._idle_instances(), self._core_room(now_s)
                 selection = self._queue.take(now_s, hurry=self._stopping, idle=idle, room=self._room(), cores=cores)
                 if selection.batch:
                     self._running[worker] = _begun(selection, now_s)

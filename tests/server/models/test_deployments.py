@@ -3,7 +3,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from turnout_server.core.model_config import Queue
-from turnout_server.models.deployments import REVIEW_RUNS, Deployment
+from turnout_server.models.deployments import Deployment
+from turnout_server.scheduling.batching import REVIEW_RUNS
 from turnout_server.scheduling.exploration import LONG_PAUSE, SHORT_PAUSE
 
 from tests.server.fakes import deployment, profile

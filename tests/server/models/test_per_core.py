@@ -1,4 +1,5 @@
-from turnout_server.models.per_core import REVIEW_RUNS, PerCore
+from turnout_server.models.per_core import PerCore
+from turnout_server.scheduling.batching import REVIEW_RUNS
 
 from tests.server.fakes import AddingSession, profile
 

@@ -631,9 +631,9 @@ def test_a_forecast_does_not_mind_requests_that_come_while_it_reads_the_queue() 
         gc.set_threshold(*thresholds)
 
 
-def on_cores(least_rows: int = 2, run_us: float = 16_000, **options: Any) -> FakeTenant:
-    """A model that may have a run on each core, from so many rows on."""
-    one_core = FakeTenant(run_us=run_us, effective_max_batch=1, least_rows=least_rows)
+def on_cores(most: int = 1, row_us: float = 0, **options: Any) -> FakeTenant:
+    """A model that may have a run on each core from two rows on: of `most` rows at most, in 16 ms and `row_us` for each row."""
+    one_core = FakeTenant(run_us=16_000, row_us=row_us, effective_max_batch=most)
     return FakeTenant(run_us=10_000, per_core=one_core, **options)
 
 
@@ -655,10 +655,7 @@ def test_a_request_that_waits_alone_has_one_core_if_others_are_about_to_be_back(
 
 
 def test_many_rows_are_shared_out_between_the_cores() -> None:
-    tenant = on_cores()
-    assert tenant.per_core is not None
-    tenant.per_core.effective_max_batch, tenant.per_core.row_us = 4, 16_000
-    device = Device(tenant)
+    device = Device(on_cores(most=4, row_us=16_000))
     for _ in range(6):
         device.add()
     runs = [device.take(cores=Cores(2, free=free, requests=6)) for free in (2, 1)]
@@ -692,10 +689,7 @@ def test_a_request_that_would_be_late_on_one_core_has_all_of_them(
 
 
 def test_rows_that_would_be_late_together_on_one_core_have_all_of_them() -> None:
-    tenant = on_cores()
-    assert tenant.per_core is not None
-    tenant.per_core.effective_max_batch, tenant.per_core.row_us = 4, 4_000
-    device = Device(tenant)
+    device = Device(on_cores(most=4, row_us=4_000))
     for _ in range(8):
         device.add(deadline_s=0.030)  # one row on one core takes 20 ms, and four take 32
     run = device.take(cores=Cores(2, free=2, requests=8))

@@ -703,6 +703,17 @@ def one_core(bench: Bench) -> AddingSession:
     return session
 
 
+def begin_on_cores(bench: Bench, *values: int) -> None:
+    """Has jobs wait for a run on all cores and then two of them begin on one core each; they last until the gate."""
+    bench.hold()
+    one_core(bench).gate.clear()
+    for value in values:
+        bench.submit(value)
+    bench.release()
+    for _ in range(2):
+        assert one_core(bench).started.acquire(timeout=10)
+
+
 def test_clients_one_after_another_have_all_cores(cores: Bench) -> None:
     for value in range(1, 7):
         cores.submit(value)
@@ -732,13 +743,7 @@ def test_a_core_has_no_worker_before_it_has_a_run(make: Callable[..., Bench]) ->
 
 
 def test_requests_that_waited_for_a_run_on_all_cores_have_one_each_at_the_same_time(cores: Bench) -> None:
-    cores.hold()
-    one_core(cores).gate.clear()
-    cores.submit(1)
-    cores.submit(2)
-    cores.release()
-    for _ in range(2):  # both begin before either ends
-        assert one_core(cores).started.acquire(timeout=10)
+    begin_on_cores(cores, 1, 2)  # both begin before either ends
     assert cores.executor.running("cpu") == 2
     one_core(cores).gate.set()
     for value, outcome in cores.take(3).items():
@@ -747,13 +752,7 @@ def test_requests_that_waited_for_a_run_on_all_cores_have_one_each_at_the_same_t
 
 
 def test_more_requests_than_cores_wait_for_a_core_and_no_run_has_all_of_them_meanwhile(cores: Bench) -> None:
-    cores.hold()
-    one_core(cores).gate.clear()
-    for value in (1, 2, 3):
-        cores.submit(value)
-    cores.release()
-    for _ in range(2):
-        assert one_core(cores).started.acquire(timeout=10)
+    begin_on_cores(cores, 1, 2, 3)
     for value in (4, 5):
         cores.submit(value)
     assert cores.executor.waiting("cpu") == 3
@@ -794,14 +793,8 @@ def test_a_run_on_one_core_takes_half_of_a_device_of_two(cores: Bench) -> None:
     def tick(inputs: Mapping[str, np.ndarray]) -> None:
         cores.clock.now_s += 0.25
 
-    cores.hold()
-    one_core(cores).gate.clear()
     one_core(cores).trouble = tick
-    cores.submit(1)
-    cores.submit(2)
-    cores.release()
-    for _ in range(2):
-        assert one_core(cores).started.acquire(timeout=10)
+    begin_on_cores(cores, 1, 2)
     one_core(cores).gate.set()
     cores.take(3)
     series = cores.series()
@@ -824,13 +817,7 @@ def test_one_bad_request_fails_alone_on_a_core_too(cores: Bench) -> None:
 
 
 def test_a_forecast_knows_that_it_would_be_a_run_on_one_core(cores: Bench) -> None:
-    cores.hold()
-    one_core(cores).gate.clear()
-    cores.submit(1)
-    cores.submit(2)
-    cores.release()
-    for _ in range(2):
-        assert one_core(cores).started.acquire(timeout=10)
+    begin_on_cores(cores, 1, 2)
     cores.take(1)
     forecast = cores.executor.forecast(cores.model, 2, 1)
     assert forecast.wait_us == pytest.approx(16_000)  # both cores are busy for so long
