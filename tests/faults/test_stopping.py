@@ -13,12 +13,13 @@ from typing import cast
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from turnout_proto import inference_pb2 as pb
 from turnout_proto.methods import METHODS, Stub
 
 from tests import models
-from tests.faulty import until
+from tests.faulty import freeze, until
 from tests.http2 import Connection
 from tests.servers import TRANSPORTS, Process, RunningServer, running
 from tests.wire import refused, request
@@ -150,7 +151,7 @@ def test_95_a_stop_is_not_held_up_by_a_client_that_does_not_read(repository: Pat
 
 def test_97_a_stopped_server_is_noticed_and_goes_on_when_it_may(repository: Path, transport: str) -> None:
     with running(repository, transport=transport) as server:
-        server.process.signal(signal.SIGSTOP)
+        freeze(psutil.Process(server.process.pid))
         with refused("DEADLINE_EXCEEDED"):
             server.stub.ModelInfer(request("adds", X), timeout=0.5)
         server.process.signal(signal.SIGCONT)
