@@ -68,7 +68,7 @@ def test_every_dependency_is_imported_by_the_code_that_asks_for_it(extra: str) -
 
 
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
-def test_every_dependency_is_pinned_within_the_range_that_is_asked_for(extra: str) -> None:
+def test_124_every_dependency_is_pinned_within_the_range_that_is_asked_for(extra: str) -> None:
     for requirement in requirements(extra):
         pin = pins().get(canonicalize_name(requirement.name))
         assert pin, f"constraints.txt has no {requirement.name}"

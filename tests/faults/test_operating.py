@@ -24,6 +24,8 @@ X = np.zeros((1, 2), np.float32)
 
 #: How many more MiB a server may hold after loading a small model 30 times, when it has done so as often before.
 RELOADED_MIB = 8
+#: How many more MiB a server may hold after some thousand requests, when it has answered as many before.
+ANSWERED_MIB = 5
 #: Notes every fork of a process that is started with it.
 NOTES_FORKS = """
 import os, sys
@@ -149,4 +151,23 @@ def test_109_a_model_that_is_loaded_again_and_again_takes_no_memory(repository: 
 
         before, after = held_after(30), held_after(30)
         assert after[0] < before[0] + RELOADED_MIB
+        assert (after[1] <= before[1] + 4, after[2] <= before[2] + 4) == (True, True), (before, after)
+
+
+def test_108_requests_that_were_answered_take_no_memory(repository: Path, transport: str) -> None:
+    """Each of them differs from all before, so that whatever was kept for each would show. A million is benchmarks.soak's."""
+    with running(repository, transport=transport) as server:
+        process = psutil.Process(server.process.pid)
+
+        def held_after(first: int) -> tuple[float, int, int]:
+            for number in range(first, first + 5):
+                infers = (
+                    request("adds", {"x": np.full((1 + each % 30, 2), number, np.float32)}, id=f"{number}/{each}" * 20)
+                    for each in range(400)
+                )
+                assert sum(not answer.error_message for answer in server.stub.ModelStreamInfer(infers, timeout=60)) == 400
+            return process.memory_info().rss / 2**20, process.num_fds(), process.num_threads()
+
+        before, after = held_after(0), held_after(5)
+        assert after[0] < before[0] + ANSWERED_MIB
         assert (after[1] <= before[1] + 4, after[2] <= before[2] + 4) == (True, True), (before, after)

@@ -10,7 +10,7 @@ import pytest
 from simulation.__main__ import main
 from simulation.arrivals import Arrivals, Bursty, Diurnal, Poisson, moments_s
 from simulation.policies import FirstIdle, Only, ShortestQueue, Turnout
-from simulation.run_all import FIRST_IDLE, OURS, POLICIES, THRESHOLD, run_all
+from simulation.run_all import FIRST_IDLE, OURS, POLICIES, THRESHOLD, run, run_all
 from simulation.scenarios import SCENARIOS, Scenario, Stream
 from simulation.service import CPU, GPU, GPUS, MODELS, SIZES, assumed, cpu_profiles
 from simulation.simulated_device import ANSWERED, Request
@@ -101,6 +101,16 @@ def test_under_a_light_load_turnout_is_as_good_as_the_best_policy() -> None:
 
     assert in_time[OURS] >= 0.99 * max(in_time.values())
     assert in_time.keys() == POLICIES.keys() | {THRESHOLD}
+
+
+@pytest.mark.parametrize("deadline_ms", [200, 1000])
+def test_89_at_ten_times_its_capacity_a_machine_still_answers_as_much_as_it_can(deadline_ms: float) -> None:
+    over = Scenario("over", "", (Stream("resnet50", 10.0, deadline_ms),))
+    result = run(over, MACHINE, OURS, 10_000, "1")
+
+    assert 10.0 * result.in_time > 0.95
+    assert result.late + result.expired < 0.01  # the rest is refused as soon as it arrives
+    assert result.p99_ms < 1.1 * deadline_ms
 
 
 def test_a_scenario_at_another_load_has_more_of_every_stream() -> None:

@@ -91,13 +91,6 @@ HOSTS: dict[str, tuple[Checkup, str, str, str, int]] = {
         "pip install --force-reinstall --no-deps onnxruntime==1.32.0",
         1,
     ),
-    "driver too old": (
-        with_nvidia(BROKEN_GPU, driver="550.54.15", cuda="12.4"),
-        "driver-too-old problem",
-        "driver 550.54.15 supports CUDA up to 12.4, and onnxruntime-gpu 1.31.1 needs 13",
-        "sudo apt-get install -y nvidia-driver-580 && sudo reboot",
-        1,
-    ),
     "driver updated": (
         with_nvidia(BROKEN_GPU, nvml="Driver/library version mismatch", gpus=()),
         "driver-mismatch problem",
@@ -274,6 +267,23 @@ def test_the_page_fits_its_width_and_has_the_content_of_the_json(checkup: Checku
         assert library["file"] in text or not content["nvidia"]["loaded"]
     assert content["healthy"] is (exit_code(findings) == 0)
     assert content["host"]["cpu"] in text
+
+
+@pytest.mark.parametrize(
+    ("installed", "driver", "its_cuda", "needed", "branch"),
+    [("13.0", "550.54.15", "12.4", 13, 580), ("12.9", "520.61.05", "11.8", 12, 525)],
+)
+def test_58_a_driver_that_is_too_old_for_cuda_is_a_problem_that_names_the_one_to_install(
+    installed: str, driver: str, its_cuda: str, needed: int, branch: int
+) -> None:
+    host = with_runtime(with_nvidia(BROKEN_GPU, driver=driver, cuda=its_cuda), cuda=installed)
+    (finding,) = [finding for finding in judge(host) if finding.code == "driver-too-old"]
+
+    assert finding.severity == "problem"
+    assert finding.what == f"driver {driver} supports CUDA up to {its_cuda}, and onnxruntime-gpu 1.31.1 needs {needed}"
+    assert finding.why == f"CUDA {needed} begins with driver {branch}"
+    assert f"sudo apt-get install -y nvidia-driver-{branch} && sudo reboot" in finding.fix
+    assert not [each for each in judge(with_nvidia(host, cuda=installed)) if each.code == "driver-too-old"]
 
 
 def test_more_threads_than_the_quota_allows_is_a_warning_that_names_the_right_number() -> None:
