@@ -40,7 +40,7 @@ class DeviceFacts:
         instances: how many of the model's runs may be in progress at once.
         waiting, running: requests of all models.
         service_us: predicted time of a run of this request alone. Here and below, None if not measured, or without a price.
-        finish_us: predicted time from now to its answer.
+        predicted_finish_us: predicted time from now to its answer.
         delay_us: predicted delay that it would impose on other requests, in total; None without other arrivals.
         cost_per_million: cost of a million such requests, in the currency of `price_per_hour`.
         energy_j: energy that the device would use for it, beyond its idle power.
@@ -60,7 +60,7 @@ class DeviceFacts:
     waiting: int = 0
     running: int = 0
     service_us: float | None = None
-    finish_us: float | None = None
+    predicted_finish_us: float | None = None
     delay_us: float | None = None
     cost_per_million: float | None = None
     energy_j: float | None = None

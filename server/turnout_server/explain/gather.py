@@ -113,7 +113,7 @@ class Explainer:
             waiting=executor.waiting(device.name),
             running=executor.running(device.name),
             service_us=deployment.predict_us(question.rows),
-            finish_us=forecast.predicted_finish_us,
+            predicted_finish_us=forecast.predicted_finish_us,
             delay_us=routing.imposed_delay_us(forecast) or None,
             cost_per_million=None
             if added_us is None or device.price_per_hour is None

@@ -133,7 +133,7 @@ def test_explaining_runs_nothing_and_records_nothing(served: Served) -> None:
 def test_the_facts_about_a_device_are_complete(served: Served) -> None:
     facts = on(served.explain(rows=8, load_per_s=10.0), "cuda:0")
     assert facts.profile["8"]["service_us"] == 4000
-    assert (facts.service_us, facts.finish_us, facts.cap, facts.problem) == (4000, 4000, 8, "")
+    assert (facts.service_us, facts.predicted_finish_us, facts.cap, facts.problem) == (4000, 4000, 8, "")
     assert facts.cost_per_million == pytest.approx(4e-3 * 1e6 * 3.6 / 3600)
     assert facts.energy_j == pytest.approx(4e-3 * 100)
     assert facts.load is not None
@@ -159,8 +159,8 @@ def test_the_queues_are_the_real_ones(served: Served) -> None:
     served.hold("cuda:0", requests=3)
     facts = on(served.explain(), "cuda:0")
     assert (facts.waiting, facts.running) == (2, 1)
-    assert facts.finish_us is not None
-    assert facts.finish_us > 2000
+    assert facts.predicted_finish_us is not None
+    assert facts.predicted_finish_us > 2000
 
 
 def test_the_imposed_delay_is_given_for_each_device_with_recent_arrivals(served: Served) -> None:
@@ -196,7 +196,7 @@ def test_a_deadline_that_no_device_can_meet_is_refused_with_the_reasons(served: 
 def test_a_device_that_the_request_excludes_is_shown_as_not_asked_for(served: Served) -> None:
     explained = served.explain(device="cpu")
     assert [(facts.name, facts.asked) for facts in explained.devices] == [("cpu", True), ("cuda:0", False)]
-    assert on(explained, "cuda:0").finish_us == 2000
+    assert on(explained, "cuda:0").predicted_finish_us == 2000
 
 
 def test_an_unavailable_device_is_shown_with_the_reason(served: Served) -> None:
@@ -216,7 +216,7 @@ def test_values_that_were_never_measured_are_none(served: Served) -> None:
     served.model = replace(served.model, deployments={name: deployment(device=name) for name in SERVICE_US})
     served.repository.load("adds")
     facts = on(served.explain(load_per_s=10.0), "cpu")
-    assert (facts.service_us, facts.finish_us, facts.cost_per_million, facts.energy_j, facts.load) == (None,) * 5
+    assert (facts.service_us, facts.predicted_finish_us, facts.cost_per_million, facts.energy_j, facts.load) == (None,) * 5
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ from turnout_server.explain.load import Load
 
 ESTIMATE = {"service_us": 10.0, "spread_us": 1.0, "fastest_us": 9.0, "runs": 5}
 FACTS = DeviceFacts(
-    "cpu", asked=True, profile={"1": ESTIMATE}, cap=4, cap_reason="so", finish_us=10.0, load=Load(100.0, 200.0, 1, 0.5, 5.0)
+    "cpu",
+    asked=True,
+    profile={"1": ESTIMATE},
+    cap=4,
+    cap_reason="so",
+    predicted_finish_us=10.0,
+    load=Load(100.0, 200.0, 1, 0.5, 5.0),
 )
 EXPLANATION = Explanation(
     "m", "1", 2, "auto", "latency", 50_000.0, None, (FACTS, DeviceFacts("cuda:0", asked=False)), "cpu", "only-device", 10.0

@@ -45,7 +45,7 @@ def _verdict(explanation: Explanation, live: bool) -> list[str]:
 
 
 def _why(explanation: Explanation) -> str:
-    finishes_us = {facts.name: facts.finish_us for facts in explanation.devices if facts.asked and not facts.problem}
+    finishes_us = {facts.name: facts.predicted_finish_us for facts in explanation.devices if facts.asked and not facts.problem}
     mine_us = finishes_us.get(explanation.device)
     sooner = [us for us in finishes_us.values() if us is not None and mine_us is not None and us < mine_us]
     if explanation.reason == "earliest" and sooner and explanation.device == explanation.last:
@@ -79,7 +79,7 @@ def _device(facts: DeviceFacts, explanation: Explanation) -> tuple[str, ...]:
         _time(facts.service_us),
         str(facts.waiting) if facts.cap else "-",
         str(facts.running) if facts.cap else "-",
-        _time(facts.finish_us),
+        _time(facts.predicted_finish_us),
         _time(facts.delay_us),
         "-" if facts.cost_per_million is None else f"{facts.cost_per_million:.3g}",
         "-" if facts.energy_j is None else f"{facts.energy_j:.3g} J",

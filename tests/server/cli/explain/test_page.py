@@ -6,8 +6,8 @@ from turnout_server.explain.answer import DeviceFacts, Explanation
 from turnout_server.explain.load import Load
 
 ESTIMATE = {"service_us": 2000.0, "spread_us": 15.0, "fastest_us": 1900.0, "runs": 5}
-CPU = DeviceFacts("cpu", asked=True, profile={"2": ESTIMATE}, cap=2, cap_reason="so", service_us=2e3, finish_us=2e3)
-GPU = DeviceFacts("cuda:0", asked=True, profile={}, cap=8, cap_reason="so", waiting=3, finish_us=1.9e6)
+CPU = DeviceFacts("cpu", asked=True, profile={"2": ESTIMATE}, cap=2, cap_reason="so", service_us=2e3, predicted_finish_us=2e3)
+GPU = DeviceFacts("cuda:0", asked=True, profile={}, cap=8, cap_reason="so", waiting=3, predicted_finish_us=1.9e6)
 CHOSEN = Explanation(
     "m", "1", 2, "auto", "latency", None, None, (CPU, GPU), device="cpu", reason="earliest", predicted_us=2000.0
 )
@@ -25,7 +25,7 @@ def test_a_refusal_says_why() -> None:
 
 
 def test_the_page_says_if_the_last_device_is_kept_although_another_is_sooner() -> None:
-    kept = replace(CHOSEN, devices=(CPU, replace(GPU, finish_us=1950.0)), last="cpu")
+    kept = replace(CHOSEN, devices=(CPU, replace(GPU, predicted_finish_us=1950.0)), last="cpu")
     assert "the last such request ran there" in page.as_text(kept, live=True)
 
 
