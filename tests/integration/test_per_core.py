@@ -39,7 +39,7 @@ def found_to_take(cache: Path, share: float) -> None:
     """Has the profiles that a server has kept say that a run on one core takes this share of one on all of them."""
     kept = {path: json.loads(path.read_text()) for path in cache.glob("*.json")}
     ((path, alone),) = ((path, entry) for path, entry in kept.items() if "a run on each of" in entry["key"]["options"])
-    (shared,) = (entry for entry in kept.values() if entry is not alone)
+    (shared,) = (entry for entry in kept.values() if "runs on all of" in entry["key"]["options"])
     shared_us = shared["service_us"]["1"]["service_us"]
     alone["service_us"]["1"] |= {"service_us": share * shared_us, "fastest_us": share * shared_us}
     path.write_text(json.dumps(alone))

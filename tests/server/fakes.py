@@ -108,7 +108,8 @@ class FakeTenant:
     run_us: float | None = None
     row_us: float = 0.0
     per_core: "FakeTenant | None" = None
-    least_rows: int = 2
+    least_requests: int = 2
+    max_rows: int = 8
 
     def predict_us(self, rows: int) -> float | None:
         return None if self.run_us is None else self.run_us + self.row_us * rows

@@ -26,11 +26,13 @@ class Attribute:
     Attributes:
         number: its integer; 0 for others.
         element_type: of a tensor; 0 for others.
+        external: the file that a tensor's values are in; empty if they are in the model's.
         graphs: the graphs in it.
     """
 
     number: int = 0
     element_type: int = 0
+    external: str = ""
     graphs: tuple["Graph", ...] = ()
 
 
@@ -57,11 +59,13 @@ class Graph:
     Attributes:
         nodes: in the order in which they run.
         inputs, initializers: element types by name (TensorProto.DataType); 0 if it isn't stated.
+        external: the files that initializers are in, where they aren't in the model's.
     """
 
     nodes: list[Node] = field(default_factory=list)
     inputs: dict[str, int] = field(default_factory=dict)
     initializers: dict[str, int] = field(default_factory=dict)
+    external: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -70,6 +74,10 @@ class Model:
 
     graph: Graph
     functions: dict[tuple[str, str], Graph]
+
+    def external_files(self) -> set[str]:
+        """The files that tensors are in besides the model's own, relative to its directory."""
+        return {name for graph in (self.graph, *self.functions.values()) for name in _external_files(graph)}
 
 
 def read(path: Path) -> Model:
@@ -94,6 +102,16 @@ def nodes_of(graph: Graph) -> Iterator[Node]:
         for attribute in node.attributes.values():
             for inner in attribute.graphs:
                 yield from nodes_of(inner)
+
+
+def _external_files(graph: Graph) -> Iterator[str]:
+    yield from graph.external
+    for node in graph.nodes:
+        for attribute in node.attributes.values():
+            if attribute.external:
+                yield attribute.external
+            for inner in attribute.graphs:
+                yield from _external_files(inner)
 
 
 def _model(view: memoryview) -> Model:
@@ -124,8 +142,10 @@ def _graph(view: memoryview, depth: int) -> Graph:
         if number == 1:
             graph.nodes.append(_node(value, depth))
         elif number == 5:
-            name, element_type = _tensor(value)
+            name, element_type, external = _tensor(value)
             graph.initializers[name] = element_type
+            if external:
+                graph.external.add(external)
         elif number == 11:
             name, element_type = _value_info(value)
             graph.inputs[name] = element_type
@@ -146,27 +166,31 @@ def _node(view: memoryview, depth: int) -> Node:
 
 
 def _attribute(view: memoryview, depth: int) -> tuple[str, Attribute]:
-    name, number, element_type, graphs = "", 0, 0, []
+    name, number, element_type, external, graphs = "", 0, 0, "", []
     for field_number, value in _fields(view):
         if field_number == 1:
             name = _text(value)
         elif field_number == 3 and isinstance(value, int):
             number = value
         elif field_number == 5 and isinstance(value, memoryview):
-            element_type = _tensor(value)[1]
+            _, element_type, external = _tensor(value)
         elif field_number in (6, 11) and isinstance(value, memoryview):
             graphs.append(_graph(value, depth + 1))
-    return name, Attribute(number, element_type, tuple(graphs))
+    return name, Attribute(number, element_type, external, tuple(graphs))
 
 
-def _tensor(view: memoryview) -> tuple[str, int]:
-    name, element_type = "", 0
+def _tensor(view: memoryview) -> tuple[str, int, str]:
+    """Name, element type, and the file that the values are in; empty if they are here."""
+    name, element_type, external = "", 0, ""
     for number, value in _fields(view):
         if number == 2 and isinstance(value, int):
             element_type = value
         elif number == 8:
             name = _text(value)
-    return name, element_type
+        elif number == 13 and isinstance(value, memoryview):
+            entry = {inner: _text(part) for inner, part in _fields(value) if inner in (1, 2)}
+            external = entry.get(2, "") if entry.get(1) == "location" else external
+    return name, element_type, external
 
 
 def _value_info(view: memoryview) -> tuple[str, int]:

@@ -20,6 +20,7 @@ from turnout_server.devices.memory_layouts import MemoryLayout, layout_of
 from turnout_server.devices.process import LOAD_TIMEOUT_S, DeviceProcess, Slot
 from turnout_server.devices.run_limit import limit_s
 from turnout_server.devices.sessions import Run
+from turnout_server.devices.weight_files import WeightFiles
 from turnout_server.scheduling.batching import collate
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class RemoteSession:
     ) -> None:
         self._owner = owner
         self.number = number
-        self.path = path
+        self._weights = WeightFiles.of(path)
         self.options = options
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
@@ -86,19 +87,20 @@ class RemoteSession:
     def open_in(self, process: DeviceProcess) -> None:
         """Opens the model in this process."""
         self.inputs, self.outputs, self.placement, self.buckets, self.notes = process.ask(
-            "open", self.number, str(self.path), self.options, self._wanted, self._with_graphs
+            "open", self.number, str(self._weights.model), self.options, self._wanted, self._with_graphs
         )
 
     def reopen_in(self, process: DeviceProcess) -> None:
-        """Opens the model again. If that fails, because its file is gone, for example, other models still come back."""
+        """Opens the model again. If that fails, because its file isn't the same any more, other models still come back."""
         self._reopen_error = None
         try:
             self.open_in(process)
+            self._weights.require_unchanged()
         except DeviceLost:
             raise
         except ServingError as error:
             self._reopen_error = f"the model could not be opened again when the device restarted: {error}"
-            logger.error("%s on %s: %s", self.path, self._owner.device.name, self._reopen_error)
+            logger.error("%s on %s: %s", self._weights.model, self._owner.device.name, self._reopen_error)
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> list[np.ndarray]:
         """See Session.run. Raises DeviceLost besides."""

@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 from turnout_server.core.errors import Overloaded
 from turnout_server.devices.host import resident_bytes, usable_memory_bytes
 from turnout_server.devices.sessions import Session
 from turnout_server.models.deployments import Deployment
-from turnout_server.models.files import weight_bytes
 from turnout_server.models.per_core import PerCore, Rates
 from turnout_server.models.profile_store import ProfileKey
 from turnout_server.scheduling.batching import MIN_GAIN
-from turnout_server.scheduling.per_core import MOST_ROWS, least_rows
+from turnout_server.scheduling.per_core import MOST_ROWS, least_requests
 from turnout_server.scheduling.profiles import SETTLED_RUNS, Profile
 
 #: Both ways take turns so often, and the medians count.
@@ -32,16 +32,20 @@ LOADING = 3
 MEMORY_SHARE = 0.8
 
 
-def rates(deployment: Deployment, profile: Profile) -> Rates:
-    """What is carried in both ways.
+class Measured(NamedTuple):
+    """What a trial measured: runs on all cores, and runs of which every core had one."""
 
-    Args:
-        profile: of runs on a core each.
-    """
-    rows = deployment.effective_max_batch
-    together_us = deployment.predict_us(rows)
-    best = max((int(size) / run["service_us"] for size, run in profile.saved().items()), default=0.0)
-    return Rates(rows / together_us * 1e6 if together_us else 0.0, deployment.cores * best * 1e6)
+    together: Profile
+    per_core: Profile
+
+    def rates(self, cores: int) -> Rates:
+        """What is carried in both ways."""
+        return Rates(_rows_per_s(self.together), cores * _rows_per_s(self.per_core))
+
+
+def _rows_per_s(profile: Profile) -> float:
+    """Of the size that gets most done."""
+    return max((int(rows) / run["service_us"] * 1e6 for rows, run in profile.saved().items()), default=0.0)
 
 
 def is_open(deployment: Deployment, longest_us: float = LONGEST_RUN_US) -> bool:
@@ -51,7 +55,7 @@ def is_open(deployment: Deployment, longest_us: float = LONGEST_RUN_US) -> bool:
     alone_us = deployment.predict_us(1)
     if alone_us is None or not SHORTEST_RUN_US <= alone_us <= longest_us / deployment.cores:
         return False
-    return _fits(LOADING * weight_bytes(deployment.file.path))
+    return _fits(LOADING * deployment.file.weights.bytes)
 
 
 def _fits(more_bytes: int) -> bool:
@@ -69,7 +73,7 @@ def opened(deployment: Deployment) -> Session:
 
 
 class CoreTrial:
-    """A trial in turns, each of which needs an idle device.
+    """A trial in turns, each of which needs an idle device. It doesn't hold the model, which may be replaced in between.
 
     Args:
         deployment: its profile knows how many rows are best together.
@@ -81,7 +85,6 @@ class CoreTrial:
     """
 
     def __init__(self, deployment: Deployment, session: Session, longest_us: float = LONGEST_RUN_US) -> None:
-        self._deployment = deployment
         self._session = session
         self._longest_us = longest_us
         most = deployment.effective_max_batch
@@ -96,35 +99,36 @@ class CoreTrial:
         self._together_us: list[float] = []
         self._per_core_us: defaultdict[int, list[float]] = defaultdict(list)
 
-    def turn(self) -> None:
+    def turn(self, deployment: Deployment) -> None:
         """Runs once together, and on each core with few rows; as many as helped in the first turn.
 
         Raises:
             ServingError: trial inputs don't run.
         """
-        self._together_us.append(self._deployment.timed_us(self._rows))
-        for rows in tuple(self._per_core_us) or self._growing():
-            self._per_core_us[rows].append(self._side_by_side_us(rows))
+        self._together_us.append(deployment.timed_us(self._rows))
+        for rows in tuple(self._per_core_us) or self._growing(deployment):
+            self._per_core_us[rows].append(self._side_by_side_us(deployment, rows))
 
-    def profile(self) -> Profile:
-        """How long runs on a core each take. What was seen of runs on all cores meanwhile goes into their profile.
+    def measured(self, deployment: Deployment) -> Measured:
+        """How long runs took both ways. What was seen of runs on all cores goes into the model's profile, too.
 
         The sessions give back the memory that larger runs took.
 
         Raises:
             ServingError: trial inputs don't run.
         """
-        for session in (self._session, self._deployment.session):
-            self._deployment.trim(session)
-        self._deployment.profile.measure(self._deployment.executed_rows(self._rows), self._together_us)
-        profile = Profile()
+        for session in (self._session, deployment.session):
+            deployment.trim(session)
+        deployment.profile.measure(deployment.executed_rows(self._rows), self._together_us)
+        measured = Measured(Profile(), Profile())
+        measured.together.measure(self._rows, self._together_us)
         for rows, taken_us in self._per_core_us.items():
-            profile.measure(rows, taken_us)
-        return profile
+            measured.per_core.measure(rows, taken_us)
+        return measured
 
-    def _growing(self) -> Iterator[int]:
+    def _growing(self, deployment: Deployment) -> Iterator[int]:
         """1, 2 and 4 rows, for as long as more of them make a row cheaper, and there are the time and the memory."""
-        rows, row_us, most = 1, math.inf, self._deployment.max_rows if self._deployment.batchable else 1
+        rows, row_us, most = 1, math.inf, deployment.max_rows if deployment.batchable else 1
         while rows <= min(most, MOST_ROWS):
             yield rows
             taken_us = self._per_core_us[rows][0]
@@ -133,28 +137,33 @@ class CoreTrial:
                 return
             rows, row_us = 2 * rows, taken_us / rows
 
-    def _side_by_side_us(self, rows: int) -> float:
+    def _side_by_side_us(self, deployment: Deployment, rows: int) -> float:
         """What a run takes while every other core has one, too."""
-        cores = self._deployment.cores
-        runs = math.ceil(BURST_US / (cores * (self._deployment.predict_us(rows) or BURST_US)))
+        cores = deployment.cores
+        runs = math.ceil(BURST_US / (cores * (deployment.predict_us(rows) or BURST_US)))
 
         def work(_: int) -> list[float]:
-            return [self._deployment.timed_us(rows, self._session) for _ in range(runs)]
+            return [deployment.timed_us(rows, self._session) for _ in range(runs)]
 
         with ThreadPoolExecutor(cores) as pool:
             return statistics.median(taken_us for each in pool.map(work, range(cores)) for taken_us in each)
 
 
-def per_core(deployment: Deployment, session: Session, profile: Profile) -> PerCore | None:
-    """The way to run on a core each, with as many rows as are known to fit a run; None if it doesn't pay."""
-    most = deployment.max_rows if deployment.batchable and profile.runs(2) else 1
-    way = PerCore(session, deployment.cores, profile, most)
-    if not rates(deployment, profile).pays or (least := least_rows(deployment, way, deployment.cores)) is None:
+def per_core(deployment: Deployment, session: Session, measured: Measured) -> PerCore | None:
+    """The way to run on a core each, with as many rows as were tried; None if it doesn't pay."""
+    most = max(map(int, measured.per_core.saved())) if deployment.batchable else 1  # there may be the memory for no more
+    way = PerCore(session, deployment.cores, measured.per_core, most)
+    if not measured.rates(deployment.cores).pays or (least := least_requests(deployment, way, deployment.cores)) is None:
         return None
-    return replace(way, least_rows=least)
+    return replace(way, least_requests=least)
 
 
-def key_of(deployment: Deployment) -> ProfileKey | None:
-    """What the profile of runs on a core each is kept under; None if profiles aren't kept."""
-    key = deployment.profile_key
-    return key and replace(key, options=f"{key.options}, a run on each of {deployment.cores} cores")
+def keys_of(deployment: Deployment) -> tuple[ProfileKey, ProfileKey] | None:
+    """What the two profiles of a trial are kept under, as in `Measured`; None if profiles aren't kept."""
+    key, cores = deployment.profile_key, deployment.cores
+    if key is None:
+        return None
+    return (
+        replace(key, options=f"{key.options}, runs on all of {cores} cores beside those on each"),
+        replace(key, options=f"{key.options}, a run on each of {cores} cores"),
+    )

@@ -104,6 +104,11 @@ class Deployment:
         self.buckets = tuple(self.session.buckets)
         self.review_batch_size()
 
+    @property
+    def total_runs(self) -> int:
+        """The number of runs recorded, whichever way they were made."""
+        return self.profile.total_runs + (self.per_core.profile.total_runs if self.per_core else 0)
+
     def way(self, *, per_core: bool) -> "Deployment | PerCore":
         """What runs a batch and learns from it: this, or the model on one core."""
         return self.per_core if per_core and self.per_core is not None else self

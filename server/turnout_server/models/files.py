@@ -1,4 +1,4 @@
-"""The files of a model repository: their layout, and each model file's precision and size.
+"""The files of a model repository: their layout, and each model file's precision.
 
 Usually `<root>/<model>/<version>/model.onnx` with `<root>/<model>/config.pbtxt`; `model.onnx` may also be a directory that has
 the file of that name and the weights that belong to it, as in Triton. A root that is itself one model, as KServe mounts it
@@ -7,7 +7,6 @@ gives it.
 """
 
 import json
-import mmap
 import os
 import re
 import shlex
@@ -30,8 +29,6 @@ _OTHER_FORMATS = dict.fromkeys((".pt", ".pth", ".safetensors", ".ckpt"), _EXPORT
 MODEL_FILE = "model.onnx"
 #: What is read besides it, if the repository is a single file.
 _BESIDE_A_FILE = ("config.pbtxt", "model.json", "golden.npz")
-#: Suffixes of files beside a model that never hold its weights.
-_NEVER_WEIGHTS = (".onnx", ".json", ".npz")
 
 
 @dataclass(frozen=True)
@@ -148,23 +145,6 @@ def precision_of(directory: Path, file: str) -> str:
         file: `model.onnx`, `model.fp16.onnx`.
     """
     return _stated_precision(directory / "model.json", file) or _precision_in_name(file) or "fp32"
-
-
-def weight_bytes(model: Path) -> int:
-    """The bytes of an ONNX file and of the external data that it names; 0 if it can't be read.
-
-    A session takes more: its runs need memory as well, and how much isn't known before the first one.
-    """
-    try:
-        size = model.stat().st_size
-        beside = [path for path in model.parent.rglob("*") if path.is_file() and path.suffix not in _NEVER_WEIGHTS]
-        if not size or not beside:
-            return size
-        with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            named = [path for path in beside if content.find(str(path.relative_to(model.parent)).encode()) >= 0]
-        return size + sum(path.stat().st_size for path in named)
-    except OSError:
-        return 0
 
 
 def _may_be_model(name: str) -> bool:

@@ -18,10 +18,11 @@ from turnout_server.devices.hazards import hazards
 from turnout_server.devices.host import why_no_isolation
 from turnout_server.devices.run_limit import limited
 from turnout_server.devices.sessions import Session, runtime_version
+from turnout_server.devices.weight_files import WeightFiles
 from turnout_server.models import graph_inputs, manifest
 from turnout_server.models.deployments import Deployment, DeviceReport
 from turnout_server.models.file_kinds import unlike_a_model
-from turnout_server.models.files import located, model_path, precision_of, weight_bytes
+from turnout_server.models.files import located, model_path, precision_of
 from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.models.trial_inputs import example_of
@@ -83,7 +84,7 @@ class Loader:
             )
         ]
         files = [located(directory, name) for name in names]
-        sizes = {file: weight_bytes(file) for file in set(files)}
+        sizes = {file: WeightFiles.of(file).bytes for file in set(files)}
         return sum(sizes[file] for file in files)
 
     def _variants(self, directory: Path, version: ModelVersion) -> dict[str, ModelVersion]:
@@ -250,12 +251,12 @@ class _Load:
                 f"which lists {list(configuration.devices)}"
             )
         model = self._model_files[device.name] = self._model_file(device.name)
-        _require_room(model.path, device)
+        _require_room(model.weights, device)
         engine.await_ready(RESTART_S)  # an earlier model may have ended its process
         try:
             self._model_files[device.name], session = with_fitting_threads(model)
         except FailedPrecondition as error:
-            raise FailedPrecondition(unlike_a_model(model.path) or str(error)) from None
+            raise FailedPrecondition(unlike_a_model(model.weights.model) or str(error)) from None
         return session
 
     def _model_file(self, device: str) -> ModelFile:
@@ -265,6 +266,7 @@ class _Load:
             FailedPrecondition: the file isn't there, or nothing says what shape an input has.
         """
         configuration, path = self._configuration, model_path(self._directory, self._file(device))
+        weights = WeightFiles.of(path)
         by_name = {config.name: config for config in (*configuration.inputs, *configuration.outputs)}
         graph = graph_inputs.read(path)
         if unknown := sorted(graph.unranked_inputs - by_name.keys()):
@@ -274,7 +276,7 @@ class _Load:
         batch = configuration.max_batch_size or 0
         unranked = (graph.unranked_inputs | graph.unranked_outputs) & by_name.keys()
         shapes = {name: graph_shape_of(by_name[name], batch) for name in sorted(unranked)}
-        return ModelFile(self._engines[device], path, replace(configuration.runtime, shapes=shapes), self._example)
+        return ModelFile(self._engines[device], weights, replace(configuration.runtime, shapes=shapes), self._example)
 
     def _verify(self, sessions: dict[str, Session]) -> dict[str, Parity]:
         """How far each device is off; those that are too far lose their session and get a problem."""
@@ -372,11 +374,11 @@ def _row_limit(configuration: ModelConfiguration, signature: Signature, device: 
     return limit if configuration.max_batch_size is not None else min(limit, default_max_batch(device))
 
 
-def _require_room(file: Path, device: Device) -> None:
+def _require_room(weights: WeightFiles, device: Device) -> None:
     """Raises Overloaded where a GPU's memory limit is too small for the weights, which ONNX Runtime allocates outside of it."""
     if not device.is_cuda or not device.memory_limit_mb:
         return
-    weights_mb = weight_bytes(file) / 2**20
+    weights_mb = weights.bytes / 2**20
     if weights_mb > device.memory_limit_mb:
         raise Overloaded(
             f"a model of {weights_mb:.1f} MiB does not fit into the memory of device '{device.name}', "

@@ -31,8 +31,8 @@ class PerCore:
         session: the model with a single thread.
         cores: how many of its runs may be in progress at once.
         profile: how long a run takes while each of the other cores has one, too.
-        max_rows: the most rows that a batch may have.
-        least_rows: from how many rows on this has them done sooner than runs on all cores.
+        max_rows: the most rows that a run may have.
+        least_requests: from how many requests on this has them done sooner than runs on all cores.
         effective_max_batch: the most rows worth batching, by what runs have taken so far.
     """
 
@@ -40,7 +40,7 @@ class PerCore:
     cores: int
     profile: Profile
     max_rows: int = 1
-    least_rows: int = 2
+    least_requests: int = 2
     effective_max_batch: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:

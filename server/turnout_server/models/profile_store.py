@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from turnout_server.devices.weight_files import WeightFiles
 from turnout_server.scheduling.profiles import Profile
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class ProfileStore:
 def sha256_of(path: Path) -> str:
     """The hash of a model's file and of its external data, if there is any."""
     digest = hashlib.sha256()
-    for file in [path, *sorted(path.parent.glob(f"{path.name}.data*"))]:
+    for file in WeightFiles.of(path).paths:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,12 +12,11 @@ from dataclasses import dataclass
 from turnout_server.core.errors import ServingError
 from turnout_server.devices.sessions import Session
 from turnout_server.models import core_trial, refresher
-from turnout_server.models.core_trial import CoreTrial
+from turnout_server.models.core_trial import CoreTrial, Measured
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileStore
 from turnout_server.models.refresher import Refresher
-from turnout_server.scheduling.profiles import Profile
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,15 @@ STOP_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class _Task:
-    """The sizes of a model's runs on a device that aren't known, smallest first."""
+    """A model on a device, and the sizes of its runs there that aren't known, smallest first.
 
-    deployment: Deployment
+    It doesn't keep the model, which may be replaced long before the device idles.
+
+    Attributes:
+        deployment: gives the model for as long as it is there, and then None.
+    """
+
+    deployment: Callable[[], Deployment | None]
     device: str
     sizes: list[int]
 
@@ -85,7 +91,7 @@ class Profiler:
                 if sizes or (self._tries_cores and deployment.cores):
                     with self._changed:
                         self._open += 1
-                    self._tasks.put(_Task(deployment, device, sizes))
+                    self._tasks.put(_Task(weakref.ref(deployment), device, sizes))
 
     def settle(self) -> None:
         """Returns once everything is measured or the budget is used up; the rest is measured while devices idle."""
@@ -104,62 +110,76 @@ class Profiler:
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                task = self._tasks.get(timeout=0.1)
-            except queue.Empty:
-                self._refresher.refresh()
-                continue
+                self._next()
+            except Exception:  # whatever is wrong with one model, others are measured
+                logger.exception("a model was not measured")
+
+    def _next(self) -> None:
+        """Does the next task, or what is due while there is none."""
+        try:
+            task = self._tasks.get(timeout=0.1)
+        except queue.Empty:
+            self._refresher.refresh()
+            return
+        try:
             self._measure(task)
-            if self._tries_cores and core_trial.is_open(task.deployment, self._longest_us()):
-                self._try_cores(task.deployment)
-            del task  # who holds it keeps its model alive
+            if self._tries_cores:
+                self._try_cores(task)
+        finally:
             with self._changed:
                 self._open -= 1
                 self._changed.notify_all()
 
     def _measure(self, task: _Task) -> None:
         """Runs the sizes in turns: what else the machine does meanwhile then makes none of them look worse than the others."""
-        deployment, profile = task.deployment, task.deployment.profile
         taken_us: dict[int, list[float]] = {rows: [] for rows in task.sizes}
         for _ in range(MOST_RUNS):
             for rows, runs_us in list(taken_us.items()):
-                if not self._due(len(runs_us), profile.predict_us(rows)):
-                    continue
-                if not self._wait_until_idle(task.device):
-                    return
-                try:
-                    runs_us.append(deployment.timed_us(rows))
-                except ServingError as error:
-                    logger.debug("model %s with %d rows on %s: %s", deployment.key[0], rows, task.device, error)
+                if not self._measure_once(task, rows, runs_us):
                     del taken_us[rows]
-                else:
-                    profile.measure(rows, runs_us)
-        deployment.review_batch_size()
-        if any(rows > 1 and runs_us for rows, runs_us in taken_us.items()) and self._wait_until_idle(task.device):
+        if any(rows > 1 and runs_us for rows, runs_us in taken_us.items()):
+            self._trim(task)
+        if (deployment := task.deployment()) is not None:
+            deployment.review_batch_size()
+            if deployment.profile_key is not None:
+                self._store.save(deployment.profile_key, deployment.profile)
+
+    def _measure_once(self, task: _Task, rows: int, runs_us: list[float]) -> bool:
+        """One more run of a size if it is due; False if it doesn't run, or the model is gone."""
+        known = task.deployment()
+        if known is None:
+            return False
+        if not self._due(len(runs_us), known.profile.predict_us(rows)):
+            return True
+        del known
+        if (deployment := self._when_idle(task)) is None:
+            return False
+        try:
+            runs_us.append(deployment.timed_us(rows))
+        except ServingError as error:
+            logger.debug("model %s with %d rows on %s: %s", deployment.key[0], rows, task.device, error)
+            return False
+        deployment.profile.measure(rows, runs_us)
+        return True
+
+    def _trim(self, task: _Task) -> None:
+        if (deployment := self._when_idle(task)) is not None:
             with suppress(ServingError):
                 deployment.trim()
-        if deployment.profile_key is not None:
-            self._store.save(deployment.profile_key, profile)
 
-    def _try_cores(self, deployment: Deployment) -> None:
+    def _try_cores(self, task: _Task) -> None:
         """Finds out whether a run on each core gets more done, and has the model loaded for it if so."""
-        key = core_trial.key_of(deployment)
-        kept = self._store.load(key) if key else None
-        if kept is not None:
-            deployment.rates = core_trial.rates(deployment, kept)
-            if not deployment.rates.pays:
-                return
-        try:
-            session = core_trial.opened(deployment)
-            profile = kept or self._tried(deployment, session)
-        except ServingError as error:
-            logger.debug("model %s is not tried with a run on each core: %s", deployment.key[0], error)
+        session = self._opened(task)
+        if session is None:
             return
-        if profile is None:
+        measured = self._kept(task) or self._tried(task, session)
+        deployment = task.deployment()
+        if measured is None or deployment is None:
             return
-        if key is not None:
+        for key, profile in zip(core_trial.keys_of(deployment) or (), measured, strict=False):
             self._store.save(key, profile)
-        deployment.rates = core_trial.rates(deployment, profile)
-        deployment.per_core = core_trial.per_core(deployment, session, profile)
+        deployment.rates = measured.rates(deployment.cores)
+        deployment.per_core = core_trial.per_core(deployment, session, measured)
         logger.info(
             "model %s version %s on %s: a run on each of %d cores carries %.3g/s, one on all of them %.3g/s",
             *deployment.key,
@@ -168,16 +188,52 @@ class Profiler:
             deployment.rates.together,
         )
 
-    def _tried(self, deployment: Deployment, session: Session) -> Profile | None:
-        """How long runs on a core each take; None if the server stops first."""
-        if not self._wait_until_idle(deployment.device):
+    def _opened(self, task: _Task) -> Session | None:
+        """The model with a single thread; None if there is no choice, it is known not to pay, or it can't be opened."""
+        deployment = task.deployment()
+        if deployment is None or not core_trial.is_open(deployment, self._longest_us()):
             return None
-        trial = CoreTrial(deployment, session, self._longest_us())
-        for _ in range(core_trial.TURNS):
-            if not self._wait_until_idle(deployment.device):
+        if (kept := self._kept(task)) is not None:
+            deployment.rates = kept.rates(deployment.cores)
+            if not deployment.rates.pays:
                 return None
-            trial.turn()
-        return trial.profile()
+        try:
+            return core_trial.opened(deployment)
+        except ServingError as error:
+            logger.debug("model %s can't be opened for a run on each core: %s", deployment.key[0], error)
+            return None
+
+    def _kept(self, task: _Task) -> Measured | None:
+        """What an earlier start measured."""
+        if (deployment := task.deployment()) is None or (keys := core_trial.keys_of(deployment)) is None:
+            return None
+        together, per_core = (self._store.load(key) for key in keys)
+        return Measured(together, per_core) if together and per_core and together.saved() and per_core.saved() else None
+
+    def _tried(self, task: _Task, session: Session) -> Measured | None:
+        """How long runs take both ways; None if the server stops first, the model is gone, or it can't be tried."""
+        trial: CoreTrial | None = None
+        try:
+            for _ in range(core_trial.TURNS):
+                if (trial := self._turn(task, session, trial)) is None:
+                    return None
+            deployment = self._when_idle(task)
+            return trial.measured(deployment) if trial and deployment else None
+        except ServingError as error:
+            logger.debug("a model on %s is not tried with a run on each core: %s", task.device, error)
+            return None
+
+    def _turn(self, task: _Task, session: Session, trial: CoreTrial | None) -> CoreTrial | None:
+        """A trial, begun here unless it has begun before, after one more turn; None if the model is gone or the server stops.
+
+        Raises:
+            ServingError: it can't be tried.
+        """
+        if (deployment := self._when_idle(task)) is None:
+            return None
+        trial = trial or CoreTrial(deployment, session, self._longest_us())
+        trial.turn(deployment)
+        return trial
 
     def _longest_us(self) -> float:
         """How long a run of a trial may take."""
@@ -190,9 +246,15 @@ class Profiler:
             return False
         return runs < max(RUNS, min(MOST_RUNS, int(RUNS_US / expected_us)))
 
-    def _wait_until_idle(self, device: str) -> bool:
-        """True once nobody waits for the device; False if the server stops first."""
-        while not self._idle(device):
-            if self._stopping.wait(LOOK_S):
-                return False
-        return not self._stopping.is_set()
+    def _when_idle(self, task: _Task) -> Deployment | None:
+        """The model once nobody waits for its device; None if it is gone or the server stops first.
+
+        Whoever calls this holds no other reference to the model: waiting may take for ever.
+        """
+        while not self._stopping.is_set():
+            if task.deployment() is None:
+                return None
+            if self._idle(task.device):
+                return task.deployment()
+            self._stopping.wait(LOOK_S)
+        return None

@@ -70,12 +70,12 @@ class Refresher:
                 self._look(model, look)
             for device in sorted(look.due):
                 deployment = model.deployments[device]
-                if deployment.profile.total_runs != look.runs[device]:  # a request was quicker
+                if deployment.total_runs != look.runs[device]:  # a request was quicker
                     look.due.discard(device)
                 elif self._works(device) and self._idle(device):
                     look.due.discard(device)
                     _run(deployment)
-                    look.runs[device] = deployment.profile.total_runs
+                    look.runs[device] = deployment.total_runs
                     self._save(model, {device})
 
     def save(self) -> None:
@@ -103,7 +103,7 @@ class Refresher:
 
 
 def _runs(model: ModelVersion) -> dict[str, int]:
-    return {device: deployment.profile.total_runs for device, deployment in model.deployments.items()}
+    return {device: deployment.total_runs for device, deployment in model.deployments.items()}
 
 
 def _ran(model: ModelVersion, look: _Look) -> set[str]:

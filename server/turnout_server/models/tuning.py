@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Final
 
 from turnout_server.core.errors import ServingError
@@ -12,6 +11,7 @@ from turnout_server.devices.device import PROVIDERS
 from turnout_server.devices.engines import Engine
 from turnout_server.devices.places import on_cores
 from turnout_server.devices.sessions import Session
+from turnout_server.devices.weight_files import WeightFiles
 from turnout_server.models.trial_inputs import Example, trial_inputs
 from turnout_server.models.warmup import CHANGED_ROWS, agree, quickest_us, size_change_us, timed_us
 
@@ -37,18 +37,25 @@ class ModelFile:
     """A model's file for a device, which can be opened in several ways.
 
     Args:
+        weights: the files as they were when loading began.
         options: what the model's configuration says.
         example: inputs that were published with it, to try it with.
     """
 
     engine: Engine
-    path: Path
+    weights: WeightFiles
     options: RuntimeOptions
     example: Example | None = None
 
     def open(self, buckets: Sequence[int] = (), *, graphs: bool = False) -> Session:
-        """See Engine.open."""
-        return self.engine.open(self.path, self.options, buckets, graphs=graphs)
+        """See Engine.open.
+
+        Raises:
+            FailedPrecondition: besides, the file isn't the same any more: sessions of two models would answer as one version.
+        """
+        session = self.engine.open(self.weights.model, self.options, buckets, graphs=graphs)
+        self.weights.require_unchanged()
+        return session
 
     def of_one_thread(self) -> "ModelFile":
         """The same, to be opened with a single thread."""

@@ -70,17 +70,15 @@ class _Group(Generic[E]):
         return batching.rows_for_one(self.rows, most, idle, way.predict_us)
 
     def way(self, now_s: float, cores: Cores) -> Way:
-        """How to run the next batch: on one core if enough rows are there, and the first request will be in time."""
+        """How to run the next batch: on one core if enough requests are there, and the first of them will be in time."""
         tenant, (_, _, _, first) = self.tenant, self.queue[0]
-        if not cores.number or tenant.per_core is None:
-            return tenant
-        rows = max(self.rows, round(cores.requests * self.rows / len(self.queue)))
-        if rows < tenant.per_core.least_rows:
+        per_core = tenant.per_core
+        if not cores.number or per_core is None or cores.requests < per_core.least_requests or first.rows > per_core.max_rows:
             return tenant
         deadline_s = math.inf if first.deadline_s is None else first.deadline_s - now_s
         slack_s = deadline_s if tenant.target_s is None else min(deadline_s, tenant.target_s)
-        taken = max(first.rows, self.rows_to_take(tenant.per_core, max(1, cores.free)))
-        return tenant.per_core if _likely_s(tenant.per_core, taken) < slack_s else tenant
+        taken = max(first.rows, self.rows_to_take(per_core, max(1, cores.free)))
+        return per_core if _likely_s(per_core, taken) < slack_s else tenant
 
     def dispatch_s(self) -> float:
         """Earliest dispatch time: now, unless the queue delay holds it and no deadline would be missed."""
@@ -158,7 +156,10 @@ class DeviceQueue(Generic[E]):
             self.sweep(now_s, selection)
         dispatchable: dict[_Group[E], tuple[Way, int]] = {}
         wake_s = math.inf
-        for group in self._groups.values():
+        for key, group in self._groups.copy().items():
+            self._drop_stale_head(key, group, now_s, selection)
+            if not group.queue:
+                continue
             if group.tenant.instances and group.tenant.account.running >= group.tenant.instances:
                 continue
             way = group.way(now_s, cores)
@@ -244,6 +245,14 @@ class DeviceQueue(Generic[E]):
         if max(map(_used_s, equals)) - _used_s(poorest) > MAX_LAG_S:
             equals = [group for group in equals if group.tenant is poorest.tenant]
         return min(equals, key=_first)
+
+    def _drop_stale_head(self, key: Key, group: _Group[E], now_s: float, selection: Selection[E]) -> None:
+        """Drops stale requests from the front of a group, so that the way to run it suits the first one that will run."""
+        while group.queue and is_stale(group.queue[0][3], now_s):
+            entry = group.queue.pop(0)[3]
+            self._removed(group, entry)
+            selection.drop(entry)
+        self._tidy(key, group)
 
     def _form(self, group: _Group[E], way: Way, now_s: float, workers: int, selection: Selection[E]) -> None:
         """Takes a batch off the front of a group."""

@@ -47,11 +47,14 @@ class WayPerCore(Way, Protocol):
     """A way to run batches on one core each.
 
     Attributes:
-        least_rows: from how many rows on that has them done sooner than runs on the whole device.
+        max_rows: the most rows that a run may have.
+        least_requests: from how many requests on that has them done sooner than runs on the whole device.
     """
 
     @property
-    def least_rows(self) -> int: ...
+    def max_rows(self) -> int: ...
+    @property
+    def least_requests(self) -> int: ...
 
 
 class Tenant(Way, Protocol):

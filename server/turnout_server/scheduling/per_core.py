@@ -53,10 +53,10 @@ class Cores(NamedTuple):
 NO_CORES = Cores()
 
 
-def least_rows(together: Way, per_core: Way, cores: int) -> int | None:
-    """From how many rows on a run on each core has them done sooner than runs on all cores; None if it never has.
+def least_requests(together: Way, per_core: Way, cores: int) -> int | None:
+    """From how many requests of a row each on a run on each core has them done sooner than runs on all cores; None if never.
 
-    A lone row is always run on all cores.
+    A lone request is always run on all cores.
     """
     several = range(2, MOST_ROWS * cores + 1)
     return next((rows for rows in several if _is_sooner(rows, together, per_core, cores)), None)

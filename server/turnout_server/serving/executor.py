@@ -37,7 +37,7 @@ class _Run(NamedTuple):
 
 
 class Executor:
-    """A bounded queue, and one worker thread for each run that may be in progress.
+    """A bounded queue, and a worker thread for each run that may be in progress.
 
     Args:
         runners: run the batches, by device.
@@ -74,6 +74,7 @@ class Executor:
         self._stopping = False
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self._most_threads = instances + cores
         for _ in range(instances):
             self._start_worker()
 
@@ -92,6 +93,7 @@ class Executor:
                     raise Unavailable("the server is shutting down")
                 if self._full(job.tenant, job.priority, job.max_waiting) is not None:
                     self._queue.sweep(job.enqueued_s, dropped)
+                    self._watch(job.enqueued_s)
                     if (reason := self._full(job.tenant, job.priority, job.max_waiting)) is not None:
                         raise reason
                 rows = job.tenant.chunks(job.rows)
@@ -121,15 +123,17 @@ class Executor:
         now_s, running = self._clock(), tuple(self._running.values())
         due_s = due(tenant, now_s, start_by_s)
         ahead_us, service_us, added_us, overtaken = self._queue.predicted_us(tenant, batch_key, rows, priority, due_s)
-        remaining_us = [max(0.0, run.done_s - now_s) * 1e6 for run in running]
-        if any(run.per_core for run in running) and tenant.per_core is not None:
-            wait_us = routing.wait_us(remaining_us, ahead_us * self._cores, self._cores)
+        on_cores_us = [_remaining_us(run, now_s) for run in running if run.per_core]
+        whole_us = [_remaining_us(run, now_s) for run in running if not run.per_core]
+        if on_cores_us and tenant.per_core is not None:
+            wait_us = routing.wait_us([*on_cores_us, *whole_us], ahead_us * self._cores, self._cores)
             slower_us = max(0.0, (tenant.per_core.predict_us(rows) or 0.0) - alone_us)
             latest_s = math.inf if start_by_s is None else start_by_s + fastest_us * 1e-6
             if now_s + (wait_us + service_us + slower_us) * 1e-6 <= latest_s:  # else it will have all cores
                 service_us += slower_us
         else:
-            wait_us = routing.wait_us(remaining_us, ahead_us, self._own.get(tenant.device, self._instances))
+            wait_us = routing.wait_us(whole_us, ahead_us, self._own.get(tenant.device, self._instances))
+            service_us += sum(on_cores_us) / (self._cores or 1)  # it begins beside those, and shares the cores until they end
         forecast = Forecast(tenant.device, full, wait_us, service_us, added_us, alone_us, fastest_us)
         return forecast._replace(place=self._place, overtaken=overtaken) if self._place else forecast
 
@@ -210,14 +214,23 @@ class Executor:
             return
         if len(self._running) < len(self._threads):
             self._changed.notify(workers)
-        elif len(self._threads) < max(self._instances, self._cores):
-            self._start_worker()
+        elif len(self._threads) < self._most_threads:
+            try:
+                self._start_worker()
+            except RuntimeError as error:  # the system gives no more threads: those that are there do the work
+                self._most_threads = len(self._threads)
+                logger.warning("%s has %d workers and no more: %s", self._title, self._most_threads, error)
 
     def _start_worker(self) -> None:
+        """Starts one more worker.
+
+        Raises:
+            RuntimeError: the system has no thread for it.
+        """
         number = len(self._threads)
-        name = f"{'+'.join(self._runners)}/{number}"
-        self._threads.append(threading.Thread(target=self._serve, args=(number,), name=name, daemon=True))
-        self._threads[-1].start()
+        thread = threading.Thread(target=self._serve, args=(number,), name=f"{'+'.join(self._runners)}/{number}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _room(self) -> Mapping[str, int]:
         """How many runs each device may begin now, of those that may not have all instances of the place."""
@@ -273,11 +286,18 @@ class Executor:
                     self._running[worker] = _begun(selection, now_s)
                     if selection.per_core and self._queue:
                         self._wake()
+                if selection.expired or selection.cancelled:
+                    self._watch(now_s)
                 if selection.batch or selection.expired or selection.cancelled:
                     return selection
                 if self._stopping and not self._queue:
                     return None
                 self._changed.wait(None if selection.wake_s is None else selection.wake_s - now_s)
+
+
+def _remaining_us(run: _Run, now_s: float) -> float:
+    """How long a run is likely to go on."""
+    return max(0.0, run.done_s - now_s) * 1e6
 
 
 def _begun(selection: Selection[Job], now_s: float) -> _Run:

@@ -275,17 +275,30 @@ def test_a_model_that_cannot_be_opened_again_keeps_no_other_from_coming_back(tmp
     with watched(CHILD, repository) as child:
         stays = child.open("add_one")
         gone = child.engine.open(tmp_path / "gone/1/model.onnx", RuntimeOptions())
-        (tmp_path / "gone/1/model.onnx").unlink()
+        (tmp_path / "gone/1/model.onnx").rename(tmp_path / "elsewhere")
         child.process.kill()
         child.wait_until_restarted()
         assert add_one(stays) == [[2, 2]]
         with pytest.raises(DeviceLost, match=r"could not be opened again when the device restarted: .*model\.onnx"):
             add_one(gone)
-        models.save(tmp_path / "again", "gone", models.add_constant(5))
-        (tmp_path / "again/gone/1/model.onnx").rename(tmp_path / "gone/1/model.onnx")
+        (tmp_path / "elsewhere").rename(tmp_path / "gone/1/model.onnx")
         child.process.kill()
         child.wait_until_restarted(times=2)
         assert add_one(gone) == [[6, 6]]
+
+
+def test_a_file_that_was_replaced_is_not_served_as_the_version_that_was_loaded(tmp_path: Path, repository: Path) -> None:
+    models.save(tmp_path, "adds", models.add_constant(5))
+    models.save(tmp_path / "new", "adds", models.add_constant(50))
+    with watched(CHILD, repository) as child:
+        session = child.engine.open(tmp_path / "adds/1/model.onnx", RuntimeOptions())
+        assert add_one(session) == [[6, 6]]
+        (tmp_path / "new/adds/1/model.onnx").rename(tmp_path / "adds/1/model.onnx")
+        child.process.kill()
+        child.wait_until_restarted()
+        with pytest.raises(DeviceLost, match=r"restarted: model\.onnx has changed since the model began to load: load it"):
+            add_one(session)
+        assert add_one(child.engine.open(tmp_path / "adds/1/model.onnx", RuntimeOptions())) == [[51, 51]]
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,17 @@ from turnout_server.core.errors import Overloaded
 from turnout_server.core.model_config import RuntimeOptions
 from turnout_server.devices.device import cpu
 from turnout_server.devices.sessions import Session
+from turnout_server.devices.weight_files import WeightFiles
 from turnout_server.models import core_trial
-from turnout_server.models.core_trial import CoreTrial, is_open, key_of, opened, per_core, rates
+from turnout_server.models.core_trial import CoreTrial, Measured, is_open, keys_of, opened, per_core
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.profile_store import ProfileKey
 from turnout_server.models.tuning import ModelFile
 
 from tests.server.fakes import AddingSession, FakeEngine, deployment, profile
+
+#: A file that is there and doesn't change.
+MODEL = Path(__file__)
 
 
 class Sleeping(AddingSession):
@@ -55,7 +59,7 @@ class Memory:
 
 
 def model(measured_us: Mapping[int, float], **options: Any) -> Deployment:
-    file = ModelFile(OpensSleeping(), Path("model.onnx"), RuntimeOptions())
+    file = ModelFile(OpensSleeping(), WeightFiles.of(MODEL), RuntimeOptions())
     usual: dict[str, Any] = {"profile": profile(measured_us), "file": file, "cores": 2}
     return deployment(Sleeping(), **(usual | options))
 
@@ -80,14 +84,13 @@ def test_it_is_tried_where_there_is_a_choice(options: dict[str, Any], expected: 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
     memory = Memory()
-    monkeypatch.setattr(core_trial, "weight_bytes", lambda path: 100)
     monkeypatch.setattr(core_trial, "resident_bytes", lambda: memory.resident)
     monkeypatch.setattr(core_trial, "usable_memory_bytes", lambda: memory.usable)
     return memory
 
 
 def test_a_model_that_may_not_fit_into_memory_twice_is_not_tried(memory: Memory) -> None:
-    memory.usable = (memory.resident + 100 * core_trial.LOADING) / core_trial.MEMORY_SHARE
+    memory.usable = (memory.resident + MODEL.stat().st_size * core_trial.LOADING) / core_trial.MEMORY_SHARE
     assert not is_open(model({1: 1000.0}))
     memory.usable += 2
     assert is_open(model({1: 1000.0}))
@@ -108,8 +111,8 @@ def test_runs_on_each_core_take_no_more_memory_than_there_is(memory: Memory, usa
         return
     trial = CoreTrial(tried, session)
     memory.grows = False
-    trial.turn()
-    assert set(trial.profile().saved()) == sizes
+    trial.turn(tried)
+    assert set(trial.measured(tried).per_core.saved()) == sizes
 
 
 def test_two_runs_at_a_time_that_do_not_slow_each_other_down_carry_twice_as_much() -> None:
@@ -117,15 +120,15 @@ def test_two_runs_at_a_time_that_do_not_slow_each_other_down_carry_twice_as_much
     session = opened(tried)
     trial = CoreTrial(tried, session)
     for _ in range(core_trial.TURNS):
-        trial.turn()
-    seen = trial.profile()
-    assert set(seen.saved()) == {"1", "2"}  # two rows take twice as long, so four weren't tried
-    carried = rates(tried, seen)
+        trial.turn(tried)
+    measured = trial.measured(tried)
+    assert set(measured.per_core.saved()) == {"1", "2"}  # two rows take twice as long, so four weren't tried
+    carried = measured.rates(2)
     assert carried.pays
     assert 1.3 < carried.per_core / carried.together < 3  # 2 on a machine that does nothing else
-    way = per_core(tried, session, seen)
+    way = per_core(tried, session, measured)
     assert way is not None
-    assert (way.session, way.cores, way.effective_max_batch, way.least_rows) == (session, 2, 1, 2)
+    assert (way.session, way.cores, way.effective_max_batch, way.least_requests) == (session, 2, 1, 2)
     assert isinstance(session, Sleeping)
     assert session.trims == [len(session.runs) - 1]  # larger runs than requests make leave no memory behind
 
@@ -137,17 +140,29 @@ def test_sizes_are_tried_while_they_make_a_row_cheaper() -> None:
     session.row_ms = 0.0
     session.trouble = lambda inputs: sleep(1e-3)
     trial = CoreTrial(tried, session)
-    trial.turn()
-    assert set(trial.profile().saved()) == {"1", "2", "4"}
+    trial.turn(tried)
+    assert set(trial.measured(tried).per_core.saved()) == {"1", "2", "4"}
 
 
 def test_what_gets_hardly_more_done_does_not_pay() -> None:
-    tried = model({1: 10_000.0, 2: 20_000.0})
-    slow = profile({1: 19_000.0, 2: 38_000.0})
-    assert rates(tried, slow) == pytest.approx((100.0, 2 / 0.019))
-    assert not rates(tried, slow).pays
+    tried, together = model({1: 10_000.0, 2: 20_000.0}), profile({2: 20_000.0})
+    slow = Measured(together, profile({1: 19_000.0, 2: 38_000.0}))
+    assert slow.rates(2) == pytest.approx((100.0, 2 / 0.019))
+    assert not slow.rates(2).pays
     assert per_core(tried, AddingSession(), slow) is None
-    assert per_core(tried, AddingSession(), profile({1: 17_000.0, 2: 34_000.0})) is not None
+    assert per_core(tried, AddingSession(), Measured(together, profile({1: 17_000.0, 2: 34_000.0}))) is not None
+
+
+@pytest.mark.parametrize("largest", [1, 2, 4])
+def test_runs_on_a_core_never_have_more_rows_than_were_tried(largest: int) -> None:
+    """There may not be the memory for more, however cheap a row becomes."""
+    tried = model({1: 10_000.0}, max_rows=64)
+    fast = profile({rows: 10_000.0 for rows in (1, 2, 4) if rows <= largest})
+    way = per_core(tried, AddingSession(), Measured(profile({1: 10_000.0}), fast))
+    assert way is not None
+    for _ in range(100):
+        way.observe(largest, 10_000.0)
+    assert (way.max_rows, way.effective_max_batch) == (largest, largest)
 
 
 def test_a_model_so_small_that_it_has_one_thread_anyway_is_not_loaded_again() -> None:
@@ -159,20 +174,17 @@ def test_a_model_so_small_that_it_has_one_thread_anyway_is_not_loaded_again() ->
 
 def test_a_batch_of_a_model_whose_requests_cannot_be_batched_is_never_larger_on_a_core() -> None:
     fast = profile({1: 10_000.0, 2: 10_000.0})
-    way = per_core(model({1: 10_000.0}, batchable=False), AddingSession(), fast)
+    way = per_core(model({1: 10_000.0}, batchable=False), AddingSession(), Measured(profile({1: 10_000.0}), fast))
     assert way is not None
     assert way.effective_max_batch == 1
 
 
-def test_the_profile_of_runs_on_a_core_is_kept_under_a_key_of_its_own() -> None:
+def test_what_a_trial_measured_is_kept_under_keys_of_its_own() -> None:
     key = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
-    assert key_of(model({})) is None
-    own = key_of(model({}, profile_key=key))
-    assert own is not None
-    assert own.name != key.name
-    other = key_of(model({}, profile_key=key, cores=4))
-    assert other is not None
-    assert other.name != own.name
+    assert keys_of(model({})) is None
+    found = [keys_of(model({}, profile_key=key, cores=cores)) for cores in (2, 4)]
+    names = {own.name for keys in found if keys for own in keys}
+    assert len(names | {key.name}) == 5
 
 
 def test_no_run_of_a_trial_takes_longer_than_it_may() -> None:
@@ -182,6 +194,6 @@ def test_no_run_of_a_trial_takes_longer_than_it_may() -> None:
     assert is_open(tried, longest_us=10_000)
     assert isinstance(tried.session, Sleeping)
     trial = CoreTrial(tried, opened(tried), longest_us=7000)
-    trial.turn()
+    trial.turn(tried)
     assert tried.session.runs == [1]
-    assert set(trial.profile().saved()) == {"1"}  # two rows might take 10 ms
+    assert set(trial.measured(tried).per_core.saved()) == {"1"}  # two rows might take 10 ms

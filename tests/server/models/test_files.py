@@ -14,7 +14,6 @@ from turnout_server.models.files import (
     model_path,
     precision_of,
     require_own_files,
-    weight_bytes,
     why_empty,
 )
 
@@ -296,25 +295,3 @@ def test_an_invalid_manifest_is_ignored(tmp_path: Path, content: bytes) -> None:
 def test_an_unreadable_manifest_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "model.json").mkdir()
     assert precision_of(tmp_path, "model.onnx") == "fp32"
-
-
-def test_external_data_counts_if_the_model_names_it(tmp_path: Path) -> None:
-    model = tmp_path / "model.onnx"
-    model.write_bytes(b"....model.onnx.data....more/w.bin....")
-    (tmp_path / "more").mkdir()
-    for name, size in {
-        "model.onnx.data": 1000,
-        "more/w.bin": 500,
-        "labels.txt": 7,
-        "golden.npz": 9,
-        "model.fp16.onnx": 11,
-    }.items():
-        (tmp_path / name).write_bytes(bytes(size))
-    assert weight_bytes(model) == model.stat().st_size + 1500
-
-
-def test_a_missing_or_empty_file_has_no_weight(tmp_path: Path) -> None:
-    assert weight_bytes(tmp_path / "nothing.onnx") == 0
-    (tmp_path / "model.onnx").touch()
-    (tmp_path / "labels.txt").touch()
-    assert weight_bytes(tmp_path / "model.onnx") == 0

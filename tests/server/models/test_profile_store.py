@@ -1,9 +1,12 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 from turnout_server.models.profile_store import ProfileKey, ProfileStore, sha256_of
 from turnout_server.scheduling.profiles import Profile
+
+from tests import models
 
 KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
 
@@ -67,9 +70,12 @@ def test_without_a_directory_nothing_is_stored() -> None:
     assert store.load(KEY) is None
 
 
-def test_the_hash_covers_the_model_and_its_external_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.onnx.data", "weights.bin"])
+def test_the_hash_covers_the_model_and_its_external_data(tmp_path: Path, name: str) -> None:
     model = tmp_path / "model.onnx"
-    model.write_bytes(b"graph")
+    onnx.save(models.mlp(), model, save_as_external_data=True, location=name, size_threshold=0)
     before = sha256_of(model)
-    (tmp_path / "model.onnx.data").write_bytes(b"weights")
+    (tmp_path / "another.data").write_bytes(b"of another model")
+    assert sha256_of(model) == before
+    (tmp_path / name).write_bytes(b"weights")
     assert sha256_of(model) != before

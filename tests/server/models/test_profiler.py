@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from pathlib import Path
@@ -7,12 +9,14 @@ import pytest
 from turnout_server.core.errors import Overloaded
 from turnout_server.core.model_config import ModelConfiguration, RuntimeOptions
 from turnout_server.core.signatures import Signature
+from turnout_server.devices.weight_files import WeightFiles
 from turnout_server.models import core_trial, warmup
 from turnout_server.models.model_version import ModelVersion
 from turnout_server.models.profile_store import ProfileKey, ProfileStore
 from turnout_server.models.profiler import LONGEST_RUN_S, MOST_RUNS, RUNS, Profiler
 from turnout_server.models.tuning import ModelFile
 
+from tests.faulty import until
 from tests.server.fakes import AddingSession, FakeEngine, deployment
 
 KEY = ProfileKey("abc", "model.onnx", "cpu x2", "1.32.0", "defaults")
@@ -68,7 +72,8 @@ def takes(monkeypatch: pytest.MonkeyPatch, row_us: float, machine: Iterable[floa
 @pytest.mark.parametrize(("row_us", "runs"), [(2000, 5), (500, 10), (10, 50)])
 def test_short_runs_are_repeated_more_often(made: Made, monkeypatch: pytest.MonkeyPatch, row_us: float, runs: int) -> None:
     made_runs = takes(monkeypatch, row_us)
-    made.profiler.add(version(AddingSession(), row_us, max_batch_size=1))
+    model = version(AddingSession(), row_us, max_batch_size=1)
+    made.profiler.add(model)
     made.profiler.settle()
     assert made_runs == [1] * runs
 
@@ -86,8 +91,9 @@ def test_sizes_take_turns_so_that_a_machine_that_is_slow_for_a_while_makes_none_
 
 def test_the_memory_of_the_largest_runs_is_given_back_by_one_of_a_single_row(made: Made) -> None:
     session, single = AddingSession(), AddingSession()
-    made.profiler.add(version(session))
-    made.profiler.add(version(single, max_batch_size=1))
+    several, one = version(session), version(single, max_batch_size=1)
+    made.profiler.add(several)
+    made.profiler.add(one)
     made.profiler.settle()
     assert session.trims == [len(session.runs) - 1]
     assert session.runs[-1] == 1
@@ -109,7 +115,8 @@ def test_a_size_that_fails_keeps_no_other_from_being_measured(made: Made) -> Non
 
 def test_a_model_whose_rows_cannot_be_joined_is_measured_with_one_row(made: Made) -> None:
     session = AddingSession()
-    made.profiler.add(version(session, max_batch_size=0))
+    model = version(session, max_batch_size=0)
+    made.profiler.add(model)
     made.profiler.settle()
     assert set(session.runs) == {1}
 
@@ -126,7 +133,8 @@ def test_what_is_known_is_not_measured_again(made: Made) -> None:
 
 def test_runs_that_would_take_too_long_are_left_to_requests(made: Made) -> None:
     session = AddingSession()
-    made.profiler.add(version(session, first_us=LONGEST_RUN_S * 1e6 * 2))
+    model = version(session, first_us=LONGEST_RUN_S * 1e6 * 2)
+    made.profiler.add(model)
     made.profiler.settle()
     assert session.runs == []
 
@@ -135,7 +143,8 @@ def test_nothing_is_measured_while_somebody_waits_for_the_device(tmp_path: Path)
     made = Made(tmp_path, budget_s=0.2)
     made.busy.add("cpu")
     session = AddingSession()
-    made.profiler.add(version(session))
+    model = version(session)
+    made.profiler.add(model)
     made.profiler.settle()
     assert session.runs == []
     made.busy.clear()
@@ -146,7 +155,8 @@ def test_nothing_is_measured_while_somebody_waits_for_the_device(tmp_path: Path)
 def test_without_a_budget_nothing_is_measured(tmp_path: Path) -> None:
     made = Made(tmp_path, budget_s=0)
     session = AddingSession()
-    made.profiler.add(version(session))
+    model = version(session)
+    made.profiler.add(model)
     made.profiler.settle()
     made.profiler.stop()
     assert session.runs == []
@@ -169,7 +179,7 @@ def with_a_choice(monkeypatch: pytest.MonkeyPatch, one_core_us: float) -> tuple[
     session, engine = AddingSession(), OpensAgain()
     model = version(session, 1000)
     on_cpu = model.deployments["cpu"]
-    on_cpu.file, on_cpu.cores = ModelFile(engine, Path("model.onnx"), RuntimeOptions()), 2
+    on_cpu.file, on_cpu.cores = ModelFile(engine, WeightFiles.of(Path("model.onnx")), RuntimeOptions()), 2
 
     def timed_us(asked: AddingSession, rows: int, **options: object) -> float:
         return rows * (1000 if asked is session else one_core_us)
@@ -199,9 +209,8 @@ def test_what_was_found_out_about_cores_is_kept_for_the_next_start(made: Made, m
             assert len(engine.opened) == opened
             assert (on_cpu.per_core is not None) is pays
             assert on_cpu.rates == pytest.approx((1000, 2e6 / one_core_us))
-        key = core_trial.key_of(model.deployments["cpu"])
-        assert key is not None
-        (made.directory / key.name).unlink()
+        for key in core_trial.keys_of(model.deployments["cpu"]) or ():
+            (made.directory / key.name).unlink()
 
 
 @pytest.mark.parametrize("cores", [0, 2])
@@ -229,3 +238,94 @@ def test_a_model_that_cannot_be_opened_again_is_served_as_it_is(made: Made, monk
     made.profiler.settle()
     assert model.deployments["cpu"].per_core is None
     assert model.deployments["cpu"].profile.runs(8) >= RUNS
+
+
+def test_models_that_were_replaced_while_their_device_was_busy_are_gone(made: Made) -> None:
+    """On a busy device a load after the other would otherwise keep every model that was ever loaded."""
+    made.busy.add("cpu")
+    models = [version(AddingSession()) for _ in range(5)]
+    gone = [weakref.ref(model.deployments["cpu"]) for model in models]
+    for model in models:
+        made.profiler.add(model)
+    session = AddingSession()
+    last = version(session)
+    made.profiler.add(last)
+    del models, model
+    gc.collect()
+    until(lambda: [each() for each in gone] == [None] * 5)
+    made.busy.clear()
+    made.profiler.settle()
+    assert session.runs
+
+
+def test_a_model_that_is_replaced_during_its_trial_is_gone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, engine = with_a_choice(monkeypatch, 1600)
+    timed = warmup.timed_us
+
+    def busy_after_the_first(*what: object, **how: object) -> float:
+        if engine.opened:
+            made.busy.add("cpu")
+        return timed(*what, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(warmup, "timed_us", busy_after_the_first)
+    gone = weakref.ref(model.deployments["cpu"])
+    made.profiler.add(model)
+    until(lambda: "cpu" in made.busy)
+    del model
+    gc.collect()
+    until(lambda: gone() is None)
+    made.profiler.settle()
+
+
+@pytest.mark.parametrize("where", ["measured", "tried"])
+def test_an_error_that_nobody_expected_spoils_one_model_only(
+    made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    bad, engine = with_a_choice(monkeypatch, 1600)
+    timed = warmup.timed_us
+
+    def fail(asked: AddingSession, *what: object, **how: object) -> float:
+        if asked is bad.deployments["cpu"].session and (where == "measured" or engine.opened):
+            raise RuntimeError("can't start new thread")
+        return timed(asked, *what, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(warmup, "timed_us", fail)
+    made.profiler.add(bad)
+    good = version(AddingSession(), 1000)
+    made.profiler.add(good)
+    made.profiler.settle()
+    assert good.deployments["cpu"].profile.runs(8) >= RUNS
+    assert "a model was not measured" in caplog.text
+    assert bad.deployments["cpu"].per_core is None
+
+
+def test_a_file_that_changes_before_the_trial_is_never_served_beside_the_one_that_was_loaded(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, engine = with_a_choice(monkeypatch, 1600)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"as it was loaded")
+    model.deployments["cpu"].file = ModelFile(engine, WeightFiles.of(path), RuntimeOptions())
+    path.write_bytes(b"another one")
+    made.profiler.add(model)
+    made.profiler.settle()
+    assert engine.opened
+    assert (model.deployments["cpu"].per_core, model.deployments["cpu"].rates) == (None, None)
+    for key in core_trial.keys_of(model.deployments["cpu"]) or ():
+        assert made.store.load(key) is None
+
+
+def test_the_next_start_decides_by_what_the_trial_saw_and_not_by_runs_under_load(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load, the way in use always looks slower than the other did when the machine was idle."""
+    for start in (1, 2):
+        model, engine = with_a_choice(monkeypatch, 1990)
+        on_cpu = model.deployments["cpu"]
+        for _ in range(100 * (start - 1)):
+            on_cpu.observe(1, 1300)
+        made.profiler.add(model)
+        made.profiler.settle()
+        assert on_cpu.rates == pytest.approx((1000, 2e6 / 1990))
+        assert on_cpu.per_core is None
+    assert not engine.opened

@@ -11,11 +11,12 @@ from turnout_server.core.errors import DeviceLost
 from turnout_server.core.model_config import ModelConfiguration
 from turnout_server.core.signatures import Signature
 from turnout_server.models.model_version import ModelVersion
+from turnout_server.models.per_core import PerCore
 from turnout_server.models.profile_store import ProfileKey, ProfileStore
 from turnout_server.models.profiler import Profiler
 from turnout_server.models.refresher import LONGEST_RUN_S, REFRESH_S, Refresher
 
-from tests.server.fakes import AddingSession, Clock, deployment
+from tests.server.fakes import AddingSession, Clock, deployment, profile
 
 
 def key(device: str) -> ProfileKey:
@@ -231,3 +232,12 @@ def test_a_measured_model_is_not_kept_in_memory(tmp_path: Path) -> None:
         assert session() is None
     finally:
         profiler.stop()
+
+
+def test_requests_that_a_cpu_runs_on_one_core_each_count_as_its_runs(made: Made) -> None:
+    cpu = made.model.deployments["cpu"]
+    cpu.per_core = PerCore(AddingSession(), 2, profile({1: 160.0}))
+    for _ in range(3):
+        cpu.per_core.observe(1, 160)
+        made.after()
+    assert made.runs == {"cpu": [], "cuda:0": [1, 1, 1]}

@@ -14,6 +14,7 @@ from turnout_server.core.model_config import ModelConfiguration, RuntimeOptions
 from turnout_server.devices.buckets import bucket_for, bucket_sizes
 from turnout_server.devices.device import cpu
 from turnout_server.devices.sessions import Session
+from turnout_server.devices.weight_files import WeightFiles
 from turnout_server.models import warmup
 from turnout_server.models.deployments import Deployment
 from turnout_server.models.loading import Loader
@@ -240,7 +241,7 @@ def test_a_small_model_gets_one_thread_where_that_is_faster(
     time: Time, shared_us: float, alone_us: float, opened: list[int | None], kept: int | None
 ) -> None:
     engine = Threaded(time, shared_us, alone_us)
-    model, session = with_fitting_threads(ModelFile(engine, Path("model.onnx"), RuntimeOptions()))
+    model, session = with_fitting_threads(ModelFile(engine, WeightFiles.of(Path("model.onnx")), RuntimeOptions()))
     assert engine.opened == opened
     assert model.options.intra_op_threads == kept
     assert isinstance(session, Planning)
@@ -249,5 +250,5 @@ def test_a_small_model_gets_one_thread_where_that_is_faster(
 
 def test_threads_that_were_configured_are_not_second_guessed(time: Time) -> None:
     engine = Threaded(time, 100, 50)
-    with_fitting_threads(ModelFile(engine, Path("model.onnx"), RuntimeOptions(intra_op_threads=2)))
+    with_fitting_threads(ModelFile(engine, WeightFiles.of(Path("model.onnx")), RuntimeOptions(intra_op_threads=2)))
     assert engine.opened == [2]

@@ -648,6 +648,37 @@ def test_a_lone_request_has_all_cores_and_several_have_one_each() -> None:
     assert [(numbers(run.batch), run.per_core) for run in runs] == [([second], True), ([third], True)]
 
 
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_lone_request_of_many_rows_has_all_cores(requests: int) -> None:
+    """Its rows can't be shared out between runs; those of several requests can, where so many rows were tried on a core."""
+    device = Device(on_cores(most=4))
+    for _ in range(requests):
+        device.add(rows=4)
+    assert device.take(cores=Cores(2, free=2, requests=requests)).per_core is (requests == 2)
+
+
+def test_a_request_of_more_rows_than_were_tried_on_a_core_has_all_of_them() -> None:
+    device = Device(on_cores(most=4))
+    for _ in range(3):
+        device.add(rows=9)
+    assert not device.take(cores=Cores(2, free=2, requests=3)).per_core
+
+
+@pytest.mark.parametrize("gone", ["timed out", "cancelled"])
+def test_a_request_behind_one_that_is_gone_has_all_cores_if_one_would_make_it_late(gone: str) -> None:
+    device = Device(on_cores())
+    device.take()  # the last look for such requests
+    stale = device.add(start_by_s=0.0005 if gone == "timed out" else None)
+    hurried = device.add(deadline_s=0.0125)
+    device.add()
+    if gone == "cancelled":
+        device.waiting[0].cancelled = True
+    device.now_s += 0.001
+    run = device.take(cores=Cores(2, free=2, requests=3))
+    assert (hurried in numbers(run.batch), run.per_core) == (True, False)
+    assert numbers([*run.expired, *run.cancelled]) == [stale]
+
+
 def test_a_request_that_waits_alone_has_one_core_if_others_are_about_to_be_back() -> None:
     device = Device(on_cores())
     device.add()

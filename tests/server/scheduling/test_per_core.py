@@ -2,7 +2,7 @@ from random import Random
 from statistics import fmean
 
 import pytest
-from turnout_server.scheduling.per_core import MEMORY_S, Crowd, least_rows
+from turnout_server.scheduling.per_core import MEMORY_S, Crowd, least_requests
 
 from tests.server.fakes import FakeTenant
 
@@ -67,12 +67,12 @@ def test_requests_at_random_are_a_crowd_once_the_device_is_mostly_busy(busy: flo
 def test_each_core_has_its_own_run_from_as_many_rows_on_as_are_done_sooner(
     together: FakeTenant, alone_us: float, cores: int, expected: int | None
 ) -> None:
-    assert least_rows(together, FakeTenant(run_us=alone_us, effective_max_batch=1), cores) == expected
+    assert least_requests(together, FakeTenant(run_us=alone_us, effective_max_batch=1), cores) == expected
 
 
 def test_a_lone_row_has_all_cores_even_if_it_is_no_slower_on_one() -> None:
-    assert least_rows(FakeTenant(run_us=500), FakeTenant(run_us=100, effective_max_batch=1), 2) == 2
+    assert least_requests(FakeTenant(run_us=500), FakeTenant(run_us=100, effective_max_batch=1), 2) == 2
 
 
 def test_runs_that_were_never_measured_are_never_preferred() -> None:
-    assert least_rows(FakeTenant(run_us=1000), FakeTenant(), 2) is None
+    assert least_requests(FakeTenant(run_us=1000), FakeTenant(), 2) is None

@@ -24,6 +24,7 @@ from turnout_server.serving.batch_run import BatchRunner
 from turnout_server.serving.executor import Executor
 from turnout_server.serving.job import Execution, Job
 
+from tests.faulty import until
 from tests.server.fakes import AddingSession, Clock, deployment, profile
 
 
@@ -703,14 +704,14 @@ def one_core(bench: Bench) -> AddingSession:
     return session
 
 
-def begin_on_cores(bench: Bench, *values: int) -> None:
-    """Has jobs wait for a run on all cores and then two of them begin on one core each; they last until the gate."""
+def begin_on_cores(bench: Bench, *values: int, runs: int = 2) -> None:
+    """Has jobs wait for a run on all cores and then some of them begin on one core each; they last until the gate."""
     bench.hold()
     one_core(bench).gate.clear()
     for value in values:
         bench.submit(value)
     bench.release()
-    for _ in range(2):
+    for _ in range(runs):
         assert one_core(bench).started.acquire(timeout=10)
 
 
@@ -828,3 +829,65 @@ def test_a_forecast_knows_that_it_would_be_a_run_on_one_core(cores: Bench) -> No
     assert hurried.service_us == forecast.alone_us  # one that would be late has all cores
     one_core(cores).gate.set()
     cores.take(2)
+
+
+@pytest.mark.parametrize("cores", [4, 16])
+def test_runs_on_some_cores_hold_up_no_run_on_all_of_them(make: Callable[..., Bench], cores: int) -> None:
+    """So no request of another model is refused for a wait that doesn't exist: it begins at once, and shares the cores."""
+    bench = make(cores=cores)
+    bench.model.profile = profile({1: 10_000.0, 2: 20_000.0})
+    bench.model.per_core = PerCore(AddingSession(), cores, profile({1: 16_000.0}))
+    begin_on_cores(bench, *range(1, cores), runs=cores - 1)
+    other = deployment(AddingSession(), name="other", profile=profile({1: 10_000.0}))
+    forecast = bench.executor.forecast(other, 2, 1)
+    assert forecast.wait_us == 0
+    assert forecast.service_us == pytest.approx(10_000 + (cores - 1) / cores * 16_000)
+    bench.submit(99, model=other)
+    assert_answered(bench.take(2)[99], 99)  # the first was the one that the others waited for
+    one_core(bench).gate.set()
+    bench.take(cores - 1)
+
+
+def test_a_run_on_all_cores_begins_while_every_core_has_one(cores: Bench) -> None:
+    begin_on_cores(cores, 1, 2)
+    cores.submit(99, model=deployment(AddingSession(), name="other", profile=profile({1: 10_000.0})))
+    assert_answered(cores.take(2)[99], 99)
+    one_core(cores).gate.set()
+    cores.take(2)
+
+
+def test_requests_that_were_cancelled_are_not_thought_to_be_there_hours_later(cores: Bench) -> None:
+    cores.hold()
+    for job in [cores.submit(value) for value in range(1, 9)]:
+        job.cancel()
+    cores.clock.now_s += 0.2
+    cores.release()
+    cores.take(9)
+    until(lambda: cores.executor.idle)
+    whole = len(cores.session.runs)
+    cores.clock.now_s += 3600
+    cores.submit(50)
+    cores.take(1)
+    assert (len(cores.session.runs) - whole, one_core(cores).runs) == (1, [])
+
+
+def test_where_the_system_has_no_more_threads_those_that_are_there_do_the_work(
+    cores: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cores.hold()
+    cores.submit(1)
+    cores.submit(2)
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        cores.release()
+        assert sorted(cores.take(3)) == [0, 1, 2]
+        cores.hold()
+        cores.submit(4)
+        cores.release()
+        cores.take(2)
+    (record,) = caplog.records
+    assert "device 'cpu' has 1 workers and no more: can't start new thread" in record.getMessage()
