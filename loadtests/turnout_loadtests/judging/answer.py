@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID
 from turnout_loadtests.judging.economics import Offer, break_even_per_s, cost_per_hour, needed, worthwhile_per_s
-from turnout_loadtests.judging.ladder import TARGETS_MS
+from turnout_loadtests.judging.ladder import TARGETS_MS, misses_alone
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.validity import DISTURBED
 from turnout_loadtests.judging.verdict import Evidence, at_least
@@ -79,13 +79,12 @@ class _Answering:
         target_ms = self._question.target_ms
         if target_ms is None:
             return self._within_several()
-        offers = self._offers(self._others, target_ms)
-        if not offers:
+        cpu, gpu = self._best(self._others, target_ms), self._best(self._gpus, target_ms)
+        if cpu is None:
             return self._without_capacity(target_ms)
-        cpu = max(offers, key=lambda each: each.capacity_per_s)
-        gpu = max(self._offers(self._gpus, target_ms), key=lambda each: each.capacity_per_s, default=None)
         if cpu.capacity_per_s <= 0:
-            return self._missed(cpu, gpu, target_ms)
+            untold = self._untold(self._others, target_ms)
+            return self._without_capacity(target_ms) if untold else self._missed(cpu, gpu, target_ms)
         if self._question.loads_per_s:
             return self._at_load(cpu, gpu, target_ms)
         return self._up_to(cpu, gpu, target_ms)
@@ -123,9 +122,11 @@ class _Answering:
         return NO, f"No, not for {where}: {cpus} ({_money(mine)}/h) {_cost(count)} no more than {gpus} ({_money(other)}/h)"
 
     def _missed(self, cpu: Offer, gpu: Offer | None, target_ms: float) -> Answer:
-        """The CPU misses the target at any rate that was tried."""
+        """Each CPU misses the target even at low load."""
         capacity = self._carries[cpu.device, target_ms]
         least = f" even at {_n(capacity.beyond_per_s)}/s" if capacity and capacity.beyond_per_s else ""
+        if misses_alone(self._evidence.single(cpu.device), target_ms):
+            least = " even with one request at a time"
         missed = f"the {_noun(cpu.device)} misses p99 ≤ {target_ms:g} ms{least}"
         if gpu is None:
             return self._said(OPEN, f"{missed[0].upper() + missed[1:]}; a GPU was not measured", self._reasons())
@@ -146,13 +147,15 @@ class _Answering:
         """Nothing was searched, or nothing found: what the loads that were asked for say, or else nothing."""
         if target_ms is not None and (found := self._kept_load(target_ms)):
             return found
-        reasons = [
-            each.reason
-            for each in self._evidence.capacities
-            if each.per_s is None and each.device in self._others and self._question.searched
-        ]
-        if reasons:
-            return self._said(UNDECIDED, f"Undecided: {reasons[0]}", self._reasons())
+        untold = self._untold(self._others, target_ms)
+        missed = any(each.beyond_per_s is not None for each in untold)
+        if self._question.searched or missed:
+            first, *rest = map(self._why_untold, untold)
+            gpu = None if target_ms is None else self._best(self._gpus, target_ms)
+            lines = [f"{text[0].upper()}{text[1:]}." for text in rest]
+            lines += [self._carried(gpu, target_ms)] if gpu and target_ms is not None else []
+            lines += ["Measure lower rates: by --load, or by --profile thorough, whose trials last longer."] if missed else []
+            return self._said(UNDECIDED, f"Undecided: {first}", [*lines, *self._reasons()])
         headline = "Not decided: the quick profile measures how fast devices are, not what load they carry"
         speeds = [line for device in (*self._others, *self._gpus) if (line := self._speed(device))]
         return self._said(OPEN, headline, [*speeds, "Use --profile standard --slo-p99 50ms for an answer.", *self._reasons()])
@@ -253,6 +256,23 @@ class _Answering:
                 said = [reason for each in self._evidence.summaries if each.key.device == device for reason in each.reasons]
                 lines.append(f"{_noun(device)} has no valid measurement: {(said or ['it was not reached'])[0]}.")
         return lines
+
+    def _untold(self, devices: Sequence[str], target_ms: float | None) -> list[Capacity]:
+        """What is known of the devices of which it isn't known what they carry: a bound, or why it isn't known."""
+        known = [each for each in self._evidence.capacities if target_ms in (None, each.target_ms)]
+        found = []
+        for device in devices:
+            unknown = Capacity(self._evidence.model, device, 0, target_ms or 0.0, None, reason="no search came to its end")
+            searched = next((each for each in known if each.device == device), unknown)
+            found.append(searched if target_ms is None else self._carries.get((device, target_ms)) or searched)
+        return [each for each in found if each.per_s is None]
+
+    def _why_untold(self, capacity: Capacity) -> str:
+        return f"what one {_noun(capacity.device)} carries isn't known: {capacity.reason}"
+
+    def _best(self, devices: Sequence[str], target_ms: float) -> Offer | None:
+        """The device that carries most."""
+        return max(self._offers(devices, target_ms), key=lambda each: each.capacity_per_s, default=None)
 
     def _offers(self, devices: Sequence[str], target_ms: float) -> list[Offer]:
         found = [self._carries.get((device, target_ms)) for device in devices]

@@ -41,8 +41,9 @@ class Capacity:
     """How many requests per second a device carries within a latency target.
 
     Attributes:
-        per_s: the greatest rate that was kept; 0 if not even the least tried, None if it couldn't be found.
-        beyond_per_s: the least rate above it that was missed; None if none was, so that it may carry more.
+        per_s: the greatest rate that was kept; 0 if the device misses the target even at low load, None if it isn't known.
+        beyond_per_s: the least rate above it that was missed; None if none was, so that it may carry more. Where no rate was
+            kept, all that is known is that it carries less than this.
         reason: what ended the search, or why there is no number.
     """
 
@@ -139,10 +140,14 @@ def capacity_of(model: str, device: str, batch: int, target_ms: float, trials: S
     if low is None and high is None:
         return Capacity(model, device, batch, target_ms, None, trials=len(trials), reason=last or "no trial")
     if low is None:
-        missed = f"missed even at {three_digits(high or 0.0)}/s: {last}"
-        return Capacity(model, device, batch, target_ms, 0.0, high, len(trials), missed)
+        return Capacity(model, device, batch, target_ms, None, high, len(trials), f"{none_kept(high or 0.0)} ({last})")
     reason = "" if high is not None and high <= low * (1 + RESOLUTION) else f"ended early: {last}"
     return Capacity(model, device, batch, target_ms, low, high, len(trials), reason)
+
+
+def none_kept(least_per_s: float) -> str:
+    """What is known where no rate was kept."""
+    return f"even the least rate that was tried, {three_digits(least_per_s)}/s, was missed; a lower one may be kept"
 
 
 def _kept_at(trials: Sequence[Trial], rate_per_s: float) -> int:

@@ -176,16 +176,19 @@ def _pair(evidence: Evidence, compared: Sequence[Comparison], first: str, second
 
 
 def _capacities(evidence: Evidence, first: str, second: str) -> str:
-    one, other = evidence.capacity(first), evidence.capacity(second)
-    if not one or not other or one.per_s is None or other.per_s is None:
+    told = [each for each in evidence.capacities if each.per_s is not None or each.beyond_per_s is not None]
+    found = [next((each for each in told if each.device == device), None) for device in (first, second)]
+    known = [each for each in found if each is not None]
+    if len(known) < len(found):
         return ""
-    rates = " and ".join(f"{capacity.device} {_rate(capacity)}" for capacity in (one, other))
-    return f"Within a p99 of {one.target_ms:g} ms, {rates}."
+    rates = " and ".join(f"{capacity.device} {_rate(capacity)}" for capacity in known)
+    return f"Within a p99 of {known[0].target_ms:g} ms, {rates}."
 
 
 def _rate(capacity: Capacity) -> str:
     if not capacity.per_s:
-        return "keeps no rate that was tried"
+        least = "" if capacity.beyond_per_s is None else f", of which the least is {three_digits(capacity.beyond_per_s)}/s"
+        return f"keeps no rate that was tried{least}"
     more = "" if capacity.beyond_per_s is not None else "at least "
     return f"carries {more}{three_digits(capacity.per_s)} requests/s"
 

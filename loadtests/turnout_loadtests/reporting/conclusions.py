@@ -26,7 +26,9 @@ def concluded(results: Results) -> Results:
 def carries(results: Results, evidence: Evidence) -> dict[tuple[str, float], Capacity | None]:
     """What each device with valid measurements carries within each target of a report, in milliseconds."""
     return {
-        (device, target_ms): carried(results.cells, results.capacities, evidence.model, device, target_ms)
+        (device, target_ms): carried(
+            results.cells, results.capacities, evidence.model, device, target_ms, evidence.single(device)
+        )
         for device in evidence.measured
         for target_ms in shown_targets(results.target_ms)
     }

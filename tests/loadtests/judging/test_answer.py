@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from turnout_loadtests.judging.answer import NEEDED, NO, OPEN, UNDECIDED, YES, Answer, Question, answer
@@ -106,6 +107,46 @@ def test_needs_is_said_only_where_the_cpu_misses_the_target_even_at_low_load() -
     assert asked({"cpu": 0.0, "cuda": 0.0}).headline.startswith("Neither keeps p99 ≤ 50 ms")
     for load in (1.0, 1e5):
         assert asked({"cpu": 100.0, "cuda": 2000.0}, PRICES, [load]).kind != NEEDED
+
+
+def bounded(device: str, beyond_per_s: float) -> Capacity:
+    """What is known of a device that kept none of the rates tried."""
+    return Capacity("resnet50", device, 1, TARGET_MS, None, beyond_per_s, 9, f"{beyond_per_s:g}/s was missed")
+
+
+def of(capacities: Sequence[Capacity], ms: float = 10.0, **question: Any) -> Answer:
+    """The answer about devices with these capacities, which take so long for one request."""
+    names = [each.device for each in capacities]
+    prices = question.get("prices", {})
+    facts = {name: DeviceFacts(name, name, "P", 2, 1, price_per_hour=prices.get(name)) for name in names}
+    made = World({name: Behaviour(ms=ms) for name in names}, facts, rounds=3, window_s=0.1 * ms).results()
+    carries = {(each.device, TARGET_MS): each for each in capacities}
+    return answer(evidence_of(made, "resnet50"), carries, Question(TARGET_MS, **question))
+
+
+def exactly(device: str, per_s: float) -> Capacity:
+    return Capacity("resnet50", device, 1, TARGET_MS, per_s, per_s * 1.04 or 5.0, 9)
+
+
+def test_a_cpu_that_missed_the_rates_tried_may_keep_a_lower_one() -> None:
+    for searched in (True, False):
+        found = of([bounded("cpu", 150.0), exactly("cuda", 2000.0)], searched=searched)
+        assert (found.kind, found.headline) == (
+            UNDECIDED, "Undecided: what one CPU carries isn't known: 150/s was missed.",
+        )  # fmt: skip
+        assert "1\N{NO-BREAK SPACE}400 requests/s" in found.lines[0]
+        assert "Measure lower rates" in found.lines[1]
+
+
+def test_one_cpu_of_unknown_capacity_may_keep_what_another_misses() -> None:
+    found = of([exactly("cpu", 0.0), bounded("openvino", 80.0), exactly("cuda", 2000.0)])
+    assert (found.kind, "what one openvino carries isn't known" in found.headline) == (UNDECIDED, True)
+
+
+def test_where_one_request_at_a_time_misses_the_target_it_says_so() -> None:
+    found = of([exactly("cpu", 0.0), exactly("cuda", 2000.0)], ms=100.0)
+    assert found.kind == NEEDED
+    assert found.headline == "Yes, it needs one: the CPU misses p99 ≤ 50 ms even with one request at a time."
 
 
 def test_a_gpu_that_is_slower_is_said_to_be_cheaper_at_no_load() -> None:

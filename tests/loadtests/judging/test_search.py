@@ -49,10 +49,13 @@ def test_a_rate_counts_once_it_was_kept_twice() -> None:
     assert sum(trial.rate_per_s == best for trial in trials) == 2
 
 
-def test_a_device_that_misses_the_target_at_any_rate_has_a_capacity_of_zero() -> None:
-    found = capacity_of("m", "cpu", 1, 50.0, searched(lambda _: False, 40.0))
-    assert found.per_s == 0.0
-    assert "missed even at" in found.reason
+@pytest.mark.parametrize("start", [0.1, 40.0])
+def test_a_device_that_kept_no_rate_has_no_capacity_but_a_bound(start: float) -> None:
+    """Not 0: the least rate that was tried may be more than the device carries."""
+    found = capacity_of("m", "cpu", 1, 50.0, searched(lambda _: False, start))
+    assert found.per_s is None
+    assert found.beyond_per_s == pytest.approx(start / 32)
+    assert "was missed; a lower one may be kept" in found.reason
 
 
 def test_a_search_whose_trials_tell_nothing_ends_without_a_number() -> None:

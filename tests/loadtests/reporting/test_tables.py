@@ -69,7 +69,7 @@ def test_without_prices_the_tables_count_devices_and_invent_nothing() -> None:
 
 def test_a_device_that_misses_the_target_has_a_dash() -> None:
     results = made({"cpu": 0.34, "cuda": 1.2}, loads_per_s=(500.0,), capacities=[
-        Capacity("resnet50", "cpu", 1, 50.0, 0.0, 5.0), Capacity("resnet50", "cuda", 1, 50.0, 2000.0, 2080.0),
+        Capacity("resnet50", "cpu", 1, 50.0, None, 0.5), Capacity("resnet50", "cuda", 1, 50.0, 2000.0, 2080.0),
     ])  # fmt: skip
     assert rows(tables.cost(results, evidence_of(results, "resnet50"), 50.0))["500/s"][0] == DASH
 
