@@ -29,6 +29,7 @@ from turnout_loadtests.plan import (
     filling,
     in_turn,
     next_in_flight,
+    open_limit,
     rounds_of,
     step_s,
 )
@@ -339,7 +340,11 @@ class Run:
             device=device,
             batch=experiment.batch,
             arrival=OPEN if is_open else CLOSED,
-            in_flight=_open_limit(experiment.rate_per_s) if is_open else 1 if experiment.single else in_flight,
+            in_flight=open_limit(experiment.rate_per_s, request.target_ms)
+            if is_open
+            else 1
+            if experiment.single
+            else in_flight,
             rate_per_s=experiment.rate_per_s,
             warm_up_s=request.profile.warm_up_s,
             duration_s=request.profile.window_s,
@@ -374,8 +379,3 @@ class Run:
 
     def _shares_cores(self, facts: DeviceFacts) -> bool:
         return self._server.is_local and not facts.is_gpu and not self._options.sender_cores
-
-
-def _open_limit(rate_per_s: float) -> int:
-    """The most requests in flight of an open load: those of two seconds, but enough for bursts at low rates."""
-    return max(64, int(2 * rate_per_s))

@@ -165,6 +165,14 @@ def filling(rates: Sequence[tuple[int, float]]) -> int:
     return min(in_flight for in_flight, rate in rates if rate * WORTHWHILE_GAIN >= best)
 
 
+def open_limit(rate_per_s: float, target_ms: float | None) -> int:
+    """The most requests in flight of a load at a rate: those of two seconds, or of twice the target if that is longer.
+
+    At low rates it is enough for bursts. A device that keeps the target has no more in flight than arrive within it.
+    """
+    return max(64, int(max(2.0, 2 * (target_ms or 0.0) / 1e3) * rate_per_s))
+
+
 def duration_s(request: Request, experiment: Experiment, in_flight: int, latency_s: float) -> float:
     """How long one round of an experiment measures.
 

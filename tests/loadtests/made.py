@@ -32,6 +32,7 @@ class Behaviour:
         client_ms: part of the time that the client takes.
         fails_share: the share of requests that fail.
         fails_at: the batches of which they do; empty for all.
+        queues: whether it answers one after another, so that requests of a load at a rate wait, and some aren't sent.
     """
 
     ms: float = 10.0
@@ -42,6 +43,7 @@ class Behaviour:
     client_ms: float = 0.3
     fails_share: float = 0.0
     fails_at: tuple[int, ...] = ()
+    queues: bool = False
     answers_as: str = ""
     client_cpu: float = 0.1
     machine: MachineUse = field(default_factory=lambda: QUIET)
@@ -56,11 +58,14 @@ def load(**changes: Any) -> Load:
 def samples(given: Load, device: Behaviour, chance: np.random.Generator) -> Samples:
     """What a device of this behaviour would answer to a load: requests one after another, in each of those in flight."""
     mean_ms = device.ms * float(np.exp(chance.normal(0, device.drift)))
-    begin_s, end_s = 10.0, 10.0 + given.duration_s
+    begin_s, end_s, dropped = 10.0, 10.0 + given.duration_s, 0
     if given.arrival == OPEN:
         due_s = np.cumsum(chance.exponential(1 / given.rate_per_s, int(given.rate_per_s * (given.duration_s + 1) * 1.5))) + 9.5
         due_s = due_s[due_s < end_s]
         took_s = _times_s(device, mean_ms, len(due_s), chance)
+        if device.queues:
+            due_s, took_s, lost_s = _queued(due_s, took_s, given.in_flight)
+            dropped = int(((lost_s >= begin_s) & (lost_s < end_s)).sum())
     else:
         dues, tooks = [], []
         for place in range(given.in_flight):
@@ -87,7 +92,7 @@ def samples(given: Load, device: Behaviour, chance: np.random.Generator) -> Samp
         queue_us=np.full(count, 50),
         compute_us=compute_us,
         window_s=np.array([begin_s, end_s]),
-        dropped=0,
+        dropped=dropped,
         in_flight=float(overlap.sum() / given.duration_s),
         client_cpu_s=device.client_cpu * given.duration_s,
         client_wait_s=0.0,
@@ -130,6 +135,7 @@ class World:
     gaps: Sequence[Gap] = ()
     seed: int = 1
     window_s: float = 4.0
+    in_flight_at_rate: int = 64
 
     def ledger(self) -> Ledger:
         """The comparison with all its cells."""
@@ -168,7 +174,7 @@ class World:
         return [
             load(**usual),
             *(load(batch=batch, in_flight=self.in_flight, **usual) for batch in self.batches),
-            *(load(arrival=OPEN, rate_per_s=rate, in_flight=64, **usual) for rate in self.loads_per_s),
+            *(load(arrival=OPEN, rate_per_s=rate, in_flight=self.in_flight_at_rate, **usual) for rate in self.loads_per_s),
         ]
 
 
@@ -178,6 +184,21 @@ def _times_s(device: Behaviour, mean_ms: float, count: int, chance: np.random.Ge
     times_ms[slow] = device.slow_ms
     found: NDArray[np.float64] = times_ms / 1e3
     return found
+
+
+def _queued(
+    due_s: NDArray[np.float64], took_s: NDArray[np.float64], most: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Requests that are answered one after another: when they were due, how long they took, and when others weren't sent."""
+    ends_s: list[float] = []
+    sent_s, lost_s = [], []
+    for due, took in zip(due_s.tolist(), took_s.tolist(), strict=True):
+        if len(ends_s) >= most and ends_s[-most] > due:
+            lost_s.append(due)
+            continue
+        ends_s.append(max(due, ends_s[-1] if ends_s else 0.0) + took)
+        sent_s.append(due)
+    return np.array(sent_s), np.array(ends_s) - np.array(sent_s), np.array(lost_s)
 
 
 def add_metadata() -> pb.ModelMetadataResponse:

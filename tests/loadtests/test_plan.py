@@ -14,6 +14,7 @@ from turnout_loadtests.plan import (
     filling,
     in_turn,
     next_in_flight,
+    open_limit,
     rounds_of,
     window_s,
 )  # fmt: skip
@@ -80,3 +81,10 @@ def test_a_model_that_nothing_can_run_takes_no_time() -> None:
 def test_a_profile_says_what_it_cannot_say() -> None:
     assert "without a search" in PROFILES["quick"].says_not
     assert not PROFILES["standard"].says_not
+
+
+@pytest.mark.parametrize(
+    ("rate", "target_ms", "most"), [(10.0, None, 64), (300.0, None, 600), (300.0, 50.0, 600), (300.0, 10_000.0, 6000)]
+)
+def test_a_device_that_keeps_a_long_target_needs_no_drops(rate: float, target_ms: float | None, most: int) -> None:
+    assert open_limit(rate, target_ms) == most

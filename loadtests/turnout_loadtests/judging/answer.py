@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID
 from turnout_loadtests.judging.economics import Offer, break_even_per_s, cost_per_hour, needed, worthwhile_per_s
-from turnout_loadtests.judging.ladder import TARGETS_MS, misses_alone
+from turnout_loadtests.judging.ladder import TARGETS_MS, keeps, misses_alone
 from turnout_loadtests.judging.search import Capacity
+from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.judging.validity import DISTURBED
 from turnout_loadtests.judging.verdict import Evidence, at_least
 from turnout_loadtests.measuring.devices import GPU_KINDS
@@ -161,17 +162,28 @@ class _Answering:
         return self._said(OPEN, headline, [*speeds, "Use --profile standard --slo-p99 50ms for an answer.", *self._reasons()])
 
     def _kept_load(self, target_ms: float) -> Answer | None:
-        """What the Server loads say where there was no search."""
-        for summary in sorted(self._evidence.summaries, key=lambda each: -each.key.rate_per_s):
-            bound = summary.latency.p99_upper_ms
-            if summary.key.scenario != SERVER or summary.state == INVALID or summary.key.device not in self._others:
-                continue
-            where = f"{summary.key.rate_per_s:g} requests/s at p99 ≤ {target_ms:g} ms"
-            if bound is not None and bound <= target_ms:
-                headline = f"No, not for {where}: one {_noun(summary.key.device)} keeps them"
-                lines = [f"Its p99 is at most {_n(bound)} ms there. What more it carries was not searched."]
-                return self._said(NO, headline, [*lines, *self._reasons()])
-        return None
+        """What the Server loads say where there was no search; the largest that was asked for decides."""
+        loads = [each for each in self._evidence.summaries if each.key.scenario == SERVER]
+        largest = max([*self._question.loads_per_s, *(each.key.rate_per_s for each in loads)], default=0.0)
+        told = {each.key: keeps(each, target_ms) for each in loads}
+        mine = [each for each in loads if each.key.device in self._others]
+        kept = sorted((each for each in mine if told[each.key]), key=lambda each: -each.key.rate_per_s)
+        where = f"{largest:g} requests/s at p99 ≤ {target_ms:g} ms"
+        if kept and kept[0].key.rate_per_s == largest:
+            bound = f"Its p99 is at most {_n(kept[0].latency.p99_upper_ms or 0.0)} ms there."
+            lines = [f"{bound} What more it carries was not searched."]
+            return self._said(
+                NO, f"No, not for {where}: one {_noun(kept[0].key.device)} keeps them", [*lines, *self._reasons()]
+            )
+        at_largest = [told[each.key] for each in mine if each.key.rate_per_s == largest]
+        if not kept and False not in at_largest:
+            return None
+        lines = [_at_rate(each, target_ms) for each in loads if told[each.key] is not None]
+        if at_largest and set(at_largest) == {False}:
+            headline = f"{where[0].upper() + where[1:]} are more than one {_noun(self._others[0])} carries"
+        else:
+            headline = f"Not decided: whether one {_noun(self._others[0])} keeps {where} isn't known"
+        return self._said(OPEN, headline, [*lines, *self._reasons()])
 
     def _of_gpu_alone(self) -> Answer:
         target_ms = self._question.target_ms
@@ -291,6 +303,14 @@ def _noun(device: str) -> str:
     """A device's name for a sentence: the plain kinds have words, others their own names."""
     name, precision = split_precision(device)
     return " ".join(filter(None, [{"cpu": "CPU", "cuda": "GPU"}.get(name, name), precision and f"with {precision}"]))
+
+
+def _at_rate(load: Summary, target_ms: float) -> str:
+    """Whether a device kept the target under a load at a rate, and how that shows."""
+    name, rate, bound_ms = _noun(load.key.device), f"{load.key.rate_per_s:g} requests/s", load.latency.p99_upper_ms
+    if keeps(load, target_ms):
+        return f"One {name} keeps {rate}: its p99 is at most {_n(bound_ms or 0.0)} ms there."
+    return f"One {name} doesn't keep {rate}: {load.overloaded or f'its p99 may be {_n(bound_ms or 0.0)} ms'}."
 
 
 def _units(count: int, offer: Offer) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from turnout_loadtests.judging.cells import INVALID, Cell
+from turnout_loadtests.judging.cells import INVALID, LIMITED, Cell
 from turnout_loadtests.judging.search import Capacity, Trial, bounds, kept, none_kept
 from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.sending.load import SERVER
@@ -63,6 +63,21 @@ def misses_alone(single: Summary | None, target_ms: float) -> bool:
     if single is None or single.state == INVALID or single.p99_lower_ms is None or single.headroom is None:
         return False
     return single.p99_lower_ms / single.headroom > target_ms
+
+
+def keeps(load: Summary, target_ms: float) -> bool | None:
+    """Whether a device kept the target in every round of a load at a rate; None if that can't be told.
+
+    As with a trial of a search, a miss counts only if it is the device's.
+    """
+    upper_ms = load.latency.p99_upper_ms
+    if load.overloaded:
+        return False
+    if load.state == INVALID or upper_ms is None:
+        return None
+    if upper_ms <= target_ms and not load.dropped and all(p99_ms <= target_ms for p99_ms in load.p99s.values()):
+        return True
+    return None if load.state == LIMITED else False
 
 
 def _by_loads(cells: Iterable[Cell], model: str, device: str, target_ms: float) -> Capacity | None:

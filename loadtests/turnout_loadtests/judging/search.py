@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID, LIMITED, Cell
-from turnout_loadtests.judging.validity import DISTURBED, WRONG_DEVICE
+from turnout_loadtests.judging.validity import DISTURBED, MIN_ACHIEVED, WRONG_DEVICE
 from turnout_loadtests.statistics import allowed_exceedances
 
 #: The search ends once the least rate that fails is within this of the greatest that is kept.
@@ -17,7 +17,6 @@ MAX_TRIALS = 18
 START_SHARE = 0.25
 #: Of a device that is too slow for the start rate: how often it is halved.
 MAX_HALVINGS = 5
-MIN_ACHIEVED = 0.98
 #: How the reasons of a cell begin that aren't about how fast its device is.
 NOT_ITS_FAULT = (DISTURBED, WRONG_DEVICE)
 #: Requests of a trial: with 662, one may miss a p99 target; the least number, 459, would allow none.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout_loadtests.judging.cells import INVALID, LIMITED, VALID, Cell, Percentiles, percentiles
+from turnout_loadtests.judging.validity import OVERLOADED, overloaded
 from turnout_loadtests.statistics import lower_bound, mean_interval, nearest_rank
 
 #: Answers of a round below which it has no p99.
@@ -48,6 +49,8 @@ class Summary:
         curve: quantiles (0 to 1) and milliseconds.
         headroom: the largest of the rounds.
         joules_per_row, watts: by the source that is named with them; None if it isn't known.
+        dropped: requests of all rounds that weren't sent because too many were in flight.
+        overloaded: how the device fell behind the load, in the rounds that say so of it; empty if it didn't.
     """
 
     key: Key
@@ -84,6 +87,8 @@ class Summary:
     cpu_source: str = ""
     target_ms: float | None = None
     notes: list[str] = field(default_factory=list)
+    dropped: int = 0
+    overloaded: str = ""
 
     @property
     def rows_per_s(self) -> float | None:
@@ -112,10 +117,14 @@ def summarised(cells: Sequence[Cell], times_ms: Mapping[int, NDArray[Any]]) -> S
     times = np.concatenate(list(times_ms.values())) if usable else np.array([])
     headrooms = [cell.headroom for cell in usable]
     shown = usable or list(cells)
+    its_own = [
+        cell for cell in cells if cell.state == VALID or any(reason.startswith(OVERLOADED) for reason in cell.reasons[:1])
+    ]
+    overload = overloaded(its_own)
     return Summary(
         key=key_of(cells[0]),
         state=INVALID if not enough else LIMITED if LIMITED in states else VALID,
-        reasons=_reasons(cells),
+        reasons=_reasons(cells, overload),
         rounds=len(cells),
         usable=len(usable),
         answers=sum(cell.answers for cell in usable),
@@ -146,14 +155,17 @@ def summarised(cells: Sequence[Cell], times_ms: Mapping[int, NDArray[Any]]) -> S
         cpu_j=_sum([cell.cpu.joules for cell in usable]),
         cpu_source=next((cell.cpu.source for cell in usable), ""),
         target_ms=cells[0].target_ms,
+        dropped=sum(cell.dropped for cell in cells),
+        overloaded=overload,
     )
 
 
-def _reasons(cells: Sequence[Cell]) -> list[str]:
-    """The reasons of all rounds, each once, those of the worst state first."""
+def _reasons(cells: Sequence[Cell], overload: str) -> list[str]:
+    """The reasons of all rounds, each once, those of the worst state first; an overload is told of them together."""
     order = {INVALID: 0, LIMITED: 1, VALID: 2}
     by_state = sorted(cells, key=lambda cell: order[cell.state])
-    return list(dict.fromkeys(reason for cell in by_state for reason in cell.reasons))[:4]
+    found = [reason for cell in by_state for reason in cell.reasons if not reason.startswith(OVERLOADED)]
+    return list(dict.fromkeys([*([f"{OVERLOADED}: {overload}"] if overload else []), *found]))[:4]
 
 
 def _curve(times: NDArray[Any]) -> list[tuple[float, float]]:

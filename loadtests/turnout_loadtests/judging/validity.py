@@ -4,7 +4,8 @@ A cell is VALID; LIMITED, if the device may be faster than measured, so that its
 first reason that was found. Remarks on a valid cell say what a reader should know.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from turnout_loadtests.formatting import three_digits
@@ -16,8 +17,10 @@ from turnout_loadtests.statistics import differ_by_chance
 
 #: How the reasons begin of what may go better another time.
 REPEATABLE = ("disturbed", "not steady")
-DISTURBED, WRONG_DEVICE = REPEATABLE[0], "asked for"
-MAX_FAILURES = 0.01  # a p99 can't be told if more than that have no latency
+DISTURBED, WRONG_DEVICE, OVERLOADED = REPEATABLE[0], "asked for", "overloaded"
+MAX_FAILURES = MAX_DROPPED = 0.01  # a p99 can't be told if more than that have no latency
+#: A load at a rate is kept up with if this share of what was offered was answered in the same time.
+MIN_ACHIEVED = 0.98
 IN_FLIGHT_TOLERANCE = 0.1
 MIN_IN_FLIGHT = 0.5
 MAX_PART_RATIO = 1.25
@@ -88,6 +91,11 @@ def judged(cell: Cell, setting: Setting) -> Cell:
         share = min(0.9, cell.client.cpu * cell.client.processes / setting.cores)
         remarks.append(f"the senders took {share:.0%} of the cores that the device computes on: its figures are at least")
         headroom /= 1 - share
+    if overload := overloaded([cell]):
+        if cell.dropped > MAX_DROPPED * (cell.requests + cell.dropped):
+            why = f"{DISTURBED}: {limits[0]}, and {overload}" if limits else f"{OVERLOADED}: {overload}"
+            return replace(cell, state=INVALID, reasons=[why], headroom=None)
+        remarks.append(f"{OVERLOADED}: {overload}")
     state = LIMITED if limits else VALID
     return replace(cell, state=state, reasons=[*limits, *remarks], headroom=None if sending is None else headroom * sending)
 
@@ -181,6 +189,25 @@ CHECKS: tuple[Callable[[Cell, Setting], list[str]], ...] = (
     _steady,
     _undisturbed,
 )
+
+
+def overloaded(cells: Sequence[Cell]) -> str:
+    """How a device fell behind a load at a rate, in these rounds together; empty if it didn't, but for chance.
+
+    Answers in a window differ from what was due in it by the requests in flight at both of its ends.
+    """
+    cells = [cell for cell in cells if cell.arrival == OPEN and cell.duration_s > 0]
+    requests, dropped = sum(cell.requests for cell in cells), sum(cell.dropped for cell in cells)
+    if dropped:
+        return f"{dropped} of {requests + dropped} requests weren't sent, because {cells[0].in_flight} were in flight"
+    duration_s = sum(cell.duration_s for cell in cells)
+    ended = sum(sum(cell.part_rates) * cell.duration_s / len(cell.part_rates) for cell in cells if cell.part_rates)
+    late = requests - sum(cell.failures for cell in cells) - ended
+    by_chance = 3 * math.sqrt(2 * sum(cell.in_flight_mean for cell in cells))
+    if late <= (1 - MIN_ACHIEVED) * requests + by_chance:
+        return ""
+    answered, offered = three_digits(ended / duration_s), three_digits(requests / duration_s)
+    return f"{answered} of {offered} requests/s were answered: it takes longer the longer the load lasts"
 
 
 def client_limits(cell: Cell, floor: Floor | None) -> list[str]:

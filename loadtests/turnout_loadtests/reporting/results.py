@@ -26,7 +26,7 @@ UNAVAILABLE, FAILED, NOT_REACHED = "unavailable", "failed", "not reached"
 
 Built = TypeVar("Built")
 #: Fields that results of an older Turnout don't have.
-_WITH_DEFAULT = ("model_hashes",)
+_WITH_DEFAULT = ("model_hashes", "dropped", "overloaded")
 
 
 @dataclass(frozen=True)

@@ -241,15 +241,15 @@ def measurements(results: Results) -> Table:
         rows.append(
             [
                 key.model, key.device, key.scenario, str(key.batch), load, _rate(each), bounded("p50"), bounded("p90"),
-                bounded("p99"), or_dash(queue), or_dash(compute), str(each.failures), f"{each.usable} of {each.rounds}",
-                each.state, "; ".join(each.reasons),
+                bounded("p99"), or_dash(queue), or_dash(compute), str(each.failures), str(each.dropped),
+                f"{each.usable} of {each.rounds}", each.state, "; ".join(each.reasons),
             ]
         )  # fmt: skip
     head = [
         "Model", "Device", "Scenario", "Batch", "Load", "Rows/s", "p50 ms", "p90 ms", "p99 ms", "Queue ms", "Compute ms",
-        "Failures", "Rounds", "State", "Reasons and remarks",
+        "Failures", "Dropped", "Rounds", "State", "Reasons and remarks",
     ]  # fmt: skip
-    return Table("Measurements", head, rows, "", (0, 1, 2, 13, 14))
+    return Table("Measurements", head, rows, "", (0, 1, 2, 14, 15))
 
 
 def offers_of(results: Results, evidence: Evidence, target_ms: float) -> list[Offer]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from turnout_loadtests.judging.answer import NEEDED, NO, OPEN, UNDECIDED, YES, Answer, Question, answer
-from turnout_loadtests.judging.ladder import carried, shown_targets
+from turnout_loadtests.judging.cells import INVALID, LIMITED
+from turnout_loadtests.judging.ladder import carried, keeps, shown_targets
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.measuring.devices import DeviceFacts
-from turnout_loadtests.reporting.conclusions import evidence_of
+from turnout_loadtests.reporting.conclusions import carries, evidence_of
 from turnout_loadtests.reporting.results import UNAVAILABLE, Gap
 from turnout_loadtests.sending.load import OPEN as OPEN_LOAD
 
@@ -230,6 +231,42 @@ def test_a_load_that_was_measured_within_the_target_answers_without_a_search() -
     assert (found.kind, found.headline) == (NO, "No, not for 60 requests/s at p99 ≤ 50 ms: one CPU keeps them.")
     missed = answer(evidence_of(made, "resnet50"), {}, Question(5.0, (60.0,), searched=False))
     assert missed.kind == OPEN
+
+
+def loaded(target_ms: float, loads: Sequence[float], **devices: Behaviour) -> Answer:
+    """The answer of a profile without a search about loads at a rate."""
+    made = World(devices, loads_per_s=tuple(loads), rounds=4, target_ms=target_ms, in_flight_at_rate=20_000).results()
+    evidence = evidence_of(made, "resnet50")
+    return answer(evidence, carries(made, evidence), Question(target_ms, loads, searched=False))
+
+
+SERIAL = Behaviour(ms=11.4, queues=True)  # 88 a second at most
+
+
+def test_a_load_that_a_device_falls_behind_is_not_kept_however_long_the_target() -> None:
+    """In four seconds the queue of 100/s grows to half a second only."""
+    found = loaded(2000.0, [100.0], cpu=SERIAL)
+    assert (found.kind, found.headline) == (OPEN, "100 requests/s at p99 ≤ 2000 ms are more than one CPU carries.")
+    assert "requests/s were answered" in found.lines[0]
+    assert loaded(2000.0, [60.0], cpu=SERIAL).kind == NO
+
+
+def test_the_largest_load_decides_and_not_the_largest_that_was_kept() -> None:
+    found = loaded(200.0, [30.0, 300.0], cpu=SERIAL, cuda=Behaviour(ms=2.0))
+    assert (found.kind, found.headline) == (OPEN, "300 requests/s at p99 ≤ 200 ms are more than one CPU carries.")
+    assert found.lines[0].startswith("One CPU keeps 30 requests/s: its p99 is at most ")
+    assert any(line.startswith("One GPU keeps 300 requests/s: its p99 is at most 2.") for line in found.lines)
+
+
+def test_a_load_must_be_kept_in_every_round() -> None:
+    made = World({"cpu": Behaviour()}, loads_per_s=(60.0,), rounds=4).results()
+    (load,) = [each for each in made.summaries if each.key.rate_per_s]
+    assert keeps(load, 50.0) is True
+    late = replace(load, p99s={**load.p99s, "2": 60.0})
+    assert keeps(late, 50.0) is False
+    assert keeps(replace(load, dropped=1), 50.0) is False
+    assert keeps(replace(late, state=LIMITED), 50.0) is None  # the device may be faster
+    assert keeps(replace(load, state=INVALID), 50.0) is None
 
 
 def test_the_loads_of_a_search_tell_about_other_targets() -> None:

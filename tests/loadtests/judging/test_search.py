@@ -88,6 +88,13 @@ def test_a_miss_counts_only_if_it_is_the_devices() -> None:
     assert kept(cell(fast, **shown), 50.0).kept is True  # kept although others took cores
 
 
+def test_drops_count_as_a_miss_only_where_nothing_held_the_device_back() -> None:
+    shown: dict[str, Any] = {"arrival": OPEN, "rate_per_s": 300.0, "in_flight": 64, "duration_s": 5.0}
+    slow = Behaviour(ms=10.0, queues=True)
+    assert kept(cell(slow, **shown), 5000.0).kept is False
+    assert kept(cell(replace(slow, machine=replace(QUIET, other_work_percent=30.0)), **shown), 5000.0).kept is None
+
+
 @pytest.mark.parametrize(("rate", "length_s"), [(1000.0, 5.0), (66.2, 10.0), (10.0, 60.0), (5.0, None)])
 def test_a_trial_lasts_until_a_p99_can_be_told_or_is_left_out(rate: float, length_s: float | None) -> None:
     found = trial_length_s(rate, 5.0, 60.0)

@@ -1,10 +1,11 @@
 """Every reason for which a cell can't be used, or only as a bound; and that a good cell passes."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from turnout_loadtests.judging.cells import INVALID, LIMITED, VALID, Cell, ClientUse
-from turnout_loadtests.judging.validity import CHECKS, Floor, Setting, judged
+from turnout_loadtests.judging.validity import CHECKS, Floor, Setting, judged, overloaded
 from turnout_loadtests.measuring.machine import MachineUse
 from turnout_loadtests.sending.load import OPEN
 
@@ -134,6 +135,38 @@ def test_late_requests_of_an_open_load_are_a_bound() -> None:
     raw = cell(Behaviour(client_ms=3.0), arrival=OPEN, rate_per_s=50.0, in_flight=64)
     late = replace(raw, client=replace(raw.client, lag_p99_ms=40.0))
     assert "sent 40 ms late" in judged(late, Setting()).reasons[0]
+
+
+def at_a_rate(rate: float, in_flight: int, ms: float = 10.0, **changes: Any) -> Cell:
+    """A device that answers one request after another, at a rate; in a window in which a p99 can't be told."""
+    shown = {"duration_s": 4.0, "target_ms": 2000.0, **changes}
+    return cell(Behaviour(ms=ms, queues=True), arrival=OPEN, rate_per_s=rate, in_flight=in_flight, **shown)
+
+
+def test_requests_that_were_not_sent_have_no_latency() -> None:
+    found = at_a_rate(300.0, 64)
+    assert reason(found).startswith(f"overloaded: {found.dropped} of {found.requests + found.dropped} requests weren't sent")
+    assert found.headroom is None
+
+
+@pytest.mark.parametrize(("rate", "behind"), [(30.0, False), (70.0, False), (130.0, True), (300.0, True)])
+def test_a_device_that_falls_behind_a_rate_is_overloaded_without_drops_too(rate: float, behind: bool) -> None:
+    found = at_a_rate(rate, 10_000)
+    assert (found.state, found.dropped) == (VALID, 0)
+    assert any(text.startswith("overloaded: ") and "requests/s were answered" in text for text in found.reasons) is behind
+
+
+def test_rounds_that_each_fall_behind_a_little_do_so_together() -> None:
+    rounds = [at_a_rate(106.0, 10_000, seed=seed, duration_s=8.0) for seed in range(1, 9)]
+    assert overloaded(rounds)
+    assert not overloaded([at_a_rate(60.0, 10_000, seed=seed) for seed in range(1, 9)])
+    assert not overloaded([cell(in_flight=64)])  # requests in flight, not a rate
+
+
+def test_a_load_that_falls_behind_while_others_take_the_cores_is_disturbed() -> None:
+    raw = at_a_rate(300.0, 64)
+    found = judged(replace(raw, machine=replace(QUIET, other_work_percent=30.0)), Setting())
+    assert reason(found).startswith("disturbed: others took 30 % of the cores' time, and ")
 
 
 def test_the_senders_share_of_the_devices_cores_is_headroom() -> None:

@@ -39,6 +39,16 @@ def test_fields_of_a_newer_turnout_are_ignored(tmp_path: Path) -> None:
     assert files.read(path) == MADE
 
 
+def test_results_of_an_older_turnout_lack_what_it_did_not_know(tmp_path: Path) -> None:
+    files.write(MADE, tmp_path)
+    path = tmp_path / "results.json"
+    values = json.loads(path.read_text())
+    for each in values["summaries"]:
+        del each["dropped"], each["overloaded"]
+    path.write_text(json.dumps(values))
+    assert files.read(path) == MADE
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

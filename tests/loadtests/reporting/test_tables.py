@@ -127,7 +127,15 @@ def test_every_experiment_is_listed_with_its_state_and_an_invalid_one_has_no_num
     table = tables.measurements(concluded(broken))
     assert len(table.rows) == len(broken.summaries)
     invalid = [row for row in table.rows if row[1] == "cuda"]
-    assert all(row[5:9] == [DASH] * 4 and row[13] == "INVALID" and "requests failed" in row[14] for row in invalid)
+    assert all(row[5:9] == [DASH] * 4 and row[14] == "INVALID" and "requests failed" in row[15] for row in invalid)
+
+
+def test_requests_that_were_not_sent_are_counted_and_the_overload_comes_first() -> None:
+    slow = World({"cpu": Behaviour(queues=True)}, loads_per_s=(30.0, 300.0), rounds=3, target_ms=9000.0).results()
+    load, overload = tables.measurements(slow).rows[-2:]
+    assert (load[12], load[14]) == ("0", "VALID")
+    assert (int(overload[12]) > 100, overload[14]) == (True, "INVALID")
+    assert overload[15].startswith(f"overloaded: {overload[12]} of ")
 
 
 def test_loads_are_those_asked_for_and_a_series_around_what_devices_carry() -> None:
