@@ -1,12 +1,19 @@
 """The answer to the question: does this model need a GPU? From what devices carry, loads, target and prices; nothing else."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.cells import INVALID
-from turnout_loadtests.judging.economics import Offer, break_even_per_s, cost_per_hour, needed, worthwhile_per_s
+from turnout_loadtests.judging.economics import (
+    Offer,
+    break_even_per_s,
+    cheaper_between,
+    cost_per_hour,
+    needed,
+    needed_above,
+    worthwhile_per_s,
+)
 from turnout_loadtests.judging.ladder import TARGETS_MS, keeps, misses_alone
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.summaries import Summary
@@ -16,6 +23,8 @@ from turnout_loadtests.measuring.devices import GPU_KINDS
 from turnout_loadtests.payloads import split_precision
 from turnout_loadtests.sending.load import SERVER
 
+#: How many ranges of loads a sentence names.
+MAX_RANGES = 3
 NO, YES, NEEDED, OPEN, UNDECIDED = "no", "yes", "needed", "open", "undecided"
 
 
@@ -216,16 +225,14 @@ class _Answering:
             return [*lines, f"Which costs less is not known: pass {' '.join(f'--price {each}=…/h' for each in missing)}."]
         rate = break_even_per_s(cpu, gpu)
         if rate is None:
-            return [*lines, "At your prices the GPU is cheaper at no load."]
+            return [*lines, f"At your prices the GPU is cheaper {_at_some_loads(cheaper_between(cpu, gpu))}."]
         if rate == 0:
             return [*lines, "At your prices the GPU costs less at any load, even where one CPU is enough."]
-        above = math.floor(rate) + 1
-        cpus, gpus = needed(above, cpu), needed(above, gpu)
-        assert cpus is not None
-        assert gpus is not None
+        cpus, gpus = needed_above(rate, cpu), needed_above(rate, gpu)
         verb = "is" if gpus == 1 else "are"
-        text = f"From {_n(above)} requests/s on {_units(gpus, gpu)} {verb} cheaper than {_units(cpus, cpu)} at your prices"
-        return [*lines, f"{text} ({_money(gpus * gpu.price_per_hour)} against {_money(cpus * cpu.price_per_hour)} an hour)."]
+        text = f"Above {_n(rate)} requests/s {_units(gpus, gpu)} {verb} cheaper than {_units(cpus, cpu)} at your prices"
+        costs = f"{_money(gpus * gpu.price_per_hour)} against {_money(cpus * cpu.price_per_hour)} an hour"
+        return [*lines, f"{text} ({costs}), and so it stays at any greater load."]
 
     def _to_win(self, cpu: Offer) -> list[str]:
         """How fast a GPU that wasn't measured would have to be."""
@@ -316,6 +323,15 @@ def _at_rate(load: Summary, target_ms: float) -> str:
 def _units(count: int, offer: Offer) -> str:
     noun = _noun(offer.device)
     return f"one {noun}" if count == 1 else f"{count} {noun}s" if noun in ("CPU", "GPU") else f"{count} x {noun}"
+
+
+def _at_some_loads(ranges: Sequence[tuple[float, float]]) -> str:
+    """The loads at which a device costs less, where it isn't all above one."""
+    if not ranges:
+        return "at no load"
+    said = [f"between {_n(begin)} and {_n(end)}" if begin else f"up to {_n(end)}" for begin, end in ranges[:MAX_RANGES]]
+    loads = f"{' and '.join(filter(None, [', '.join(said[:-1]), said[-1]]))} requests/s"
+    return f"only {loads}" if len(ranges) <= MAX_RANGES else f"at some loads only, the first of which are {loads}"
 
 
 def _cost(count: int) -> str:

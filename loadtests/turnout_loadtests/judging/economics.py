@@ -14,6 +14,8 @@ SECONDS_OF_HOUR = 3600.0
 MILLION = 1e6
 #: Steps of the dearer device that are searched for a break-even.
 MAX_STEPS = 2000
+#: Amounts closer than this are equal.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,41 @@ def cost_per_million_at_capacity(offer: Offer) -> float | None:
 
 
 def break_even_per_s(first: Offer, second: Offer) -> float | None:
-    """The rate above which the second device is cheaper for the first time; 0 if it is from the start, None if it never is.
+    """The rate above which the second device always costs less; 0 if it does at any load, None if there is no such rate.
 
-    The first device's cost rises above each multiple of its usable rate, so only these have to be looked at.
+    On a step of the first device's cost the second's is greatest at the end of the step, so only the multiples of the first's
+    usable rate have to be looked at; from the greatest at which the second may still cost as much, downwards.
     """
     if first.price_per_hour is None or second.price_per_hour is None or min(first.capacity_per_s, second.capacity_per_s) <= 0:
         return None
+    saved = (
+        first.price_per_hour - second.price_per_hour * first.usable_per_s / second.usable_per_s
+    )  # on each step, at full load
+    if saved * MAX_STEPS < second.price_per_hour:
+        return None
+    for steps in range(math.ceil(second.price_per_hour / saved), 0, -1):
+        count = needed(steps * first.usable_per_s, second)
+        if count is None or count * second.price_per_hour >= steps * first.price_per_hour * (1 - ROUNDING):
+            return steps * first.usable_per_s
+    return 0.0
+
+
+def cheaper_between(first: Offer, second: Offer) -> list[tuple[float, float]]:
+    """The ranges of rates in which the second device costs less, ascending: above the one rate, up to the other."""
+    if not first.price_per_hour or not second.price_per_hour or min(first.capacity_per_s, second.capacity_per_s) <= 0:
+        return []
+    found: list[tuple[float, float]] = []
     for steps in range(MAX_STEPS):
-        rate = steps * first.usable_per_s
-        if _count_above(rate, second) * second.price_per_hour < (steps + 1) * first.price_per_hour:
-            return rate
-    return None
+        begin, end = steps * first.usable_per_s, (steps + 1) * first.usable_per_s
+        count = math.ceil((steps + 1) * first.price_per_hour / second.price_per_hour * (1 - ROUNDING)) - 1  # that cost less
+        end = min(end, count * second.usable_per_s)
+        if end <= begin * (1 + ROUNDING):
+            continue
+        if found and found[-1][1] == begin:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((begin, end))
+    return found
 
 
 def cheapest(load_per_s: float, offers: Sequence[Offer]) -> tuple[Offer, int] | None:
@@ -101,6 +127,6 @@ def data_set(rows: float, rows_per_s: float, price_per_hour: float | None) -> tu
     return hours, None if price_per_hour is None else hours * price_per_hour
 
 
-def _count_above(rate_per_s: float, offer: Offer) -> int:
+def needed_above(rate_per_s: float, offer: Offer) -> int:
     """How many devices a rate just above this one takes."""
     return math.floor(round(rate_per_s / offer.usable_per_s, 9)) + 1

@@ -64,8 +64,29 @@ def test_one_cpu_is_enough_up_to_70_percent_of_its_capacity() -> None:
 def test_the_break_even_is_where_the_cost_table_has_it() -> None:
     found = asked({"cpu": 100.0, "cuda": 2000.0}, PRICES)
     assert found.lines[-1] == (
-        "From 211 requests/s on one GPU is cheaper than 4 CPUs at your prices (1.20 against 1.36 an hour)."
+        "Above 210 requests/s one GPU is cheaper than 4 CPUs at your prices (1.20 against 1.36 an hour), "
+        "and so it stays at any greater load."
     )
+
+
+@pytest.mark.parametrize(
+    ("cpu_per_s", "gpu_per_s", "gpu_price", "said"),
+    [
+        (100.0, 1000 / 7, 0.60, "At your prices the GPU is cheaper only between 70.0 and 100 requests/s."),
+        (0.4 / 0.7, 0.6 / 0.7, 0.60, "At your prices the GPU is cheaper only between 0.400 and 0.600 requests/s."),
+        (
+            0.5 / 0.7,
+            10.0,
+            0.60,
+            "Above 0.500 requests/s one GPU is cheaper than 2 CPUs at your prices (0.60 against 0.68 an hour)",
+        ),
+        (100.0, 50.0, 0.30, "At your prices the GPU is cheaper only up to 35.0 requests/s."),
+    ],
+)
+def test_the_sentence_on_the_break_even_is_true_at_every_load(
+    cpu_per_s: float, gpu_per_s: float, gpu_price: float, said: str
+) -> None:
+    assert asked({"cpu": cpu_per_s, "cuda": gpu_per_s}, {"cpu": 0.34, "cuda": gpu_price}).lines[-1].startswith(said)
 
 
 def test_without_prices_none_is_invented() -> None:

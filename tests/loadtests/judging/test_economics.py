@@ -7,6 +7,7 @@ from turnout_loadtests.judging.economics import (
     USABLE,
     Offer,
     break_even_per_s,
+    cheaper_between,
     cheapest,
     cost_per_hour,
     cost_per_million,
@@ -63,15 +64,46 @@ def test_a_break_even_needs_both_prices() -> None:
     assert break_even_per_s(CPU, Offer("cuda", 2000.0)) is None
 
 
+def test_what_is_cheaper_between_two_steps_only_has_no_break_even() -> None:
+    """Two CPUs cost more than one GPU, but two GPUs more than three CPUs, and so on for ever."""
+    gpu = Offer("cuda", 1000 / 7, 0.60)
+    assert break_even_per_s(CPU, gpu) is None
+    ((begin, end),) = cheaper_between(CPU, gpu)
+    assert [begin, end] == pytest.approx([70.0, 100.0])
+    assert cheaper_between(CPU, Offer("cuda", 200.0, 1.20)) == []
+    assert cheaper_between(CPU, Offer("cuda", 50.0, 0.30))[0] == (0.0, 35.0)
+
+
+def test_a_break_even_is_above_all_loads_at_which_the_other_is_cheaper_again() -> None:
+    """One GPU is cheaper than two CPUs, and two than three; but ten cost as much as thirteen."""
+    first, second = Offer("cpu", 100.0, 1.0), Offer("cuda", 100.0 / 0.7, 1.3)
+    rate = break_even_per_s(first, second)
+    assert rate is not None
+    assert rate == pytest.approx(910.0)
+    assert list(cheaper_between(first, second)[0]) == pytest.approx([70.0, 100.0])
+    assert cost_per_hour(rate, second) == pytest.approx(cost_per_hour(rate, first))
+
+
 @given(st.floats(1, 1e4), st.floats(0.01, 100), st.floats(1, 1e4), st.floats(0.01, 100))
-def test_above_the_break_even_the_second_is_cheaper_and_before_it_never(a: float, p: float, b: float, q: float) -> None:
+def test_above_the_break_even_the_second_is_always_cheaper(a: float, p: float, b: float, q: float) -> None:
     one, other = Offer("a", a, p), Offer("b", b, q)
     rate = break_even_per_s(one, other)
-    if rate is not None:
-        above = rate + 1e-6 * max(1.0, rate)
-        assert (cost_per_hour(above, other) or 0) <= (cost_per_hour(above, one) or 0) * (1 + 1e-9)
-        for share in (0.1, 0.5, 0.9):
-            assert (cost_per_hour(rate * share, other) or 0) >= (cost_per_hour(rate * share, one) or 0) * (1 - 1e-9) or not rate
+    if rate is None:
+        return
+    for step in (1e-6, 0.3, 0.99, 1.01, 2.5, 7.7, 40.0):
+        above = rate + step * one.usable_per_s
+        assert (cost_per_hour(above, other) or 0) <= (cost_per_hour(above, one) or 0) * (1 + 1e-6)
+    if rate:
+        assert (cost_per_hour(rate, other) or 0) >= (cost_per_hour(rate, one) or 0) * (1 - 1e-6)
+
+
+@given(st.floats(1, 100), st.floats(0.1, 10), st.floats(1, 100), st.floats(0.1, 10), st.floats(0.01, 500))
+def test_the_ranges_are_those_of_the_costs(a: float, p: float, b: float, q: float, load: float) -> None:
+    one, other = Offer("a", a, p), Offer("b", b, q)
+    mine, its = cost_per_hour(load, one) or 0.0, cost_per_hour(load, other) or 0.0
+    within = any(begin < load <= end for begin, end in cheaper_between(one, other))
+    near = any(abs(load - edge) < 1e-6 * load for pair in cheaper_between(one, other) for edge in pair)
+    assert within == (its < mine) or near or abs(its - mine) < 1e-6 * mine
 
 
 def test_the_cheapest_is_by_price_and_by_number_without_one() -> None:
