@@ -1,5 +1,6 @@
 """The answer to the question: does this model need a GPU? From what devices carry, loads, target and prices; nothing else."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,12 +11,14 @@ from turnout_loadtests.judging.economics import (
     break_even_per_s,
     cheaper_between,
     cost_per_hour,
+    fewest,
+    least_cost_per_hour,
     needed,
     needed_above,
     worthwhile_per_s,
 )
 from turnout_loadtests.judging.ladder import TARGETS_MS, keeps, misses_alone
-from turnout_loadtests.judging.search import Capacity
+from turnout_loadtests.judging.search import RESOLUTION, Capacity
 from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.judging.validity import DISTURBED
 from turnout_loadtests.judging.verdict import Evidence, at_least
@@ -69,8 +72,14 @@ def answer(evidence: Evidence, carries: Carries, question: Question) -> Answer:
 
 
 def offer_of(evidence: Evidence, capacity: Capacity) -> Offer:
-    """A device with what it carries and its price."""
-    return Offer(capacity.device, capacity.per_s or 0.0, evidence.facts[capacity.device].price_per_hour)
+    """A device with what it carries and its price.
+
+    A capacity that wasn't found to the resolution of a search is only known to be this or more.
+    """
+    low, high = capacity.per_s, capacity.beyond_per_s
+    found = low is not None and (low <= 0 or (high is not None and high <= (1 + 2 * RESOLUTION) * low))
+    price = evidence.facts[capacity.device].price_per_hour
+    return Offer(capacity.device, low or 0.0, price, at_least=not found, most_per_s=None if found else high)
 
 
 class _Answering:
@@ -91,7 +100,7 @@ class _Answering:
             return self._within_several()
         cpu, gpu = self._best(self._others, target_ms), self._best(self._gpus, target_ms)
         if cpu is None:
-            return self._without_capacity(target_ms)
+            return self._within_bound(gpu, target_ms) or self._without_capacity(target_ms)
         if cpu.capacity_per_s <= 0:
             untold = self._untold(self._others, target_ms)
             return self._without_capacity(target_ms) if untold else self._missed(cpu, gpu, target_ms)
@@ -115,21 +124,25 @@ class _Answering:
         return self._said(kind, headline, [*lines, *self._beyond(cpu, gpu, target_ms)])
 
     def _decided_at(self, load: float, cpu: Offer, gpu: Offer | None, target_ms: float) -> tuple[str, str]:
+        """What a load takes. A side costs less only if it does whatever more the other one's devices may carry."""
         where = f"{load:g} requests/s at p99 ≤ {target_ms:g} ms"
-        count = needed(load, cpu)
-        assert count is not None
-        if count == 1:
+        if needed(load, cpu) == 1:
             return NO, f"No, not for {where}: one {_noun(cpu.device)} is enough"
-        cpus, gpu_count = _units(count, cpu), None if gpu is None else needed(load, gpu)
-        if gpu is None or gpu_count is None:
-            return OPEN, f"{where[0].upper() + where[1:]} take {cpus}, or a GPU that is fast enough"
-        gpus = _units(gpu_count, gpu)
+        cpus, take = _range(load, cpu), f"{where[0].upper() + where[1:]} take"
+        if gpu is None or needed(load, gpu) is None:
+            return OPEN, f"{take} {cpus}, or a GPU that is fast enough"
+        gpus = _range(load, gpu)
+        if cpu.price_per_hour is None or gpu.price_per_hour is None:
+            return OPEN, f"{take} {cpus} or {gpus}"
         mine, other = cost_per_hour(load, cpu), cost_per_hour(load, gpu)
-        if mine is None or other is None:
-            return OPEN, f"{where[0].upper() + where[1:]} take {cpus} or {gpus}"
-        if other < mine:
-            return YES, f"Yes, for {where}: {gpus} ({_money(other)}/h) {_cost(gpu_count)} less than {cpus} ({_money(mine)}/h)"
-        return NO, f"No, not for {where}: {cpus} ({_money(mine)}/h) {_cost(count)} no more than {gpus} ({_money(other)}/h)"
+        least_cpu = least_cost_per_hour(load, self._possible(self._others, target_ms))
+        least_gpu = least_cost_per_hour(load, self._possible(self._gpus, target_ms))
+        cpus, gpus = f"{cpus} ({_costs(load, cpu)}/h)", f"{gpus} ({_costs(load, gpu)}/h)"
+        if other is not None and least_cpu is not None and other < least_cpu:
+            return YES, f"Yes, for {where}: {gpus} {_cost(needed(load, gpu))} less than {cpus}"
+        if mine is not None and least_gpu is not None and mine <= least_gpu:
+            return NO, f"No, not for {where}: {cpus} {_cost(needed(load, cpu))} no more than {gpus}"
+        return OPEN, f"{take} {cpus} or {gpus}; which costs less isn't known"
 
     def _missed(self, cpu: Offer, gpu: Offer | None, target_ms: float) -> Answer:
         """Each CPU misses the target even at low load."""
@@ -170,6 +183,16 @@ class _Answering:
         speeds = [line for device in (*self._others, *self._gpus) if (line := self._speed(device))]
         return self._said(OPEN, headline, [*speeds, "Use --profile standard --slo-p99 50ms for an answer.", *self._reasons()])
 
+    def _within_bound(self, gpu: Offer | None, target_ms: float) -> Answer | None:
+        """A load that a GPU carries for less than as many CPUs as it takes at least, although what one carries isn't known."""
+        load = max(self._question.loads_per_s, default=0.0)
+        most = max((each for each in self._possible(self._others, target_ms)), key=lambda each: each.most_per_s or math.inf)
+        if gpu is None or most.most_per_s is None or not load:
+            return None
+        kind, headline = self._decided_at(load, most, gpu, target_ms)
+        why = [f"{text[0].upper()}{text[1:]}." for text in map(self._why_untold, self._untold(self._others, target_ms))]
+        return self._said(kind, headline, [*why, self._carried(gpu, target_ms), *self._reasons()]) if kind == YES else None
+
     def _kept_load(self, target_ms: float) -> Answer | None:
         """What the Server loads say where there was no search; the largest that was asked for decides."""
         loads = [each for each in self._evidence.summaries if each.key.scenario == SERVER]
@@ -206,11 +229,14 @@ class _Answering:
     def _carried(self, offer: Offer, target_ms: float) -> str:
         if offer.capacity_per_s <= 0:
             return f"One {self._named(offer.device)} keeps no rate that was tried."
+        more = "at least " if offer.at_least else ""
         capacity = self._carries[offer.device, target_ms]
-        more = "" if capacity is None or capacity.beyond_per_s is not None else "at least "
+        why = (
+            f" What more it carries isn't known: {capacity.reason}." if capacity and capacity.reason and offer.at_least else ""
+        )
         return (
             f"One {self._named(offer.device)} carries {more}{_n(offer.usable_per_s)} requests/s, "
-            f"or {more}{_n(offer.capacity_per_s)} without the reserve of 30\u00a0%."
+            f"or {more}{_n(offer.capacity_per_s)} without the reserve of 30\u00a0%.{why}"
         )
 
     def _beyond(self, cpu: Offer, gpu: Offer | None, target_ms: float) -> list[str]:
@@ -223,16 +249,23 @@ class _Answering:
         if cpu.price_per_hour is None or gpu.price_per_hour is None:
             missing = [each.device for each in (cpu, gpu) if each.price_per_hour is None]
             return [*lines, f"Which costs less is not known: pass {' '.join(f'--price {each}=…/h' for each in missing)}."]
-        rate = break_even_per_s(cpu, gpu)
-        if rate is None:
-            return [*lines, f"At your prices the GPU is cheaper {_at_some_loads(cheaper_between(cpu, gpu))}."]
+        return [*lines, self._break_even(cpu, gpu)]
+
+    def _break_even(self, cpu: Offer, gpu: Offer) -> str:
+        """From which load on a GPU costs less, whatever more one CPU may carry than was found."""
+        rate = break_even_per_s(cpu.at_best, gpu) if cpu.at_best else None
+        if cpu.at_best is None or rate is None:
+            unsure = [_noun(each.device) for each in (cpu, gpu) if each.at_least]
+            if unsure:
+                return f"Above which load the GPU costs less isn't known: one {' and one '.join(unsure)} may carry more."
+            return f"At your prices the GPU is cheaper {_at_some_loads(cheaper_between(cpu, gpu))}."
         if rate == 0:
-            return [*lines, "At your prices the GPU costs less at any load, even where one CPU is enough."]
-        cpus, gpus = needed_above(rate, cpu), needed_above(rate, gpu)
-        verb = "is" if gpus == 1 else "are"
-        text = f"Above {_n(rate)} requests/s {_units(gpus, gpu)} {verb} cheaper than {_units(cpus, cpu)} at your prices"
-        costs = f"{_money(gpus * gpu.price_per_hour)} against {_money(cpus * cpu.price_per_hour)} an hour"
-        return [*lines, f"{text} ({costs}), and so it stays at any greater load."]
+            return "At your prices the GPU costs less at any load, even where one CPU is enough."
+        cpus, gpus = needed_above(rate, cpu.at_best), needed_above(rate, gpu)
+        costs = f"{_money(gpus * (gpu.price_per_hour or 0.0))} against {_money(cpus * (cpu.price_per_hour or 0.0))} an hour"
+        verb, more = "is" if gpus == 1 else "are", " or more" if cpu.at_least else ""
+        text = f"Above {_n(rate)} requests/s {_units(gpus, gpu)} {verb} cheaper than {_units(cpus, cpu)}{more} at your prices"
+        return f"{text} ({costs}), and so it stays at any greater load."
 
     def _to_win(self, cpu: Offer) -> list[str]:
         """How fast a GPU that wasn't measured would have to be."""
@@ -286,6 +319,11 @@ class _Answering:
             found.append(searched if target_ms is None else self._carries.get((device, target_ms)) or searched)
         return [each for each in found if each.per_s is None]
 
+    def _possible(self, devices: Sequence[str], target_ms: float) -> list[Offer]:
+        """The devices with all that is known of what they carry, be it only a bound, or nothing."""
+        untold = [offer_of(self._evidence, each) for each in self._untold(devices, target_ms)]
+        return [*self._offers(devices, target_ms), *untold]
+
     def _why_untold(self, capacity: Capacity) -> str:
         return f"what one {_noun(capacity.device)} carries isn't known: {capacity.reason}"
 
@@ -334,7 +372,25 @@ def _at_some_loads(ranges: Sequence[tuple[float, float]]) -> str:
     return f"only {loads}" if len(ranges) <= MAX_RANGES else f"at some loads only, the first of which are {loads}"
 
 
-def _cost(count: int) -> str:
+def _range(load: float, offer: Offer) -> str:
+    """How many devices a load takes, as far as that is known."""
+    most, least = needed(load, offer), fewest(load, offer)
+    if most is None:
+        return f"at least {_units(least or 1, offer)}"
+    if least == most:
+        return _units(most, offer)
+    return f"at most {_units(most, offer)}" if offer.at_best is None else f"{least} to {_units(most, offer)}"
+
+
+def _costs(load: float, offer: Offer) -> str:
+    """What they cost in an hour, likewise; of a device with a price."""
+    price, most, least = offer.price_per_hour or 0.0, needed(load, offer), fewest(load, offer) or 1
+    if most is None or least == most:
+        return _money(least * price)
+    return _money(most * price) if offer.at_best is None else f"{_money(least * price)} to {_money(most * price)}"
+
+
+def _cost(count: int | None) -> str:
     return "costs" if count == 1 else "cost"
 
 

@@ -24,12 +24,21 @@ class Offer:
 
     Attributes:
         at_least: the capacity is only known to be this or more, so that fewer devices may do.
+        most_per_s: of such a one, what it carries less than; None if nothing is known of that.
     """
 
     device: str
     capacity_per_s: float
     price_per_hour: float | None = None
     at_least: bool = False
+    most_per_s: float | None = None
+
+    @property
+    def at_best(self) -> "Offer | None":
+        """The device with the most that it may carry; None if that may be anything."""
+        if not self.at_least:
+            return self
+        return None if self.most_per_s is None else Offer(self.device, self.most_per_s, self.price_per_hour)
 
     @property
     def usable_per_s(self) -> float:
@@ -42,6 +51,11 @@ def needed(load_per_s: float, offer: Offer) -> int | None:
     if offer.capacity_per_s <= 0:
         return None
     return max(1, math.ceil(round(load_per_s / offer.usable_per_s, 9)))
+
+
+def fewest(load_per_s: float, offer: Offer) -> int | None:
+    """How many devices a load takes at least: as many as are needed if each carries the most that it may."""
+    return needed(load_per_s, offer.at_best) if offer.at_best else 1
 
 
 def cost_per_hour(load_per_s: float, offer: Offer) -> float | None:
@@ -112,6 +126,12 @@ def cheapest(load_per_s: float, offers: Sequence[Offer]) -> tuple[Offer, int] | 
     if all(offer.price_per_hour is not None for offer, _ in able):
         return min(able, key=lambda pair: pair[1] * (pair[0].price_per_hour or 0.0))
     return min(able, key=lambda pair: pair[1])
+
+
+def least_cost_per_hour(load_per_s: float, offers: Sequence[Offer]) -> float | None:
+    """What a load costs at least on any of these devices, if each carries the most that it may; None if none has a price."""
+    counted = [(fewest(load_per_s, offer), offer.price_per_hour) for offer in offers]
+    return min((count * price for count, price in counted if count is not None and price is not None), default=None)
 
 
 def worthwhile_per_s(known: Offer, price_per_hour: float) -> float | None:

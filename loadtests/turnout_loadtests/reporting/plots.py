@@ -246,7 +246,7 @@ def _cost(model: str, offers: Sequence[Offer]) -> Chart | None:
                 color=COLOURS[place % 5],
                 ls=DASHES[place % 5],
                 lw=1.5,
-                label=offer.device,
+                label=f"{offer.device}, at most" if offer.at_least else offer.device,
             )
         axes.set(xlabel="requests/s", ylabel="price of an hour", xlim=(0, most), ylim=(0, None))
         _plain(axes)

@@ -15,7 +15,7 @@ from turnout_loadtests.judging.economics import USABLE
 from turnout_loadtests.judging.ladder import WIDEST_MS, shown_targets
 from turnout_loadtests.judging.verdict import Evidence
 from turnout_loadtests.reporting import plots, tables
-from turnout_loadtests.reporting.conclusions import carries, evidence_of
+from turnout_loadtests.reporting.conclusions import evidence_of
 from turnout_loadtests.reporting.plots import Chart
 from turnout_loadtests.reporting.results import Machine, Results
 from turnout_loadtests.reporting.tables import Table
@@ -87,19 +87,20 @@ def section_of(results: Results, evidence: Evidence) -> Section:
 
 
 def numbers(results: Results) -> str:
-    """What the page's script computes with, as JSON: for each model its devices, prices, and what they carry by target."""
+    """What the page's script computes with, as JSON: for each model its devices, prices, and what they carry by target.
+
+    `most` has the targets within which that is only known to be at least so much: the device carries less than this, or null.
+    """
     models = []
     for model in results.models:
         evidence = evidence_of(results, model)
-        known = carries(results, evidence)
+        offers = [(f"{target:g}", tables.offers_of(results, evidence, target)) for target in shown_targets(results.target_ms)]
         found: list[dict[str, Any]] = []
         for device in evidence.measured:
-            rates = {
-                f"{target:g}": capacity.per_s
-                for target in shown_targets(results.target_ms)
-                if (capacity := known[device, target]) is not None and capacity.per_s is not None
-            }
-            found.append({"name": device, "price": evidence.facts[device].price_per_hour, "carries": rates})
+            mine = {target: offer for target, each in offers for offer in each if offer.device == device}
+            rates = {target: offer.capacity_per_s for target, offer in mine.items()}
+            most = {target: offer.most_per_s for target, offer in mine.items() if offer.at_least}
+            found.append({"name": device, "price": evidence.facts[device].price_per_hour, "carries": rates, "most": most})
         models.append({"name": model, "devices": found})
     return json.dumps(models).replace("<", "\\u003c")  # so that no name can end the script's element
 

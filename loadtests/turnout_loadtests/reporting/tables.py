@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from turnout_loadtests.formatting import or_dash, three_digits, with_bound
+from turnout_loadtests.judging.answer import offer_of
 from turnout_loadtests.judging.cells import INVALID
 from turnout_loadtests.judging.comparisons import UNDECIDED, by_throughput
 from turnout_loadtests.judging.economics import (
@@ -15,10 +16,10 @@ from turnout_loadtests.judging.economics import (
     cost_per_million,
     cost_per_million_at_capacity,
     data_set,
+    least_cost_per_hour,
     needed,
 )  # fmt: skip
 from turnout_loadtests.judging.ladder import shown_targets
-from turnout_loadtests.judging.search import RESOLUTION
 from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.judging.verdict import Evidence, at_least
 from turnout_loadtests.reporting.conclusions import carries, evidence_of
@@ -27,6 +28,7 @@ from turnout_loadtests.reporting.results import Results
 #: The table that is shown without rows, too, because its note says why.
 POWER = "Power"
 DASH = "\N{EN DASH}"
+AT_MOST = "≤: at most, because its capacity wasn't reached."
 #: Loads of a table are of the series 1, 2, 5, 10, ... within what the devices carry.
 MAX_LOADS = 7
 
@@ -63,7 +65,15 @@ def grid(results: Results, evidence: Evidence) -> Table:
     rows = []
     for load in loads:
         found = [cheapest(load, by_target[target]) for target in targets]
-        rows.append([f"{load:g}/s", *(_count(*each) if each else DASH for each in found)])
+        rows.append(
+            [
+                f"{load:g}/s",
+                *(
+                    _count(*each) + _doubt(load, each[0], by_target[target]) if each else DASH
+                    for target, each in zip(targets, found, strict=True)
+                ),
+            ]
+        )
     priced = all(offer.price_per_hour is not None for offers in by_target.values() for offer in offers)
     best = "cheapest at the prices below" if priced else "one of which the fewest are needed, as prices aren't known"
     note = f"The device that is the {best}."
@@ -75,7 +85,7 @@ def grid(results: Results, evidence: Evidence) -> Table:
         "Which device for which load",
         head,
         rows,
-        f"{note} A dash: none keeps the target. ≤: at most so many, because its capacity wasn't reached.",
+        f"{note} A dash: none keeps the target. {AT_MOST} ?: another one may be cheaper, for this reason.",
     )
 
 
@@ -84,18 +94,23 @@ def cost(results: Results, evidence: Evidence, target_ms: float) -> Table:
     offers = offers_of(results, evidence, target_ms)
     loads, planned = loads_of(results, offers), "each loaded to 70 % of its capacity"
     if all(offer.price_per_hour is None for offer in offers):
-        rows = [[f"{load:g}/s", *(_number(needed(load, offer)) for offer in offers)] for load in loads]
-        note = f"How many are needed, {planned}. --price, such as --price cpu=0.34/h, makes costs of it."
+        rows = [[f"{load:g}/s", *(_number(load, offer) for offer in offers)] for load in loads]
+        note = f"How many are needed, {planned}. --price, such as --price cpu=0.34/h, makes costs of it. {AT_MOST}"
         return Table(f"How many at p99 ≤ {target_ms:g} ms", ["Requests/s", *(offer.device for offer in offers)], rows, note)
     rows = [[f"{load:g}/s", *(_cost(load, offer) for offer in offers)] for load in loads]
-    full = [cost_per_million_at_capacity(offer) for offer in offers]
+    full = [(_bound(offer), cost_per_million_at_capacity(offer)) for offer in offers]
     if rows:
-        rows.append(["always at capacity", *(f"{_money(each)} a million" if each is not None else DASH for each in full)])
+        rows.append(
+            [
+                "always at capacity",
+                *(f"{at_most}{_money(each)} a million" if each is not None else DASH for at_most, each in full),
+            ]
+        )
     return Table(
         f"Cost at p99 ≤ {target_ms:g} ms",
         ["Requests/s", *(_priced(offer) for offer in offers)],
         rows,
-        f"An hour on as many devices as are needed, {planned}, and a million requests on them.",
+        f"An hour on as many devices as are needed, {planned}, and a million requests on them. {AT_MOST}",
     )
 
 
@@ -259,8 +274,7 @@ def offers_of(results: Results, evidence: Evidence, target_ms: float) -> list[Of
     for device in evidence.measured:
         capacity = known[device, target_ms]
         if capacity is not None and capacity.per_s is not None:
-            wide = capacity.beyond_per_s is None or capacity.beyond_per_s > (1 + 2 * RESOLUTION) * capacity.per_s
-            found.append(Offer(device, capacity.per_s, evidence.facts[device].price_per_hour, at_least=wide))
+            found.append(offer_of(evidence, capacity))
     return found
 
 
@@ -312,7 +326,7 @@ def _share(summary: Summary | None) -> str:
 
 
 def _count(offer: Offer, count: int) -> str:
-    return f"{'≤ ' if offer.at_least and count > 1 else ''}{count} x {offer.device}"
+    return f"{_bound(offer) if count > 1 else ''}{count} x {offer.device}"
 
 
 def _cost(load: float, offer: Offer) -> str:
@@ -320,12 +334,24 @@ def _cost(load: float, offer: Offer) -> str:
     if count is None:
         return DASH
     if hourly is None or million is None:
-        return f"{count} x, price unknown"
-    return f"{count} x = {_money(hourly)}/h; {_money(million)} a million"
+        return f"{_bound(offer) if count > 1 else ''}{count} x, price unknown"
+    bound = _bound(offer) if count > 1 else ""
+    return f"{bound}{count} x = {bound}{_money(hourly)}/h; {bound}{_money(million)} a million"
 
 
-def _number(count: int | None) -> str:
-    return DASH if count is None else f"{count} x"
+def _number(load: float, offer: Offer) -> str:
+    count = needed(load, offer)
+    return DASH if count is None else f"{_bound(offer) if count > 1 else ''}{count} x"
+
+
+def _bound(offer: Offer) -> str:
+    return "≤ " if offer.at_least else ""
+
+
+def _doubt(load: float, best: Offer, offers: Sequence[Offer]) -> str:
+    """A mark if another device may cost less, because it may carry more than was found."""
+    mine, other = cost_per_hour(load, best), least_cost_per_hour(load, [each for each in offers if each is not best])
+    return " ?" if mine is not None and other is not None and other < mine else ""
 
 
 def _priced(offer: Offer) -> str:

@@ -171,6 +171,57 @@ def test_where_one_request_at_a_time_misses_the_target_it_says_so() -> None:
     assert found.headline == "Yes, it needs one: the CPU misses p99 ≤ 50 ms even with one request at a time."
 
 
+def at_least(device: str, per_s: float, beyond_per_s: float | None = None) -> Capacity:
+    """What a search found that ended early."""
+    return Capacity("resnet50", device, 1, TARGET_MS, per_s, beyond_per_s, 9, "ended early: senders busy")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "load", "kind", "headline"),
+    [
+        (at_least("cpu", 50.0), 500.0, OPEN,
+         "500 requests/s at p99 ≤ 50 ms take at most 15 CPUs (5.10/h) or one GPU (1.20/h); which costs less isn't known."),
+        (at_least("cpu", 50.0, 100.0), 500.0, YES,
+         "Yes, for 500 requests/s at p99 ≤ 50 ms: one GPU (1.20/h) costs less than 8 to 15 CPUs (2.72 to 5.10/h)."),
+        (at_least("cpu", 50.0, 400.0), 500.0, OPEN,
+         "500 requests/s at p99 ≤ 50 ms take 2 to 15 CPUs (0.68 to 5.10/h) or one GPU (1.20/h); which costs less isn't known."),
+        (at_least("cpu", 50.0, 100.0), 100.0, NO,
+         "No, not for 100 requests/s at p99 ≤ 50 ms: 2 to 3 CPUs (0.68 to 1.02/h) cost no more than one GPU (1.20/h)."),
+        (at_least("cpu", 50.0), 30.0, NO, "No, not for 30 requests/s at p99 ≤ 50 ms: one CPU is enough."),
+        (bounded("cpu", 150.0), 600.0, YES,
+         "Yes, for 600 requests/s at p99 ≤ 50 ms: one GPU (1.20/h) costs less than at least 6 CPUs (2.04/h)."),
+        (bounded("cpu", 150.0), 200.0, UNDECIDED, "Undecided: what one CPU carries isn't known: 150/s was missed."),
+    ],
+)  # fmt: skip
+def test_a_capacity_that_may_be_more_decides_only_what_holds_for_all_that_it_may_be(
+    cpu: Capacity, load: float, kind: str, headline: str
+) -> None:
+    found = of([cpu, exactly("cuda", 2000.0)], prices=PRICES, loads_per_s=[load])
+    assert (found.kind, found.headline) == (kind, headline)
+
+
+def test_a_gpu_that_may_carry_more_is_not_dearer_for_sure() -> None:
+    found = of([exactly("cpu", 100.0), at_least("cuda", 60.0)], prices=PRICES, loads_per_s=[400.0])
+    assert (found.kind, "at most 10 GPUs (12.00/h)" in found.headline) == (OPEN, True)
+    assert "Above which load the GPU costs less isn't known: one GPU may carry more." in found.lines
+
+
+def test_another_cpu_of_unknown_capacity_may_be_the_cheaper_one() -> None:
+    known, gpu = exactly("cpu", 100.0), exactly("cuda", 2000.0)
+    prices = {**PRICES, "openvino": 0.34}
+    for unknown, kind in ((bounded("openvino", 4000.0), OPEN), (bounded("openvino", 120.0), YES)):
+        assert of([known, unknown, gpu], prices=prices, loads_per_s=[500.0]).kind == kind
+
+
+def test_the_break_even_with_a_cpu_that_may_carry_more_is_that_of_the_most_it_may() -> None:
+    gpu = exactly("cuda", 2000.0)
+    open_ended = of([at_least("cpu", 50.0), gpu], prices=PRICES)
+    assert "one CPU may carry more" in open_ended.lines[-1]
+    assert "What more it carries isn't known: ended early: senders busy." in open_ended.lines[0]
+    told = of([at_least("cpu", 50.0, 100.0), gpu], prices=PRICES)
+    assert told.lines[-1].startswith("Above 210 requests/s one GPU is cheaper than 4 CPUs or more at your prices")
+
+
 def test_a_gpu_that_is_slower_is_said_to_be_cheaper_at_no_load() -> None:
     found = asked({"cpu": 100.0, "cuda": 60.0}, PRICES)
     assert found.kind == NO

@@ -143,7 +143,14 @@ def scripted() -> Results:
         Capacity("encoder", name, 1, 50.0, per_s, per_s * 1.04, 9)
         for name, per_s in (("cpu", 100.0), ("cuda", 230 / 0.7), ("openvino", 150.0))
     ]
-    return replace(WORLD, models=("resnet50", "encoder"), capacities=[*CARRIES, *encoder], window_s=1.0, rounds=3).results()
+    early = [
+        Capacity("early", "cpu", 1, 50.0, 50.0, None, 9, "ended early"),
+        Capacity("early", "cuda", 1, 50.0, 2000.0, 2080.0, 9),
+        Capacity("early", "openvino", 1, 50.0, None, 5.0, 9, "missed"),
+    ]
+    given = [*CARRIES, *encoder, *early]
+    models = ("resnet50", "encoder", "early")
+    return replace(WORLD, models=models, capacities=given, window_s=1.0, rounds=3, loads_per_s=(90.0,)).results()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -155,9 +162,11 @@ def test_the_script_comes_to_the_same_break_even_as_the_card(tmp_path: Path) -> 
     )
     computed = done.stdout[done.stdout.index('id="computed"') :]
     computed = computed[: computed.index("</div>")]
-    assert "1 x cpu = 0.34/h; 1 x cuda = 1.20/h; 1 x openvino = 0.34/h; cheapest: cpu" in computed
+    assert "2 x cpu = 0.68/h; 1 x cuda = 1.20/h; 1 x openvino = 0.34/h; cheapest: openvino" in computed
     assert "cuda is cheaper than cpu above 210/s" in computed
     assert "cuda is cheaper than cpu only between 210 and 230/s" in computed
+    assert "≤ 3 x cpu = ≤ 1.02/h; 1 x cuda = 1.20/h; what openvino carries is not known" in computed
+    assert "cuda is cheaper than cpu above a load that is not known" in computed
 
 
 def test_charts_are_drawings_with_a_background_and_their_text_as_text(texts: dict[str, str]) -> None:

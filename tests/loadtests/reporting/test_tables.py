@@ -51,6 +51,24 @@ def test_a_capacity_that_is_only_known_to_be_at_least_so_much_gives_a_bound() ->
     assert (found["50/s"], found["500/s"]) == (["1 x cpu"], ["≤ 8 x cpu"])
 
 
+def test_costs_of_a_capacity_that_may_be_more_are_bounds() -> None:
+    early = [Capacity("resnet50", "cpu", 1, 50.0, 50.0, None), Capacity("resnet50", "cuda", 1, 50.0, 2000.0, 2080.0)]
+    priced: dict[str, float | None] = {"cpu": 0.34, "cuda": 1.2}
+    for prices, cells in (
+        (priced, ["≤ 15 x = ≤ 5.10/h; ≤ 2.83 a million", "1 x = 1.20/h; 0.67 a million"]),
+        ({}, ["≤ 15 x", "1 x"]),
+    ):
+        results = made(prices, loads_per_s=(500.0,), capacities=early)
+        evidence = evidence_of(results, "resnet50")
+        table = tables.cost(results, evidence, 50.0)
+        assert rows(table)["500/s"] == cells
+        assert "its capacity wasn't reached" in table.note
+        if prices:
+            assert rows(table)["always at capacity"][0].startswith("≤ ")
+            grid = tables.grid(results, evidence)
+            assert rows(grid)["500/s"][list(grid.headings).index("p99 ≤ 50 ms") - 1] == "1 x cuda ?"
+
+
 def test_the_cost_table_and_the_break_even_are_the_same_step_function() -> None:
     found = rows(tables.cost(PRICED, evidence_of(PRICED, "resnet50"), 50.0))
     # 150/s: 3 CPUs = 1.02/h; a million takes 1e6 / 150 / 3600 = 1.852 h
