@@ -1,6 +1,7 @@
 """Renders results as report.html (one file, which reads without its script) and report.md with its charts beside it."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,38 +23,43 @@ from turnout_loadtests.reporting.tables import Table
 
 #: A word and a mark for each kind of answer, so that it doesn't depend on colour.
 BADGES = {NO: ("No", "✓"), YES: ("Yes", "€"), NEEDED: ("Yes", "!"), OPEN: ("Open", "?"), UNDECIDED: ("Undecided", "?")}
+TITLE = "Does it need a GPU?"
+_SHOWN = re.compile(r"^!\[.*\]\(([^()/\\]+\.svg)\)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the report says of one model."""
+    """What the report says of one model. `anchor` is the id of its part of the page."""
 
+    anchor: str
     answer: Answer
     detail: str
     grid: Table
     costs: list[Table]
     charts: list[Chart]
 
-    @property
-    def anchor(self) -> str:
-        """The id of its part of the page."""
-        return "model-" + "".join(letter if letter.isalnum() else "-" for letter in self.answer.model)
-
 
 def render(results: Results, folder: Path) -> list[Path]:
-    """Writes the report into `folder`: report.html, report.md and the charts that the latter shows."""
+    """Writes the report into `folder`: report.html, report.md and the charts that the latter shows.
+
+    Charts of an earlier report that this one doesn't have are deleted; other files stay.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [section_of(results, evidence_of(results, model)) for model in results.models]
+    anchors = distinct(results.models)
+    sections = [section_of(results, evidence_of(results, model), f"model-{anchors[model]}") for model in results.models]
     timeline = plots.timeline(results.cells)
     every = [chart for section in sections for chart in section.charts] + ([timeline] if timeline else [])
-    texts = {f"{file_name(chart)}.svg": on_white(chart.svg) for chart in every}
+    names = distinct([chart.name for chart in every])
+    texts = {f"{names[chart.name]}.svg": on_white(chart.svg) for chart in every}
     facts = {
+        "title": TITLE,
         "results": results,
         "sections": sections,
         "badges": BADGES,
         "tables": tables.answers(results),
         "measurements": tables.measurements(results),
         "timeline": timeline,
+        "files": {name: f"{plain}.svg" for name, plain in names.items()},
         "machines": [(machine, surroundings(machine)) for machine in results.machines],
         "devices": devices(results),
         "commands": list(dict.fromkeys(cell.command for cell in results.cells if cell.round)),
@@ -63,14 +69,14 @@ def render(results: Results, folder: Path) -> list[Path]:
     }
     for name in ("report.html", "report.md"):
         texts[name] = _templates().get_template(f"{name}.j2").render(facts)
-    for old in folder.glob("*.svg"):
-        old.unlink()
+    for name in charts_shown(folder / "report.md") - texts.keys():
+        (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 
-def section_of(results: Results, evidence: Evidence) -> Section:
+def section_of(results: Results, evidence: Evidence, anchor: str) -> Section:
     """Everything about one model."""
     target_ms = results.target_ms or WIDEST_MS
     offers = tables.offers_of(results, evidence, target_ms)
@@ -78,6 +84,7 @@ def section_of(results: Results, evidence: Evidence) -> Section:
     detail = next(each.sentence for each in results.verdicts if each.model == evidence.model)
     costs = [tables.cost(results, evidence, target_ms), tables.data_sets(results, evidence)]
     return Section(
+        anchor,
         found,
         detail,
         tables.grid(results, evidence),
@@ -144,9 +151,28 @@ def surroundings(machine: Machine) -> dict[str, str]:
     }
 
 
-def file_name(chart: Chart) -> str:
-    """The name of a chart's file, without an ending."""
-    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in chart.name)
+def distinct(names: Sequence[str]) -> dict[str, str]:
+    """A word for each name that can be a file's name and an id; no two are alike, also where upper case counts as lower."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        plain = word = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name)
+        number = 1
+        while word.casefold() in taken:
+            number += 1
+            word = f"{plain}-{number}"
+        taken.add(word.casefold())
+        found[name] = word
+    return found
+
+
+def charts_shown(path: Path) -> set[str]:
+    """The names of the charts that a report.md shows, beside which they lie; none if the file isn't a report's."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return set()
+    return set(_SHOWN.findall(text)) if text.startswith(f"# {TITLE}\n") else set()
 
 
 def in_page(chart: Chart) -> Markup:
@@ -173,7 +199,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters.update(digits=three_digits, or_dash=or_dash, in_page=in_page, file_name=file_name, cell=_cell)
+    templates.filters.update(digits=three_digits, or_dash=or_dash, in_page=in_page, cell=_cell)
     return templates
 
 

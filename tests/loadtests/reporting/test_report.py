@@ -11,7 +11,7 @@ import pytest
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.measuring.devices import DeviceFacts
 from turnout_loadtests.reporting.conclusions import concluded, merged
-from turnout_loadtests.reporting.report import numbers, render
+from turnout_loadtests.reporting.report import distinct, numbers, render
 from turnout_loadtests.reporting.results import UNAVAILABLE, Gap, Results
 
 from tests.loadtests.made import Behaviour, World
@@ -30,6 +30,8 @@ WORLD = World(
     gaps=[Gap("resnet50", "tensorrt", 0, UNAVAILABLE, "no <TensorRT> & co.")],
 )  # fmt: skip
 MADE = WORLD.results()
+SMALL_WORLD = World({"cpu": Behaviour()}, rounds=2, window_s=0.5)
+SMALL = SMALL_WORLD.results()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -180,6 +182,41 @@ def test_charts_are_drawings_with_a_background_and_their_text_as_text(texts: dic
 
 def test_equal_results_give_equal_reports(texts: dict[str, str], tmp_path: Path) -> None:
     assert rendered(MADE, tmp_path) == texts
+
+
+@pytest.mark.parametrize("own", ["# My notes\n\n![logo](logo.svg)\n", "", None], ids=["notes", "an empty file", "nothing"])
+def test_a_report_deletes_no_file_that_is_not_its_own(own: str | None, tmp_path: Path) -> None:
+    (tmp_path / "logo.svg").write_text("<svg/>")
+    if own is not None:
+        (tmp_path / "report.md").write_text(own)
+    for _ in range(2):
+        rendered(SMALL, tmp_path)
+        assert (tmp_path / "logo.svg").read_text() == "<svg/>"
+
+
+def test_charts_of_the_report_before_are_deleted(tmp_path: Path) -> None:
+    (tmp_path / "resnet50-drawing.svg").write_text("<svg/>")
+    before = rendered(MADE, tmp_path)
+    after = rendered(SMALL, tmp_path)
+    charts = {path.name for path in tmp_path.glob("*.svg")}
+    assert charts == {name for name in after if name.endswith(".svg")} | {"resnet50-drawing.svg"}
+    assert "resnet50-cost.svg" in before.keys() - charts
+
+
+@pytest.mark.parametrize("models", [("res_net", "res-net"), ("a", "a-card"), ("Net", "net", "net-2"), ("é t", "é_t")])
+def test_models_with_similar_names_have_charts_and_anchors_of_their_own(models: tuple[str, ...], tmp_path: Path) -> None:
+    texts = rendered(replace(SMALL_WORLD, models=models).results(), tmp_path)
+    charts = re.findall(r"\]\(([^()]+\.svg)\)", texts["report.md"])
+    assert len({name.casefold() for name in charts}) == len(charts) == len(list(tmp_path.glob("*.svg")))
+    ids = re.findall(r'<(?:h2|section|div|form)[^>]* id="([^"]*)"', texts["report.html"])
+    assert len(ids) == len(set(ids))
+    assert sum(name.startswith("model-") for name in ids) == len(models)
+    assert {name for name in re.findall(r'href="#([^"]*)"', texts["report.html"]) if name.startswith("model-")} <= set(ids)
+
+
+def test_words_for_names_differ_whatever_the_names_are() -> None:
+    assert distinct(["a", "b.1"]) == {"a": "a", "b.1": "b.1"}
+    assert list(distinct(["a_b", "a-b", "a-b-2", "A b", "a_b"]).values()) == ["a-b", "a-b-2", "a-b-2-2", "A-b-3"]
 
 
 def test_results_of_two_machines_are_one_report_with_both_environments(tmp_path: Path) -> None:
