@@ -42,9 +42,9 @@ def parse_threshold(text: str) -> Threshold:
     """
     found = _CONDITION.fullmatch(text)
     if not found:
-        raise LoadTestError(f"--fail-on {text!r} is no condition such as 'cuda.p99_ms>50' or 'resnet50/cpu.rows_per_s<100'")
+        raise LoadTestError(f"{text!r} is no condition such as 'cuda.p99_ms>50' or 'resnet50/cpu.rows_per_s<100'")
     if found["quantity"] not in QUANTITIES:
-        raise LoadTestError(f"--fail-on {text!r}: '{found['quantity']}' is none of {', '.join(QUANTITIES)}")
+        raise LoadTestError(f"{text!r}: '{found['quantity']}' is none of {', '.join(QUANTITIES)}")
     return Threshold(text, found["model"] or "", found["device"], found["quantity"], found["sign"], float(found["limit"]))
 
 
@@ -61,19 +61,22 @@ def breached(results: Results, thresholds: Sequence[Threshold]) -> list[str]:
     return lines
 
 
-def _summaries(results: Results, model: str, device: str, scenario: str) -> list[Summary]:
+def _summaries(results: Results, model: str, device: str, scenario: str, rate_per_s: float = 0.0) -> list[Summary]:
+    """The valid summaries of a device under a scenario, at this rate."""
+    asked = model, device, scenario, rate_per_s
     return [
         each
         for each in results.summaries
-        if (each.key.model, each.key.device, each.key.scenario) == (model, device, scenario) and each.state != INVALID
+        if (each.key.model, each.key.device, each.key.scenario, each.key.rate_per_s) == asked and each.state != INVALID
     ]
 
 
 def _percentile(name: str) -> Callable[[Results, str, str], float | None]:
-    """A percentile at the first load that was asked for; without one, of one request at a time."""
+    """A percentile at the first load that was asked for; if none was, of one request at a time."""
 
     def read(results: Results, model: str, device: str) -> float | None:
-        found = _summaries(results, model, device, SERVER) or _summaries(results, model, device, SINGLE_STREAM)
+        scenario, rate_per_s = (SERVER, results.loads_per_s[0]) if results.loads_per_s else (SINGLE_STREAM, 0.0)
+        found = _summaries(results, model, device, scenario, rate_per_s)
         return found[0].latency.of(name) if found else None
 
     return read
