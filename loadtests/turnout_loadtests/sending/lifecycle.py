@@ -14,6 +14,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from turnout_loadtests.client import TEMPORARY, reason
 from turnout_loadtests.errors import LoadTestError
+from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.sending import page
 from turnout_loadtests.sending.board import REPORT, Board
 from turnout_loadtests.sending.connection import Connection
@@ -139,10 +140,14 @@ class Lifecycle:
         self._board.merge(data.get(REPORT, {}))
 
     def _quitting(self, **_: Any) -> None:
-        """Fails the test if it missed its latency target."""
-        target_ms = float(self._options["slo_p99_ms"] or 0)
-        p99_ms = self._environment.stats.total.get_response_time_percentile(0.99)
-        if target_ms and p99_ms > target_ms and not self._environment.process_exit_code:
+        """Fails a test that missed its latency target, or has no answer that could tell. The master judges for its workers."""
+        if isinstance(self._runner, WorkerRunner) or not self._timers or self._environment.process_exit_code:
+            return
+        total = self._environment.stats.total
+        answers = total.num_requests - total.num_failures
+        p99_ms = float(total.get_response_time_percentile(0.99)) if answers else None
+        if why := missed(float(self._options["slo_p99_ms"] or 0), p99_ms):
+            logger.error("%s", why)
             self._environment.process_exit_code = EXIT_MISSED_TARGET
 
     def _check(self, options: dict[str, Any], host: str) -> None:
@@ -210,6 +215,15 @@ class Lifecycle:
     @property
     def _host(self) -> str:
         return self._environment.host or str(InferenceUser.host)
+
+
+def missed(target_ms: float, p99_ms: float | None) -> str:
+    """Why a test didn't keep its target; empty if it did, or has none (0). p99 is None if no request was answered."""
+    if not target_ms:
+        return ""
+    if p99_ms is None:
+        return f"no request was answered while it was measured, so p99 can't be within {target_ms:g} ms: measure for longer"
+    return f"p99 is {three_digits(p99_ms)} ms, and the target {target_ms:g} ms" if p99_ms > target_ms else ""
 
 
 def install(environment: Environment, **_: Any) -> None:

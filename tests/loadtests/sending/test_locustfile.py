@@ -151,8 +151,19 @@ def test_a_test_that_cannot_start_ends_with_one_line(options: tuple[str, ...], s
 
 def test_a_missed_target_fails_the_test(fake: str, tmp_path: Path) -> None:
     options = "AutoUser", "--host", fake, "--device", "slow", "--duration", "2"
-    assert locust(*options, "--slo-p99-ms", "50", cwd=tmp_path).returncode == 1
+    done = locust(*options, "--slo-p99-ms", "50", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"p99 is [\d.]+ ms, and the target 50 ms", done.stderr)
     assert locust(*options, "--slo-p99-ms", "5000", cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["alone", "with workers"])
+def test_a_target_is_not_kept_where_nothing_was_answered(processes: tuple[str, ...], fake: str, tmp_path: Path) -> None:
+    """The first request would come after hours."""
+    options = "--arrival", "open", "--rate-per-user", "1e-5", "--users", "2", "--duration", "1", "--warm-up", "0.5"
+    done = locust("AutoUser", "--host", fake, *options, "--slo-p99-ms", "50", *processes, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("no request was answered") == 1
 
 
 def test_the_page_has_the_options_says_what_is_wrong_and_shows_devices(fake: str, closed_port: int, tmp_path: Path) -> None:
