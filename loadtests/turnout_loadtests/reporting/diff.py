@@ -1,5 +1,9 @@
-"""What changed between two results: the same experiment on the same device, before and after."""
+"""What changed between two results: the same experiment on the same device, before and after.
 
+The answers of one round hang together, so rounds are compared, not their answers.
+"""
+
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,9 +14,11 @@ from turnout_loadtests.judging.cells import INVALID
 from turnout_loadtests.judging.comparisons import MARGIN
 from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.reporting.results import Results
-from turnout_loadtests.statistics import Interval
+from turnout_loadtests.statistics import Interval, mean_interval
 
-BETTER, WORSE, SAME, UNCLEAR, MISSING = "better", "worse", "the same", "unclear", "only once"
+BETTER, WORSE, SAME, UNCLEAR = "better", "worse", "the same", "unclear"
+#: Known in one of the results only: its measurement isn't valid after, isn't there after, or wasn't known before.
+NOT_VALID, GONE, ONCE = "no longer valid", "no longer there", "only once"
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,8 @@ class Difference:
 
     @property
     def is_worse(self) -> bool:
-        """Whether it became worse by more than chance and the margin."""
-        return self.change == WORSE
+        """Whether it became worse by more than chance and the margin, or can't be told any more."""
+        return self.change in (WORSE, NOT_VALID, GONE)
 
 
 def differences(before: Results, after: Results) -> list[Difference]:
@@ -60,9 +66,12 @@ def difference_table(found: list[Difference]) -> Table:
 
 
 def changed(before: Interval | None, after: Interval | None, *, more_is_better: bool) -> str:
-    """How a quantity changed, if at all: its intervals lie apart by more than the margin, or both are within it."""
+    """How a quantity changed, if at all: its intervals lie apart by more than the margin, or the second is within it.
+
+    An interval is None of fewer than two rounds.
+    """
     if before is None or after is None:
-        return MISSING if before is not after else UNCLEAR
+        return UNCLEAR
     if after.low > (1 + MARGIN) * before.high:
         return BETTER if more_is_better else WORSE
     if before.low > (1 + MARGIN) * after.high:
@@ -81,21 +90,29 @@ def _by_experiment(results: Results) -> dict[tuple[str, str, str], Summary]:
 
 def _changes(key: tuple[str, str, str], before: Summary | None, after: Summary | None) -> Iterator[Difference]:
     for quantity, more_is_better in (("requests/s", True), ("p50 ms", False), ("p99 ms", False)):
-        one, other = (_interval(side, quantity) for side in (before, after))
-        if one or other:
-            change = changed(one, other, more_is_better=more_is_better)
-            yield Difference(*key, quantity, one and one.value, other and other.value, change)
+        one, other = _value(before, quantity), _value(after, quantity)
+        if one is None and other is None:
+            continue
+        if one is not None and other is not None:
+            change = changed(_interval(before, quantity), _interval(after, quantity), more_is_better=more_is_better)
+        elif other is None and after is None:
+            change = GONE
+        else:
+            change = NOT_VALID if other is None and after is not None and after.state == INVALID else ONCE
+        yield Difference(*key, quantity, one, other, change)
+
+
+def _value(summary: Summary | None, quantity: str) -> float | None:
+    """The quantity as the report shows it; None if that isn't valid, or of too few answers."""
+    if summary is None or summary.state == INVALID:
+        return None
+    return {"requests/s": summary.rate, "p50 ms": summary.latency.p50_ms, "p99 ms": summary.latency.p99_ms}[quantity]
 
 
 def _interval(summary: Summary | None, quantity: str) -> Interval | None:
-    if summary is None or summary.state == INVALID:
+    """The geometric mean of the rounds, with its interval."""
+    if summary is None:
         return None
-    latency = summary.latency
-    if quantity == "requests/s":
-        values = summary.rate, summary.rate_low, summary.rate_high
-    elif quantity == "p50 ms":
-        values = latency.p50_ms, latency.p50_ms, latency.p50_upper_ms
-    else:
-        values = latency.p99_ms, summary.p99_lower_ms, latency.p99_upper_ms
-    value, low, high = values
-    return None if value is None or low is None or high is None else Interval(value, low, high)
+    rounds = {"requests/s": summary.rates, "p50 ms": summary.p50s, "p99 ms": summary.p99s}[quantity]
+    found = mean_interval([math.log(value) for value in rounds.values() if value > 0])
+    return None if found is None else Interval(*(math.exp(value) for value in found))
