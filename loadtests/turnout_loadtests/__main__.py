@@ -4,7 +4,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,13 +30,27 @@ from turnout_loadtests.reporting.conclusions import concluded, merged
 from turnout_loadtests.reporting.diff import difference_table, differences
 from turnout_loadtests.reporting.results import UNAVAILABLE, Results
 from turnout_loadtests.reporting.terminal import new_console, progress_on, show
-from turnout_loadtests.reporting.thresholds import breached, parse_threshold
+from turnout_loadtests.reporting.thresholds import Threshold, breached, parse_threshold
 from turnout_loadtests.sending.load import RANDOM
 from turnout_loadtests.verify import VERIFIERS, verify
 
 OK, FAILED, USAGE, INVALID, BREACHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 #: With this many cores, some can be kept for the senders alone.
 PINNING_CORES = 8
+
+
+def written(read: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Reads an option's value, or each of several. A text that can't be read is wrong usage, with what its reader says."""
+
+    def value_of(context: click.Context, option: click.Parameter, given: Any) -> Any:
+        try:
+            if isinstance(given, tuple):
+                return tuple(read(text) for text in given)
+            return None if given is None else read(given)
+        except LoadTestError as error:
+            raise click.BadParameter(str(error), context, option) from error
+
+    return value_of
 
 
 @family.version_option
@@ -57,10 +71,21 @@ def cli() -> None:
 @click.option("--config", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="The server's settings file.")
 @click.option("--device", "devices", multiple=True, default=("cpu", "cuda"), help="cpu+int8 asks for a precision. Repeat.")
 @click.option("--profile", type=click.Choice(list(PROFILES)), default="quick", help="How thorough.")
-@click.option("--slo-p99", metavar="DURATION", help="Latency target for p99, such as 50ms.")
-@click.option("--load", "loads", multiple=True, metavar="RATE", help="Requests per second to compare at: 100/s. Repeat.")
-@click.option("--price", "prices", multiple=True, metavar="DEVICE=PRICE/h", help="Price of an hour: cpu=0.34/h. Repeat.")
-@click.option("--cpu-power", metavar="IDLE,MAX", help="Watts of the CPU when idle and at full load, to model its energy.")
+@click.option(
+    "--slo-p99", metavar="DURATION", callback=written(quantities.duration_ms), help="Latency target for p99, such as 50ms."
+)
+@click.option(
+    "--load", "loads", multiple=True, metavar="RATE", callback=written(quantities.rate_per_s),
+    help="Requests per second to compare at: 100/s. Repeat.",
+)  # fmt: skip
+@click.option(
+    "--price", "prices", multiple=True, metavar="DEVICE=PRICE/h", callback=written(quantities.price),
+    help="Price of an hour: cpu=0.34/h. Repeat.",
+)  # fmt: skip
+@click.option(
+    "--cpu-power", metavar="IDLE,MAX", callback=written(quantities.power_model),
+    help="Watts of the CPU when idle and at full load, to model its energy.",
+)  # fmt: skip
 @click.option(
     "--batch", "batches", multiple=True, type=click.IntRange(1), help="Rows in a request. Repeat. [default: profile's]"
 )
@@ -71,7 +96,10 @@ def cli() -> None:
 @click.option("--shape", "shapes", multiple=True, help="Sizes of an input's free dimensions, such as tokens:128.")
 @click.option("--payload", default=RANDOM, help="Rows to send: random, golden (needs --model-repository), or an .npz.")
 @click.option("--ready-timeout", default=600, type=click.IntRange(1), help="Seconds for the server to become ready.")
-@click.option("--fail-on", "thresholds", multiple=True, help="Exit with 4 if this holds, such as 'cuda.p99_ms>50'. Repeat.")
+@click.option(
+    "--fail-on", "thresholds", multiple=True, metavar="CONDITION", callback=written(parse_threshold),
+    help="Exit with 4 if this holds, such as 'cuda.p99_ms>50'. Repeat.",
+)  # fmt: skip
 @click.option("--merge", "others", multiple=True, type=click.Path(path_type=Path), help="Results of another machine. Repeat.")
 @click.option("--output", type=click.Path(path_type=Path), help="[default: reports/<time>]")
 def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) -> None:
@@ -80,7 +108,6 @@ def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) 
     Attaches to a running server, or starts one on a --model-repository.
     """
     console, folder = new_console(), output or Path("reports") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
-    thresholds = [parse_threshold(text) for text in given["thresholds"]]
     request, options = _request(models, given), _options(given)
     others = [files.read(path) for path in given["others"]]
     with progress_on(console) as shown:
@@ -92,31 +119,31 @@ def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) 
         results, status = measured(request, options, _Server(given, folder), progress)
     if results is None:
         sys.exit(status)
+    nothing = why_nothing(results)
     results = merged(results, others)
     files.write(results, folder)
     show(console, results)
     _render(results, folder, console)
-    broken = breached(results, thresholds)
-    for text in broken:
-        console.print(f"--fail-on: {text}", highlight=False, soft_wrap=True)
-    sys.exit(status or (BREACHED if broken else exit_status(results)))
+    broken = _say_breached(results, given["thresholds"], console)
+    if nothing and not status:
+        family.fail("turnout-loadtest", nothing, FAILED)
+    sys.exit(status or (BREACHED if broken else FAILED if nothing else exit_status(results)))
 
 
 @cli.command("report")
 @click.argument("path", metavar="RESULTS_JSON", type=click.Path(path_type=Path))
 @click.option("--merge", "others", multiple=True, type=click.Path(path_type=Path), help="Results of another machine. Repeat.")
-@click.option("--fail-on", "thresholds", multiple=True, help="Exit with 4 if this holds, such as 'cuda.p99_ms>50'. Repeat.")
+@click.option(
+    "--fail-on", "thresholds", multiple=True, metavar="CONDITION", callback=written(parse_threshold),
+    help="Exit with 4 if this holds, such as 'cuda.p99_ms>50'. Repeat.",
+)  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), help="[default: beside RESULTS_JSON]")
-def report_command(path: Path, others: tuple[Path, ...], thresholds: tuple[str, ...], output: Path | None) -> None:
+def report_command(path: Path, others: tuple[Path, ...], thresholds: tuple[Threshold, ...], output: Path | None) -> None:
     """Render the report of RESULTS_JSON again."""
-    limits = [parse_threshold(text) for text in thresholds]
     results = merged(concluded(files.read(path)), [files.read(other) for other in others])
     console = new_console()
     _render(results, output or path.parent, console)
-    broken = breached(results, limits)
-    for text in broken:
-        console.print(f"--fail-on: {text}", highlight=False, soft_wrap=True)
-    sys.exit(BREACHED if broken else OK)
+    sys.exit(BREACHED if _say_breached(results, thresholds, console) else OK)
 
 
 @cli.command("diff")
@@ -145,13 +172,13 @@ def verify_command(model: str, tool: str, path: str, host: str, device: str, sha
 
 
 def measured(request: Request, options: Options, server: "_Server", progress: Progress) -> tuple[Results | None, int]:
-    """Runs a comparison; the results that there are, and the exit status if it isn't theirs."""
+    """Runs a comparison; the results that there are, and INTERRUPTED if it was; otherwise the exit status is theirs."""
     run: Run | None = None
     try:
         with server.running(progress) as address:
             run = Run(request, server.placed(options), address, progress)
             complete = run.measure()
-            return run.results(complete=complete), OK if complete else INVALID
+            return run.results(complete=complete), OK
     except KeyboardInterrupt:
         return (run.results(complete=False) if run else None), INTERRUPTED
 
@@ -209,7 +236,15 @@ def default_processes(cores: int) -> int:
 def exit_status(results: Results) -> int:
     """0 if everything is valid, or named as unavailable on this machine."""
     failed = [gap for gap in results.gaps if gap.kind != UNAVAILABLE]
-    return INVALID if failed or results.unusable() else OK
+    return INVALID if failed or results.unusable() or not results.complete else OK
+
+
+def why_nothing(results: Results) -> str:
+    """Why nothing could be measured; empty if something was."""
+    if results.cells:
+        return ""
+    gaps = "; ".join(f"{gap.what}: {gap.reason}" for gap in results.gaps)
+    return f"nothing could be measured: {gaps or 'no model runs on these devices'}"
 
 
 def _affinity() -> set[int]:
@@ -227,8 +262,8 @@ def _request(models: tuple[str, ...], given: dict[str, Any]) -> Request:
         devices=tuple(dict.fromkeys(given["devices"])),
         profile=profile,
         batches=given["batches"],
-        target_ms=quantities.duration_ms(given["slo_p99"]) if given["slo_p99"] else None,
-        loads_per_s=tuple(quantities.rate_per_s(text) for text in given["loads"]),
+        target_ms=given["slo_p99"],
+        loads_per_s=given["loads"],
         in_flight=given["in_flight"] or 0,
         shape=" ".join(given["shapes"]),
         payload=given["payload"],
@@ -241,8 +276,8 @@ def _options(given: dict[str, Any]) -> Options:
         command=shlex.join(["turnout-loadtest", *sys.argv[1:]]),
         processes=given["client_processes"] or default_processes(usable_cores()),
         stated=Stated(
-            prices=dict(quantities.price(text) for text in given["prices"]),
-            cpu_power=quantities.power_model(given["cpu_power"]) if given["cpu_power"] else None,
+            prices=dict(given["prices"]),
+            cpu_power=given["cpu_power"],
             settings=read_settings(given["config"]),
         ),
     )
@@ -251,6 +286,14 @@ def _options(given: dict[str, Any]) -> Options:
 def _render(results: Results, folder: Path, console: Console) -> None:
     reports.render(results, folder)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _say_breached(results: Results, thresholds: Sequence[Threshold], console: Console) -> bool:
+    """Says which of the conditions hold, or can't be checked; whether there are any."""
+    broken = breached(results, thresholds)
+    for text in broken:
+        console.print(f"--fail-on: {text}", highlight=False, soft_wrap=True)
+    return bool(broken)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
-from turnout_loadtests.__main__ import default_processes, exit_status, split_cores
+from turnout_loadtests.__main__ import cli, default_processes, exit_status, split_cores, why_nothing
 from turnout_loadtests.reporting import results as files
 from turnout_loadtests.reporting.results import FAILED, UNAVAILABLE, Gap
 
@@ -98,9 +99,8 @@ def test_two_results_are_compared(tmp_path: Path) -> None:
         (("report", "nowhere.json"), 1, "turnout-loadtest: nowhere.json: not a results.json"),
         (("compare",), 2, "missing argument"),
         (("compare", "m", "--batch", "0"), 2, "invalid value for '--batch'"),
-        (("compare", "m", "--slo-p99", "50"), 1, "'50' is no duration; write it as 50ms"),
-        (("compare", "m", "--price", "cpu=1"), 1, "'cpu=1' is no price"),
-        (("compare", "m", "--fail-on", "cpu.speed>1"), 1, "'speed' is none of p50_ms"),
+        (("compare", "m", "--slo-p99", "50"), 2, "'50' is no duration; write it as 50ms"),
+        (("report", "nowhere.json", "--fail-on", "cpu.speed>1"), 2, "'speed' is none of p50_ms"),
     ],
 )
 def test_a_failure_is_one_line_and_an_exit_code(options: tuple[str, ...], code: int, complaint: str) -> None:
@@ -108,6 +108,42 @@ def test_a_failure_is_one_line_and_an_exit_code(options: tuple[str, ...], code: 
     assert done.returncode == code
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "complaint"),
+    [
+        ("--slo-p99", "0ms", "no duration"), ("--load", "100", "no rate"), ("--load", "0/s", "no rate"),
+        ("--price", "cpu=1", "no price"), ("--cpu-power", "5", "no power"), ("--cpu-power", "95,20", "no power"),
+        ("--fail-on", "cpu.p99_ms", "no condition"), ("--fail-on", "cpu.speed>1", "is none of"),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_read_is_wrong_usage(option: str, text: str, complaint: str) -> None:
+    with pytest.raises(click.UsageError, match=complaint) as error:
+        cli.main(["compare", "m", option, text], standalone_mode=False)
+    assert error.value.exit_code == 2
+    assert option in error.value.format_message()
+
+
+def test_options_have_the_values_that_were_written() -> None:
+    words = ["m", "--slo-p99", "0.5s", "--load", "100/s", "--price", "cpu=0.34/h", "--cpu-power", "20,95"]
+    given = cli.commands["compare"].make_context("compare", words).params
+    assert (given["slo_p99"], given["loads"]) == (500.0, (100.0,))
+    assert (given["prices"], given["cpu_power"], given["thresholds"]) == ((("cpu", 0.34),), (20.0, 95.0), ())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"), [(("nosuch",), "unknown model 'nosuch'"), (("add", "--device", "cuda"), "add on cuda: no such device")]
+)
+def test_where_nothing_can_be_measured_the_command_fails_and_leaves_a_report(
+    options: tuple[str, ...], why: str, fake: str, tmp_path: Path
+) -> None:
+    done = turnout_loadtest("compare", *options, "--host", fake, "--output", str(tmp_path))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("turnout-loadtest: nothing could be measured: ")
+    assert why in line
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_missing_server_is_one_line(closed_port: int) -> None:
@@ -130,6 +166,14 @@ def test_what_is_invalid_or_failed_changes_the_exit_status_and_what_is_missing_d
     assert status(Behaviour(), Gap("resnet50", "cuda", 0, UNAVAILABLE, "no driver")) == 0
     assert status(Behaviour(), Gap("resnet50", "cpu", 8, FAILED, "too large")) == 3
     assert status(Behaviour(fails_share=0.5)) == 3
+    assert exit_status(World({"cpu": Behaviour()}).ledger().results(complete=False)) == 3
+
+
+def test_something_was_measured_as_soon_as_one_cell_was() -> None:
+    assert why_nothing(World({"cpu": Behaviour(fails_share=0.9)}, rounds=1).results()) == ""
+    gap = Gap("resnet50", "cuda", 0, UNAVAILABLE, "no driver")
+    assert why_nothing(World({}, gaps=[gap]).results()) == "nothing could be measured: resnet50 on cuda: no driver"
+    assert why_nothing(World({}).results()).endswith("no model runs on these devices")
 
 
 def test_senders_get_cores_of_their_own_where_there_are_some_to_spare() -> None:
