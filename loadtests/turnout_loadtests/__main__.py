@@ -22,7 +22,7 @@ from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.measuring.devices import read_settings
 from turnout_loadtests.measuring.machine import usable_cores
 from turnout_loadtests.measuring.server import ServerAddress, attached, started
-from turnout_loadtests.plan import PROFILES, Request
+from turnout_loadtests.plan import PROFILES, Request, stated
 from turnout_loadtests.probing import Stated
 from turnout_loadtests.reporting import report as reports
 from turnout_loadtests.reporting import results as files
@@ -92,7 +92,7 @@ def cli() -> None:
 @click.option("--in-flight", type=click.IntRange(1), help="Requests in flight in the Offline scenario. [default: what fills]")
 @click.option("--client-processes", type=click.IntRange(1), help="Processes that send. [default: one per 4 cores, at most 4]")
 @click.option("--rounds", type=click.IntRange(1), help="Repetitions of each measurement. [default: by profile]")
-@click.option("--window", type=click.FloatRange(0.5), metavar="SECONDS", help="Length of each. [default: by profile]")
+@click.option("--window", type=click.FloatRange(0.5), metavar="SECONDS", help="Least length of each. [default: by profile]")
 @click.option("--shape", "shapes", multiple=True, help="Sizes of an input's free dimensions, such as tokens:128.")
 @click.option("--payload", default=RANDOM, help="Rows to send: random, golden (needs --model-repository), or an .npz.")
 @click.option("--ready-timeout", default=600, type=click.IntRange(1), help="Seconds for the server to become ready.")
@@ -252,15 +252,10 @@ def _affinity() -> set[int]:
 
 
 def _request(models: tuple[str, ...], given: dict[str, Any]) -> Request:
-    profile = PROFILES[given["profile"]]
-    if given["rounds"]:
-        profile = replace(profile, rounds=given["rounds"])
-    if given["window"]:
-        profile = replace(profile, window_s=given["window"])
     return Request(
         models=models,
         devices=tuple(dict.fromkeys(given["devices"])),
-        profile=profile,
+        profile=stated(PROFILES[given["profile"]], given["rounds"], given["window"]),
         batches=given["batches"],
         target_ms=given["slo_p99"],
         loads_per_s=given["loads"],

@@ -1,7 +1,7 @@
 """What a comparison measures, in which order, and about how long that takes. Plain values and pure functions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from turnout_loadtests.judging.search import trial_length_s
 from turnout_loadtests.sending.load import RANDOM
@@ -31,6 +31,7 @@ class Profile:
 
     Attributes:
         rounds: repetitions of each experiment on each device.
+        rounds_alone: likewise where a device has no other to be compared with.
         window_s, longest_s: seconds measured in each; longer, up to `longest_s`, for models whose answers take long.
         probe_s: seconds of each step that looks for how many requests fill a device.
         searches: whether the capacity under the latency target is searched.
@@ -42,6 +43,7 @@ class Profile:
 
     name: str
     rounds: int
+    rounds_alone: int
     window_s: float
     longest_s: float
     warm_up_s: float
@@ -56,18 +58,18 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(
-        "quick", rounds=4, window_s=4.0, longest_s=20.0, warm_up_s=0.5, probe_s=1.0, searches=False, trial_s=5.0,
-        longest_trial_s=20.0, idle_s=0.0, batches=(1, 8),
+        "quick", rounds=4, rounds_alone=2, window_s=4.0, longest_s=20.0, warm_up_s=0.5, probe_s=1.0, searches=False,
+        trial_s=5.0, longest_trial_s=20.0, idle_s=0.0, batches=(1, 8),
         says_not="This was the quick profile: p50 and p90, without a search. It doesn't say what load a device carries within "
         "a latency target, nor what it draws. Use --profile standard for that.",
     ),
     "standard": Profile(
-        "standard", rounds=6, window_s=6.0, longest_s=40.0, warm_up_s=1.0, probe_s=1.5, searches=True, trial_s=5.0,
-        longest_trial_s=60.0, idle_s=10.0, batches=(1, 8),
+        "standard", rounds=6, rounds_alone=3, window_s=6.0, longest_s=40.0, warm_up_s=1.0, probe_s=1.5, searches=True,
+        trial_s=5.0, longest_trial_s=60.0, idle_s=10.0, batches=(1, 8),
     ),
     "thorough": Profile(
-        "thorough", rounds=12, window_s=12.0, longest_s=120.0, warm_up_s=2.0, probe_s=3.0, searches=True, trial_s=10.0,
-        longest_trial_s=240.0, idle_s=30.0, batches=(1, 8, 32),
+        "thorough", rounds=12, rounds_alone=6, window_s=12.0, longest_s=120.0, warm_up_s=2.0, probe_s=3.0, searches=True,
+        trial_s=10.0, longest_trial_s=240.0, idle_s=30.0, batches=(1, 8, 32),
     ),
 }  # fmt: skip
 
@@ -134,8 +136,17 @@ def in_turn(devices: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
 
 
 def rounds_of(profile: Profile, devices: int) -> int:
-    """How often an experiment is repeated; half as often if there is nothing to compare a device with."""
-    return profile.rounds if devices > 1 else max(2, profile.rounds // 2)
+    """How often an experiment is repeated; less often if there is nothing to compare a device with."""
+    return profile.rounds if devices > 1 else profile.rounds_alone
+
+
+def stated(profile: Profile, rounds: int | None, window_s: float | None) -> Profile:
+    """The profile with what the user stated instead: these rounds however many devices there are, and no shorter windows."""
+    if rounds is not None:
+        profile = replace(profile, rounds=rounds, rounds_alone=rounds)
+    if window_s is not None:
+        profile = replace(profile, window_s=window_s, longest_s=max(window_s, profile.longest_s))
+    return profile
 
 
 def window_s(profile: Profile, in_flight: int, latency_s: float) -> float:

@@ -9,6 +9,7 @@ from turnout_loadtests.plan import (
     PROFILES,
     Experiment,
     Request,
+    duration_s,
     estimate_s,
     experiments,
     filling,
@@ -16,6 +17,7 @@ from turnout_loadtests.plan import (
     next_in_flight,
     open_limit,
     rounds_of,
+    stated,
     window_s,
 )  # fmt: skip
 
@@ -54,8 +56,28 @@ def test_a_window_is_as_long_as_its_answers_need_within_the_limit(latency_s: flo
 
 
 def test_a_single_device_has_half_the_rounds() -> None:
+    for profile in PROFILES.values():
+        assert 2 * rounds_of(profile, 1) == rounds_of(profile, 2) == profile.rounds
     assert rounds_of(PROFILES["standard"], 1) == 3
-    assert rounds_of(PROFILES["standard"], 2) == 6
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+@pytest.mark.parametrize("rounds", [1, 3, 6])
+def test_rounds_that_were_stated_are_measured_however_many_devices_there_are(rounds: int, devices: int) -> None:
+    assert rounds_of(stated(PROFILES["quick"], rounds, None), devices) == rounds
+
+
+@pytest.mark.parametrize("window", [0.6, 20.0, 60.0, 300.0])
+@pytest.mark.parametrize("experiment", [Experiment(1, single=True), Experiment(1), Experiment(1, rate_per_s=1000.0)])
+def test_a_window_that_was_stated_is_never_cut(window: float, experiment: Experiment) -> None:
+    asked = replace(REQUEST, profile=stated(PROFILES["quick"], None, window))
+    assert duration_s(asked, experiment, 2, 0.001) == window
+    assert window <= duration_s(asked, experiment, 2, 10.0) <= max(window, PROFILES["quick"].longest_s)
+
+
+def test_what_was_not_stated_is_the_profiles() -> None:
+    assert stated(PROFILES["thorough"], None, None) == PROFILES["thorough"]
+    assert stated(PROFILES["thorough"], 5, None).window_s == PROFILES["thorough"].window_s
 
 
 def test_quick_takes_about_three_minutes_for_a_small_model_on_two_devices() -> None:
