@@ -108,7 +108,7 @@ def compare_command(models: tuple[str, ...], output: Path | None, **given: Any) 
     Attaches to a running server, or starts one on a --model-repository.
     """
     console, folder = new_console(), output or Path("reports") / f"{datetime.now():%Y-%m-%d-%H%M%S}"
-    request, options = _request(models, given), _options(given)
+    request, options = request_of(models, given), _options(given)
     others = [files.read(path) for path in given["others"]]
     with progress_on(console) as shown:
         progress = replace(
@@ -251,14 +251,15 @@ def _affinity() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def _request(models: tuple[str, ...], given: dict[str, Any]) -> Request:
+def request_of(models: tuple[str, ...], given: dict[str, Any]) -> Request:
+    """What these options ask for; each model, device and load once."""
     return Request(
-        models=models,
+        models=tuple(dict.fromkeys(models)),
         devices=tuple(dict.fromkeys(given["devices"])),
         profile=stated(PROFILES[given["profile"]], given["rounds"], given["window"]),
         batches=given["batches"],
         target_ms=given["slo_p99"],
-        loads_per_s=given["loads"],
+        loads_per_s=tuple(dict.fromkeys(given["loads"])),
         in_flight=given["in_flight"] or 0,
         shape=" ".join(given["shapes"]),
         payload=given["payload"],

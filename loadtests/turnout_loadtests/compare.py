@@ -1,6 +1,5 @@
 """Compares devices: probes what each model can run on, measures one cell after another, and keeps the results as they come."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,8 +33,8 @@ from turnout_loadtests.plan import (
     step_s,
 )
 from turnout_loadtests.probing import GONE, Probed, Prober, ServerDied, Stated
-from turnout_loadtests.reporting.results import FAILED, NOT_REACHED, Gap, Results
-from turnout_loadtests.sending.load import CLOSED, OPEN, Load, locust_command
+from turnout_loadtests.reporting.results import FAILED, Gap, Results
+from turnout_loadtests.sending.load import CLOSED, OFFLINE, OPEN, Load, locust_command
 from turnout_loadtests.sending.samples import OK, Samples
 from turnout_loadtests.sending.senders import SenderDied, Senders
 
@@ -340,6 +339,7 @@ class Run:
             device=device,
             batch=experiment.batch,
             arrival=OPEN if is_open else CLOSED,
+            fills=experiment.scenario == OFFLINE,
             in_flight=open_limit(experiment.rate_per_s, request.target_ms)
             if is_open
             else 1
@@ -356,22 +356,9 @@ class Run:
         )
 
     def _note_unreached(self, why: str) -> None:
-        """A gap for each experiment on each device that has no cell yet."""
-        models = self._ledger.models
-        if not any(models.values()):
-            for model in self._request.models:
-                self._ledger.lacks(Gap(model, "", 0, NOT_REACHED, why))
-            return
-        done = Counter((cell.model, cell.device, cell.batch, cell.scenario) for cell in self._ledger.cells if cell.round)
-        for model, devices in models.items():
-            planned = rounds_of(self._request.profile, len(devices))
-            for device in devices:
-                for experiment in experiments(self._request):
-                    load = self._load(model, device, experiment, 2)
-                    count = done[model, device, load.batch, load.scenario]
-                    if count < planned:
-                        what = f"{load.scenario}: {count} of {planned} rounds; {why}"
-                        self._ledger.lacks(Gap(model, device, load.batch, NOT_REACHED, what))
+        """A gap for all that has not been measured by now."""
+        for gap in self._ledger.unreached(why):
+            self._ledger.lacks(gap)
 
     def _cpu_facts(self, model: str) -> DeviceFacts | None:
         devices = self._ledger.models.get(model, {}).values()

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turnout_loadtests import environment
+from turnout_loadtests.formatting import three_digits
 from turnout_loadtests.judging.agreement import Agreement
 from turnout_loadtests.judging.cells import INVALID, Cell
+from turnout_loadtests.judging.ladder import WIDEST_MS
 from turnout_loadtests.judging.search import Capacity
 from turnout_loadtests.judging.summaries import Key, Summary, key_of, summarised
 from turnout_loadtests.judging.validity import Floor
-from turnout_loadtests.plan import Request
+from turnout_loadtests.plan import Request, experiments, rounds_of
 from turnout_loadtests.probing import Probed
 from turnout_loadtests.reporting.conclusions import concluded
-from turnout_loadtests.reporting.results import SCHEMA_VERSION, Gap, Machine, Results
+from turnout_loadtests.reporting.results import NOT_REACHED, SCHEMA_VERSION, Gap, Machine, Results
 from turnout_loadtests.sending.samples import OK, Samples
 
 
@@ -90,6 +93,28 @@ class Ledger:
         """Adds the result of a search."""
         self.capacities.append(capacity)
         self.written(self.results(complete=False))
+
+    def unreached(self, why: str) -> list[Gap]:
+        """A gap for each experiment that lacks rounds on a device, and for each search that has not come to its end."""
+        request = self.request
+        gaps = [Gap(model, "", 0, NOT_REACHED, why) for model in request.models if model not in self.models]
+        done = Counter(
+            (cell.model, cell.device, cell.batch, cell.scenario, cell.rate_per_s) for cell in self.cells if cell.round
+        )
+        searched = {(each.model, each.device) for each in self.capacities}
+        for model, devices in self.models.items():
+            planned = rounds_of(request.profile, len(devices))
+            for device, probed in devices.items():
+                for each in experiments(request):
+                    count = done[model, device, each.batch, each.scenario, each.rate_per_s]
+                    if count < planned and each.batch in probed.latency_s:
+                        load = f" at {three_digits(each.rate_per_s)}/s" if each.rate_per_s else ""
+                        what = f"{each.scenario}{load}: {count} of {planned} rounds; {why}"
+                        gaps.append(Gap(model, device, each.batch, NOT_REACHED, what))
+                if request.profile.searches and (model, device) not in searched:
+                    what = f"the search for what it carries within {request.target_ms or WIDEST_MS:g} ms; {why}"
+                    gaps.append(Gap(model, device, min(probed.latency_s), NOT_REACHED, what))
+        return gaps
 
     def results(self, *, complete: bool) -> Results:
         """The results by now."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from turnout_loadtests.judging.search import trial_length_s
-from turnout_loadtests.sending.load import RANDOM
+from turnout_loadtests.sending.load import OFFLINE, RANDOM, SERVER, SINGLE_STREAM
 
 #: Of rows, not of requests: an accelerator is filled by rows.
 MAX_ROWS_IN_FLIGHT = 512
@@ -113,6 +113,11 @@ class Experiment:
     batch: int
     single: bool = False
     rate_per_s: float = 0.0
+
+    @property
+    def scenario(self) -> str:
+        """The name that MLPerf Inference gives to it."""
+        return SERVER if self.rate_per_s else SINGLE_STREAM if self.single else OFFLINE
 
 
 def experiments(request: Request) -> list[Experiment]:

@@ -173,7 +173,7 @@ class World:
         usual = {"model": model, "device": device, "duration_s": self.window_s, "target_ms": self.target_ms}
         return [
             load(**usual),
-            *(load(batch=batch, in_flight=self.in_flight, **usual) for batch in self.batches),
+            *(load(batch=batch, in_flight=self.in_flight, fills=True, **usual) for batch in self.batches),
             *(load(arrival=OPEN, rate_per_s=rate, in_flight=self.in_flight_at_rate, **usual) for rate in self.loads_per_s),
         ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from turnout_loadtests.__main__ import cli, default_processes, exit_status, split_cores, why_nothing
+from turnout_loadtests.__main__ import cli, default_processes, exit_status, request_of, split_cores, why_nothing
 from turnout_loadtests.reporting import results as files
 from turnout_loadtests.reporting.results import FAILED, UNAVAILABLE, Gap
 
@@ -130,6 +130,13 @@ def test_options_have_the_values_that_were_written() -> None:
     given = cli.commands["compare"].make_context("compare", words).params
     assert (given["slo_p99"], given["loads"]) == (500.0, (100.0,))
     assert (given["prices"], given["cpu_power"], given["thresholds"]) == ((("cpu", 0.34),), (20.0, 95.0), ())
+
+
+def test_what_is_named_twice_is_measured_once() -> None:
+    words = ["m", "n", "m", "--load", "50/s", "--load", "10/s", "--load", "50.0/s", "--device", "cpu", "--device", "cpu"]
+    models, given = ["m", "n", "m"], cli.commands["compare"].make_context("compare", words).params
+    asked = request_of(tuple(models), given)
+    assert (asked.models, asked.loads_per_s, asked.devices) == (("m", "n"), (50.0, 10.0), ("cpu",))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from turnout_loadtests.plan import (
     stated,
     window_s,
 )  # fmt: skip
+from turnout_loadtests.sending.load import OFFLINE, SERVER, SINGLE_STREAM
 
 REQUEST = Request(("a",), ("cpu", "cuda"), PROFILES["quick"], loads_per_s=(100.0,))
 
@@ -78,6 +79,10 @@ def test_a_window_that_was_stated_is_never_cut(window: float, experiment: Experi
 def test_what_was_not_stated_is_the_profiles() -> None:
     assert stated(PROFILES["thorough"], None, None) == PROFILES["thorough"]
     assert stated(PROFILES["thorough"], 5, None).window_s == PROFILES["thorough"].window_s
+
+
+def test_experiments_have_the_names_of_mlperf() -> None:
+    assert [each.scenario for each in experiments(REQUEST)] == [SINGLE_STREAM, OFFLINE, OFFLINE, SERVER]
 
 
 def test_quick_takes_about_three_minutes_for_a_small_model_on_two_devices() -> None:

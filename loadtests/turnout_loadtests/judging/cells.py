@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from turnout_loadtests.measuring.energy import Energy
 from turnout_loadtests.measuring.machine import MachineUse
-from turnout_loadtests.sending.load import OPEN, SINGLE_STREAM, Load
+from turnout_loadtests.sending.load import OPEN, Load
 from turnout_loadtests.sending.samples import OK, Samples
 from turnout_loadtests.statistics import median, minimum_samples, per_second, percentile, upper_bound
 
@@ -144,7 +144,7 @@ class Cell:
     @property
     def is_single_stream(self) -> bool:
         """Whether one request was in flight at a time."""
-        return self.scenario == SINGLE_STREAM
+        return self.arrival != OPEN and self.in_flight == 1
 
     @property
     def file_name(self) -> str:

@@ -32,6 +32,7 @@ class Load:
         misses_allowed: the load ends early once more answers than this have missed the target; None to let it run.
         streaming: each user has one stream instead of a call for each request.
         users: Locust users that send it; 0 for as many as it needs.
+        fills: a closed load that is meant to fill the device, also where one request in flight does.
         floor: calls ServerLive instead of running the model: what client, network and server cost without inference.
     """
 
@@ -53,6 +54,7 @@ class Load:
     misses_allowed: int | None = None
     streaming: bool = False
     users: int = 0
+    fills: bool = False
     floor: bool = False
 
     @property
@@ -60,7 +62,7 @@ class Load:
         """The name that MLPerf Inference gives to this kind of load."""
         if self.arrival == OPEN:
             return SERVER
-        return SINGLE_STREAM if self.in_flight == 1 else OFFLINE
+        return OFFLINE if self.fills or self.in_flight > 1 else SINGLE_STREAM
 
     @property
     def user_count(self) -> int:

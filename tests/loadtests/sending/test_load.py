@@ -10,6 +10,7 @@ def test_loads_have_the_names_of_mlperf() -> None:
     assert load().scenario == SINGLE_STREAM
     assert load(in_flight=8).scenario == OFFLINE
     assert load(arrival=OPEN, rate_per_s=10.0).scenario == SERVER
+    assert load(in_flight=1, fills=True).scenario == OFFLINE
 
 
 def test_an_open_load_has_few_and_busy_users_whose_rates_add_up() -> None:
