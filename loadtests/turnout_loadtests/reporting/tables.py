@@ -40,6 +40,7 @@ class Table:
     Attributes:
         note: how to read it, or why there is nothing in it.
         prose: the places of columns that hold words, which are aligned to the left.
+        remarks: the last column holds sentences, which the page shows below their rows because a column would be too narrow.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     prose: Sequence[int] = (0,)
+    remarks: bool = False
 
 
 def answers(results: Results) -> list[Table]:
@@ -264,7 +266,7 @@ def measurements(results: Results) -> Table:
         "Model", "Device", "Scenario", "Batch", "Load", "Rows/s", "p50 ms", "p90 ms", "p99 ms", "Queue ms", "Compute ms",
         "Failures", "Dropped", "Rounds", "State", "Reasons and remarks",
     ]  # fmt: skip
-    return Table("Measurements", head, rows, "", (0, 1, 2, 14, 15))
+    return Table("Measurements", head, rows, "", (0, 1, 2, 14, 15), remarks=True)
 
 
 def offers_of(results: Results, evidence: Evidence, target_ms: float) -> list[Offer]:

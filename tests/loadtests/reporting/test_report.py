@@ -126,6 +126,25 @@ def test_the_page_closes_every_element_and_is_accessible(texts: dict[str, str]) 
     assert targets <= set(ids)
 
 
+def test_reasons_have_the_width_of_the_table_below_their_measurement(tmp_path: Path) -> None:
+    """As the last of fifteen columns they were cut off, and so narrow that a row filled the screen."""
+    results = World({"cpu": Behaviour(), "cuda": Behaviour(fails_share=0.6)}, rounds=2, window_s=0.5).results()
+    texts = rendered(results, tmp_path)
+    page = texts["report.html"]
+    table = page[page.index('aria-label="Measurements"') :]
+    head, body = table[: table.index("</thead>")], table[table.index("<tbody>") : table.index("</tbody>")]
+    columns = head.count('scope="col"')
+    assert "Reasons" not in head
+    lines = [line for line in body.splitlines() if line.startswith("<tr")]
+    measured = [place for place, line in enumerate(lines) if 'scope="row"' in line]
+    assert [lines[place].count("<td") + 1 for place in measured] == [columns] * len(results.summaries)
+    for place, summary in zip(measured, results.summaries, strict=True):
+        said = [line for line in lines[place + 1 : place + 2] if f'<td colspan="{columns}"' in line]
+        assert [reason in said[0] for reason in summary.reasons if said] == [True] * len(summary.reasons)
+        assert bool(said) is bool(summary.reasons) is ('class="remarked"' in lines[place])
+    assert "Reasons and remarks |" in texts["report.md"]
+
+
 def test_a_reason_is_escaped(texts: dict[str, str]) -> None:
     assert "no &lt;TensorRT&gt; &amp; co." in texts["report.html"]
     assert "<TensorRT>" not in texts["report.html"]
