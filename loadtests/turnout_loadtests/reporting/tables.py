@@ -170,7 +170,8 @@ def per_model(results: Results) -> Table:
         row = [evidence.model]
         for device in devices:
             single, fullest = evidence.single(device), evidence.fullest(device)
-            row.append(or_dash(single.latency.p50_ms if single and single.state != INVALID else None))
+            p50_ms = single.latency.p50_ms if single and single.state != INVALID else None
+            row.append(or_dash(None if single is None or p50_ms is None else p50_ms / single.key.batch))
             rate = fullest.rows_per_s if fullest and fullest.state != INVALID else None
             row.append(or_dash(1e3 / rate if rate else None))
         rows.append(row)
@@ -179,7 +180,7 @@ def per_model(results: Results) -> Table:
         "Time for a row, by model",
         head,
         rows if devices and len(rows) > 1 else [],
-        "Milliseconds: one request alone, and when the device is filled.",
+        "Milliseconds: its part of one request alone, of the smallest batch; and when the device is filled.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from turnout_loadtests.judging.agreement import Agreement
 from turnout_loadtests.judging.search import Capacity
@@ -12,7 +13,7 @@ from turnout_loadtests.reporting.conclusions import concluded, evidence_of
 from turnout_loadtests.reporting.results import Results
 from turnout_loadtests.reporting.tables import DASH
 
-from tests.loadtests.made import Behaviour, World
+from tests.loadtests.made import Behaviour, World, entry, load
 
 
 def facts(name: str, price: float | None) -> DeviceFacts:
@@ -174,3 +175,20 @@ def test_a_device_that_is_slower_whatever_the_baseline_can_do_keeps_its_speed_up
     assert speed_ups["cuda"].startswith("0.08")
     assert "(0 to 0.08" in speed_ups["cuda"]
     assert "undecided" not in speed_ups["cuda"]
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_the_time_for_a_row_is_that_of_its_part_of_a_request(batch: int) -> None:
+    """One request of so many rows takes 80 ms, alone or with another."""
+    ledger = World({"cpu": Behaviour(ms=80.0)}, models=("a", "b"), rounds=0).ledger()
+    chance = np.random.default_rng(1)
+    for model in ledger.models:
+        for number in (1, 2, 3):
+            for given in (load(batch=batch), load(batch=batch, in_flight=2, fills=True)):
+                ledger.enter(*entry(replace(given, model=model), Behaviour(ms=80.0), number, chance))
+    table = tables.per_model(ledger.results(complete=True))
+    assert table.headings == ["Model", "cpu: alone", "cpu: filled"]
+    for row in table.rows:
+        alone, filled = map(float, row[1:])
+        assert alone == pytest.approx(80.0 / batch, rel=0.05)
+        assert filled == pytest.approx(40.0 / batch, rel=0.05)
