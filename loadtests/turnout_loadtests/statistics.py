@@ -83,11 +83,11 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
 
 
 def pairs_needed(ratios: Interval, pairs: int, margin: float) -> int | None:
-    """How many pairs would tell the ratio from 1 +- `margin`, if they scatter as those so far; None if no number would.
+    """How many pairs would tell whether the ratio is within `margin` of 1, if they scatter as those so far.
 
-    The interval shrinks with the root of the number of pairs.
+    None if no number would: it is the margin itself. The interval shrinks with the root of the number of pairs.
     """
-    distance = abs(math.log(ratios.value)) - math.log(1 + margin)
+    distance = abs(abs(math.log(ratios.value)) - math.log(1 + margin))
     if distance <= 0:
         return None
     reach = math.log(ratios.high / ratios.low) / 2

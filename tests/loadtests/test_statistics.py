@@ -1,8 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from turnout_loadtests.statistics import median, minimum_samples, nearest_rank, per_second, percentile
+from turnout_loadtests.statistics import Interval, median, minimum_samples, nearest_rank, pairs_needed, per_second, percentile
 
 TIMES = st.lists(st.floats(0, 1e6), min_size=1, max_size=700)
 
@@ -54,3 +56,28 @@ def test_the_nearest_rank_is_a_measured_value_and_equals_the_percentile(values: 
 def test_infinite_latencies_count_in_the_nearest_rank() -> None:
     assert nearest_rank([2.0, np.inf, 1.0, 3.0], 0.5) == 2.0
     assert nearest_rank([2.0, np.inf, 1.0, 3.0], 0.99) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("ratios", "pairs", "needed"),
+    [
+        (Interval(1.0, 0.82, 1 / 0.82), 6, 100),  # of equal devices, too: their interval will lie within the margin
+        (Interval(1.002, 0.82, 1.22), 6, 109),
+        (Interval(1 / 1.002, 1 / 1.22, 1 / 0.82), 6, 109),
+        (Interval(1.3, 1.0, 1.69), 6, 10),
+        (Interval(1 / 1.3, 1 / 1.69, 1.0), 6, 10),
+        (Interval(2.0, 1.9, 2.1), 6, 7),
+        (Interval(1.05, 1.0, 1.1), 6, None),
+    ],
+)
+def test_pairs_tell_whether_a_ratio_is_within_the_margin_or_beyond(ratios: Interval, pairs: int, needed: int | None) -> None:
+    found = pairs_needed(ratios, pairs, 0.05)
+    assert found == (needed if needed is None else pytest.approx(needed, abs=2))
+
+
+@given(st.floats(0.5, 2.0), st.floats(1.01, 2.0))
+def test_so_many_pairs_bring_the_interval_to_one_side_of_the_margin(ratio: float, reach: float) -> None:
+    needed = pairs_needed(Interval(ratio, ratio / reach, ratio * reach), 6, 0.05)
+    if needed is not None and needed < 1e6:
+        low, high = (abs(math.log(ratio)) + sign * math.log(reach) * math.sqrt(6 / needed) for sign in (-1, 1))
+        assert low >= math.log(1.05) - 1e-9 or high <= math.log(1.05) + 1e-9
