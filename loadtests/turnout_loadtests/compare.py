@@ -362,7 +362,7 @@ class Run:
 
     def _cpu_facts(self, model: str) -> DeviceFacts | None:
         devices = self._ledger.models.get(model, {}).values()
-        return next((probed.facts for probed in devices if not probed.facts.is_gpu), None)
+        return next((probed.facts for probed in devices if probed.facts.is_cpu), None)
 
     def _shares_cores(self, facts: DeviceFacts) -> bool:
         return self._server.is_local and not facts.is_gpu and not self._options.sender_cores

@@ -86,23 +86,24 @@ class _Answering:
     def __init__(self, evidence: Evidence, carries: Carries, question: Question) -> None:
         self._evidence, self._carries, self._question = evidence, carries, question
         gpus = [device for device in evidence.measured if evidence.facts[device].is_gpu]
-        self._others = [device for device in evidence.measured if device not in gpus]
+        self._cpus = [device for device in evidence.measured if evidence.facts[device].is_cpu]
         self._gpus = gpus
+        self._neither = [device for device in evidence.measured if device not in (*self._cpus, *gpus)]
 
     def answer(self) -> Answer:
         if not self._evidence.measured:
             advice = ["Stop what else runs on this machine, and measure again."] if self._disturbed() else []
             return self._said(UNDECIDED, "Undecided: no device has a valid measurement", [*advice, *self._reasons()])
-        if not self._others:
+        if not self._cpus:
             return self._of_gpu_alone()
         target_ms = self._question.target_ms
         if target_ms is None:
             return self._within_several()
-        cpu, gpu = self._best(self._others, target_ms), self._best(self._gpus, target_ms)
+        cpu, gpu = self._best(self._cpus, target_ms), self._best(self._gpus, target_ms)
         if cpu is None:
             return self._within_bound(gpu, target_ms) or self._without_capacity(target_ms)
         if cpu.capacity_per_s <= 0:
-            untold = self._untold(self._others, target_ms)
+            untold = self._untold(self._cpus, target_ms)
             return self._without_capacity(target_ms) if untold else self._missed(cpu, gpu, target_ms)
         if self._question.loads_per_s:
             return self._at_load(cpu, gpu, target_ms)
@@ -135,7 +136,7 @@ class _Answering:
         if cpu.price_per_hour is None or gpu.price_per_hour is None:
             return OPEN, f"{take} {cpus} or {gpus}"
         mine, other = cost_per_hour(load, cpu), cost_per_hour(load, gpu)
-        least_cpu = least_cost_per_hour(load, self._possible(self._others, target_ms))
+        least_cpu = least_cost_per_hour(load, self._possible(self._cpus, target_ms))
         least_gpu = least_cost_per_hour(load, self._possible(self._gpus, target_ms))
         cpus, gpus = f"{cpus} ({_costs(load, cpu)}/h)", f"{gpus} ({_costs(load, gpu)}/h)"
         if other is not None and least_cpu is not None and other < least_cpu:
@@ -152,14 +153,16 @@ class _Answering:
             least = " even with one request at a time"
         missed = f"the {_noun(cpu.device)} misses p99 ≤ {target_ms:g} ms{least}"
         if gpu is None:
-            return self._said(OPEN, f"{missed[0].upper() + missed[1:]}; a GPU was not measured", self._reasons())
+            untold = [self._why_untold(each) for each in self._untold(self._gpus, target_ms)]
+            why = untold[0] if untold else "a GPU was not measured"
+            return self._said(OPEN, f"{missed[0].upper() + missed[1:]}; {why}", self._reasons())
         if gpu.capacity_per_s <= 0:
             return self._said(OPEN, f"Neither keeps p99 ≤ {target_ms:g} ms: {missed}, and so does the {_noun(gpu.device)}", [])
         return self._said(NEEDED, f"Yes, it needs one: {missed}", [self._carried(gpu, target_ms)])
 
     def _within_several(self) -> Answer:
         """No target was given: what each side carries within several."""
-        lines = [line for device in (*self._others, *self._gpus) if (line := self._ladder(device))]
+        lines = [line for device in (*self._cpus, *self._gpus) if (line := self._ladder(device))]
         if not lines:
             return self._without_capacity(None)
         return self._said(
@@ -170,7 +173,7 @@ class _Answering:
         """Nothing was searched, or nothing found: what the loads that were asked for say, or else nothing."""
         if target_ms is not None and (found := self._kept_load(target_ms)):
             return found
-        untold = self._untold(self._others, target_ms)
+        untold = self._untold(self._cpus, target_ms)
         missed = any(each.beyond_per_s is not None for each in untold)
         if self._question.searched or missed:
             first, *rest = map(self._why_untold, untold)
@@ -180,17 +183,17 @@ class _Answering:
             lines += ["Measure lower rates: by --load, or by --profile thorough, whose trials last longer."] if missed else []
             return self._said(UNDECIDED, f"Undecided: {first}", [*lines, *self._reasons()])
         headline = "Not decided: the quick profile measures how fast devices are, not what load they carry"
-        speeds = [line for device in (*self._others, *self._gpus) if (line := self._speed(device))]
+        speeds = [line for device in (*self._cpus, *self._gpus) if (line := self._speed(device))]
         return self._said(OPEN, headline, [*speeds, "Use --profile standard --slo-p99 50ms for an answer.", *self._reasons()])
 
     def _within_bound(self, gpu: Offer | None, target_ms: float) -> Answer | None:
         """A load that a GPU carries for less than as many CPUs as it takes at least, although what one carries isn't known."""
         load = max(self._question.loads_per_s, default=0.0)
-        most = max((each for each in self._possible(self._others, target_ms)), key=lambda each: each.most_per_s or math.inf)
+        most = max((each for each in self._possible(self._cpus, target_ms)), key=lambda each: each.most_per_s or math.inf)
         if gpu is None or most.most_per_s is None or not load:
             return None
         kind, headline = self._decided_at(load, most, gpu, target_ms)
-        why = [f"{text[0].upper()}{text[1:]}." for text in map(self._why_untold, self._untold(self._others, target_ms))]
+        why = [f"{text[0].upper()}{text[1:]}." for text in map(self._why_untold, self._untold(self._cpus, target_ms))]
         return self._said(kind, headline, [*why, self._carried(gpu, target_ms), *self._reasons()]) if kind == YES else None
 
     def _kept_load(self, target_ms: float) -> Answer | None:
@@ -198,7 +201,7 @@ class _Answering:
         loads = [each for each in self._evidence.summaries if each.key.scenario == SERVER]
         largest = max([*self._question.loads_per_s, *(each.key.rate_per_s for each in loads)], default=0.0)
         told = {each.key: keeps(each, target_ms) for each in loads}
-        mine = [each for each in loads if each.key.device in self._others]
+        mine = [each for each in loads if each.key.device in self._cpus]
         kept = sorted((each for each in mine if told[each.key]), key=lambda each: -each.key.rate_per_s)
         where = f"{largest:g} requests/s at p99 ≤ {target_ms:g} ms"
         if kept and kept[0].key.rate_per_s == largest:
@@ -212,13 +215,17 @@ class _Answering:
             return None
         lines = [_at_rate(each, target_ms) for each in loads if told[each.key] is not None]
         if at_largest and set(at_largest) == {False}:
-            headline = f"{where[0].upper() + where[1:]} are more than one {_noun(self._others[0])} carries"
+            headline = f"{where[0].upper() + where[1:]} are more than one {_noun(self._cpus[0])} carries"
         else:
-            headline = f"Not decided: whether one {_noun(self._others[0])} keeps {where} isn't known"
+            headline = f"Not decided: whether one {_noun(self._cpus[0])} keeps {where} isn't known"
         return self._said(OPEN, headline, [*lines, *self._reasons()])
 
     def _of_gpu_alone(self) -> Answer:
         target_ms = self._question.target_ms
+        if not self._gpus:
+            names = ", ".join(map(_noun, self._neither))
+            speeds = [line for device in self._neither if (line := self._speed(device))]
+            return self._said(OPEN, f"Not decided: {names} may be a CPU or a GPU, or neither", [*speeds, *self._reasons()])
         lines = [self._ladder(device) for device in self._gpus] if target_ms is None else []
         if target_ms is not None:
             lines = [self._carried(each, target_ms) for each in self._offers(self._gpus, target_ms)]
@@ -241,11 +248,12 @@ class _Answering:
 
     def _beyond(self, cpu: Offer, gpu: Offer | None, target_ms: float) -> list[str]:
         """Where a GPU pays off."""
+        untold = [f"{text[0].upper()}{text[1:]}." for text in map(self._why_untold, self._untold(self._gpus, target_ms))]
         if gpu is None:
-            return [*self._to_win(cpu), *self._reasons()]
+            return [*(untold or self._to_win(cpu)), *self._reasons()]
         if gpu.capacity_per_s <= 0:
-            return [f"The {_noun(gpu.device)} misses the target even at low load."]
-        lines = [self._carried(gpu, target_ms)]
+            return [f"The {_noun(gpu.device)} misses the target even at low load.", *untold]
+        lines = [*untold, *self._unclear(), self._carried(gpu, target_ms)]
         if cpu.price_per_hour is None or gpu.price_per_hour is None:
             missing = [each.device for each in (cpu, gpu) if each.price_per_hour is None]
             return [*lines, f"Which costs less is not known: pass {' '.join(f'--price {each}=…/h' for each in missing)}."]
@@ -302,7 +310,7 @@ class _Answering:
 
     def _reasons(self) -> list[str]:
         """What wasn't measured, and what isn't valid."""
-        lines = [f"{_noun(name)} was not measured: {why}." for name, why in self._evidence.missing.items()]
+        lines = [*self._unclear(), *(f"{_noun(name)} was not measured: {why}." for name, why in self._evidence.missing.items())]
         for device in self._evidence.facts:
             if device not in self._evidence.measured:
                 said = [reason for each in self._evidence.summaries if each.key.device == device for reason in each.reasons]
@@ -314,7 +322,7 @@ class _Answering:
         known = [each for each in self._evidence.capacities if target_ms in (None, each.target_ms)]
         found = []
         for device in devices:
-            unknown = Capacity(self._evidence.model, device, 0, target_ms or 0.0, None, reason="no search came to its end")
+            unknown = Capacity(self._evidence.model, device, 0, target_ms or 0.0, None, reason="no search found it")
             searched = next((each for each in known if each.device == device), unknown)
             found.append(searched if target_ms is None else self._carries.get((device, target_ms)) or searched)
         return [each for each in found if each.per_s is None]
@@ -330,6 +338,14 @@ class _Answering:
     def _best(self, devices: Sequence[str], target_ms: float) -> Offer | None:
         """The device that carries most."""
         return max(self._offers(devices, target_ms), key=lambda each: each.capacity_per_s, default=None)
+
+    def _unclear(self) -> list[str]:
+        """The devices that take no part in the answer, because they are neither a CPU nor a GPU as far as is known."""
+        hardware = {device: self._evidence.facts[device].computes_on for device in self._neither}
+        stated = {
+            device: f"it is an {name.upper()}" if name else "the server doesn't say which" for device, name in hardware.items()
+        }
+        return [f"{_noun(device)} counts neither as a CPU nor as a GPU: {why}." for device, why in stated.items()]
 
     def _offers(self, devices: Sequence[str], target_ms: float) -> list[Offer]:
         found = [self._carries.get((device, target_ms)) for device in devices]

@@ -130,10 +130,12 @@ def _opponents(evidence: Evidence) -> list[tuple[str, str]]:
     """The pairs of devices to compare, the better one first."""
     measured = evidence.measured
     gpus = [device for device in measured if evidence.facts[device].is_gpu]
-    others = [device for device in measured if device not in gpus]
-    if gpus and others:
-        pair = sorted((_best(evidence, gpus), _best(evidence, others)), key=lambda device: -_rank(evidence, device))
-        return [(pair[0], pair[1])]
+    cpus = [device for device in measured if evidence.facts[device].is_cpu]
+    if gpus and cpus:
+        sides = [_best(evidence, gpus), _best(evidence, cpus)]
+        rest = [device for device in measured if device not in (*gpus, *cpus)]  # of which it isn't known what they are
+        first, *others = sorted([*sides, *rest], key=lambda device: -_rank(evidence, device))
+        return [(first, device) for device in others]
     best = _best(evidence, measured) if measured else ""
     return [(best, device) for device in measured if device != best]
 

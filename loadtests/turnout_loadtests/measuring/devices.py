@@ -5,7 +5,7 @@ import re
 import tomllib
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,19 @@ from turnout_loadtests.errors import LoadTestError
 from turnout_loadtests.payloads import split_precision
 from turnout_loadtests.quantities import PowerModel
 
+CPU, GPU, NPU = "cpu", "gpu", "npu"
 GPU_KINDS = ("cuda", "tensorrt", "migraphx")
+#: What devices of these kinds compute on. OpenVINO does so on a CPU, unless the settings state other hardware.
+HARDWARE_OF_KINDS = {"cpu": CPU, "openvino": CPU, **dict.fromkeys(GPU_KINDS, GPU)}
+#: What ONNX Runtime's providers compute on, as far as it is always the same.
+HARDWARE_OF_PROVIDERS = {
+    f"{name}ExecutionProvider": hardware
+    for hardware, names in (
+        (CPU, ("CPU", "Dnnl", "XNNPACK", "ACL", "ArmNN")),
+        (GPU, ("CUDA", "Tensorrt", "NvTensorRTRTX", "ROCM", "MIGraphX", "WebGpu", "Dml")),
+    )
+    for name in names
+}
 BY_SETTINGS = "the server's settings"
 BY_OPTION = "command line"
 TIMEOUT_S = 10.0
@@ -30,6 +42,7 @@ class DeviceFacts:
     Attributes:
         name: as asked for; `answers_as` is the device that it means for a model, such as `cuda:0` for `cuda`.
         price_source, power_source: who stated the price and the watts.
+        hardware: `cpu`, `gpu` or `npu`, as server and settings say; empty if they don't.
     """
 
     name: str
@@ -41,6 +54,7 @@ class DeviceFacts:
     price_source: str = ""
     power: PowerModel | None = None
     power_source: str = ""
+    hardware: str = ""
 
     @property
     def kind(self) -> str:
@@ -49,8 +63,18 @@ class DeviceFacts:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it computes on a GPU, so that senders on the same machine don't take its cores."""
-        return self.kind in GPU_KINDS
+        """Whether it is known to compute on a GPU, so that senders on the same machine don't take its cores."""
+        return self.computes_on == GPU
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is known to compute on a CPU."""
+        return self.computes_on == CPU
+
+    @property
+    def computes_on(self) -> str:
+        """The hardware; by kind and provider where it isn't stated, as in results of an older Turnout. Empty if not known."""
+        return self.hardware or HARDWARE_OF_KINDS.get(self.kind) or _hardware_of([self.provider])
 
     def described(self, precisions: list[str]) -> str:
         """The device with what tells it from others, such as `cpu (2 threads, 1 instance, CPUExecutionProvider, fp32)`."""
@@ -79,16 +103,18 @@ def facts_of(
     idle_w, busy_w = table.get("idle_w"), table.get("busy_w")
     power = None if idle_w is None or busy_w is None else PowerModel(float(idle_w), float(busy_w))
     price = table.get("price_per_hour")
+    nodes, kind = _nodes(stub, model, meant), (meant or device).partition(":")[0]
     return DeviceFacts(
         name=name,
         answers_as=meant,
-        provider=_provider(stub, model, meant),
-        threads=_threads(table, (meant or device).partition(":")[0], cores),
+        provider=max(nodes, key=lambda provider: nodes[provider], default=""),
+        threads=_threads(table, kind, cores),
         instances=table.get("instances") or _instances(metrics, model, meant),
         price_per_hour=None if price is None else float(price),
         price_source="" if price is None else BY_SETTINGS,
         power=power,
         power_source="" if power is None else BY_SETTINGS,
+        hardware=_stated_hardware(table) or HARDWARE_OF_KINDS.get(kind) or _hardware_of([table.get("provider", ""), *nodes]),
     )
 
 
@@ -98,7 +124,7 @@ def with_options(facts: DeviceFacts, prices: Mapping[str, float], cpu_power: Pow
         if name in prices:
             facts = replace(facts, price_per_hour=prices[name], price_source=BY_OPTION)
             break
-    if cpu_power is not None and not facts.is_gpu:
+    if cpu_power is not None and facts.is_cpu:
         facts = replace(facts, power=cpu_power, power_source=BY_OPTION)
     return facts
 
@@ -124,14 +150,28 @@ def _threads(table: Mapping[str, Any], kind: str, cores: int | None) -> int | No
     return cores if stated is None and kind == "cpu" and not table.get("cpus") else stated
 
 
-def _provider(stub: Stub, model: str, device: str) -> str:
-    """The provider that runs most nodes of the model, from the report in the model's configuration."""
+def _stated_hardware(table: Mapping[str, Any]) -> str:
+    """What the settings say that a provider computes on: by `hardware`, or OpenVINO's option `device_type`."""
+    option = str(dict(table.get("provider_options", {})).get("device_type", "")).lower().partition(".")[0]
+    return str(table.get("hardware") or (option if option in (CPU, GPU, NPU) else ""))
+
+
+def _hardware_of(providers: Iterable[str]) -> str:
+    """What a device computes on by the providers that run its nodes; a few of an accelerator's may be left to the CPU."""
+    found = [HARDWARE_OF_PROVIDERS.get(provider, "") for provider in providers if provider]
+    if GPU in found:
+        return GPU
+    return CPU if found and set(found) == {CPU} else ""
+
+
+def _nodes(stub: Stub, model: str, device: str) -> dict[str, int]:
+    """How many nodes of the model each provider runs, from the report in the model's configuration."""
     config = model_config(stub, model)
     key = f"turnout.report.{device}"
     if config is None or key not in config.parameters:
-        return ""
-    nodes = re.findall(r"(\d+) on (\w+)", config.parameters[key].string_value)
-    return max(nodes, key=lambda pair: int(pair[0]))[1] if nodes else ""
+        return {}
+    found = re.findall(r"(\d+) on (\w+)", config.parameters[key].string_value)
+    return {provider: int(count) for count, provider in found}
 
 
 def _instances(metrics: str, model: str, device: str) -> int | None:

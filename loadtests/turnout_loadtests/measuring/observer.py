@@ -65,7 +65,7 @@ class Observer:
         gpu, processor = _gpu(before, after, watts), energy.rapl_energy(before.rapl, after.rapl)
         if facts.is_gpu:
             gpu = energy.first_known(gpu, energy.modelled(facts.power, busy, passed_s, facts.power_source))
-        model = facts if not facts.is_gpu else cpu
+        model = facts if facts.is_cpu else cpu
         if model is not None:
             share = use.busy_percent / 100 if self._server.is_local and use.busy_percent is not None else busy
             processor = energy.first_known(processor, energy.modelled(model.power, share, passed_s, model.power_source))

@@ -26,7 +26,7 @@ UNAVAILABLE, FAILED, NOT_REACHED = "unavailable", "failed", "not reached"
 
 Built = TypeVar("Built")
 #: Fields that results of an older Turnout don't have.
-_WITH_DEFAULT = ("model_hashes", "dropped", "overloaded")
+_WITH_DEFAULT = ("model_hashes", "dropped", "overloaded", "hardware")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from turnout_loadtests.judging.economics import (
 from turnout_loadtests.judging.ladder import shown_targets
 from turnout_loadtests.judging.summaries import Summary
 from turnout_loadtests.judging.verdict import Evidence, at_least
+from turnout_loadtests.measuring.devices import CPU, GPU
 from turnout_loadtests.reporting.conclusions import carries, evidence_of
 from turnout_loadtests.reporting.results import Results
 
@@ -157,7 +158,7 @@ def processing(results: Results) -> Table:
     head = ["Model", "Device", "p50 ms, one request", "p99 ms", "Rows/s, filled", "Speed-up (99 % interval)"]
     note = (
         "In brackets, what the true percentile doesn't exceed. A dash: too few answers, or none valid. Speed-up of rows/s over "
-        "the best device that isn't a GPU."
+        "the best CPU."
     )
     return Table("Processing time", head, rows, note, (0, 1))
 
@@ -205,8 +206,9 @@ def power(results: Results) -> Table:
             fullest, facts = evidence.fullest(device), evidence.facts[device]
             if fullest is None or fullest.state == INVALID:
                 continue
-            side = "gpu" if facts.is_gpu else "cpu"
-            joules, source = (fullest.gpu_j, fullest.gpu_source) if facts.is_gpu else (fullest.cpu_j, fullest.cpu_source)
+            side = facts.computes_on
+            by_side = {GPU: (fullest.gpu_j, fullest.gpu_source), CPU: (fullest.cpu_j, fullest.cpu_source)}
+            joules, source = by_side.get(side, (None, ""))
             whole = [each for each in (fullest.gpu_j, fullest.cpu_j) if each is not None]
             served = fullest.answers * fullest.key.batch
             if joules is None or not served:
@@ -298,8 +300,8 @@ def _evidences(results: Results) -> list[Evidence]:
 
 
 def _baseline(evidence: Evidence) -> Summary | None:
-    """The best device that isn't a GPU, filled."""
-    found = [evidence.fullest(device) for device in evidence.measured if not evidence.facts[device].is_gpu]
+    """The best CPU, filled."""
+    found = [evidence.fullest(device) for device in evidence.measured if evidence.facts[device].is_cpu]
     usable = [each for each in found if each and each.state != INVALID and each.rows_per_s]
     return max(usable, key=lambda each: each.rows_per_s or 0.0, default=None)
 

@@ -140,7 +140,8 @@ def of(capacities: Sequence[Capacity], ms: float = 10.0, **question: Any) -> Ans
     """The answer about devices with these capacities, which take so long for one request."""
     names = [each.device for each in capacities]
     prices = question.get("prices", {})
-    facts = {name: DeviceFacts(name, name, "P", 2, 1, price_per_hour=prices.get(name)) for name in names}
+    providers = question.pop("providers", {})
+    facts = {name: DeviceFacts(name, name, providers.get(name, "P"), 2, 1, price_per_hour=prices.get(name)) for name in names}
     made = World({name: Behaviour(ms=ms) for name in names}, facts, rounds=3, window_s=0.1 * ms).results()
     carries = {(each.device, TARGET_MS): each for each in capacities}
     return answer(evidence_of(made, "resnet50"), carries, Question(TARGET_MS, **question))
@@ -220,6 +221,34 @@ def test_the_break_even_with_a_cpu_that_may_carry_more_is_that_of_the_most_it_ma
     assert "What more it carries isn't known: ended early: senders busy." in open_ended.lines[0]
     told = of([at_least("cpu", 50.0, 100.0), gpu], prices=PRICES)
     assert told.lines[-1].startswith("Above 210 requests/s one GPU is cheaper than 4 CPUs or more at your prices")
+
+
+WEBGPU = {"webgpu:0": "WebGpuExecutionProvider"}
+
+
+def test_a_gpu_of_any_provider_is_one() -> None:
+    capacities = [exactly("cpu", 100.0), exactly("webgpu:0", 2000.0)]
+    found = of(capacities, providers=WEBGPU, prices={"cpu": 0.34, "webgpu:0": 1.2}, loads_per_s=[500.0])
+    assert (found.kind, found.headline) == (
+        YES, "Yes, for 500 requests/s at p99 ≤ 50 ms: one webgpu:0 (1.20/h) costs less than 8 CPUs (2.72/h).",
+    )  # fmt: skip
+
+
+def test_a_device_of_unknown_hardware_answers_neither_no_nor_yes() -> None:
+    found = of([exactly("cpu", 100.0), exactly("npu:0", 2000.0)])
+    assert found.headline == "No, not for up to 70.0 requests/s at p99 ≤ 50 ms."  # by the CPU alone
+    assert "npu:0 counts neither as a CPU nor as a GPU: the server doesn't say which." in found.lines
+    alone = of([exactly("npu:0", 2000.0)])
+    assert (alone.kind, alone.headline) == (OPEN, "Not decided: npu:0 may be a CPU or a GPU, or neither.")
+
+
+@pytest.mark.parametrize(("cpu_per_s", "kind"), [(100.0, NO), (0.0, OPEN)])
+def test_a_gpu_that_was_measured_but_not_searched_to_an_end_is_not_called_unmeasured(cpu_per_s: float, kind: str) -> None:
+    found = asked({"cpu": cpu_per_s, "cuda": None}, PRICES)
+    assert found.kind == kind
+    assert "hat one GPU carries isn't known: too noisy" in whole(found)
+    assert "not measured" not in whole(found)
+    assert "No GPU was measured" not in whole(found)
 
 
 def test_a_gpu_that_is_slower_is_said_to_be_cheaper_at_no_load() -> None:

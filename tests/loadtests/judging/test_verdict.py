@@ -1,6 +1,7 @@
 """The sentences about pairs of devices; the devices' behaviour is made up."""
 
 from turnout_loadtests.judging.search import Capacity
+from turnout_loadtests.measuring.devices import DeviceFacts
 from turnout_loadtests.reporting.results import UNAVAILABLE, Gap
 
 from tests.loadtests.made import Behaviour, World
@@ -28,6 +29,13 @@ def test_equal_devices_are_the_same_or_undecided() -> None:
 def test_a_worse_tail_is_said_beside_a_better_throughput() -> None:
     tailed = Behaviour(ms=2.0, slow_share=0.03, slow_ms=60.0)
     assert "Neither is better in every respect." in sentence(World({"cpu": Behaviour(ms=10.0), "cuda": tailed}))
+
+
+def test_a_device_of_unknown_hardware_is_on_neither_side() -> None:
+    facts = {"npu:0": DeviceFacts("npu:0", "npu:0", "VendorExecutionProvider")}
+    devices = {"cpu": Behaviour(ms=10.0), "cuda": Behaviour(ms=9.0), "npu:0": Behaviour(ms=1.0)}
+    results = World(devices, facts).results()
+    assert {(each.first, each.second) for each in results.comparisons} == {("npu:0", "cuda"), ("npu:0", "cpu")}
 
 
 def test_the_slowest_cpu_is_no_baseline() -> None:

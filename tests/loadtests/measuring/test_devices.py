@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from turnout_loadtests.errors import LoadTestError
-from turnout_loadtests.measuring.devices import DeviceFacts, facts_of, read_settings, with_options
+from turnout_loadtests.measuring.devices import DeviceFacts, _hardware_of, facts_of, read_settings, with_options
 from turnout_loadtests.quantities import PowerModel
 from turnout_proto.methods import Stub
 
@@ -28,6 +28,46 @@ def test_facts_come_from_the_server_and_its_settings(stub: Stub, tmp_path: Path)
 def test_a_precision_is_no_part_of_the_device(stub: Stub) -> None:
     facts = with_options(facts_of("cpu+int8", "add", stub, "", {"cpu": {"threads": 3}}), {"cpu": 0.3}, None)
     assert (facts.answers_as, facts.kind, facts.threads, facts.price_per_hour) == ("cpu", "cpu", 3, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "hardware"),
+    [
+        ("cpu", "", "cpu"),
+        ("cpu:slow", "CPUExecutionProvider", "cpu"),
+        ("cuda:1", "CPUExecutionProvider", "gpu"),  # most nodes were left to the CPU
+        ("webgpu:0", "WebGpuExecutionProvider", "gpu"),
+        ("radeon", "DmlExecutionProvider", "gpu"),
+        ("mine", "CPUExecutionProvider", "cpu"),
+        ("openvino", "OpenVINOExecutionProvider", "cpu"),
+        ("coreml", "CoreMLExecutionProvider", ""),
+        ("auto", "", ""),
+    ],
+)
+def test_what_a_device_computes_on_follows_from_its_kind_or_its_provider(name: str, provider: str, hardware: str) -> None:
+    facts = DeviceFacts(name, name, provider)
+    assert (facts.computes_on, facts.is_gpu, facts.is_cpu) == (hardware, hardware == "gpu", hardware == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("table", "hardware"),
+    [
+        ({"hardware": "gpu"}, "gpu"),
+        ({"hardware": "npu", "provider": "WebGpuExecutionProvider"}, "npu"),
+        ({"provider_options": {"device_type": "GPU.0"}}, "gpu"),
+        ({"provider": "WebGpuExecutionProvider"}, "gpu"),
+        ({}, ""),  # the server's report has a provider that nobody knows
+    ],
+)
+def test_the_settings_say_what_a_device_computes_on(stub: Stub, table: dict[str, object], hardware: str) -> None:
+    facts = facts_of("mine:0", "add", stub, "", {"mine:0": table})
+    assert facts.computes_on == hardware
+    assert (with_options(facts, {}, PowerModel(1, 2)).power is None) is (hardware != "cpu")  # the watts are the CPU's
+
+
+def test_a_few_nodes_on_the_cpu_do_not_make_a_gpu_one() -> None:
+    assert _hardware_of(["CPUExecutionProvider", "WebGpuExecutionProvider"]) == "gpu"
+    assert _hardware_of(["CPUExecutionProvider", "OtherExecutionProvider"]) == _hardware_of([]) == ""
 
 
 def test_what_nobody_stated_stays_unknown(stub: Stub) -> None:
