@@ -22,6 +22,14 @@ def keep_outputs(model: onnx_ir.Model, count: int) -> None:
     onnx_passes.RemoveUnusedNodesPass()(model)
 
 
+def make_names_unique(model: onnx_ir.Model) -> None:
+    """Renames inner values and weights that are called like an input, an output or each other.
+
+    torch 2.13 gives the outputs their names at the end, when `mean` may be the name of an inner operator's value already.
+    """
+    onnx_passes.NameFixPass()(model)
+
+
 def correct_shapes(model: onnx_ir.Model, outputs: list[TensorSpec]) -> None:
     """Declares each output with its measured shape, and removes the shapes of inner values, which ONNX Runtime infers.
 
