@@ -20,7 +20,7 @@ from turnout_exporter.spec.reference import Arrays, Sample
 from turnout_exporter.spec.signature import outputs_of
 from turnout_exporter.spec.sizes import Search, Trial
 
-Run = Callable[[Arrays], Arrays]
+Run = Callable[[Arrays], Arrays]  #: leaves the inputs as they are
 Draw = Callable[[Point], Mapping[str, Any]]  #: what `--samples` names: a value for some or all of the inputs
 
 TIED = "{} were only seen to work at the same size: give them the same name in --input, so that it can change"
@@ -61,7 +61,7 @@ class Subject:
         """
         arrays = self.inputs_at(point)
         try:
-            outputs = self._run({name: array.copy() for name, array in arrays.items()})  # forward may write into its inputs
+            outputs = self._run(arrays)
         except ExportError:
             raise
         except Exception as error:  # the user's code may raise anything

@@ -38,13 +38,13 @@ class Forward(nn.Module):
         return choose(self.model(*tensors[: self.positional], **keywords), self.selected)
 
     def run(self, arrays: Arrays, output_names: Sequence[str] | None = None) -> Arrays:
-        """Runs the model on arrays.
+        """Runs the model on copies of arrays, because it may write into its inputs.
 
         Args:
             output_names: the published names of the outputs, in order; None to keep those of the answer.
         """
         with torch.inference_mode():
-            found = self.outputs(*(torch.from_numpy(arrays[name]) for name in self.names))
+            found = self.outputs(*(torch.from_numpy(arrays[name].copy()) for name in self.names))
         published = rename(list(found), output_names)
         return {name: _array(name, tensor) for name, tensor in zip(published, found.values(), strict=True)}
 

@@ -55,6 +55,19 @@ def test_a_missing_input_is_named() -> None:
         forward(Difference(), "a")
 
 
+@pytest.mark.parametrize("write", [lambda x: x.sub_(0.5), lambda x: x[0].fill_(7), lambda x: x.numpy().fill(3)])
+def test_a_model_that_writes_into_its_inputs_leaves_the_arrays_as_they_were(write: Any) -> None:
+    class Writing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            write(x)
+            return x
+
+    array = np.arange(3, dtype=np.float32)
+    first, second = (forward(Writing(), "x").run({"x": array})["output"].tolist() for _ in range(2))
+    assert array.tolist() == [0, 1, 2]
+    assert first == second != array.tolist()
+
+
 def test_outputs_may_be_renamed() -> None:
     assert list(forward(Difference(), "a", "b").run({"a": ONE, "b": TWO}, ["gap"])) == ["gap"]
 
