@@ -14,12 +14,13 @@ AUTO = "auto"
 ADOPTED = "adopted"  #: instead of an exporter, for an ONNX file
 #: torch's exporters in the order in which `auto` tries them, with the opsets that each of them writes.
 OPSETS = {"dynamo": range(18, 27), "torchscript": range(9, 21)}
+KEEPING_VALUES = "torchscript"  #: asked for by name, it publishes a model that decides by a value as the export decided
 #: From the comparisons that failed, and the labels of all points that were tried in order, to the likely cause.
 Diagnosis = Callable[[Sequence[Comparison], Sequence[str]], str]
 
 _TITLES = {"dynamo": "torch.onnx", "torchscript": "torch's TorchScript exporter"}
 _SHOWN_PROBLEMS = 5
-_KEEPING_IT = "If it is always decided as it is for random inputs, --exporter torchscript exports it that way"
+_KEEPING_IT = f"If it is always decided as it is for random inputs, --exporter {KEEPING_VALUES} exports it that way"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def convert(names: Sequence[str], job_for: Callable[[str], ExportJob], directory
             )
         except ValueBranch as error:
             _remove(Path(job.path))
-            raise error if name == names[-1] else ValueBranch(f"{error}. {_KEEPING_IT}", error.detail) from None
+            raise error if KEEPING_VALUES not in names else ValueBranch(f"{error}. {_KEEPING_IT}", error.detail) from None
         except (ConversionError, Refused, ChildDied) as error:
             failures[name] = error
             if name != names[-1]:

@@ -111,6 +111,7 @@ class ExportJob:
     Attributes:
         exporter: `dynamo` or `torchscript`.
         metadata: what is written into the file for whoever finds it without the others.
+        keep_values: whether a value that `forward` reads into Python may stay as it is in the export.
     """
 
     model: dict[str, Any]
@@ -122,6 +123,7 @@ class ExportJob:
     reference: str
     path: str
     metadata: dict[str, str]
+    keep_values: bool = False
 
 
 @dataclass(frozen=True)

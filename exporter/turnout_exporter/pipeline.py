@@ -43,6 +43,7 @@ class Request:
         labels: the names of the classes, in order; may be empty.
         max_batch_size: the most rows of a batch, if axis 0 turns out to be a batch axis; None for the default.
         exporters: the exporters to try, in order.
+        keep_values: whether a value that `forward` reads into Python may stay as it is in the export.
         variants: the precisions to make besides.
         reference: what gives the right outputs of an ONNX file; None for ONNX Runtime itself, without optimization.
     """
@@ -63,6 +64,7 @@ class Request:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     max_batch_size: int | None = None
     exporters: Sequence[str] = ("dynamo", "torchscript")
+    keep_values: bool = False
     opset: int | None = None
     variants: Sequence[str] = ()
     rules: Rules = field(default_factory=Rules)
@@ -212,6 +214,7 @@ class _Export:
                 reference=str(self.reference),
                 path=str(self.model),
                 metadata=metadata,
+                keep_values=self.request.keep_values,
             )
 
         return conversion.convert(self.request.exporters, job_for, self.directory, self.progress)

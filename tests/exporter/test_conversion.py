@@ -103,6 +103,15 @@ def test_a_decision_by_a_value_is_not_given_to_the_exporter_that_would_keep_it(
     assert fakes.asked == ["dynamo"]
 
 
+def test_a_decision_that_only_the_second_exporter_meets_ends_the_export_with_the_way_to_keep_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fakes = Children(dynamo=ConversionError("no operator"), torchscript=ValueBranch("forward decides by a value"))
+    with pytest.raises(ValueBranch, match=r"by a value\. If it is always decided .* --exporter torchscript"):
+        converted(monkeypatch, tmp_path, fakes)
+    assert not (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("outcome", "diagnosis"),
     [(ELSEWHERE, "The model was exported at batch=2; a Python `if`"), (HERE, "at the sizes of the export as well"),

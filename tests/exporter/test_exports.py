@@ -169,6 +169,17 @@ def test_a_packed_lstm_is_exported_by_the_second_exporter_for_rows_of_all_length
 
 
 @pytest.mark.slow
+def test_a_decision_that_only_the_second_exporter_meets_is_refused_unless_that_one_is_asked_for(tmp_path: Path) -> None:
+    arguments = f"{ZOO}:PackedByValue", "--task", "text-classification", "--range", "seq=1..9"
+    result = export(tmp_path / "models", "packed", *arguments)
+    assert result.exit_code == 1
+    assert re.search(r"decides by a value of a tensor \(zoo\.py:\d+, if scores\.abs\(\)\.max\(\) > 100:\)", result.stderr)
+    result = export(tmp_path / "models", "packed", *arguments, "--exporter", "torchscript")
+    assert result.exit_code == 0, result.output
+    assert "! forward reads a value of a tensor (zoo.py:" in result.stdout
+
+
+@pytest.mark.slow
 def test_a_model_that_is_never_the_same_is_refused_before_the_export(tmp_path: Path) -> None:
     result = export(tmp_path / "models", "noise", f"{ZOO}:Noisy", "--input", "x=float32[batch,4]")
     assert result.exit_code == 1

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from turnout_exporter.cli.terminal import Terminal, exits_with_message
-from turnout_exporter.conversion import AUTO, OPSETS, exporters
+from turnout_exporter.conversion import AUTO, KEEPING_VALUES, OPSETS, exporters
 from turnout_exporter.errors import SpecError
 from turnout_exporter.pipeline import Request, export
 from turnout_exporter.repository.publish import Destination
@@ -213,6 +213,7 @@ def _request(
         preprocessing=_read_json(preprocessing) if preprocessing else {},
         max_batch_size=max_batch_size,
         exporters=exporters(exporter, opset),
+        keep_values=exporter == KEEPING_VALUES,
         opset=opset,
         variants=tuple(dict.fromkeys(variants)),
         rules=Rules(

@@ -7,7 +7,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from io import TextIOBase
 from pathlib import Path
 
@@ -26,14 +26,15 @@ from turnout_exporter.pytorch import graph
 from turnout_exporter.pytorch.build import build
 from turnout_exporter.pytorch.forward import Forward
 from turnout_exporter.pytorch.packed import WithPackedOutputs
+from turnout_exporter.pytorch.places import last_own_place
 from turnout_exporter.pytorch.subject import check_same, forward_of
+from turnout_exporter.pytorch.value_reads import ValueReads
 from turnout_exporter.spec import reference
 from turnout_exporter.spec.inputspec import InputSpec, dims_of, parse_inputs
 from turnout_exporter.spec.signature import outputs_of
 
+_BY_VALUE = "forward decides by a value of a tensor{}, which ONNX can't follow: compute both cases, and choose with torch.where"
 _REASON_LINES = 4
-_LIBRARIES = Path(torch.__file__).parents[1]
-_PACKAGE = Path(__file__).parents[1]
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours
 _MISSING_OPERATOR = re.compile(r"(?:No ONNX function found for <OpOverload\(op='|Exporting the operator ')([\w.:]+)'")
 _PROGRESS = re.compile(r"(Obtain model graph|Run decompositions|Translate the graph|Optimize the ONNX graph)")
@@ -50,9 +51,15 @@ def run(job_fields: Json, channel: Channel) -> Json:
     samples = reference.read(Path(job.reference))
     tensors = tuple(torch.from_numpy(samples[0].inputs[name].copy()) for name in forward.names)
     export = _torchscript if job.exporter == "torchscript" else _dynamo
-    with redirect_stdout(_Lines(channel)):
+    reads = ValueReads(len(tensors))
+    with redirect_stdout(_Lines(channel)), reads if job.exporter == "torchscript" else nullcontext():
         model = export(forward, tensors, inputs, list(samples[0].outputs), job)
+    for place in reads.places:
+        if not job.keep_values:
+            raise ValueBranch(_BY_VALUE.format(place))
+        channel.note(f"forward reads a value of a tensor{place}: the published model always has the one of the export")
     graph.strip_metadata(model)
+    graph.make_names_unique(model)
     graph.correct_shapes(model, outputs_of(samples))
     model.metadata_props.update(job.metadata)
     _save(model, Path(job.path))
@@ -75,10 +82,7 @@ def _dynamo(
         )
     except torch.onnx.OnnxExporterError as error:
         if isinstance(root_of(error), GuardOnDataDependentSymNode):
-            raise ValueBranch(
-                f"forward decides by a value of a tensor{_place(error)}, which ONNX can't follow: compute both cases, and "
-                f"choose with torch.where"
-            ) from error
+            raise ValueBranch(_BY_VALUE.format(_place(error))) from error
         raise ConversionError(f"torch.onnx can't export the model: {reason(error)}") from error
     assert program is not None  # None only with dynamo=False
     return program.model
@@ -126,11 +130,8 @@ def root_of(error: BaseException) -> BaseException:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's code it happened, such as ` (model.py:12, if x.max() > 0:)`; empty if that isn't known."""
-    frames = [frame for each in _chain(error) for frame in traceback.extract_tb(each.__traceback__)]
-    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(_LIBRARIES) and Path(frame.filename).is_file()]
-    own = [frame for frame in own if not Path(frame.filename).is_relative_to(_PACKAGE)]
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno}, {own[-1].line})" if own else ""
+    """Where in the user's code it happened; empty if that isn't known."""
+    return last_own_place(frame for each in _chain(error) for frame in traceback.extract_tb(each.__traceback__))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
