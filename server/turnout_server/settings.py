@@ -16,6 +16,9 @@ PREFIX = "TURNOUT_"
 _LIMITS = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+#: The longest time that can be set: gRPC counts milliseconds in 32 bits, and nothing here waits for 25 days.
+MAX_S = 2**31 // 1000
+Seconds = Annotated[float, Field(ge=0, le=MAX_S)]
 
 
 class DeviceSettings(BaseModel):
@@ -35,7 +38,7 @@ class DeviceSettings(BaseModel):
     idle_w: float | None = Field(None, ge=0)
     busy_w: float | None = Field(None, ge=0)
     isolation: Literal["process", "in-process"] | None = None
-    watchdog_s: float = Field(10.0, gt=0)
+    watchdog_s: Seconds = Field(10.0, gt=0)
     tf32: bool = True
     cuda_graph_rows: list[Annotated[int, Field(ge=1)]] | None = None
     disabled: bool = False
@@ -93,6 +96,8 @@ class DeviceSettings(BaseModel):
             return "a library needs a provider: the name of the one in it"
         if self.hardware and not self.device(name).library:
             return "'hardware' is for providers that come in a library"
+        if self.idle_w is not None and self.busy_w is not None and self.idle_w > self.busy_w:
+            return f"idle_w is {self.idle_w:g} and busy_w {self.busy_w:g}, but a busy device takes no less than an idle one"
         return None if self.disabled else self._without_effect(self.device(name))
 
     def _without_effect(self, device: Device) -> str | None:
@@ -144,7 +149,7 @@ class Settings(BaseModel):
         "none", description="load all models at the start, also follow the disk, or load on request"
     )
     load_model: list[str] = Field([], description="models to load at the start in mode explicit; '*' for all")
-    repository_poll_s: float = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
+    repository_poll_s: Seconds = Field(15.0, gt=0, description="seconds between two scans of the disk in mode poll")
     max_loaded_models: int = Field(0, ge=0, description="models loaded at once, the rest on demand; 0 for no limit")
     max_loaded_mb: int = Field(0, ge=0, description="MiB of weights loaded at once, the rest on demand; 0 for no limit")
     follow_links: bool = Field(False, description="read files of models through links that lead out of the model's directory")
@@ -172,13 +177,11 @@ class Settings(BaseModel):
     tokens: Path | None = Field(None, description="file of bearer tokens, one a line after its roles: 'infer,read TOKEN'")
     allow_control: bool = Field(False, description="let clients without a token change log and trace settings")
 
-    max_streams: int = Field(100, ge=1, description="calls in progress on a connection")
-    max_connection_age_s: float = Field(3600.0, ge=0, description="seconds until a client has to connect anew; 0 for never")
-    max_connection_grace_s: float = Field(3600.0, ge=0, description="seconds that calls may still take on such a connection")
-    max_connection_idle_s: float = Field(
-        600.0, ge=0, description="seconds until a connection without calls is closed; 0 for never"
-    )
-    stall_timeout_s: float = Field(120.0, ge=0, description="seconds for a message to arrive, or to be taken; 0 for any time")
+    max_streams: int = Field(100, ge=1, le=10**6, description="calls in progress on a connection")
+    max_connection_age_s: Seconds = Field(3600.0, description="seconds until a client has to connect anew; 0 for never")
+    max_connection_grace_s: Seconds = Field(3600.0, description="seconds that calls may still take on such a connection")
+    max_connection_idle_s: Seconds = Field(600.0, description="seconds until a connection without calls is closed; 0 for never")
+    stall_timeout_s: Seconds = Field(120.0, description="seconds for a message to arrive, or to be taken; 0 for any time")
     max_in_flight_mb: int | None = Field(
         None, ge=0, description="MiB of requests and answers held; by default a quarter of the memory"
     )
@@ -191,10 +194,10 @@ class Settings(BaseModel):
     ready_when: str = Field("any", description="devices that must work for the server to be ready: any, all, or a name")
     max_queue_size: int = Field(1000, gt=0, description="requests that may wait for one device")
     cache_dir: Path | None = Field(None, description="directory for measured profiles, so that the next start is faster")
-    profile_budget_s: float = Field(30.0, ge=0, description="seconds for measuring models before ready; 0 measures nothing")
+    profile_budget_s: Seconds = Field(30.0, description="seconds for measuring models before ready; 0 measures nothing")
 
-    drain_delay_s: float = Field(1.0, ge=0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
-    drain_timeout_s: float = Field(30.0, ge=0, description="seconds for calls in flight to finish, on SIGTERM")
+    drain_delay_s: Seconds = Field(1.0, description="seconds between 'not ready' and refusing calls, on SIGTERM")
+    drain_timeout_s: Seconds = Field(30.0, description="seconds for calls in flight to finish, on SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     trace_file: Path | None = Field(None, description="file for the traces that TraceSetting switches on")
     log_format: Literal["text", "json"] = Field("text", description="text, or a JSON object a line")
@@ -257,7 +260,16 @@ class Settings(BaseModel):
             raise ValueError(f"{missing} is missing: TLS needs a certificate and its key")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("--tls-client-ca needs TLS: set --tls-certificate and --tls-key")
+        if self.load_model and self.model_control_mode != "explicit":
+            raise ValueError(
+                f"--load-model needs --model-control-mode=explicit: in mode {self.model_control_mode} every model is loaded"
+            )
+        if self.grpc_port and self.grpc_port == self.metrics_port and self._on_one_address():
+            raise ValueError(f"--grpc-port and --metrics-port are both {self.grpc_port}; choose another for one of them")
         return self
+
+    def _on_one_address(self) -> bool:
+        return not addresses.is_unix(self.host) and self.metrics_host in ("", self.host)
 
     @property
     def monitoring_host(self) -> str:

@@ -168,7 +168,8 @@ def _explain(problem: dict[str, Any], origins: Mapping[str, str]) -> str:
     if problem["type"] == "extra_forbidden":
         table = {".".join([*location[:-1], field]) for field in DeviceSettings.model_fields}
         return f"unknown setting '{name}'{suggestion(name, table if in_table else set(Settings.model_fields))}"
-    reason = str(problem["msg"]).removeprefix("Value error, ")
-    if not problem["loc"] or location == ["devices"]:  # the reason names the settings; a whole table isn't shown
+    reason = "it must be a path" if problem["type"] == "path_type" else str(problem["msg"]).removeprefix("Value error, ")
+    is_own = problem["type"] == "value_error"
+    if not problem["loc"] or (location == ["devices"] and is_own):  # the reason names the settings; a table isn't shown
         return reason
     return f"{name if in_table else origins.get(location[0], flag_of(location[0]))}: {problem['input']!s}: {reason}"

@@ -89,7 +89,7 @@ def test_a_declared_kind_works_like_a_built_in_kind(tmp_path: Path, transport: s
             assert parameters(server.stub.ModelInfer(request("m", row, parameters=requested)))["device"] == "npu:0"
         with refused("FAILED_PRECONDITION", "'npu:1' is not available"):
             server.stub.ModelInfer(request("m", row, parameters={"device": "npu:1"}))
-        with refused("FAILED_PRECONDITION", "the --config file declares none; it would as [devices.'openvino:0']"):
+        with refused("FAILED_PRECONDITION", "none is declared; [devices.'openvino:0'] in the --config file would declare one"):
             server.stub.ModelInfer(request("m", row, parameters={"device": "openvino"}))
         with refused("INVALID_ARGUMENT", "unknown device 'tpu'; this server has:", "npu:0"):
             server.stub.ModelInfer(request("m", row, parameters={"device": "tpu"}))
@@ -106,7 +106,7 @@ def test_a_declared_kind_works_like_a_built_in_kind(tmp_path: Path, transport: s
             ["'npu:0'", "the library of X", "no.so", "CPUExecutionProvider"],
         ),
         ('[devices."azure:0"]\nprovider = "AzureExecutionProvider"', ["'azure:0'", "AzureExecutionProvider takes no part"]),
-        ("[devices.cpu]\ndisabled = true", ["there is no device to run on: the --config file disables cpu"]),
+        ("[devices.cpu]\ndisabled = true", ["there is no device to run on: the settings disable cpu"]),
         (
             '[devices."cpu:x"]\nisolation = "process"\nmemory_limit_mb = 1',
             ["'cpu:x'", "memory_limit_mb = 1 may be too little for its process"],

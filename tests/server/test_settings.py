@@ -13,6 +13,18 @@ from turnout_server.settings_sources import UsageError
 
 from tests.server.commandline import read, read_for_doctor
 
+#: Settings in seconds.
+TIMES = (
+    "repository-poll-s",
+    "max-connection-age-s",
+    "max-connection-grace-s",
+    "max-connection-idle-s",
+    "stall-timeout-s",
+    "profile-budget-s",
+    "drain-delay-s",
+    "drain-timeout-s",
+)
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
@@ -42,14 +54,14 @@ def test_flag_wins_over_variable_over_file_over_default(
     flags = [f"--model-repository={repository}"]
     assert read(flags).grpc_port == 8001
     file = tmp_path / "turnout.toml"
-    file.write_text("grpc_port = 1\nmetrics_port = 1\nmax_queue_size = 1\n")
+    file.write_text("grpc_port = 1\nmetrics_port = 11\nmax_queue_size = 1\n")
     flags.append(f"--config={file}")
     assert read(flags).grpc_port == 1
     monkeypatch.setenv("TURNOUT_GRPC_PORT", "2")
-    monkeypatch.setenv("TURNOUT_METRICS_PORT", "2")
+    monkeypatch.setenv("TURNOUT_METRICS_PORT", "12")
     assert read(flags).grpc_port == 2
     chosen = read([*flags, "--grpc-port=3"])
-    assert (chosen.grpc_port, chosen.metrics_port, chosen.max_queue_size) == (3, 2, 1)
+    assert (chosen.grpc_port, chosen.metrics_port, chosen.max_queue_size) == (3, 12, 1)
 
 
 def test_grpc_options_can_come_from_each_source(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +153,8 @@ def test_a_switch_has_a_positive_and_a_negative_flag(repository: Path, flags: li
         ("--max-queue-size=0", "--max-queue-size: 0"),
         ("--drain-delay-s=-1", "--drain-delay-s: -1"),
         ("--max-message-bytes=2147483648", "--max-message-bytes: 2147483648"),
+        *((f"--{name}={value}", f"--{name}: {value}") for name in TIMES for value in ("2147484", "inf", "nan", "-1")),
+        ("--max-streams=3000000000", "--max-streams: 3000000000"),
         ("--log-level=loud", "--log-level: loud"),
         ("--default-device=tpu", "--default-device: tpu: unknown device 'tpu'"),
         ("--objective=speed", "--objective: speed: Input should be 'latency', 'cost' or 'energy'"),
@@ -228,6 +242,46 @@ def test_a_wrong_value_is_shown_beside_the_variable_or_the_key_that_it_came_from
     assert f"'metrics_port' in {file}: 99999: " in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("devices = 3", "'devices' in {file}: 3: Input should be a valid dictionary"),
+        ("model_repository = 5", "'model_repository' in {file}: 5: it must be a path"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_file(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "turnout.toml"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=re.escape(words.format(file=file))):
+        read([f"--config={file}"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--grpc-port=9000", "--metrics-port=9000"], "--grpc-port and --metrics-port are both 9000"),
+        (["--grpc-port=8002"], "--grpc-port and --metrics-port are both 8002; choose another for one of them"),
+        (["--load-model=a"], "--load-model needs --model-control-mode=explicit: in mode none every model is loaded"),
+        (["--load-model=*", "--model-control-mode=poll"], "in mode poll every model is loaded"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(repository: Path, flags: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        read([f"--model-repository={repository}", *flags])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--grpc-port=0", "--metrics-port=0"],
+        ["--grpc-port=8002", "--host=unix:/tmp/x"],
+        ["--grpc-port=8002", "--metrics-host=::1"],
+    ],
+)
+def test_ports_of_different_addresses_may_have_the_same_number(repository: Path, flags: list[str]) -> None:
+    read([f"--model-repository={repository}", *flags])
+
+
 def test_an_empty_variable_counts_as_absent(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNOUT_GRPC_PORT", "")
     monkeypatch.setenv("TURNOUT_CACHE_DIR", "")
@@ -237,9 +291,10 @@ def test_an_empty_variable_counts_as_absent(repository: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("text", ["a,b", '["a", "b"]', " a , b,"])
 def test_a_list_is_written_with_commas_or_as_json(repository: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    assert read([f"--model-repository={repository}", f"--load-model={text}"]).load_model == ["a", "b"]
+    flags = [f"--model-repository={repository}", "--model-control-mode=explicit"]
+    assert read([*flags, f"--load-model={text}"]).load_model == ["a", "b"]
     monkeypatch.setenv("TURNOUT_LOAD_MODEL", text)
-    assert read([f"--model-repository={repository}"]).load_model == ["a", "b"]
+    assert read(flags).load_model == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -344,6 +399,8 @@ def test_a_cuda_device_with_graphs_may_run_several_batches_at_once(repository: P
         ('[devices."cuda:0"]\nlibrary = "libnpu.so"', "a library needs a provider"),
         ('[devices."npu:0"]\nprovider = "X"\nhardware = "npu"', "'hardware' is for providers that come in a library"),
         ('[devices."npu:0"]\nprovider = "X"\nlibrary = "x.so"\nhardware = "tpu"', "devices.npu:0.hardware: tpu"),
+        ("[devices.cpu]\nidle_w = 100\nbusy_w = 10", "idle_w is 100 and busy_w 10, but a busy device takes no less"),
+        ("[devices.cpu]\nwatchdog_s = inf", "devices.cpu.watchdog_s: inf"),
         ("[devices.cdua]\ndisabled = true", "cannot be declared"),
         ('[devices."auto:0"]\nprovider = "X"', "cannot be declared"),
         ('[devices."NPU:0"]\nprovider = "X"', "cannot be declared"),

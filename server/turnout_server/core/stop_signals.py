@@ -56,9 +56,9 @@ class StopSignals:
                 os._exit(0)
             if self._asked.is_set():
                 os._exit(128 + number)
+            self._asked.set()
             # A thread of C, which ends the process even if native code never gives the interpreter back.
             faulthandler.dump_traceback_later(self._limit_s, exit=True)
-            self._asked.set()
 
 
 def _handled_by_the_thread(number: int, frame: FrameType | None) -> None:

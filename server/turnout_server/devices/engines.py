@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 #: Why a server has no device of a kind that it didn't look for.
-UNDECLARED = "the --config file declares none; it would as [devices.'{kind}:0']"
-DISABLED = "the --config file disables {name}"
+UNDECLARED = "none is declared; [devices.'{kind}:0'] in the --config file would declare one"
+DISABLED = "the settings disable {name}"
 
 
 class Engine(Protocol):

@@ -5,6 +5,7 @@ Files may have gigabytes; their tensors are skipped. Field numbers are those of 
 """
 
 import mmap
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,11 @@ from turnout_server.core.protobuf import fields
 
 #: Graphs in graphs that a file may have.
 MAX_DEPTH = 32
+
+
+#: Element types of weights by precision, and operators that only quantized models have (onnx.proto and the ONNX operators).
+_PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
 class NotOnnx(ValueError):
@@ -78,6 +84,18 @@ class Model:
     def external_files(self) -> set[str]:
         """The files that tensors are in besides the model's own, relative to its directory."""
         return {name for graph in (self.graph, *self.functions.values()) for name in _external_files(graph)}
+
+    def precision(self) -> str:
+        """What most of its weights are made of, `int8` if it is quantized; empty if it has none that would tell."""
+        nodes = [node for graph in (self.graph, *self.functions.values()) for node in nodes_of(graph)]
+        if any(node.operator in _QUANTIZED or node.operator.startswith("QLinear") for node in nodes):
+            return "int8"
+        constants = [node.attributes["value"].element_type for node in nodes if "value" in node.attributes]
+        for types in ([*self.graph.initializers.values(), *constants], list(self.graph.inputs.values())):
+            floats = Counter(_PRECISIONS[each] for each in types if each in _PRECISIONS)
+            if floats:
+                return floats.most_common(1)[0][0]
+        return ""
 
 
 def read(path: Path) -> Model:

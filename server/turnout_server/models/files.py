@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turnout_server.core.errors import FailedPrecondition
+from turnout_server.devices import onnx_graph
 from turnout_server.models.regular_files import regular
 
 #: Directories that other programs leave behind; those whose names begin with a dot aren't models either.
@@ -138,13 +139,14 @@ def require_own_files(files: ModelFiles, version: int | None = None, *, follow_l
 
 
 def precision_of(directory: Path, file: str) -> str:
-    """The precision of one of a version's files: what `model.json` says, else its name, else `fp32`.
+    """The precision of one of a version's files: what `model.json` says, else its name, else its weights, else `fp32`.
 
     Args:
         directory: the directory of the version.
         file: `model.onnx`, `model.fp16.onnx`.
     """
-    return _stated_precision(directory / "model.json", file) or _precision_in_name(file) or "fp32"
+    stated = _stated_precision(directory / "model.json", file) or _precision_in_name(file)
+    return stated or _precision_of_weights(located(directory, file)) or "fp32"
 
 
 def _may_be_model(name: str) -> bool:
@@ -252,3 +254,10 @@ def _stated_precision(manifest: Path, file: str) -> str:
 def _precision_in_name(file: str) -> str:
     parts = file.split(".")
     return parts[1] if len(parts) == 3 and parts[0] == "model" and parts[2] == "onnx" else ""
+
+
+def _precision_of_weights(file: Path) -> str:
+    try:
+        return onnx_graph.read(file).precision()
+    except (OSError, ValueError):  # NotOnnx, or an empty file
+        return ""

@@ -91,10 +91,13 @@ class DataPlane:
         Returns:
             Call this when the client has gone away.
         """
+        key = NOBODY
         try:
-            model = self.repository.find(request.model, request.version).in_precision(request.precision)
+            found = self.repository.find(request.model, request.version)
+            key = (found.name, str(found.version), "")
+            model = found.in_precision(request.precision)
         except ServingError as error:
-            self._count_failure(NOBODY, error, request.arrived_s)
+            self._count_failure(key, error, request.arrived_s)
             done(error)
             return nothing_to_cancel
         flight = Flight(request, done, model, inline)

@@ -109,41 +109,41 @@ def test_a_kind_that_is_switched_off_is_not_looked_for(monkeypatch: pytest.Monke
     assert "cpu" not in host.started
     found = bring_up([], {"cuda"}, nothing)
     assert list(found.by_name) == ["cpu"]
-    assert found.missing["cuda"] == "the --config file disables cuda"
+    assert found.missing["cuda"] == "the settings disable cuda"
 
 
 def test_a_gpu_that_is_switched_off_is_not_tried_and_keeps_no_other_from_being_found(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, "cpu", "cuda:0", "cuda:1", "cuda:2", gpus=3)
     found = bring_up([], {"cuda:1"}, nothing)
     assert list(found.by_name) == ["cpu", "cuda:0", "cuda:2"]
-    assert found.missing["cuda:1"] == "the --config file disables cuda:1"
+    assert found.missing["cuda:1"] == "the settings disable cuda:1"
     assert "cuda:1" not in host.started
 
 
 def test_the_only_gpu_that_is_switched_off_is_missing_for_that_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(monkeypatch, "cpu", "cuda:0")
-    assert bring_up([], {"cuda:0"}, nothing).missing["cuda"] == "the --config file disables cuda:0"
+    assert bring_up([], {"cuda:0"}, nothing).missing["cuda"] == "the settings disable cuda:0"
     assert host.started == ["cpu"]
 
 
 def test_a_declared_device_of_any_kind_that_is_switched_off_is_missing_for_that_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     Host(monkeypatch, "cpu")
     missing = bring_up([], {"cpu:slow", "openvino:0", "tensorrt"}, nothing).missing
-    assert missing["cpu:slow"] == "the --config file disables cpu:slow"
-    assert missing["openvino:0"] == "the --config file disables openvino:0"
-    assert missing["tensorrt"] == "the --config file disables tensorrt"
+    assert missing["cpu:slow"] == "the settings disable cpu:slow"
+    assert missing["openvino:0"] == "the settings disable openvino:0"
+    assert missing["tensorrt"] == "the settings disable tensorrt"
 
 
 def test_a_server_that_is_left_without_any_device_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     Host(monkeypatch, missing="no NVIDIA driver")
-    with pytest.raises(FailedPrecondition, match=r"no device to run on: the --config file disables cpu, .* no NVIDIA driver"):
+    with pytest.raises(FailedPrecondition, match=r"no device to run on: the settings disable cpu, .* no NVIDIA driver"):
         bring_up([], {"cpu"}, nothing)
 
 
 def test_a_kind_that_is_only_ever_declared_is_missing_with_the_table_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     Host(monkeypatch, "cpu", "openvino:0")
     found = bring_up([Device("openvino:0", "openvino", "OpenVINOExecutionProvider")], set(), nothing)
-    assert found.missing["tensorrt"] == "the --config file declares none; it would as [devices.'tensorrt:0']"
+    assert found.missing["tensorrt"] == "none is declared; [devices.'tensorrt:0'] in the --config file would declare one"
     assert "openvino" not in found.missing
 
 

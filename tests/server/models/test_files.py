@@ -6,7 +6,9 @@ import re
 import shlex
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import helper
 from turnout_server.core.errors import FailedPrecondition
 from turnout_server.models.files import (
     ModelFiles,
@@ -256,6 +258,43 @@ def test_the_fingerprint_changes_with_every_file_of_the_model(tmp_path: Path) ->
 )
 def test_without_a_manifest_the_file_name_gives_the_precision(tmp_path: Path, file: str, precision: str) -> None:
     assert precision_of(tmp_path, file) == precision
+
+
+#: Bytes of a value, by element type.
+SIZES = {onnx.TensorProto.FLOAT: 4, onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.BFLOAT16: 2, onnx.TensorProto.INT64: 8}
+
+
+def weighing(element_type: onnx.TensorProto.DataType, *nodes: onnx.NodeProto) -> onnx.ModelProto:
+    """A model that adds a weight of this type, after these nodes; its other initializer is a shape."""
+    value = helper.make_tensor_value_info
+    weight = helper.make_tensor("w", element_type, [1], bytes(SIZES[element_type]), raw=True)
+    shape = helper.make_tensor("s", onnx.TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [value("x", element_type, [1])],
+        [value("y", element_type, [1])],
+        [shape, weight],
+    )
+    return helper.make_model(graph)
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [
+        (weighing(onnx.TensorProto.FLOAT), "fp32"),
+        (weighing(onnx.TensorProto.FLOAT16), "fp16"),
+        (weighing(onnx.TensorProto.BFLOAT16), "bf16"),
+        (weighing(onnx.TensorProto.FLOAT, helper.make_node("DequantizeLinear", ["q", "scale"], ["d"])), "int8"),
+        (weighing(onnx.TensorProto.FLOAT, helper.make_node("QLinearConv", ["q"] * 8, ["d"])), "int8"),
+        (weighing(onnx.TensorProto.INT64), "fp32"),
+    ],
+)
+def test_where_nothing_states_the_precision_the_weights_do(tmp_path: Path, model: onnx.ModelProto, precision: str) -> None:
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert precision_of(tmp_path, "model.onnx") == precision
+    (tmp_path / "model.json").write_text(json.dumps({"files": {"model.onnx": {"precision": "fp8"}}}))
+    assert precision_of(tmp_path, "model.onnx") == "fp8"
 
 
 def test_the_manifest_overrides_the_file_name_for_the_files_it_lists(tmp_path: Path) -> None:

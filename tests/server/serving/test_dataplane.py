@@ -252,6 +252,13 @@ def test_unknown_model_names_share_one_series(served: Served) -> None:
     assert len(totals) == 1
 
 
+def test_a_request_for_a_precision_that_a_model_does_not_have_is_a_failure_of_that_model(served: Served) -> None:
+    served.infer(precision="int3")
+    assert isinstance(served.outcome(), FailedPrecondition)
+    assert served.metrics.totals()["adds", "1", ""].failures == {"FAILED_PRECONDITION": 1}
+    assert NOBODY not in served.metrics.totals()
+
+
 def test_the_data_plane_is_ready_from_when_the_repository_settles_until_it_drains(tmp_path: Path) -> None:
     served = Served(tmp_path)
     seen: list[bool] = []
