@@ -180,6 +180,14 @@ def test_a_decision_that_only_the_second_exporter_meets_is_refused_unless_that_o
 
 
 @pytest.mark.slow
+def test_a_model_whose_weights_and_buffers_change_is_published_with_the_first_ones(tmp_path: Path) -> None:
+    result = export(tmp_path, "changing", f"{ZOO}:Changing", "--input", "ids=int64[batch,seq]@0:20", "--range", "seq=1..9")
+    assert result.exit_code == 0, result.output
+    for what in ("the weight 'table.weight'", "the buffer 'calls'"):
+        assert f"! forward changes {what}: the published model always has its first value" in result.stdout
+
+
+@pytest.mark.slow
 def test_a_model_that_is_never_the_same_is_refused_before_the_export(tmp_path: Path) -> None:
     result = export(tmp_path / "models", "noise", f"{ZOO}:Noisy", "--input", "x=float32[batch,4]")
     assert result.exit_code == 1

@@ -81,6 +81,23 @@ class PackedByValue(Packed):
         return {"scores": scores}
 
 
+class Changing(nn.Module):
+    """ids (batch, seq) int64 -> (batch, 3) float32; counts its calls, and shortens the rows of its table that it reads."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8, max_norm=0.5)
+        self.head = nn.Linear(8, 3)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.calls += 1
+        answer: Tensor = self.head(self.table(ids).mean(1))
+        return answer
+
+
 class Noisy(nn.Module):
     """x (batch, 4) float32 -> (batch, 4), with other noise each time."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from turnout_exporter import children
 from turnout_exporter.errors import SourceError
@@ -55,6 +56,7 @@ def build(job: ModelJob) -> Built:
     if job.weights:
         weights = WeightsFile(Path(job.weights), job.weights_key, job.strip_prefix)
         built.notes.extend(weights.load_into(built.model))
+    _check_complete(built.model, source)
     if (installed := str(torch.__version__).partition("+")[0]) != TESTED_TORCH:
         built.notes.append(f"torch {installed} isn't the version that is tested, {TESTED_TORCH}: look at the comparison")
     if any(parameter.dtype == torch.bfloat16 for parameter in built.model.parameters()):
@@ -72,8 +74,13 @@ def fingerprint(model: nn.Module) -> int:
     checksum = 0
     for value in model.state_dict().values():
         if isinstance(value, torch.Tensor):
-            checksum = zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, checksum)
+            checksum = zlib.crc32(bytes_of(value).numpy().data, checksum)
     return checksum
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor's elements, in memory order: one dimension, uint8."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -86,6 +93,16 @@ def precision(model: nn.Module) -> str:
     """The precision of the weights, such as `fp32`."""
     floats = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     return "fp16" if torch.float16 in floats else "fp64" if floats == {torch.float64} else "fp32"
+
+
+def _check_complete(model: nn.Module, source: Source) -> None:
+    """Raises SourceError for weights that get their shape, and their random values, from the first inputs."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
+        raise SourceError(
+            f"{source} has weights without a shape, {', '.join(lazy[:_SHOWN_KEYS])}: they would get random values in the first "
+            f"run. Load --weights, or let the function that makes the model run it once"
+        )
 
 
 def _prepare_process() -> None:

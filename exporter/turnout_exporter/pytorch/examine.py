@@ -16,6 +16,7 @@ from turnout_exporter.examination import TIED, find_base, find_limits, points_of
 from turnout_exporter.jobs import Examined, ExamineJob, ModelJob
 from turnout_exporter.pytorch import stability
 from turnout_exporter.pytorch.build import Built, build, fingerprint, precision, weight_bytes
+from turnout_exporter.pytorch.first_values import FirstValues
 from turnout_exporter.pytorch.presets import caps_of, inputs_of, labels_of, preprocessing_of
 from turnout_exporter.pytorch.subject import forward_of, program_inputs, subject_of
 from turnout_exporter.spec.inputspec import InputSpec, dims_of, parse_inputs
@@ -27,16 +28,18 @@ def run(job_fields: Json, channel: Channel) -> Json:
     job = ExamineJob(**job_fields)
     model_job = ModelJob(**job.model)
     built = build(model_job)
+    checksum = fingerprint(built.model)  # of what every child makes, before forward can change it
+    first_values = FirstValues(built.model)
     inputs = _inputs(job, model_job, built)
     forward = forward_of(built, inputs, job.selected)
-    subject = subject_of(forward, inputs, job.samples, job.output_names)
+    subject = subject_of(forward, first_values, inputs, job.samples, job.output_names)
     given, max_batch_size = _given_limits(job, inputs)
     caps = {} if job.inputs else caps_of(built.model)
 
     channel.step("Running PyTorch twice on the same inputs")
     base = find_base(subject, given, caps)
     arrays = subject.inputs_at(Point(base))
-    for note in built.notes + stability.check(built.model, lambda: forward.run(arrays)):
+    for note in built.notes + stability.check(first_values, lambda: forward.run(arrays)):
         channel.note(note)
 
     channel.step("Looking for the sizes that it takes")
@@ -56,7 +59,7 @@ def run(job_fields: Json, channel: Channel) -> Json:
             output_names=list(samples[0].outputs),
             precision=precision(built.model),
             weight_bytes=weight_bytes(built.model),
-            fingerprint=fingerprint(built.model),
+            fingerprint=checksum,
             source_file=str(built.file) if built.file else None,
             versions=_versions(),
             labels=labels_of(built.model),

@@ -7,6 +7,7 @@ from turnout_exporter.children import Channel, Json
 from turnout_exporter.examination import take_samples
 from turnout_exporter.jobs import ModelJob, SampleJob
 from turnout_exporter.pytorch.build import build
+from turnout_exporter.pytorch.first_values import FirstValues
 from turnout_exporter.pytorch.subject import check_same, forward_of, subject_of
 from turnout_exporter.spec.inputspec import parse_inputs
 from turnout_exporter.spec.points import Point
@@ -18,7 +19,8 @@ def run(job_fields: Json, channel: Channel) -> Json:
     built = build(ModelJob(**job.model))
     check_same(built, job.fingerprint)
     inputs = parse_inputs(job.inputs)
-    subject = subject_of(forward_of(built, inputs, job.selected), inputs, job.samples, job.output_names)
+    forward = forward_of(built, inputs, job.selected)
+    subject = subject_of(forward, FirstValues(built.model), inputs, job.samples, job.output_names)
     take_samples(subject, [Point.parse(label) for label in job.points], Path(job.reference), channel.detail)
     return {}
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from turnout_exporter.errors import ConversionError
 from turnout_exporter.examination import differing
+from turnout_exporter.pytorch.first_values import FirstValues
 from turnout_exporter.spec.reference import Arrays
 
 _SHOWN = 3
@@ -39,17 +40,26 @@ class _RandomOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack.pop()
 
 
-def check(model: nn.Module, run: Callable[[], Arrays]) -> list[str]:
+def check(first_values: FirstValues, run: Callable[[], Arrays]) -> list[str]:
     """Runs a model twice on the same inputs; returns what the user should know.
 
     Args:
+        first_values: those of the model, which it has again afterwards.
         run: runs the model on some inputs, the same ones each time.
 
     Raises:
         ConversionError: the outputs differ; the text names the random operators, the buffers or the state that may be why.
     """
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    operators = _RandomOperators(model)
+    with first_values.restored():
+        unstable, operators, changes = _differences(first_values, run)
+    if unstable:
+        raise ConversionError(_complaint(unstable, operators, changes))
+    return [f"forward changes {change}: the published model always has its first value" for change in changes[:_SHOWN]]
+
+
+def _differences(first_values: FirstValues, run: Callable[[], Arrays]) -> tuple[list[str], list[str], list[str]]:
+    """The outputs in which two runs differ; the random operators, and the weights and buffers that the first one changed."""
+    operators = _RandomOperators(first_values.model)
     hooks = [
         nn.modules.module.register_module_forward_pre_hook(operators.entered),
         nn.modules.module.register_module_forward_hook(operators.left, always_call=True),
@@ -61,21 +71,15 @@ def check(model: nn.Module, run: Callable[[], Arrays]) -> list[str]:
     finally:
         for hook in hooks:
             hook.remove()
-    changed = [name for name, buffer in model.named_buffers() if name in before and not torch.equal(buffer, before[name])]
+    changes = first_values.changes()
     torch.manual_seed(2)
-    second = run()
-    unstable = differing(first, second)
-    if unstable:
-        raise ConversionError(_complaint(unstable, list(operators.found), changed))
-    return [f"forward changes the buffer {name!r}: the published model always has its first value" for name in changed[:_SHOWN]]
+    return differing(first, run()), list(operators.found), changes
 
 
-def _complaint(unstable: list[str], operators: list[str], changed: list[str]) -> str:
+def _complaint(unstable: list[str], operators: list[str], changes: list[str]) -> str:
     what = f"the model answers differently each time on the same inputs (output {unstable[0]!r}), so it can't be verified: "
-    if changed:
-        return (
-            f"{what}forward changes the buffer {', '.join(map(repr, changed[:_SHOWN]))}; let it change none in evaluation mode"
-        )
+    if changes:
+        return f"{what}forward changes {', '.join(changes[:_SHOWN])}; let it change none in evaluation mode"
     if operators:
         return (
             f"{what}it draws random numbers ({', '.join(operators[:_SHOWN])}). Dropout must be off in evaluation mode, "

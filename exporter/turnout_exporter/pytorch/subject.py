@@ -10,10 +10,12 @@ from turnout_exporter.errors import SourceError
 from turnout_exporter.examination import Subject
 from turnout_exporter.importing import load_draw
 from turnout_exporter.pytorch.build import Built, fingerprint
+from turnout_exporter.pytorch.first_values import FirstValues
 from turnout_exporter.pytorch.forward import Forward, positional_inputs
 from turnout_exporter.spec.datatypes import BY_SPELLING
 from turnout_exporter.spec.inputspec import InputSpec
 from turnout_exporter.spec.points import BATCH
+from turnout_exporter.spec.reference import Arrays
 from turnout_exporter.spec.sources import Function
 
 
@@ -34,16 +36,26 @@ def forward_of(built: Built, inputs: Sequence[InputSpec], selected: Sequence[str
 
 
 def subject_of(
-    forward: Forward, inputs: list[InputSpec], samples: str | None, output_names: Sequence[str] | None = None
+    forward: Forward,
+    first_values: FirstValues,
+    inputs: list[InputSpec],
+    samples: str | None,
+    output_names: Sequence[str] | None = None,
 ) -> Subject:
-    """The model for the examination.
+    """The model for the examination; each run begins with the same weights and buffers.
 
     Args:
+        first_values: those of the model.
         samples: the text of `--samples`.
         output_names: the text of `--output-names`.
     """
     draw = load_draw(Function.parse(samples, "--samples") if samples else None)
-    return Subject(lambda arrays: forward.run(arrays, output_names), inputs, draw)
+
+    def run(arrays: Arrays) -> Arrays:
+        with first_values.restored():
+            return forward.run(arrays, output_names)
+
+    return Subject(run, inputs, draw)
 
 
 def check_same(built: Built, expected: int) -> None:

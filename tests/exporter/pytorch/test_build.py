@@ -49,6 +49,19 @@ def test_random_weights_are_the_same_in_every_process(file: Path) -> None:
     assert (one.file, one.notes) == (file, [])
 
 
+@pytest.mark.parametrize("layer", ["nn.LazyLinear(2)", "nn.Sequential(nn.Linear(2, 3), nn.LazyBatchNorm1d())"])
+def test_weights_that_have_no_shape_yet_are_refused_with_the_way_out(tmp_path: Path, layer: str) -> None:
+    (tmp_path / "lazy.py").write_text(f"from torch import nn\ndef make():\n    return {layer}\n")
+    with pytest.raises(SourceError, match=r"weights without a shape, .*weight.*: they would .* Load --weights, or let"):
+        build(ModelJob(f"{tmp_path / 'lazy.py'}:make"))
+
+
+def test_a_lazy_model_that_ran_once_in_its_function_is_taken(tmp_path: Path) -> None:
+    text = "import torch\nfrom torch import nn\ndef make():\n    model = nn.LazyLinear(2)\n    model(torch.zeros(1, 4))\n"
+    (tmp_path / "ran.py").write_text(f"{text}    return model\n")
+    assert isinstance(build(ModelJob(f"{tmp_path / 'ran.py'}:make")).model, nn.Linear)
+
+
 def test_a_model_is_put_into_evaluation_mode(file: Path) -> None:
     assert not any(part.training for part in build(ModelJob(f"{file}:trained")).model.modules())
 

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from turnout_exporter.errors import ConversionError
 from turnout_exporter.pytorch import stability
+from turnout_exporter.pytorch.first_values import FirstValues
 from turnout_exporter.pytorch.forward import Forward
 
 
@@ -48,7 +49,7 @@ class Remembering(nn.Module):
 def check(model: nn.Module) -> list[str]:
     model.eval()
     x = torch.ones(64).numpy()
-    return stability.check(model, lambda: Forward(model, ["x"], 1, None).run({"x": x}))
+    return stability.check(FirstValues(model), lambda: Forward(model, ["x"], 1, None).run({"x": x}))
 
 
 @pytest.mark.parametrize(
