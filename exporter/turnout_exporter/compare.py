@@ -20,6 +20,7 @@ class Comparison:
         max_rel_error: the same as a share of the output's largest absolute value.
         allowed: the largest `max_abs_error` that passes.
         problem: why it doesn't pass; empty if it does.
+        differing_share: how many of the elements differ by more than `allowed`, as a share of all.
     """
 
     point: str
@@ -28,11 +29,12 @@ class Comparison:
     max_rel_error: float
     allowed: float
     problem: str = ""
+    differing_share: float = 0.0
 
 
 def failed(point: str, output: str, problem: str) -> Comparison:
     """A comparison that couldn't be made; its errors are infinite."""
-    return Comparison(point, output, float("inf"), float("inf"), 0.0, problem)
+    return Comparison(point, output, float("inf"), float("inf"), 0.0, problem, 1.0)
 
 
 def compare(
@@ -59,7 +61,8 @@ def compare(
     error = float(differences.max(initial=0.0))
     allowed = _allowed(expected.dtype, scale, tolerance)
     problem = _describe(expected, actual, differences, allowed, inputs or {}) if error > allowed else ""
-    return Comparison(point, output, error, error / scale if scale else error, allowed, problem)
+    share = np.count_nonzero(differences > allowed) / max(1, differences.size)
+    return Comparison(point, output, error, error / scale if scale else error, allowed, problem, share)
 
 
 def _compare_text(point: str, output: str, expected: np.ndarray, actual: np.ndarray) -> Comparison:

@@ -1,5 +1,6 @@
 """From a PyTorch model to an ONNX file that computes the same: one of torch's exporters, then the other if that fails."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,13 @@ Diagnosis = Callable[[Sequence[Comparison], Sequence[str]], str]
 
 _TITLES = {"dynamo": "torch.onnx", "torchscript": "torch's TorchScript exporter"}
 _SHOWN_PROBLEMS = 5
+_SMALL = 1e-2  #: a share of the output's largest value
+_RARE = 0.05  #: a share of the output's elements
+_ROUNDING = (
+    "The differences are small or rare, so the cause is probably rounding: the two add in different orders. Return the value "
+    "before a round, an argmax or a comparison, and let the client do that; compute what amplifies errors in float64; or leave "
+    "these sizes out with --range"
+)
 _KEEPING_IT = f"If it is always decided as it is for random inputs, --exporter {KEEPING_VALUES} exports it that way"
 
 
@@ -169,7 +177,14 @@ def _refusal(comparisons: Sequence[Comparison], truth: str, diagnosis: Diagnosis
     if len(problems) > _SHOWN_PROBLEMS:
         lines.append(f"  and {len(problems) - _SHOWN_PROBLEMS} more")
     head = f"ONNX Runtime and {truth} differ at {len(differing)} of {len(tried)} points:"
-    return "\n".join([head, *lines, diagnosis(problems, tried)])
+    return "\n".join([head, *lines, _ROUNDING if all(map(_is_rounding, problems)) else diagnosis(problems, tried)])
+
+
+def _is_rounding(problem: Comparison) -> bool:
+    """Whether a difference is as small, or in a whole number as rare, as rounding makes it; branches change most elements."""
+    if not math.isfinite(problem.max_abs_error):
+        return False
+    return problem.differing_share < _RARE if not problem.allowed else problem.max_rel_error < _SMALL
 
 
 def _export_diagnosis(problems: Sequence[Comparison], tried: Sequence[str]) -> str:

@@ -19,6 +19,13 @@ def test_a_difference_is_reported_with_its_position_and_size() -> None:
     assert result.problem == "differs by 0.5 at [1, 0]: 3 became 3.5 (allowed 0.00041)"
 
 
+def test_the_share_of_the_elements_that_differ_is_counted() -> None:
+    assert compared([1.0, 2.0, 3.0, 4.0], [1.0, 2.5, 3.0, 4.00001]).differing_share == 0.25
+    assert compared([0, 1, 2], [1, 2, 2], "int64").differing_share == pytest.approx(2 / 3)
+    assert compared([0.5], [0.5]).differing_share == compared(np.zeros((0, 4)), np.zeros((0, 4))).differing_share == 0
+    assert compared([0.5], [0.5, 0.5]).differing_share == 1
+
+
 def test_the_input_rows_of_the_worst_element_are_named() -> None:
     expected = np.zeros((2, 3), np.float32)
     inputs = {

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from turnout_exporter import children, conversion
-from turnout_exporter.compare import Comparison, failed
+from turnout_exporter.compare import Comparison, compare, failed
 from turnout_exporter.conversion import convert, exporters
 from turnout_exporter.errors import ChildDied, ConversionError, ExportError, Refused, SourceError, SpecError, ValueBranch
 from turnout_exporter.jobs import ExportJob
@@ -15,6 +16,10 @@ from tests.exporter.progress import Recorded
 GOOD = Comparison("batch=2", "y", 1e-7, 2e-7, 1e-4)
 ELSEWHERE = [GOOD, failed("batch=7", "y", "differs by 1 at [6, 0]: 2 became 1 (allowed 0.0001)")]
 HERE = [failed("batch=2", "y", "differs by 1 at [0]"), failed("batch=7", "y", "differs by 1 at [0]")]
+PIXEL = compare("batch=7", "y", np.full(5000, 124, np.uint8), np.array([123] + [124] * 4999, np.uint8))
+ROW = compare("batch=32", "y", np.arange(32), np.array([7, *range(1, 32)]))
+ROWS = compare("batch=7", "y", np.zeros(7, np.int64), np.arange(7))
+SMALL, LARGE = (compare("batch=7", "y", np.ones(2, np.float32), np.full(2, value, np.float32)) for value in (0.999, 0.8))
 SHAPES = [GOOD, failed("batch=7", "y", "is float32[3] instead of float32[2]")]
 
 
@@ -115,7 +120,11 @@ def test_a_decision_that_only_the_second_exporter_meets_ends_the_export_with_the
 @pytest.mark.parametrize(
     ("outcome", "diagnosis"),
     [(ELSEWHERE, "The model was exported at batch=2; a Python `if`"), (HERE, "at the sizes of the export as well"),
-     (SHAPES, "A shape that depends on values")],
+     (SHAPES, "A shape that depends on values"), ([GOOD, PIXEL], "the cause is probably rounding"),
+     ([SMALL, PIXEL], "the cause is probably rounding.*Return the value before a round, an argmax"),
+     ([GOOD, SMALL, LARGE], "The model was exported at batch=2; a Python `if`"),
+     ([GOOD, ROW], "the cause is probably rounding"), ([GOOD, ROWS], "The model was exported at batch=2; a Python `if`"),
+     ([SMALL, *HERE], "at the sizes of the export as well")],
 )  # fmt: skip
 def test_the_points_of_the_differences_say_the_likely_cause(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outcome: list[Comparison], diagnosis: str
