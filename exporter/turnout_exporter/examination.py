@@ -23,7 +23,11 @@ from turnout_exporter.spec.sizes import Search, Trial
 Run = Callable[[Arrays], Arrays]  #: leaves the inputs as they are
 Draw = Callable[[Point], Mapping[str, Any]]  #: what `--samples` names: a value for some or all of the inputs
 
-TIED = "{} were only seen to work at the same size: give them the same name in --input, so that it can change"
+_TIED = "{} were only seen to work at the same size: give them the same name in --input, so that it can change"
+_STEPPED = (
+    "{dim} was only seen to work in steps of {step} ({low}, {second}, ...), so requests of other sizes are refused; if it "
+    "takes them, state them with --range {dim}=low..high"
+)
 _CORNER_CPU_S = 4.0  #: the longest predicted run at which all sizes are tried at their largest together
 _CORNER_BYTES = 64 * 2**20
 
@@ -106,9 +110,23 @@ def find_base(subject: Subject, given: dict[str, Limits], caps: dict[str, int]) 
     return base
 
 
-def find_limits(subject: Subject, base: Sizes, given: dict[str, Limits], caps: dict[str, int]) -> dict[str, Limits]:
-    """How far each size may change: as the user states, else as far as the model was seen to run."""
+def find_limits(
+    subject: Subject, base: Sizes, given: dict[str, Limits], caps: dict[str, int]
+) -> tuple[Sizes, dict[str, Limits]]:
+    """The base within the limits; and how far each size may change: as the user states, else as far as the model ran."""
     return Search(subject.attempt, caps).limits(base, given)
+
+
+def size_notes(subject: Subject, base: Sizes, limits: dict[str, Limits], given: dict[str, Limits]) -> list[str]:
+    """What the user should know about the sizes that were found."""
+    notes = [
+        _STEPPED.format(dim=dim, step=limit.step, low=limit.low, second=limit.low + limit.step)
+        for dim, limit in limits.items()
+        if limit.step > 1 and dim not in given
+    ]
+    if tied := tied_dims(subject, base, limits, given):
+        notes.append(_TIED.format(" and ".join(tied)))
+    return notes
 
 
 def tied_dims(subject: Subject, base: Sizes, limits: dict[str, Limits], given: dict[str, Limits]) -> list[str]:

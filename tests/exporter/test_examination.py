@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 from turnout_exporter.errors import ConversionError, SourceError, SpecError
-from turnout_exporter.examination import Run, Subject, differing, find_base, find_limits, points_of, take_samples, tied_dims
+from turnout_exporter.examination import (
+    Run,
+    Subject,
+    differing,
+    find_base,
+    find_limits,
+    points_of,
+    size_notes,
+    take_samples,
+    tied_dims,
+)
 from turnout_exporter.spec import reference
 from turnout_exporter.spec.inputspec import parse_inputs
 from turnout_exporter.spec.points import Limits, Point
@@ -96,11 +106,30 @@ def test_dimensions_that_change_only_together_are_one() -> None:
 
     both = subject(multiply, "a=float32[batch,n]", "b=float32[batch,m]")
     base, given = {"batch": 2, "n": 8, "m": 8}, {"batch": Limits(1, 4)}
-    limits = find_limits(both, base, given, {})
+    base, limits = find_limits(both, base, given, {})
     assert limits == {"batch": Limits(1, 4), "n": Limits(8, 8), "m": Limits(8, 8)}
     assert tied_dims(both, base, limits, given) == ["n", "m"]
     assert tied_dims(both, base, limits, given | {"m": Limits(8, 8)}) == []
     assert tied_dims(subject(double, "x=float32[batch,n]"), {"batch": 2, "n": 3}, {"n": Limits(1, 9)}, {}) == []
+
+
+def test_sizes_that_work_in_steps_only_are_noted_with_the_option() -> None:
+    def by_fours(arrays: Arrays) -> Arrays:
+        return {"y": arrays["x"].reshape(len(arrays["x"]), -1, 4)}
+
+    reshaped = subject(by_fours, "x=float32[batch,n]")
+    given = {"batch": Limits(1, 4)}
+    base, limits = find_limits(reshaped, find_base(reshaped, given, {}), given, {})
+    (note,) = size_notes(reshaped, base, limits, given)
+    assert note.startswith("n was only seen to work in steps of 4 (4, 8, ...), so requests of other sizes are refused")
+    assert note.endswith("--range n=low..high")
+    assert size_notes(reshaped, base, limits, given | {"n": limits["n"]}) == []
+
+
+def test_dimensions_under_several_names_are_noted() -> None:
+    both = subject(lambda arrays: {"y": arrays["x"] + arrays["z"]}, "x=float32[n]", "z=float32[m]")
+    (note,) = size_notes(both, {"n": 8, "m": 8}, {"n": Limits(8, 8), "m": Limits(8, 8)}, {})
+    assert note.startswith("n and m were only seen to work at the same size")
 
 
 def test_an_output_that_loses_a_dimension_at_one_size_is_noticed_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from turnout_exporter import children
 from turnout_exporter.children import Channel, Json
 from turnout_exporter.errors import SpecError
-from turnout_exporter.examination import TIED, find_base, find_limits, points_of, take_samples, tied_dims
+from turnout_exporter.examination import find_base, find_limits, points_of, size_notes, take_samples
 from turnout_exporter.jobs import Examined, ExamineJob, ModelJob
 from turnout_exporter.pytorch import stability
 from turnout_exporter.pytorch.build import Built, build, fingerprint, precision, weight_bytes
@@ -43,9 +43,9 @@ def run(job_fields: Json, channel: Channel) -> Json:
         channel.note(note)
 
     channel.step("Looking for the sizes that it takes")
-    limits = find_limits(subject, base, given, caps)
-    if tied := tied_dims(subject, base, limits, given):
-        channel.note(TIED.format(" and ".join(tied)))
+    base, limits = find_limits(subject, base, given, caps)
+    for note in size_notes(subject, base, limits, given):
+        channel.note(note)
     points = points_of(subject, base, limits)
     channel.step(f"Running PyTorch at {len(points)} points")
     samples = take_samples(subject, points, Path(job.reference), channel.detail)

@@ -16,15 +16,14 @@ from turnout_exporter import children
 from turnout_exporter.children import Channel, Json
 from turnout_exporter.errors import ConversionError, SourceError, SpecError
 from turnout_exporter.examination import (
-    TIED,
     Run,
     Subject,
     differing,
     find_base,
     find_limits,
     points_of,
+    size_notes,
     take_samples,
-    tied_dims,
 )
 from turnout_exporter.importing import load_draw, load_function
 from turnout_exporter.jobs import Examined, ExamineJob, ModelJob
@@ -60,9 +59,9 @@ def run(job_fields: Json, channel: Channel) -> Json:
     base = find_base(subject, given, {})
     _check_stable(model, unoptimized, subject.inputs_at(Point(base)))
     channel.step("Looking for the sizes that it takes")
-    limits = find_limits(subject, base, given, {})
-    if tied := tied_dims(subject, base, limits, given):
-        channel.note(TIED.format(" and ".join(tied)))
+    base, limits = find_limits(subject, base, given, {})
+    for note in size_notes(subject, base, limits, given):
+        channel.note(note)
     points = points_of(subject, base, limits)
     channel.step(f"Running the reference at {len(points)} points")
     if job.reference_function:

@@ -6,6 +6,7 @@ expensive, and what was reached is published as the range.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from turnout_exporter.spec.points import BATCH, Limits, Sizes, base_sizes
 
@@ -91,18 +92,35 @@ class Search:
                 break
         return {}, first_error
 
-    def limits(self, base: Sizes, given: dict[str, Limits]) -> dict[str, Limits]:
-        """The limits of every dimension: the given ones, and for the others what the model was seen to take."""
-        return {dim: given[dim] if dim in given else self._limits_of(dim, base) for dim in base}
+    def limits(self, base: Sizes, given: dict[str, Limits]) -> tuple[Sizes, dict[str, Limits]]:
+        """The limits of every dimension: the given ones, and for the others what the model was seen to take.
 
-    def _limits_of(self, dim: str, base: Sizes) -> Limits:
-        step = next((step for step in STEPS if self._runs(base, dim, step) and self._runs(base, dim, 2 * step)), 0)
+        Returns:
+            The base within the limits, and the limits.
+        """
+        limits = dict(given)
+        for dim in base:
+            if dim not in given:
+                base, limits[dim] = self._limits_of(dim, base)
+        return base, {dim: limits[dim] for dim in base}
+
+    def _limits_of(self, dim: str, base: Sizes) -> tuple[Sizes, Limits]:
+        step = next((step for step in STEPS if self._run(base, dim, base[dim] + step, base[dim] + 2 * step)), 0)
         if not step:
-            return Limits(base[dim], base[dim])
-        return Limits(self._lowest(dim, base, step), self._highest(dim, base, step), step)
+            return base, Limits(base[dim], base[dim])
+        base = self._aligned(dim, base, step)
+        return base, Limits(self._lowest(dim, base, step), self._highest(dim, base, step), step)
 
-    def _runs(self, base: Sizes, dim: str, more: int) -> bool:
-        return not self.attempt(base | {dim: base[dim] + more}).error
+    def _aligned(self, dim: str, base: Sizes, step: int) -> Sizes:
+        """The base with a multiple of the step, if the model takes those as well: images of 224 are usual, not of 223."""
+        if base[dim] % step == 0:
+            return base
+        others = {size for other, size in base.items() if other != dim}
+        size = next(size for size in count(base[dim] - base[dim] % step + step, step) if size not in others)
+        return base | {dim: size} if self._run(base, dim, size, size + step, size + 2 * step) else base
+
+    def _run(self, base: Sizes, dim: str, *sizes: int) -> bool:
+        return not any(self.attempt(base | {dim: size}).error for size in sizes)
 
     def _highest(self, dim: str, base: Sizes, step: int) -> int:
         """Doubles the size until the model fails, then looks for the exact end; or until the budget ends."""

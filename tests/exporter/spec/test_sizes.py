@@ -18,7 +18,8 @@ def search(takes: Callable[[Sizes], bool], cpu_s: float = 0.0, caps: dict[str, i
 
 
 def limits(takes: Callable[[Sizes], bool], base: Sizes, **options: float) -> dict[str, Limits]:
-    return search(takes, options.get("cpu_s", 0.0)).limits(base, {})
+    _, found = search(takes, options.get("cpu_s", 0.0)).limits(base, {})
+    return found
 
 
 @pytest.mark.parametrize("end", [7, 77, 512, 4095])
@@ -32,6 +33,29 @@ def test_a_lower_end_is_found_as_well() -> None:
 
 def test_a_step_is_found() -> None:
     assert limits(lambda sizes: sizes["height"] % 32 == 0, {"height": 64}) == {"height": Limits(32, 4096, 32)}
+
+
+@pytest.mark.parametrize(
+    ("takes", "base", "moved", "limits"),
+    [
+        (lambda h: h % 4 in (0, 3), 3, 4, Limits(4, 4096, 4)),
+        (lambda h: h % 32 in (0, 31) and h > 60, 63, 64, Limits(64, 4096, 32)),
+        (lambda h: h % 4 == 3, 3, 3, Limits(3, 4095, 4)),
+        (lambda h: h % 4 == 0 or h in (3, 7, 11), 3, 4, Limits(4, 4096, 4)),
+        (lambda h: h % 32 in (0, 31) and h != 96, 31, 31, Limits(31, 4095, 32)),
+    ],
+)
+def test_a_step_is_counted_from_its_multiples_if_the_model_takes_them(
+    takes: Callable[[int], bool], base: int, moved: int, limits: Limits
+) -> None:
+    found = search(lambda sizes: takes(sizes["height"])).limits({"height": base}, {})
+    assert found == ({"height": moved}, {"height": limits})
+
+
+def test_a_base_that_moves_to_a_multiple_has_no_size_of_another_dimension() -> None:
+    base, found = search(lambda sizes: all(sizes[dim] % 4 in (0, 3) for dim in "hw")).limits({"batch": 2, "h": 3, "w": 4}, {})
+    assert base == {"batch": 2, "h": 8, "w": 4}
+    assert found == {"batch": Limits(1, 4096), "h": Limits(4, 4096, 4), "w": Limits(4, 4096, 4)}
 
 
 def test_a_dimension_that_cannot_change_keeps_its_size() -> None:
@@ -52,22 +76,22 @@ def test_a_size_that_begins_at_hundreds_goes_further() -> None:
 
 
 def test_a_cap_is_the_end() -> None:
-    assert search(lambda _: True, caps={"seq": 300}).limits({"seq": 3}, {}) == {"seq": Limits(1, 300)}
+    assert search(lambda _: True, caps={"seq": 300}).limits({"seq": 3}, {}) == ({"seq": 3}, {"seq": Limits(1, 300)})
 
 
 def test_given_limits_are_not_searched() -> None:
     def never(sizes: Sizes) -> Trial:
         raise AssertionError(sizes)
 
-    assert Search(never).limits({"batch": 2}, {"batch": Limits(1, 8)}) == {"batch": Limits(1, 8)}
+    assert Search(never).limits({"batch": 2}, {"batch": Limits(1, 8)}) == ({"batch": 2}, {"batch": Limits(1, 8)})
 
 
 def test_a_lack_of_memory_ends_the_search_where_it_worked() -> None:
     def attempt(sizes: Sizes) -> Trial:
         return Trial(0.0, error="can't allocate", is_exhausted=True) if sizes["seq"] > 50 else Trial(0.0)
 
-    high = Search(attempt).limits({"seq": 3}, {})["seq"].high
-    assert 25 <= high <= 50
+    _, found = Search(attempt).limits({"seq": 3}, {})
+    assert 25 <= found["seq"].high <= 50
 
 
 @pytest.mark.parametrize(
