@@ -53,10 +53,10 @@ def build(job: ModelJob) -> Built:
     _prepare_process()
     source = Source.parse(job.source)
     built = {Kind.PROGRAM: _from_program, Kind.PRETRAINED: _from_folder}.get(source.kind, _from_python)(source, job)
+    _check_complete(built.model, source)
     if job.weights:
         weights = WeightsFile(Path(job.weights), job.weights_key, job.strip_prefix)
         built.notes.extend(weights.load_into(built.model))
-    _check_complete(built.model, source)
     if (installed := str(torch.__version__).partition("+")[0]) != TESTED_TORCH:
         built.notes.append(f"torch {installed} isn't the version that is tested, {TESTED_TORCH}: look at the comparison")
     if any(parameter.dtype == torch.bfloat16 for parameter in built.model.parameters()):
@@ -96,12 +96,12 @@ def precision(model: nn.Module) -> str:
 
 
 def _check_complete(model: nn.Module, source: Source) -> None:
-    """Raises SourceError for weights that get their shape, and their random values, from the first inputs."""
+    """Raises SourceError for weights that get their shape from the first inputs: before, nothing can be loaded or compared."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
         raise SourceError(
-            f"{source} has weights without a shape, {', '.join(lazy[:_SHOWN_KEYS])}: they would get random values in the first "
-            f"run. Load --weights, or let the function that makes the model run it once"
+            f"{source} has weights without a shape, {', '.join(lazy[:_SHOWN_KEYS])}: the first run gives lazy layers theirs. "
+            f"Let the function that makes the model run it once"
         )
 
 

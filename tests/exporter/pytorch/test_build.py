@@ -52,8 +52,9 @@ def test_random_weights_are_the_same_in_every_process(file: Path) -> None:
 @pytest.mark.parametrize("layer", ["nn.LazyLinear(2)", "nn.Sequential(nn.Linear(2, 3), nn.LazyBatchNorm1d())"])
 def test_weights_that_have_no_shape_yet_are_refused_with_the_way_out(tmp_path: Path, layer: str) -> None:
     (tmp_path / "lazy.py").write_text(f"from torch import nn\ndef make():\n    return {layer}\n")
-    with pytest.raises(SourceError, match=r"weights without a shape, .*weight.*: they would .* Load --weights, or let"):
-        build(ModelJob(f"{tmp_path / 'lazy.py'}:make"))
+    for weights in (None, str(tmp_path / "weights.pt")):
+        with pytest.raises(SourceError, match=r"weights without a shape, .*weight.*\. Let the function .* run it once"):
+            build(ModelJob(f"{tmp_path / 'lazy.py'}:make", weights=weights))
 
 
 def test_a_lazy_model_that_ran_once_in_its_function_is_taken(tmp_path: Path) -> None:
