@@ -1,7 +1,13 @@
-"""Loads weights from a file into a model; both must have the same keys and shapes."""
+"""Loads weights from a file into a model as torch does; both must have the same keys and shapes.
+
+A state dict says which version of each module wrote it. Modules go by that when they convert older layouts, which they do while
+they are loaded. So the versions are kept, and what is missing is asked afterwards.
+"""
 
 import pickle
+import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +23,7 @@ from turnout_exporter.errors import SourceError
 _SHOWN_KEYS = 5
 #: Where checkpoints keep the weights that are wanted most, the likeliest first.
 _USUAL_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params", "ema")
+_MISMATCH = re.compile(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)")
 
 
 @dataclass(frozen=True)
@@ -41,22 +48,16 @@ class WeightsFile:
         weights = self._select(_read(self.path))
         notes = []
         if self.strip_prefix:
-            stripped = {
-                key.removeprefix(self.strip_prefix): value
-                for key, value in weights.items()
-                if key.startswith(self.strip_prefix)
-            }
             notes += _left_out(weights, self.strip_prefix)
-            weights = stripped
+            weights = _stripped(weights, self.strip_prefix)
         wanted = model.state_dict()
         weights |= _tied(wanted, weights)
-        problems = _misfits(wanted, weights)
+        problems = _load(model, weights)
         if problems:
             raise SourceError(f"{self.path} doesn't fit the model: {'; '.join(problems)}{self._advice(wanted, weights)}")
-        model.load_state_dict(weights, strict=True)
         return notes + _conversions(self.path, wanted, weights) + _broken(weights)
 
-    def _select(self, content: object) -> dict[str, Tensor]:
+    def _select(self, content: object) -> "OrderedDict[str, Tensor]":
         """The state dict in what the file contains."""
         chosen = _at(content, self.key) if self.key else content
         if chosen is None:
@@ -69,7 +70,7 @@ class WeightsFile:
         assert isinstance(chosen, Mapping)
         if not chosen:
             raise SourceError(f"{self.path} holds no weights at all")
-        return dict(chosen)
+        return _with_versions(chosen, getattr(chosen, "_metadata", None))
 
     def _advice(self, wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
         prefix = common_prefix(wanted, weights)
@@ -153,18 +154,40 @@ def _tied(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str
     return {key: present[value.data_ptr()] for key, value in wanted.items() if key not in found and value.data_ptr() in present}
 
 
-def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    reshaped = [
-        f"{key} is {list(found[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted.keys() & found.keys()
-        if found[key].shape != wanted[key].shape
-    ]
-    problems = {
-        "missing": [key for key in wanted if key not in found],
-        "unexpected": [key for key in found if key not in wanted],
-        "of another shape": sorted(reshaped),
-    }
-    return [f"{what}: {_some(keys)}" for what, keys in problems.items() if keys]
+def _load(model: nn.Module, weights: "OrderedDict[str, Tensor]") -> list[str]:
+    """Loads weights; returns what doesn't fit, by the keys after the conversions that the modules make."""
+    keys: dict[str, list[str]] = {}
+    hook = model.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+        lambda _, found: keys.update(missing=[*found.missing_keys], unexpected=[*found.unexpected_keys])
+    )
+    reshaped: list[str] = []
+    try:
+        model.load_state_dict(weights, strict=False)
+    except Exception as error:  # what isn't torch's own comes from the user's modules, which may raise anything
+        reshaped = sorted(f"{key} is {have} instead of {want}" for key, have, want in _MISMATCH.findall(str(error)))
+        if not reshaped:
+            return [f"{type(error).__name__}: {str(error).strip()}"]
+    finally:
+        hook.remove()
+    return [f"{what}: {_some(names)}" for what, names in (keys | {"of another shape": reshaped}).items() if names]
+
+
+def _stripped(weights: "OrderedDict[str, Tensor]", prefix: str) -> "OrderedDict[str, Tensor]":
+    """The weights with a prefix, without it; so are the paths of the modules in what says their versions."""
+    versions: Mapping[str, Any] | None = getattr(weights, "_metadata", None)
+    paths = {path: f"{path}." for path in versions or () if f"{path}.".startswith(prefix)}
+    return _with_versions(
+        {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)},
+        versions and {paths[path].removeprefix(prefix).removesuffix("."): versions[path] for path in paths},
+    )
+
+
+def _with_versions(weights: Mapping[str, Tensor], versions: Mapping[str, Any] | None) -> "OrderedDict[str, Tensor]":
+    """A copy of a state dict that says, as torch's own do, which version of each module wrote it; None if nothing says so."""
+    copy = OrderedDict(weights)
+    if versions is not None:
+        copy._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+    return copy
 
 
 def _left_out(weights: Mapping[str, Tensor], prefix: str) -> list[str]:
@@ -173,7 +196,8 @@ def _left_out(weights: Mapping[str, Tensor], prefix: str) -> list[str]:
 
 
 def _conversions(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    pairs = {(found[key].dtype, wanted[key].dtype) for key in wanted if found[key].dtype != wanted[key].dtype}
+    both = wanted.keys() & found.keys()
+    pairs = {(found[key].dtype, wanted[key].dtype) for key in both if found[key].dtype != wanted[key].dtype}
     return sorted(
         f"{path.name} has {_name(have)} weights, and the model {_name(want)} ones: they were converted" for have, want in pairs
     )
