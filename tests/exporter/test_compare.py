@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from turnout_exporter.compare import Comparison, compare
+from turnout_exporter.compare import Comparison, compare, scales
 
 
 def compared(expected: object, actual: object, dtype: str = "float32") -> Comparison:
@@ -47,6 +47,48 @@ def test_a_given_tolerance_replaces_that_of_the_type_for_integers_as_well() -> N
     assert compare("p", "y", expected, actual, tolerance=0.02).problem == ""
     assert compare("p", "y", expected, actual, tolerance=0.005).problem
     assert compare("p", "y", np.ones(2, np.float32), np.full(2, 1.04, np.float32), tolerance=0.05).problem == ""
+
+
+@pytest.mark.parametrize("fill", [-1e9, 1e4, -np.finfo(np.float32).max])
+@pytest.mark.parametrize("columns", [1, 4])
+def test_a_masks_fill_value_allows_the_other_values_no_more(fill: float, columns: int) -> None:
+    expected = np.random.default_rng(1).uniform(1, 2, (4, 6))
+    expected[:, :columns] = fill
+    actual = expected.copy()
+    actual[3, 5] += 0.01
+    actual[0, 0] *= 1 - 1e-6
+    assert "at [3, 5]" in compared(expected, actual).problem
+    assert 0.005 < compared(expected, actual).max_rel_error < 0.01
+    actual[3, 5] = expected[3, 5]
+    assert compared(expected, actual).problem == ""
+    actual[0, 0] = fill * 0.99
+    assert "at [0, 0]" in compared(expected, actual).problem
+
+
+def test_several_fill_values_are_each_judged_against_themselves() -> None:
+    expected = np.array([0.1, 0.2, 0.3, 0.0, -1e4, -1e4, -1e9, -np.inf])
+    assert scales(expected).tolist() == [0.3, 0.3, 0.3, 0.3, 1e4, 1e4, 1e9, 0.3]
+
+
+@pytest.mark.parametrize(
+    "ordinary",
+    [
+        [1e-9, 1e-7, 1e-5, 1e-3, 0.999],  # probabilities
+        [0.0, 0.0, 0.0, 0.0, 5000.0, 7000.0],  # after a ReLU
+        [0.001, 4000.0, 5000.0, -7000.0],  # one is small by chance
+        [0.4, 3.0, 22.0, 180.0, 1500.0, 20000.0],  # no gap
+        [],
+        [np.nan, np.inf],
+    ],
+)
+def test_ordinary_values_are_judged_against_the_largest_one(ordinary: list[float]) -> None:
+    expected = np.array(ordinary)
+    largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    assert scales(expected).tolist() == [largest] * len(expected)
+
+
+def test_integers_are_judged_against_the_largest_one() -> None:
+    assert scales(np.array([1, 2, 3, 10**9])).tolist() == [1e9] * 4
 
 
 def test_text_must_be_equal() -> None:

@@ -22,6 +22,8 @@ from turnout_server.models.regular_files import regular
 GOLDEN = "golden.npz"
 #: How large its arrays may be: a million and a half bytes of zeros can be five billion.
 MAX_GOLDEN_BYTES = 256 << 20
+#: A value from this size on that is as many times as large as this many others isn't their scale.
+LARGE, LEAST_OTHERS = 1e3, 3
 UNVERIFIED = (
     "unverified: '{reference}' runs none of the inputs that were tried, so nothing shows that '{device}' computes the same "
     "({error}); publish golden.npz with the model, or set its parameter turnout.unverified to serve"
@@ -53,7 +55,8 @@ class Parity:
     """How far a device's outputs are from the right ones.
 
     Attributes:
-        error: the largest difference, as a share of the output's largest absolute value; None if nothing could be compared.
+        error: the largest difference, as a share of the output's largest absolute value (see `relative_error`); None if nothing
+            could be compared.
         reference: what was right: `golden`, or the name of a device.
     """
 
@@ -218,7 +221,7 @@ def _cause(error: ServingError) -> str:
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest difference as a share of the largest absolute value wanted; infinite where shapes or texts differ."""
+    """The largest difference as a share of the value's scale; infinite where shapes or texts differ."""
     if got.shape != want.shape:
         return float("inf")
     if got.dtype.kind in "OUSb":
@@ -226,9 +229,23 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     x, y = got.astype(np.float64), want.astype(np.float64)
     same = (x == y) | (np.isnan(x) & np.isnan(y))
     difference = np.abs(np.subtract(x, y, out=np.zeros_like(x), where=~same))
-    scale = np.max(np.abs(y), initial=0.0, where=np.isfinite(y))
-    worst = float(np.max(difference, initial=0.0))
-    return worst if worst == 0 else worst / float(scale or 1.0)
+    scale = scales_of(y, grouped=want.dtype.kind == "f")
+    return float(np.max(difference / np.where(scale, scale, 1.0), initial=0.0))
+
+
+def scales_of(wanted: np.ndarray, *, grouped: bool) -> np.ndarray:
+    """What each element's error is a share of: the largest absolute value wanted, as turnout_exporter.compare says it.
+
+    If `grouped`, values that are a thousand times as large as three others or more have their own scale: a mask's fill value,
+    such as -1e9, would hide any error of the others.
+    """
+    sizes = np.abs(np.where(np.isfinite(wanted), wanted, 0.0))
+    largest = float(np.max(sizes, initial=0.0))
+    ordered = np.sort(sizes[sizes > 0]) if grouped and largest >= LARGE else np.empty(0)
+    steps = np.flatnonzero((ordered[1:] >= LARGE) & (ordered[1:] / LARGE >= ordered[:-1]))
+    ends = np.append(ordered[steps[steps >= LEAST_OTHERS - 1]], largest)
+    own: np.ndarray = ends[np.searchsorted(ends, sizes)]
+    return own
 
 
 def _part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

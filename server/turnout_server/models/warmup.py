@@ -22,6 +22,7 @@ from turnout_server.devices.sessions import Session
 from turnout_server.devices.synthetic import synthetic_inputs, synthetic_tensor
 from turnout_server.models.regular_files import regular
 from turnout_server.models.trial_inputs import Example, repeated, trial_inputs
+from turnout_server.models.verification import scales_of
 from turnout_server.scheduling.batching import collate, scatter
 from turnout_server.scheduling.profiles import Profile
 
@@ -172,11 +173,14 @@ def agree(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
     if not np.array_equal(np.isnan(x), np.isnan(y)):
         return False
     x, y = np.nan_to_num(x), np.nan_to_num(y)
-    difference, scale = np.max(np.abs(x - y), initial=0.0), np.max(np.abs(x), initial=0.0)
-    if difference <= EXACT * scale:
+    scales = scales_of(x, grouped=True)
+    unit = np.where(scales, scales, 1.0)
+    x, y = x / unit, y / unit
+    difference = np.max(np.abs(x - y), initial=0.0)
+    if difference <= EXACT:
         return True
     spread = max(float(np.max(np.abs(x[a] - x[b]), initial=0.0)) for a, b in combinations(range(len(x)), 2))
-    return bool(difference <= tolerance * scale and difference <= MAX_SHARE_OF_SPREAD * spread)
+    return bool(difference <= tolerance and difference <= MAX_SHARE_OF_SPREAD * spread)
 
 
 def measured(session: Session, example: Example | None = None) -> Profile:

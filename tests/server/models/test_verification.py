@@ -204,7 +204,7 @@ def test_a_pickle_in_the_file_is_never_opened(tmp_path: Path) -> None:
         golden(tmp_path)
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8), st.floats(0, 1e3, width=32))
+@given(st.lists(st.floats(-999, 999, width=32), min_size=1, max_size=8), st.floats(0, 1e3, width=32))
 def test_the_error_is_a_share_of_the_largest_value(values: list[float], by: float) -> None:
     want = np.array(values, np.float64)
     scale = float(np.max(np.abs(want))) or 1.0
@@ -226,6 +226,27 @@ def test_the_error_is_a_share_of_the_largest_value(values: list[float], by: floa
 )
 def test_the_error_of_what_has_no_scale(got: np.ndarray, want: np.ndarray, error: float) -> None:
     assert relative_error(got, want) == error
+
+
+@pytest.mark.parametrize("fill", [-1e9, 1e4, -np.finfo(np.float32).max])
+@pytest.mark.parametrize("masked", [1, 6])
+def test_a_masks_fill_value_hides_no_error_of_the_other_values(fill: float, masked: int) -> None:
+    want = np.array([0.5, 1.0, -2.0, 0.0] + [fill] * masked, np.float32)
+    got = want.copy()
+    got[0] = 0.6
+    assert relative_error(got, want) == pytest.approx(0.05)
+    got[0], got[4] = 0.5, fill * 0.98
+    assert relative_error(got, want) == pytest.approx(0.02, rel=1e-3)
+
+
+@pytest.mark.parametrize("ordinary", [[0.0, 0.0, 0.0, 5000.0], [0.001, 4000.0, 7000.0], [1e-9, 1e-7, 1e-5, 0.9]])
+def test_ordinary_values_are_judged_against_the_largest_one(ordinary: list[float]) -> None:
+    want = np.array(ordinary, np.float32)
+    assert relative_error(want + np.float32(0.25 * want[-1]), want) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_integers_are_judged_against_the_largest_one() -> None:
+    assert relative_error(np.array([1, 2, 4, 10**4]), np.array([1, 2, 3, 10**4])) == 1e-4
 
 
 def test_a_golden_file_that_inflates_to_much_more_than_it_has_is_refused(tmp_path: Path) -> None:

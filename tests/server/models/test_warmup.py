@@ -45,6 +45,20 @@ class Mixing(AddingSession):
         return [y + y.mean(axis=0)]
 
 
+class Masked(Mixing):
+    """Mixes rows, and masks one of two columns."""
+
+    fill = -1e9
+
+    def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
+        (y,) = super().run(inputs, outputs)
+        return [np.where([True, False], np.float32(self.fill), y)]
+
+
+class MaskedByInfinity(Masked):
+    fill = -np.inf
+
+
 class Failing(AddingSession):
     def run(self, inputs: object, outputs: object) -> list[np.ndarray]:
         raise InternalError("no made-up inputs, please")
@@ -58,12 +72,14 @@ FIXED: tuple[TensorSpec, ...] = (spec("a", 1, 2), spec("b", 1, 2))
     [
         (AddingSession(), True),
         (Mixing(), False),
+        (Masked(), False),
+        (MaskedByInfinity(), False),
         (Failing(), False),
         (AddingSession(inputs=FIXED), False),
         (AddingSession(outputs=(spec("y"),)), False),
         (AddingSession(inputs=()), False),
     ],
-    ids=["adds", "mixes rows", "fails", "fixed axis", "scalar output", "no inputs"],
+    ids=["adds", "mixes rows", "and masks", "by infinity", "fails", "fixed axis", "scalar output", "no inputs"],
 )
 def test_batching_is_proven_before_it_is_used(session: Session, independent: bool) -> None:
     assert rows_are_independent(session) is independent
