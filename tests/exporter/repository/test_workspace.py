@@ -1,9 +1,15 @@
+import fcntl
 import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from turnout_exporter.errors import PublishError
+from turnout_exporter.repository import workspace as workspace_module
 from turnout_exporter.repository.workspace import check_space, workspace
 
 
@@ -35,6 +41,57 @@ def test_the_workspace_of_a_killed_export_is_removed(tmp_path: Path) -> None:
     (abandoned / "model.onnx").touch()
     with workspace(tmp_path):
         assert not abandoned.exists()
+
+
+def test_the_workspace_of_an_export_that_was_killed_before_it_had_a_lock_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".turnout-export-killed").mkdir()
+    with workspace(tmp_path) as directory:
+        assert list(tmp_path.iterdir()) == [directory]
+
+
+@pytest.mark.parametrize("moment", ["made", "locked"])
+def test_a_folder_that_another_export_takes_for_an_abandoned_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The other one looks just after the folder, or its lock, was made, and before the lock is held."""
+    removed: list[str] = []
+
+    def then_another_looks(do: Callable[..., Any]) -> Callable[..., Any]:
+        def patched(*arguments: Any, **keywords: Any) -> Any:
+            if moment == "made":
+                result = do(*arguments, **keywords)
+            if not removed:
+                removed.extend(entry.name for entry in tmp_path.iterdir())
+                workspace_module._remove_abandoned(tmp_path)
+            return result if moment == "made" else do(*arguments, **keywords)
+
+        return patched
+
+    if moment == "made":
+        monkeypatch.setattr(tempfile, "mkdtemp", then_another_looks(tempfile.mkdtemp))
+    else:
+        flock = fcntl.flock
+        monkeypatch.setattr(
+            fcntl, "flock", lambda file, how: (then_another_looks(flock) if how == fcntl.LOCK_EX else flock)(file, how)
+        )
+    with workspace(tmp_path) as directory:
+        assert directory.name not in removed
+        assert (directory / "lock").exists()
+        assert list(tmp_path.iterdir()) == [directory]
+    assert len(removed) == 1
+
+
+def test_exports_at_once_keep_their_workspaces_and_leave_no_repository(tmp_path: Path) -> None:
+    def use_often(_: int) -> int:
+        lost = 0
+        for _ in range(50):
+            with workspace(tmp_path / "models") as directory:
+                lost += not (directory / "lock").exists()
+        return lost
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(use_often, range(4))) == 0
+    assert list(tmp_path.glob("models/*")) == []
 
 
 @pytest.mark.parametrize("blocked", ["models", "models/deep"])
