@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from turnout_exporter.compare import compare
 from turnout_exporter.errors import ConversionError, ExportError, SourceError
 from turnout_exporter.spec import reference
 from turnout_exporter.spec.inputspec import InputSpec, dims_of
-from turnout_exporter.spec.points import Limits, Point, Sizes, plan
+from turnout_exporter.spec.points import BATCH, Limits, Point, Sizes, plan
 from turnout_exporter.spec.reference import Arrays, Sample
 from turnout_exporter.spec.signature import outputs_of
 from turnout_exporter.spec.sizes import Search, Trial
@@ -30,6 +31,9 @@ _STEPPED = (
 )
 _CORNER_CPU_S = 4.0  #: the longest predicted run at which all sizes are tried at their largest together
 _CORNER_BYTES = 64 * 2**20
+_ROWS_ALONE = 4  #: the most rows to run alone
+_ROUNDING = {"float16": 5e-3}  #: how much a row may differ, as a share of its scale; others by 1e-3, as for the server
+_ROUNDED = 1e-3  #: the share of an output's integers that may differ: they may come from rounding
 
 
 class Subject:
@@ -79,6 +83,13 @@ class Subject:
                     f"load --weights or give the inputs their range, @low:high"
                 )
         return Sample(point, arrays, outputs)
+
+    def row_alone(self, sample: Sample, row: int) -> Arrays:
+        """The outputs for one row of a sample; none if the model doesn't take it alone."""
+        try:
+            return self._run({name: array[row : row + 1].copy() for name, array in sample.inputs.items()})
+        except Exception:  # what it takes is found out elsewhere
+            return {}
 
     def attempt(self, sizes: Sizes) -> Trial:
         """Runs the model at some sizes to see whether it takes them."""
@@ -168,6 +179,31 @@ def take_samples(subject: Subject, points: list[Point], directory: Path, show: C
     samples = reference.read(directory)
     outputs_of(samples)
     return samples
+
+
+def mixed_outputs(subject: Subject, sample: Sample) -> list[str]:
+    """The outputs whose rows depend on the other rows of a batch, so that requests mustn't be run together.
+
+    Args:
+        sample: a batch. If its axis 0 isn't the batch everywhere, rows can't be told apart, and there are none.
+    """
+    rows = sample.point.sizes.get(BATCH, 1)
+    tensors = (*sample.inputs.values(), *sample.outputs.values())
+    if any(array.shape[:1] != (rows,) for array in tensors) or any(spec.dims.count(BATCH) != 1 for spec in subject.inputs):
+        return []
+    alone = [(row, subject.row_alone(sample, row)) for row in range(min(rows, _ROWS_ALONE)) if rows > 1]
+    return [
+        name
+        for name, together in sample.outputs.items()
+        if not all(_same_row(outputs[name], together[row : row + 1]) for row, outputs in alone if name in outputs)
+    ]
+
+
+def _same_row(alone: np.ndarray, together: np.ndarray) -> bool:
+    if alone.shape != together.shape or alone.dtype.kind != "f":
+        return alone.shape == together.shape and bool(np.count_nonzero(alone != together) <= _ROUNDED * alone.size)
+    share = _ROUNDING.get(alone.dtype.name, 1e-3)
+    return not compare("", "", together, alone, tolerance=share).problem
 
 
 def _fitting(spec: InputSpec, point: Point, value: object) -> np.ndarray:

@@ -62,6 +62,7 @@ class Examined:
         versions: the versions of the packages that ran it.
         labels: the names of the classes, if the model knows them.
         preprocessing: how an input is made, if the model knows it.
+        mixed: the outputs whose rows depend on each other.
     """
 
     inputs: list[str]
@@ -77,6 +78,7 @@ class Examined:
     versions: dict[str, str]
     labels: list[str] = field(default_factory=list)
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    mixed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from turnout_proto.model_config_pb2 import ModelConfig
+
 from turnout_exporter import children, conversion, interrupts
 from turnout_exporter.compare import Comparison
 from turnout_exporter.conversion import Converted
@@ -76,7 +78,7 @@ class Published:
     """What was written.
 
     Attributes:
-        max_batch_size: 0 if requests can't be batched.
+        max_batch_size: what the model's `config.pbtxt` says; 0 if requests aren't batched.
         limits: the sizes for which it is proven.
         variants: what came of each variant.
         seconds: how long it took.
@@ -161,21 +163,22 @@ class _Export:
         interrupts.ignore()
         labels = next((spec.labels for spec in measured.outputs if spec.labels), ())
         publish(self.files, config, labels, self.request.destination)
-        self._note_unlisted(names)
+        applied = modelconfig.read(self.request.destination.model / modelconfig.CONFIG_FILE)
+        self._note_unlisted(applied, names)
         return Published(
             self.request.destination.directory,
             measured,
-            max_batch_size,
+            applied.max_batch_size,
             limits,
             converted.exporter,
             variants,
             time.monotonic() - began_s,
         )
 
-    def _note_unlisted(self, variants: list[str]) -> None:
+    def _note_unlisted(self, config: ModelConfig, variants: list[str]) -> None:
         """Says which files no server will use, because the model's configuration was there before them."""
         path = self.request.destination.model / modelconfig.CONFIG_FILE
-        if missing := modelconfig.unlisted(modelconfig.from_text(path.read_text()), variants):
+        if missing := modelconfig.unlisted(config, variants):
             line = f'parameters {{ key: "{modelconfig.VARIANTS}" value {{ string_value: "{", ".join(variants)}" }} }}'
             self.progress.note(f"{path} is left as it was, and doesn't list {', '.join(missing)}. To serve that, add: {line}")
 
@@ -274,7 +277,7 @@ class _Export:
         return files, variants
 
     def _measure(self, examined: Examined, samples: list[Sample]) -> Signature:
-        measured = signature.measure(parse_inputs(examined.inputs), samples)
+        measured = signature.measure(parse_inputs(examined.inputs), samples, examined.mixed)
         if self.request.labels:
             return signature.with_labels(measured, tuple(self.request.labels))
         try:

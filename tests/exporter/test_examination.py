@@ -13,6 +13,7 @@ from turnout_exporter.examination import (
     differing,
     find_base,
     find_limits,
+    mixed_outputs,
     points_of,
     size_notes,
     take_samples,
@@ -152,3 +153,63 @@ def test_outputs_differ_by_more_than_rounding_or_by_their_names_and_shapes() -> 
     assert differing(one, {"y": one["y"] * 1.01, "n": np.arange(3)}) == ["y"]
     assert differing(one, {"y": one["y"][:2], "n": np.arange(3) + 1}) == ["y", "n"]
     assert differing(one, {}) == ["y", "n"]
+
+
+def normalized(arrays: Arrays) -> Arrays:
+    return {"y": arrays["x"] / np.abs(arrays["x"]).max(), "kept": arrays["x"] + 1}
+
+
+def ranked(arrays: Arrays) -> Arrays:
+    return {"y": np.argsort(arrays["x"].sum(1))}
+
+
+def masked_and_centered(arrays: Arrays) -> Arrays:
+    return {"y": np.concatenate([arrays["x"] - arrays["x"].mean(0), np.full_like(arrays["x"], -1e9)], 1)}
+
+
+def padded_to_the_longest(arrays: Arrays) -> Arrays:
+    return {"y": arrays["x"][:, : 1 + int(np.abs(arrays["x"]).max())]}
+
+
+def rounded(arrays: Arrays) -> Arrays:
+    """Like kernels that sum in another order for one row."""
+    return {"y": arrays["x"] * np.float32(1 + 1e-6 * len(arrays["x"]))}
+
+
+def refusing_one_row(arrays: Arrays) -> Arrays:
+    return {"y": arrays["x"] // (6 // (len(arrays["x"]) - 1))}
+
+
+@pytest.mark.parametrize(
+    ("run", "mixed"),
+    [
+        (normalized, ["y"]),
+        (ranked, ["y"]),
+        (masked_and_centered, ["y"]),
+        (padded_to_the_longest, ["y"]),
+        (double, []),
+        (rounded, []),
+        (refusing_one_row, []),
+        (lambda arrays: {"y": arrays["x"].sum(1), "mean": arrays["x"].mean(0)}, []),
+    ],
+)
+def test_outputs_whose_rows_depend_on_each_other_are_named(run: Run, mixed: list[str]) -> None:
+    several = subject(run)
+    assert mixed_outputs(several, several.sample_at(Point({"batch": 3}))) == mixed
+
+
+def test_rows_are_told_apart_only_where_axis_0_is_the_batch() -> None:
+    fixed = subject(normalized, "x=float32[2,4]")
+    assert mixed_outputs(fixed, fixed.sample_at(Point({}))) == []
+    square = subject(normalized, "x=float32[batch,batch]")
+    assert mixed_outputs(square, square.sample_at(TWO)) == []
+
+
+def test_a_few_integers_of_many_may_come_from_rounding() -> None:
+    def pixels(arrays: Arrays) -> Arrays:
+        y = np.zeros((len(arrays["x"]), 2000), np.uint8)
+        y[0, 0] = len(y)
+        return {"y": y}
+
+    image = subject(pixels)
+    assert mixed_outputs(image, image.sample_at(TWO)) == []

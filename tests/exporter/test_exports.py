@@ -236,6 +236,10 @@ def test_an_onnx_file_is_adopted_with_a_reference_of_the_users(tmp_path: Path) -
     manifest = json.loads((tmp_path / "models/double/1/model.json").read_text())
     assert (manifest["exporter"], manifest["opset"]) == ("adopted", 19)
     assert manifest["outputs"] == [{"name": "y", "datatype": "FP32", "shape": ["batch", 4]}]
+    config = tmp_path / "models/double/config.pbtxt"
+    config.write_text(config.read_text().replace("max_batch_size: 32", "max_batch_size: 16"))
+    result = export(tmp_path / "models", "double", source, "--version", "2")
+    assert "batch    up to 16 rows run together" in result.stdout
     result = export(tmp_path / "models", "wrong", source, "--reference", f"{truth}:thrice")
     assert result.exit_code == 1
     assert "thrice differ at 4 of 4 points" in result.stderr

@@ -120,8 +120,10 @@ def _batching(result: Published) -> str:
     if result.max_batch_size:
         return f"up to {result.max_batch_size} rows run together"
     reasons = result.signature.without_batch
+    if mixed := result.signature.mixed:
+        return f"none: rows of output {', '.join(map(repr, mixed))} depend on each other"
     if not reasons:
-        return "off, by --max-batch-size 0"
+        return "off, by max_batch_size 0 in config.pbtxt"
     several = "has" if len(reasons) == 1 else "have"
     return f"none: axis 0 of {', '.join(reasons)} is not the batch, as it {several} to be everywhere"
 

@@ -12,7 +12,7 @@ import torch
 from turnout_exporter import children
 from turnout_exporter.children import Channel, Json
 from turnout_exporter.errors import SpecError
-from turnout_exporter.examination import find_base, find_limits, points_of, size_notes, take_samples
+from turnout_exporter.examination import find_base, find_limits, mixed_outputs, points_of, size_notes, take_samples
 from turnout_exporter.jobs import Examined, ExamineJob, ModelJob
 from turnout_exporter.pytorch import stability
 from turnout_exporter.pytorch.build import Built, build, fingerprint, precision, weight_bytes
@@ -64,6 +64,7 @@ def run(job_fields: Json, channel: Channel) -> Json:
             versions=_versions(),
             labels=labels_of(built.model),
             preprocessing=preprocessing_of(built.model),
+            mixed=mixed_outputs(subject, samples[0]),
         )
     )
 

@@ -5,6 +5,7 @@ leaves it as it is, and one that doesn't fit is refused.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
@@ -46,6 +47,18 @@ def _tensor(spec: TensorSpec, max_batch_size: int) -> dict[str, Any]:
 def to_text(config: ModelConfig) -> str:
     """The configuration in protobuf's text format."""
     return text_format.MessageToString(config, use_short_repeated_primitives=True)
+
+
+def read(path: Path) -> ModelConfig:
+    """Reads a model's `config.pbtxt`.
+
+    Raises:
+        PublishError: it isn't a configuration.
+    """
+    try:
+        return from_text(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise PublishError(f"{path} isn't UTF-8 text ({error}); repair or remove it") from error
 
 
 def from_text(text: str) -> ModelConfig:

@@ -21,6 +21,7 @@ from turnout_exporter.examination import (
     differing,
     find_base,
     find_limits,
+    mixed_outputs,
     points_of,
     size_notes,
     take_samples,
@@ -66,7 +67,7 @@ def run(job_fields: Json, channel: Channel) -> Json:
     channel.step(f"Running the reference at {len(points)} points")
     if job.reference_function:
         subject = Subject(_judged_by(job.reference_function, unoptimized), inputs, draw)
-    take_samples(subject, points, Path(job.reference), channel.detail)
+    samples = take_samples(subject, points, Path(job.reference), channel.detail)
     return asdict(
         Examined(
             inputs=[str(spec) for spec in inputs],
@@ -80,6 +81,7 @@ def run(job_fields: Json, channel: Channel) -> Json:
             fingerprint=0,
             source_file=None,
             versions=_versions(model),
+            mixed=mixed_outputs(subject, samples[0]),
         )
     )
 

@@ -46,15 +46,20 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Signature:
-    """A model's inputs and outputs."""
+    """A model's inputs and outputs.
+
+    Attributes:
+        mixed: the outputs whose rows depend on each other.
+    """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
+    mixed: tuple[str, ...] = ()
 
     @property
     def batch_axis(self) -> int | None:
-        """0 if axis 0 of every input and output is the batch, else None."""
-        return None if self.without_batch else 0
+        """0 if axis 0 of every input and output is a batch of rows that don't depend on each other, else None."""
+        return None if self.without_batch or self.mixed else 0
 
     @property
     def without_batch(self) -> list[str]:
@@ -63,9 +68,9 @@ class Signature:
         return [f"{side} {spec.name!r}" for side, specs in sides for spec in specs if spec.shape[:1] != (BATCH,)]
 
 
-def measure(specs: list[InputSpec], samples: list[Sample]) -> Signature:
+def measure(specs: list[InputSpec], samples: list[Sample], mixed: Iterable[str] = ()) -> Signature:
     """The signature: inputs as specified, outputs as measured."""
-    return Signature(inputs_of(specs), outputs_of(samples))
+    return Signature(inputs_of(specs), outputs_of(samples), tuple(mixed))
 
 
 def inputs_of(specs: Iterable[InputSpec]) -> list[TensorSpec]:
@@ -126,4 +131,4 @@ def with_labels(signature: Signature, labels: tuple[str, ...]) -> Signature:
             f"{', '.join(map(str, signature.outputs))}"
         )
     outputs = [replace(spec, labels=labels) if spec is fitting[0] else spec for spec in signature.outputs]
-    return Signature(signature.inputs, outputs)
+    return replace(signature, outputs=outputs)

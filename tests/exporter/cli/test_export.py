@@ -108,7 +108,7 @@ def test_the_arguments_reach_the_export(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ("inputs", "max_batch_size", "reason"),
     [
         ([X, TEMPERATURE], 0, "none: axis 0 of input 'temperature' is not the batch, as it has to be everywhere"),
-        ([X], 0, "off, by --max-batch-size 0"),
+        ([X], 0, "off, by max_batch_size 0 in config.pbtxt"),
     ],
 )
 def test_the_input_that_turns_batching_off_is_named(
@@ -118,6 +118,13 @@ def test_the_input_that_turns_batching_off_is_named(
     published = Published(tmp_path / "toy" / "1", Signature(inputs, [X]), max_batch_size, {}, "dynamo", [], 1.0)
     monkeypatch.setattr(cli, "export", lambda *_: published)
     assert f"batch    {reason}" in run().stdout
+
+
+def test_rows_that_depend_on_each_other_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "toy" / "1").mkdir(parents=True)
+    published = Published(tmp_path / "toy" / "1", Signature([X], [X], ("x",)), 0, {}, "dynamo", [], 1.0)
+    monkeypatch.setattr(cli, "export", lambda *_: published)
+    assert "batch    none: rows of output 'x' depend on each other" in run().stdout
 
 
 def test_a_refusal_shows_the_table_and_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,12 @@ def test_axis_0_is_the_batch_whatever_the_converter_calls_it(tmp_path: Path) -> 
     assert examined(tmp_path, text).inputs == ["x=float32[batch,seq]", "z=float32[batch,unk__6,3]"]
 
 
+def test_rows_that_depend_on_each_other_are_noticed(tmp_path: Path) -> None:
+    text = "scale (float[N, 4] x) => (float[N, 4] y) { most = ReduceMax <keepdims = 1> (x)  y = Div(x, most) }"
+    assert examined(tmp_path, text).mixed == ["y"]
+    assert examined(tmp_path, DOUBLED).mixed == []
+
+
 def test_the_sizes_grow_as_far_as_the_file_works(tmp_path: Path) -> None:
     text = """table (float[N, S] x) => (float[N, S] y) <float[40] t, int64[1] zero = {0}, int64[1] axis = {0}> {
         shape = Shape <start = 1> (x)  part = Slice(t, zero, shape, axis)  y = Add(x, part)

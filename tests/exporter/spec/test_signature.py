@@ -46,6 +46,12 @@ def test_axis_0_is_not_a_batch_when_an_input_lacks_it() -> None:
     assert signature.measure(inputs, samples(y=("batch",))).batch_axis is None
 
 
+def test_axis_0_is_not_a_batch_when_rows_depend_on_each_other() -> None:
+    measured = signature.measure(parse_inputs(["a=float32[batch,4]"]), samples(y=("batch", "2")), ["y"])
+    assert measured.batch_axis is None
+    assert signature.with_labels(measured, ("cat", "dog")).batch_axis is None
+
+
 def test_an_output_of_a_type_that_the_protocol_lacks_is_refused() -> None:
     with pytest.raises(ConversionError, match="complex64"):
         signature.outputs_of([Sample(Point({}), outputs={"y": np.zeros(2, np.complex64)})])
