@@ -109,7 +109,7 @@ class Terminal:
         for file in sorted(result.directory.iterdir()):
             self._line(f"  {file.name:18} {decimal(file.stat().st_size):>10}")
         precisions = [variant.name for variant in result.variants if not variant.reason]
-        for line in next_steps(result.directory, result.signature, precisions):
+        for line in next_steps(result.directory, result.signature, result.limits, precisions):
             self._line(line)
 
     def _line(self, text: str, style: str = "") -> None:
