@@ -16,7 +16,7 @@ from turnout_exporter.errors import ExportError, SpecError
 from turnout_exporter.jobs import DEFAULT_OPSET, AdoptJob, Examined, ExamineJob, ExportJob, GuardsJob, ModelJob, SampleJob
 from turnout_exporter.repository import manifest, modelconfig
 from turnout_exporter.repository.manifest import ModelFile
-from turnout_exporter.repository.publish import Destination, publish
+from turnout_exporter.repository.publish import Destination, check_fits, publish
 from turnout_exporter.repository.report import REPORT_JSON, REPORT_MARKDOWN, Report
 from turnout_exporter.repository.workspace import check_space, workspace
 from turnout_exporter.spec import reference, signature
@@ -148,6 +148,7 @@ class _Export:
     def run(self) -> Published:
         began_s = time.monotonic()
         examined = self._examine()
+        self._check_publishable(examined)
         check_space(self.directory, examined.weight_bytes * (2 + len(self.request.variants)))
         limits = {dim: Limits(*limit) for dim, limit in examined.limits.items()}
         converted = self._adopt(examined, limits) if self.request.source.kind is Kind.ONNX else self._convert(examined, limits)
@@ -157,12 +158,10 @@ class _Export:
         samples = reference.read(self.reference)
         measured = self._measure(examined, samples)
         self._write(examined, converted, measured, limits, files, variants, samples)
-        max_batch_size = examined.max_batch_size if measured.batch_axis == 0 else 0
         names = [file.path.name for file in files if file.path != self.model]
-        config = modelconfig.describe(self.request.destination.name, measured, max_batch_size, names)
+        config = self._configuration(examined, measured, names)
         interrupts.ignore()
-        labels = next((spec.labels for spec in measured.outputs if spec.labels), ())
-        publish(self.files, config, labels, self.request.destination)
+        publish(self.files, config, measured.labels, self.request.destination)
         applied = modelconfig.read(self.request.destination.model / modelconfig.CONFIG_FILE)
         self._note_unlisted(applied, names)
         return Published(
@@ -174,6 +173,15 @@ class _Export:
             variants,
             time.monotonic() - began_s,
         )
+
+    def _check_publishable(self, examined: Examined) -> None:
+        """Refuses before the export what publishing would refuse after it."""
+        measured = self._measure(examined, reference.read(self.reference))
+        check_fits(self._configuration(examined, measured), measured.labels, self.request.destination)
+
+    def _configuration(self, examined: Examined, measured: Signature, variants: Sequence[str] = ()) -> ModelConfig:
+        max_batch_size = examined.max_batch_size if measured.batch_axis == 0 else 0
+        return modelconfig.describe(self.request.destination.name, measured, max_batch_size, variants)
 
     def _note_unlisted(self, config: ModelConfig, variants: list[str]) -> None:
         """Says which files no server will use, because the model's configuration was there before them."""

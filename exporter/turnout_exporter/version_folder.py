@@ -35,12 +35,15 @@ class VersionFolder:
             path = versions[0]
         try:
             manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-            known = manifest["schema_version"] <= SCHEMA_VERSION and isinstance(manifest["files"], dict)
-        except (ValueError, KeyError, TypeError) as error:
+            if manifest["schema_version"] > SCHEMA_VERSION:
+                raise PublishError(
+                    f"{path / MANIFEST_FILE} was written by a newer exporter (schema {manifest['schema_version']})"
+                )
+            folder = cls(path, manifest)
+            _ = folder.inputs, folder.models, folder.hashes  # all that is read of it later
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PublishError(f"{path / MANIFEST_FILE} can't be read: {type(error).__name__}: {error}") from error
-        if not known:
-            raise PublishError(f"{path / MANIFEST_FILE} was written by a newer exporter (schema {manifest['schema_version']})")
-        return cls(path, manifest)
+        return folder
 
     @property
     def models(self) -> dict[str, float]:
@@ -56,13 +59,18 @@ class VersionFolder:
             for spec in self.manifest["inputs"]
         ]
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of each file."""
+        return {name: entry["sha256"] for name, entry in self.manifest["files"].items()}
+
     def changed_files(self) -> list[str]:
         """What is wrong with the files that the manifest names."""
         problems = []
-        for name, entry in self.manifest["files"].items():
+        for name, expected in self.hashes.items():
             file = self.path / name
             if not file.is_file():
                 problems.append(f"{name} is missing")
-            elif sha256(file) != entry["sha256"]:
+            elif sha256(file) != expected:
                 problems.append(f"{name} isn't the file that was published: its SHA-256 is another one")
         return problems

@@ -113,6 +113,21 @@ def test_no_published_file_contains_paths_of_this_machine(version: Path) -> None
 
 
 @pytest.mark.slow
+def test_what_publishing_would_refuse_is_refused_before_the_export(tmp_path: Path) -> None:
+    onnx.save(onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 19]> double (float[N, 4] x) => (float[N, 4] y) '
+                                      "{ y = Add(x, x) }"), tmp_path / "double.onnx")  # fmt: skip
+    source, config = str(tmp_path / "double.onnx"), tmp_path / "models/double/config.pbtxt"
+    (tmp_path / "classes").write_text("good\nbad\n")
+    labelled = export(tmp_path / "models", "double", source, "--labels", str(tmp_path / "classes"))
+    config.parent.mkdir(parents=True)
+    config.write_text("max_batch_size: 64")
+    larger = export(tmp_path / "models", "double", source)
+    for result, complaint in ((labelled, "2 labels fit 0 outputs, not one"), (larger, "up to 32 rows, not 64")):
+        assert complaint in result.stderr
+        assert "Copying" not in result.stdout
+
+
+@pytest.mark.slow
 def test_an_lstm_exports_a_second_time_and_leaves_the_first_version(directory: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(directory, tmp_path / "copy")
     config = (copy / "models/words/config.pbtxt").read_bytes()

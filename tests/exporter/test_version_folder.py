@@ -45,6 +45,10 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [("not JSON", "can't be read: JSONDecodeError"), ("{}", "can't be read: KeyError"), ("[]", "can't be read: TypeError"),
+     ('{"schema_version": 1, "files": {}}', "can't be read: KeyError: 'inputs'"),
+     ('{"schema_version": 1, "files": [], "inputs": []}', "can't be read: AttributeError"),
+     ('{"schema_version": 1, "files": {"model.onnx": {}}, "inputs": []}', "can't be read: KeyError: 'sha256'"),
+     ('{"schema_version": 1, "files": {}, "inputs": [{"name": "x", "datatype": "FP8", "shape": []}]}', "KeyError: 'FP8'"),
      ('{"schema_version": 9, "files": {}}', "by a newer exporter .schema 9")],
 )  # fmt: skip
 def test_a_manifest_that_cannot_be_used_is_refused_with_the_reason(version: Path, text: str, complaint: str) -> None:

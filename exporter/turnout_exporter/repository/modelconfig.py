@@ -53,12 +53,12 @@ def read(path: Path) -> ModelConfig:
     """Reads a model's `config.pbtxt`.
 
     Raises:
-        PublishError: it isn't a configuration.
+        PublishError: it can't be read, or isn't a configuration.
     """
     try:
         return from_text(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise PublishError(f"{path} isn't UTF-8 text ({error}); repair or remove it") from error
+    except (UnicodeDecodeError, OSError) as error:
+        raise PublishError(f"{path} can't be read ({error}); repair or remove it") from error
 
 
 def from_text(text: str) -> ModelConfig:

@@ -57,6 +57,15 @@ class Destination:
         return 1 + max(int(entry.name) for entry in self.model.iterdir() if entry.name.isdecimal())
 
 
+def check_fits(config: ModelConfig, labels: Sequence[str], destination: Destination) -> None:
+    """Checks before the export what `publish` checks after it.
+
+    Raises:
+        PublishError: the files beside the versions can't be read, or don't fit.
+    """
+    _shared_files(config, labels, destination)
+
+
 def publish(files: Path, config: ModelConfig, labels: Sequence[str], destination: Destination) -> None:
     """Moves a folder of files into the repository as the version, with the files that all versions share.
 
@@ -80,12 +89,11 @@ def _shared_files(config: ModelConfig, labels: Sequence[str], destination: Desti
     """The files beside the versions that must be written; empty if the existing ones fit."""
     labels_text = "".join(f"{label}\n" for label in labels)
     wanted = {CONFIG_FILE: modelconfig.to_text(config)} | ({LABELS_FILE: labels_text} if labels else {})
-    there = {name: path.read_text() for name in wanted if (path := destination.model / name).exists()}
-    if CONFIG_FILE not in there:
+    if not (destination.model / CONFIG_FILE).exists():
         return wanted
-    current = modelconfig.from_text(there[CONFIG_FILE])
+    current = modelconfig.read(destination.model / CONFIG_FILE)
     conflicts = modelconfig.conflicts(current, config)
-    if labels and there.get(LABELS_FILE) != labels_text:
+    if labels and not _holds(destination.model / LABELS_FILE, labels_text):
         conflicts.append(f"the labels aren't those in {LABELS_FILE}")
     if not conflicts:
         return {}
@@ -97,13 +105,17 @@ def _shared_files(config: ModelConfig, labels: Sequence[str], destination: Desti
     return wanted | {CONFIG_FILE: modelconfig.to_text(modelconfig.merge(current, config))}
 
 
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
 def _stage(files: Path, shared: dict[str, str], staging: Path, destination: Destination) -> None:
     """Writes the model's folder to `staging` and waits until it is on disk."""
     model = staging / destination.name
     model.mkdir(parents=True)
     os.rename(files, model / str(destination.version))
     for name, text in shared.items():
-        (model / name).write_text(text)
+        (model / name).write_text(text, encoding="utf-8")
     for path in (*model.rglob("*"), model):
         _sync(path)
 

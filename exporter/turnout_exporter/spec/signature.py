@@ -62,6 +62,11 @@ class Signature:
         return None if self.without_batch or self.mixed else 0
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the output that has some."""
+        return next((spec.labels for spec in self.outputs if spec.labels), ())
+
+    @property
     def without_batch(self) -> list[str]:
         """The tensors because of which axis 0 isn't a batch, such as `input 'temperature'`."""
         sides = (("input", self.inputs), ("output", self.outputs))

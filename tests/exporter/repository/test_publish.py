@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 from turnout_exporter.errors import PublishError, SpecError
 from turnout_exporter.repository import modelconfig
-from turnout_exporter.repository.publish import Destination, publish
+from turnout_exporter.repository.publish import Destination, check_fits, publish
 from turnout_exporter.repository.workspace import workspace
 from turnout_exporter.spec.signature import Signature, TensorSpec
 from turnout_proto.model_config_pb2 import ModelConfig
@@ -141,3 +141,35 @@ def test_a_crash_leaves_no_version_and_its_folder_is_removed_by_the_next_export(
     assert len(list(repository.iterdir())) == 1
     publish_toy(toy(tmp_path), config())
     assert [entry.name for entry in repository.iterdir()] == ["toy"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"max_batch_size: \xff", r"toy/config\.pbtxt can't be read \('utf-8' codec can't decode.*repair or remove it"),
+        (b"max_batch_size: 32 }", "can't be read"),
+        (None, r"toy/config\.pbtxt can't be read \(.*Is a directory"),
+        (b"max_batch_size: 64", "it was verified with up to 32 rows, not 64"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_before_the_export(
+    tmp_path: Path, content: bytes | None, complaint: str
+) -> None:
+    path = tmp_path / "repository" / "toy" / "config.pbtxt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content) if content else path.mkdir()
+    with pytest.raises(PublishError, match=complaint):
+        check_fits(config(), (), toy(tmp_path, version=2))
+
+
+def test_labels_that_do_not_fit_are_refused_before_the_export(tmp_path: Path) -> None:
+    publish_toy(toy(tmp_path), config(), ("cat", "dog"))
+    check_fits(config(), ("cat", "dog"), toy(tmp_path, version=2))
+    (tmp_path / "repository" / "toy" / "labels.txt").write_bytes(b"k\xe4fer")
+    with pytest.raises(PublishError, match=r"the labels aren't those in labels\.txt"):
+        check_fits(config(), ("cat", "dog"), toy(tmp_path, version=2))
+
+
+def test_labels_are_published_as_utf_8(tmp_path: Path) -> None:
+    publish_toy(toy(tmp_path), config(), ("Käfer", "犬"))
+    assert (tmp_path / "repository/toy/labels.txt").read_bytes().decode("utf-8") == "Käfer\n犬\n"
