@@ -44,6 +44,7 @@ class Subject:
         self._run = run
         self._draw = draw
         self._first_peak_bytes = 0
+        self.doubtful: set[str] = set()  #: the errors that may come from the sizes or values that were tried
 
     def inputs_at(self, point: Point) -> Arrays:
         """The values of the inputs at one point: those that `--samples` gives, and random ones for the others.
@@ -97,6 +98,8 @@ class Subject:
         try:
             sample = self.sample_at(Point(sizes))
         except (ConversionError, SourceError) as error:
+            if _may_come_from_inputs(error.__cause__):
+                self.doubtful.add(str(error))
             return Trial(time.process_time() - began_s, error=str(error), is_exhausted=_is_exhausted(error.__cause__))
         cpu_s = time.process_time() - began_s
         peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -117,7 +120,8 @@ def find_base(subject: Subject, given: dict[str, Limits], caps: dict[str, int]) 
     dims = dims_of(subject.inputs)
     base, error = Search(subject.attempt, caps).base(dims, given)
     if error:
-        raise ConversionError(f"{error}. {_advice([dim for dim in dims if dim not in given])}")
+        advice = _advice([dim for dim in dims if dim not in given]) if error in subject.doubtful else ""
+        raise ConversionError(f"{error}. {advice}" if advice else error)
     return base
 
 
@@ -241,6 +245,14 @@ def _describe(error: BaseException) -> str:
             "write :sorted behind the input if the model must get them sorted"
         )
     return f"{type(error).__name__}: {' '.join(line.strip() for line in lines[:3])}".rstrip(": ")
+
+
+def _may_come_from_inputs(error: BaseException | None) -> bool:
+    """Whether other sizes or values may help; not where code uses something that isn't there, such as a GPU or an attribute."""
+    if isinstance(error, NotImplementedError) or "CUDA" in str(error):
+        return False
+    is_runtimes = type(error).__module__.startswith("onnxruntime")
+    return is_runtimes or isinstance(error, (IndexError, RuntimeError, ValueError, ArithmeticError, AssertionError))
 
 
 def _is_exhausted(error: BaseException | None) -> bool:

@@ -93,6 +93,35 @@ def test_a_model_that_runs_at_no_size_is_refused_with_its_first_error_and_what_t
         find_base(subject(fails, "x=float32[batch,w]"), {"batch": Limits(1, 32)}, {})
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("'Tensor' object has no attribute 'items'"),
+        TypeError("forward() takes 1 positional argument"),
+        RuntimeError("CUDA error: no kernel image is available"),
+        AssertionError("Torch not compiled with CUDA enabled"),
+        NotImplementedError("Could not run 'aten::x'"),
+        ConversionError("output 'y' is ndarray, not a tensor"),
+    ],
+)
+def test_an_error_that_no_other_input_avoids_comes_without_advice_on_inputs(error: Exception) -> None:
+    def fails(_: Arrays) -> Arrays:
+        raise error
+
+    with pytest.raises(ConversionError) as caught:
+        find_base(subject(fails, "x=float32[batch,w]"), {"batch": Limits(1, 32)}, {})
+    assert str(caught.value).endswith(str(error))
+
+
+@pytest.mark.parametrize("kind", [IndexError, AssertionError, ZeroDivisionError])
+def test_an_error_that_other_values_may_avoid_comes_with_the_options(kind: type[Exception]) -> None:
+    def fails(_: Arrays) -> Arrays:
+        raise kind("index out of range in self")
+
+    with pytest.raises(ConversionError, match=r"in self\. If it doesn't take such values, give their range, @low:high"):
+        find_base(subject(fails), {"batch": Limits(1, 32)}, {})
+
+
 def test_the_corner_of_all_the_largest_sizes_is_tried_where_it_is_affordable() -> None:
     base, limits = {"batch": 2, "seq": 3}, {"batch": Limits(1, 8), "seq": Limits(1, 16)}
     cheap = subject(double, "x=float32[batch,seq]")

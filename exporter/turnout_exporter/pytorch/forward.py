@@ -53,9 +53,13 @@ def positional_inputs(model: nn.Module, inputs: Sequence[InputSpec]) -> int:
     """How many inputs are passed by position: none if `forward` has parameters of their names, else all.
 
     Raises:
-        SourceError: only some of the names are parameters, so the others are probably misspelt; or one that is required isn't
-            given.
+        SourceError: one is text; only some of the names are parameters, so the others are probably misspelt; or one that is
+            required isn't given.
     """
+    if texts := [spec.name for spec in inputs if spec.datatype.dtype.kind == "U"]:
+        raise SourceError(
+            f"input {texts[0]!r} is string, and PyTorch has no tensors of text: let forward take numbers (tokens)"
+        )
     parameters = inspect.signature(model.forward).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds

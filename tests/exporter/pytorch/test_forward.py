@@ -83,3 +83,8 @@ def test_an_output_without_a_counterpart_is_refused_with_the_fix(answer: Any, co
 
     with pytest.raises(ConversionError, match=complaint):
         forward(Odd(), "x").run({"x": ONE})
+
+
+def test_text_is_refused_by_the_name_of_its_input() -> None:
+    with pytest.raises(SourceError, match="input 'text' is string, and PyTorch has no tensors of text"):
+        positional_inputs(nn.Identity(), parse_inputs(["text=string[batch]"]))
