@@ -213,7 +213,7 @@ def test_a_model_that_is_never_the_same_is_refused_before_the_export(tmp_path: P
 @pytest.mark.slow
 def test_a_program_is_exported_by_its_own_inputs_and_published_in_three_precisions(tmp_path: Path) -> None:
     program = torch.export.export(
-        zoo.Linear().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("rows")},), strict=False
+        zoo.Linear().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("rows", max=12)},), strict=False
     )
     torch.export.save(program, tmp_path / "linear.pt2")
     (tmp_path / "judge.py").write_text(JUDGE)
@@ -223,6 +223,7 @@ def test_a_program_is_exported_by_its_own_inputs_and_published_in_three_precisio
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "inputs   x FP32[batch,4]" in result.stdout
+    assert "batch    up to 12 rows run together" in result.stdout
     files = json.loads((tmp_path / "models/linear/1/model.json").read_text())["files"]
     assert (files["model.fp16.onnx"]["precision"], files["model.fp16.onnx"]["metric"]) == ("fp16", {"width": 3.0})
     left_out = json.loads((tmp_path / "models/linear/1/verification.json").read_text())["left_out"]

@@ -18,9 +18,10 @@ from turnout_exporter.pytorch import stability
 from turnout_exporter.pytorch.build import Built, build, fingerprint, precision, weight_bytes
 from turnout_exporter.pytorch.first_values import FirstValues
 from turnout_exporter.pytorch.presets import caps_of, inputs_of, labels_of, preprocessing_of
+from turnout_exporter.pytorch.program import check_flat, ranges_within, size_limits
 from turnout_exporter.pytorch.subject import forward_of, program_inputs, subject_of
 from turnout_exporter.spec.inputspec import InputSpec, dims_of, parse_inputs
-from turnout_exporter.spec.points import Limits, Point, batch_limits, check_ranges
+from turnout_exporter.spec.points import BATCH, Limits, Point, batch_limits, check_ranges
 
 
 def run(job_fields: Json, channel: Channel) -> Json:
@@ -33,8 +34,11 @@ def run(job_fields: Json, channel: Channel) -> Json:
     inputs = _inputs(job, model_job, built)
     forward = forward_of(built, inputs, job.selected)
     subject = subject_of(forward, first_values, inputs, job.samples, job.output_names)
-    given, max_batch_size = _given_limits(job, inputs)
-    caps = {} if job.inputs else caps_of(built.model)
+    own = size_limits(built.program, inputs) if built.program else {}
+    given, max_batch_size = _given_limits(job, inputs, own)
+    caps = ({} if job.inputs else caps_of(built.model)) | {dim: limit.high for dim, limit in own.items()}
+    if BATCH in own and own[BATCH].low > 1:
+        channel.note(f"the program takes {own[BATCH].low} rows or more, so requests of one row fail, and none are batched")
 
     channel.step("Running PyTorch twice on the same inputs")
     base = find_base(subject, given, caps)
@@ -73,6 +77,7 @@ def _inputs(job: ExamineJob, model_job: ModelJob, built: Built) -> list[InputSpe
     """The inputs: those that are given, else those that the program, the configuration or the task says."""
     if built.program is None:
         return parse_inputs(job.inputs or inputs_of(built.model, model_job.task))
+    check_flat(built.program)
     own = parse_inputs(program_inputs(built.program))
     given = {spec.name: spec for spec in parse_inputs(job.inputs)}
     unknown = given.keys() - {spec.name for spec in own}
@@ -81,10 +86,11 @@ def _inputs(job: ExamineJob, model_job: ModelJob, built: Built) -> list[InputSpe
     return [given.get(spec.name, spec) for spec in own]
 
 
-def _given_limits(job: ExamineJob, inputs: list[InputSpec]) -> tuple[dict[str, Limits], int]:
+def _given_limits(job: ExamineJob, inputs: list[InputSpec], own: dict[str, Limits]) -> tuple[dict[str, Limits], int]:
     dims = dims_of(inputs)
     check_ranges(dims, job.ranges)
-    return batch_limits(dims, {dim: Limits(*limit) for dim, limit in job.ranges.items()}, job.max_batch_size)
+    stated = {dim: Limits(*limit) for dim, limit in job.ranges.items()}
+    return batch_limits(dims, *ranges_within(own, stated, job.max_batch_size))
 
 
 def _versions() -> dict[str, str]:
