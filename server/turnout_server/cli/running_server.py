@@ -52,6 +52,10 @@ def flags_of(process: Path) -> list[str]:
     return [] if start is None else [word for word in words[start + 1 :] if word != "serve"]
 
 
+#: Most likely the gRPC port was given.
+NOT_HTTP = "what answers on {address} isn't HTTP: give the metrics port, 8002 unless it was set, rather than the gRPC port"
+
+
 def get(address: str, path: str, timeout_s: float) -> tuple[int, str]:
     """The status and the text with which the server at HOST:PORT answers.
 
@@ -63,6 +67,8 @@ def get(address: str, path: str, timeout_s: float) -> tuple[int, str]:
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
+    except http.client.BadStatusLine:
+        raise NoAnswer(NOT_HTTP.format(address=address)) from None
     except (OSError, http.client.HTTPException) as error:
         raise NoAnswer(f"no server answers on {address}: {error or type(error).__name__}") from None
     finally:

@@ -19,10 +19,12 @@ def missing_for_cuda(providers: tuple[str, ...], root: Path = Path("/")) -> str 
         root: where the file system begins.
     """
     lacking = []
-    if not (root / "proc/driver/nvidia/version").exists() and not (root / "dev/nvidiactl").exists():
+    has_driver = (root / "proc/driver/nvidia/version").exists() or (root / "dev/nvidiactl").exists()
+    if not has_driver:
         lacking.append("no NVIDIA driver is loaded on this machine")
     if PROVIDERS["cuda"] not in providers:
-        lacking.append("the CPU build of ONNX Runtime is installed ('turnout-server doctor' has the fix)")
+        hint = " ('turnout-server doctor' has the fix)" if has_driver else ""  # without a driver, nothing is wrong
+        lacking.append(f"the CPU build of ONNX Runtime is installed{hint}")
     return " and ".join(lacking) or None
 
 

@@ -1,5 +1,7 @@
 """Finding the server on this machine, and asking it."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,20 @@ def test_whatever_the_server_answers_is_returned() -> None:
         server.stop()
     with pytest.raises(NoAnswer, match=f"no server answers on 127.0.0.1:{server.port}: "):
         get(f"127.0.0.1:{server.port}", "/a", 5)
+
+
+@pytest.mark.parametrize("sent", [b"\0\0\x12\4\0\0\0\0\0", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_port_that_speaks_no_http_is_said_to_be_another_one(sent: bytes) -> None:
+    """The bytes of the first are those with which a gRPC server begins."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(sent)
+
+        answered = pool.submit(answer)
+        with pytest.raises(NoAnswer, match="isn't HTTP: give the metrics port, 8002 unless it was set"):
+            get(f"127.0.0.1:{listening.getsockname()[1]}", "/status", timeout_s=10)
+        answered.result()

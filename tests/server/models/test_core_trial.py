@@ -116,8 +116,11 @@ def test_runs_on_each_core_take_no_more_memory_than_there_is(memory: Memory, usa
 
 
 def test_two_runs_at_a_time_that_do_not_slow_each_other_down_carry_twice_as_much() -> None:
-    tried = model({1: 5000.0, 2: 10_000.0, 4: 20_000.0, 8: 40_000.0})
+    tried = model({1: 15_000.0, 2: 30_000.0, 4: 60_000.0, 8: 120_000.0})
     session = opened(tried)
+    assert isinstance(session, Sleeping)
+    assert isinstance(tried.session, Sleeping)
+    session.row_ms = tried.session.row_ms = 15.0  # so long that what else the machine does matters little
     trial = CoreTrial(tried, session)
     for _ in range(core_trial.TURNS):
         trial.turn(tried)
@@ -125,11 +128,10 @@ def test_two_runs_at_a_time_that_do_not_slow_each_other_down_carry_twice_as_much
     assert set(measured.per_core.saved()) == {"1", "2"}  # two rows take twice as long, so four weren't tried
     carried = measured.rates(2)
     assert carried.pays
-    assert 1.3 < carried.per_core / carried.together < 3  # 2 on a machine that does nothing else
+    assert 1.1 <= carried.per_core / carried.together < 4  # 2 on a machine that does nothing else
     way = per_core(tried, session, measured)
     assert way is not None
     assert (way.session, way.cores, way.effective_max_batch, way.least_requests) == (session, 2, 1, 2)
-    assert isinstance(session, Sleeping)
     assert session.trims == [len(session.runs) - 1]  # larger runs than requests make leave no memory behind
 
 
