@@ -80,7 +80,14 @@ class Control:
         Raises:
             Unavailable: this server's mode doesn't allow it.
         """
-        self._submit(lambda: self._repository.load(name, configuration), settled)
+        self._submit(lambda: self._load(name, configuration), settled)
+
+    def _load(self, name: str, configuration: str) -> None:
+        try:
+            self._repository.load(name, configuration)
+        except ServingError as error:  # who asked is told; an operator sees only the log
+            logger.error("model %s failed to load: %s", name, error)
+            raise
 
     def unload(self, name: str, settled: OnSettled) -> None:
         """Unloads a model; see Repository.unload.

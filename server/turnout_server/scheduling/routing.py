@@ -351,9 +351,13 @@ def _too_late(forecast: Forecast, deadline_us: float | None) -> Overloaded | Non
         return _too_long(forecast, deadline_us) if forecast.stands else None
     least = "at least" if idle else "up to"
     return Overloaded(
-        f"device '{forecast.device}' would take {least} {needed_us / 1e3:.1f} ms (predicted "
-        f"{_finish_us(forecast) / 1e3:.1f} ms), and the deadline is in {max(0.0, deadline_us) / 1e3:.1f} ms"
+        f"device '{forecast.device}' would take {least} {_time(needed_us)} (predicted {_time(_finish_us(forecast))}), "
+        f"and the deadline is in {_time(max(0.0, deadline_us))}"
     )
+
+
+def _time(us: float) -> str:
+    return f"{us:.3g} us" if 0 < us < 999.5 else f"{us / 1e3:.1f} ms"
 
 
 def _too_long(forecast: Forecast, deadline_us: float) -> Overloaded | None:

@@ -147,6 +147,14 @@ def test_polling_leaves_the_thread_free_for_other_changes(repository: Recorder) 
     control.stop()
 
 
+def test_a_load_that_fails_is_in_the_log_too(control: Control, repository: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    outcomes: Outcomes = SimpleQueue()
+    repository.trouble = InvalidRequest("no such file")
+    control.load("broken", "", outcomes.put)
+    assert isinstance(outcomes.get(timeout=10), InvalidRequest)
+    assert [record.getMessage() for record in caplog.records] == ["model broken failed to load: no such file"]
+
+
 def test_a_load_after_the_stop_is_refused(control: Control) -> None:
     control.stop()
     with pytest.raises(Unavailable, match="shutting down"):
