@@ -29,7 +29,7 @@ def seconds_to_ready(repository: Path, cache: Path) -> float:
 def test_a_start_with_cached_profiles_takes_less_than_half_the_time(tmp_path: Path) -> None:
     models.save(tmp_path / "models", "slow", models.lazy(ITERATIONS), configuration="max_batch_size: 64")
     first_s = seconds_to_ready(tmp_path / "models", tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("*.json"))) == 1 + (usable_cpus() > 1)  # on all cores, and on one each
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 1 + 2 * (usable_cpus() > 1)  # and both ways of the trial
     second_s = seconds_to_ready(tmp_path / "models", tmp_path / "cache")
     print(f"ready {first_s:.2f} s after binding the ports, and {second_s:.2f} s with cached profiles")
     assert second_s < first_s / 2
