@@ -56,6 +56,11 @@ def flags_of(process: Path) -> list[str]:
 NOT_HTTP = "what answers on {address} isn't HTTP: give the metrics port, 8002 unless it was set, rather than the gRPC port"
 
 
+def is_not_http(error: Exception) -> bool:
+    """Whether a server answered, but not in HTTP. One that closes the connection without a word hasn't answered."""
+    return isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected)
+
+
 def get(address: str, path: str, timeout_s: float) -> tuple[int, str]:
     """The status and the text with which the server at HOST:PORT answers.
 
@@ -67,9 +72,9 @@ def get(address: str, path: str, timeout_s: float) -> tuple[int, str]:
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
-    except http.client.BadStatusLine:
-        raise NoAnswer(NOT_HTTP.format(address=address)) from None
     except (OSError, http.client.HTTPException) as error:
+        if is_not_http(error):
+            raise NoAnswer(NOT_HTTP.format(address=address)) from None
         raise NoAnswer(f"no server answers on {address}: {error or type(error).__name__}") from None
     finally:
         connection.close()

@@ -55,8 +55,17 @@ def test_whatever_the_server_answers_is_returned() -> None:
         get(f"127.0.0.1:{server.port}", "/a", 5)
 
 
-@pytest.mark.parametrize("sent", [b"\0\0\x12\4\0\0\0\0\0", b"SSH-2.0-OpenSSH_9.2\r\n"])
-def test_a_port_that_speaks_no_http_is_said_to_be_another_one(sent: bytes) -> None:
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"\0\0\x12\4\0\0\0\0\0", "isn't HTTP: give the metrics port, 8002 unless it was set"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "isn't HTTP: give the metrics port, 8002 unless it was set"),
+        (b"", "no server answers on"),
+    ],
+)
+def test_a_port_that_speaks_no_http_is_said_to_be_another_one_and_one_that_is_silent_to_be_none(
+    sent: bytes, words: str
+) -> None:
     """The bytes of the first are those with which a gRPC server begins."""
     with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
 
@@ -67,6 +76,6 @@ def test_a_port_that_speaks_no_http_is_said_to_be_another_one(sent: bytes) -> No
                 connection.sendall(sent)
 
         answered = pool.submit(answer)
-        with pytest.raises(NoAnswer, match="isn't HTTP: give the metrics port, 8002 unless it was set"):
+        with pytest.raises(NoAnswer, match=words):
             get(f"127.0.0.1:{listening.getsockname()[1]}", "/status", timeout_s=10)
         answered.result()

@@ -13,7 +13,7 @@ from turnout_cli.family import SETTINGS, fail
 from turnout_server import settings_sources
 from turnout_server.cli import flags
 from turnout_server.cli.explain import page
-from turnout_server.cli.running_server import NOT_HTTP
+from turnout_server.cli.running_server import NOT_HTTP, is_not_http
 from turnout_server.cli.textpage import stdout_to_stderr
 from turnout_server.core.errors import InvalidRequest, NotFound, ServingError
 from turnout_server.explain import http as explain_http
@@ -156,9 +156,9 @@ def _explain_live(address: str, question: Question) -> Explanation:
         connection.request("GET", f"{explain_http.PATH}?{explain_http.query_of(question)}")
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
-    except http.client.BadStatusLine:
-        raise UsageError(f"--at: {NOT_HTTP.format(address=address)}") from None
     except (OSError, http.client.HTTPException) as error:
+        if is_not_http(error):
+            raise UsageError(f"--at: {NOT_HTTP.format(address=address)}") from None
         raise UsageError(f"--at {address}: no server answers there: {error}") from None
     if answer.status == 503:
         raise ServingError(text.strip())
