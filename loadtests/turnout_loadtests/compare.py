@@ -34,7 +34,7 @@ from turnout_loadtests.plan import (
 )
 from turnout_loadtests.probing import GONE, Probed, Prober, ServerDied, Stated
 from turnout_loadtests.reporting.results import FAILED, Gap, Results
-from turnout_loadtests.sending.load import CLOSED, OFFLINE, OPEN, Load, locust_command
+from turnout_loadtests.sending.load import CLOSED, OFFLINE, OPEN, SERVER, SINGLE_STREAM, Load, locust_command
 from turnout_loadtests.sending.samples import OK, Samples
 from turnout_loadtests.sending.senders import SenderDied, Senders
 
@@ -331,20 +331,16 @@ class Run:
         return samples, watches[0]
 
     def _load(self, model: str, device: str, experiment: Experiment, in_flight: int) -> Load:
-        request = self._request
-        is_open = experiment.rate_per_s > 0
+        request, scenario = self._request, experiment.scenario
+        limits = {SERVER: open_limit(experiment.rate_per_s, request.target_ms), SINGLE_STREAM: 1, OFFLINE: in_flight}
         return Load(
             host=self._server.host,
             model=model,
             device=device,
             batch=experiment.batch,
-            arrival=OPEN if is_open else CLOSED,
-            fills=experiment.scenario == OFFLINE,
-            in_flight=open_limit(experiment.rate_per_s, request.target_ms)
-            if is_open
-            else 1
-            if experiment.single
-            else in_flight,
+            arrival=OPEN if scenario == SERVER else CLOSED,
+            fills=scenario == OFFLINE,
+            in_flight=limits[scenario],
             rate_per_s=experiment.rate_per_s,
             warm_up_s=request.profile.warm_up_s,
             duration_s=request.profile.window_s,

@@ -331,26 +331,27 @@ def _share(summary: Summary | None) -> str:
 
 
 def _count(offer: Offer, count: int) -> str:
-    return f"{_bound(offer) if count > 1 else ''}{count} x {offer.device}"
+    return f"{_bound(offer, count)}{count} x {offer.device}"
 
 
 def _cost(load: float, offer: Offer) -> str:
     count, hourly, million = needed(load, offer), cost_per_hour(load, offer), cost_per_million(load, offer)
     if count is None:
         return DASH
+    bound = _bound(offer, count)
     if hourly is None or million is None:
-        return f"{_bound(offer) if count > 1 else ''}{count} x, price unknown"
-    bound = _bound(offer) if count > 1 else ""
+        return f"{bound}{count} x, price unknown"
     return f"{bound}{count} x = {bound}{_money(hourly)}/h; {bound}{_money(million)} a million"
 
 
 def _number(load: float, offer: Offer) -> str:
     count = needed(load, offer)
-    return DASH if count is None else f"{_bound(offer) if count > 1 else ''}{count} x"
+    return DASH if count is None else f"{_bound(offer, count)}{count} x"
 
 
-def _bound(offer: Offer) -> str:
-    return "≤ " if offer.at_least else ""
+def _bound(offer: Offer, count: int | None = None) -> str:
+    """A mark if so many devices are only known to be enough; of one, fewer can't be."""
+    return "≤ " if offer.at_least and (count is None or count > 1) else ""
 
 
 def _doubt(load: float, best: Offer, offers: Sequence[Offer]) -> str:

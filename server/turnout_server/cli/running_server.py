@@ -61,20 +61,30 @@ def is_not_http(error: Exception) -> bool:
     return isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected)
 
 
-def get(address: str, path: str, timeout_s: float) -> tuple[int, str]:
+def fetch(address: str, path: str, timeout_s: float) -> tuple[int, str]:
     """The status and the text with which the server at HOST:PORT answers.
 
     Raises:
-        NoAnswer: it doesn't, or not in this time.
+        OSError, HTTPException: it doesn't, or not in this time, or not in HTTP.
     """
     connection = http.client.HTTPConnection(address, timeout=timeout_s)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def get(address: str, path: str, timeout_s: float) -> tuple[int, str]:
+    """The status and the text with which the server at HOST:PORT answers.
+
+    Raises:
+        NoAnswer: it doesn't, or not in this time.
+    """
+    try:
+        return fetch(address, path, timeout_s)
     except (OSError, http.client.HTTPException) as error:
         if is_not_http(error):
             raise NoAnswer(NOT_HTTP.format(address=address)) from None
         raise NoAnswer(f"no server answers on {address}: {error or type(error).__name__}") from None
-    finally:
-        connection.close()

@@ -7,10 +7,8 @@
 Only values matter that come from a request's inputs. What follows from shapes is bounded by the size of the request.
 """
 
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from turnout_server.devices import onnx_graph
@@ -68,16 +66,11 @@ def hazards(path: Path) -> tuple[str, ...]:
 
     Returns nothing for a file that can't be read, which can't be opened either.
     """
-    try:
-        found = path.stat()
-        return _hazards(path, found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else ()
-    except (onnx_graph.NotOnnx, OSError, ValueError):
-        return ()
+    return _hazards(path) or ()
 
 
-@lru_cache(maxsize=256)
-def _hazards(path: Path, modified_ns: int, size: int) -> tuple[str, ...]:
-    model = onnx_graph.read(path)
+@onnx_graph.once_per_file
+def _hazards(model: onnx_graph.Model) -> tuple[str, ...]:
     found = list(_in(model.graph, {}))
     for (domain, name), function in model.functions.items():
         called = any(node.operator == name and node.domain == domain for node in onnx_graph.nodes_of(model.graph))

@@ -5,16 +5,20 @@ Files may have gigabytes; their tensors are skipped. Field numbers are those of 
 """
 
 import mmap
+import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from turnout_server.core.protobuf import fields
 
+T = TypeVar("T")
+
 #: Graphs in graphs that a file may have.
 MAX_DEPTH = 32
-
 
 #: Element types of weights by precision, and operators that only quantized models have (onnx.proto and the ONNX operators).
 _PRECISIONS = {1: "fp32", 10: "fp16", 16: "bf16"}
@@ -74,6 +78,18 @@ class Graph:
     external: set[str] = field(default_factory=set)
 
 
+class Weights(NamedTuple):
+    """What is known of a model's weights without loading them.
+
+    Attributes:
+        precision: what most of them are made of, `int8` if the model is quantized; empty if it has none that would tell.
+        files: those that tensors are in besides the model's own, relative to its directory.
+    """
+
+    precision: str
+    files: frozenset[str]
+
+
 @dataclass
 class Model:
     """A model's main graph, and the nodes of its functions by (domain, name)."""
@@ -81,12 +97,12 @@ class Model:
     graph: Graph
     functions: dict[tuple[str, str], Graph]
 
-    def external_files(self) -> set[str]:
-        """The files that tensors are in besides the model's own, relative to its directory."""
-        return {name for graph in (self.graph, *self.functions.values()) for name in _external_files(graph)}
+    def weights(self) -> Weights:
+        """What is known of its weights."""
+        graphs = (self.graph, *self.functions.values())
+        return Weights(self._precision(), frozenset(name for graph in graphs for name in _external_files(graph)))
 
-    def precision(self) -> str:
-        """What most of its weights are made of, `int8` if it is quantized; empty if it has none that would tell."""
+    def _precision(self) -> str:
         nodes = [node for graph in (self.graph, *self.functions.values()) for node in nodes_of(graph)]
         if any(node.operator in _QUANTIZED or node.operator.startswith("QLinear") for node in nodes):
             return "int8"
@@ -111,6 +127,27 @@ def read(path: Path) -> Model:
         return _model(memoryview(content))
     except (IndexError, ValueError) as error:
         raise NotOnnx(f"{path.name} is no ONNX file") from error
+
+
+def once_per_file(summarise: Callable[[Model], T]) -> Callable[[Path], T | None]:
+    """A function of an ONNX file, which reads it once for as long as it doesn't change; None for what can't be read."""
+
+    @lru_cache(maxsize=256)
+    def summary_of(path: Path, modified_ns: int, size: int) -> T:
+        return summarise(read(path))
+
+    def look(path: Path) -> T | None:
+        try:
+            found = path.stat()
+            return summary_of(path, found.st_mtime_ns, found.st_size) if stat.S_ISREG(found.st_mode) else None
+        except (OSError, ValueError):  # NotOnnx, or an empty file
+            return None
+
+    return look
+
+
+#: What is known of a file's weights.
+weights_of = once_per_file(Model.weights)
 
 
 def nodes_of(graph: Graph) -> Iterator[Node]:

@@ -27,11 +27,9 @@ class WeightFiles:
     @classmethod
     def of(cls, model: Path) -> "WeightFiles":
         """The files as they are now. As in ONNX Runtime, external data is where the ONNX file says, below its directory."""
-        try:
-            named = onnx_graph.read(model).external_files()
-        except (OSError, ValueError):  # NotOnnx, or an empty file
-            named = set()
-        return cls(model, _states([model, *(model.parent / name for name in sorted(named) if _is_below(name))]))
+        weights = onnx_graph.weights_of(model)
+        named = sorted(weights.files) if weights else []
+        return cls(model, _states([model, *(model.parent / name for name in named if _is_below(name))]))
 
     @property
     def paths(self) -> list[Path]:

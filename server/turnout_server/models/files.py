@@ -146,7 +146,8 @@ def precision_of(directory: Path, file: str) -> str:
         file: `model.onnx`, `model.fp16.onnx`.
     """
     stated = _stated_precision(directory / "model.json", file) or _precision_in_name(file)
-    return stated or _precision_of_weights(located(directory, file)) or "fp32"
+    weights = None if stated else onnx_graph.weights_of(located(directory, file))
+    return stated or (weights.precision if weights else "") or "fp32"
 
 
 def _may_be_model(name: str) -> bool:
@@ -254,10 +255,3 @@ def _stated_precision(manifest: Path, file: str) -> str:
 def _precision_in_name(file: str) -> str:
     parts = file.split(".")
     return parts[1] if len(parts) == 3 and parts[0] == "model" and parts[2] == "onnx" else ""
-
-
-def _precision_of_weights(file: Path) -> str:
-    try:
-        return onnx_graph.read(file).precision()
-    except (OSError, ValueError):  # NotOnnx, or an empty file
-        return ""

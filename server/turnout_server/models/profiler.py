@@ -123,7 +123,7 @@ class Profiler:
             return
         try:
             self._measure(task)
-            if self._tries_cores:
+            if self._has_choice(task):
                 self._try_cores(task)
         finally:
             with self._changed:
@@ -167,17 +167,23 @@ class Profiler:
             with suppress(ServingError):
                 deployment.trim()
 
+    def _has_choice(self, task: _Task) -> bool:
+        """Whether the model may have a run on each core."""
+        deployment = task.deployment()
+        return self._tries_cores and deployment is not None and core_trial.is_open(deployment, self._longest_us())
+
     def _try_cores(self, task: _Task) -> None:
         """Finds out whether a run on each core gets more done, and has the model loaded for it if so."""
-        session = self._opened(task)
-        if session is None:
+        kept = self._kept(task)
+        if (session := self._opened(task, kept)) is None:
             return
-        measured = self._kept(task) or self._tried(task, session)
+        measured = kept or self._tried(task, session)
         deployment = task.deployment()
         if measured is None or deployment is None:
             return
-        for key, profile in zip(core_trial.keys_of(deployment) or (), measured, strict=False):
-            self._store.save(key, profile)
+        if kept is None:
+            for key, profile in zip(core_trial.keys_of(deployment) or (), measured, strict=False):
+                self._store.save(key, profile)
         deployment.rates = measured.rates(deployment.cores)
         deployment.per_core = core_trial.per_core(deployment, session, measured)
         logger.info(
@@ -188,12 +194,11 @@ class Profiler:
             deployment.rates.together,
         )
 
-    def _opened(self, task: _Task) -> Session | None:
-        """The model with a single thread; None if there is no choice, it is known not to pay, or it can't be opened."""
-        deployment = task.deployment()
-        if deployment is None or not core_trial.is_open(deployment, self._longest_us()):
+    def _opened(self, task: _Task, kept: Measured | None) -> Session | None:
+        """The model with a single thread; None if it is gone, it is known not to pay, or it can't be opened."""
+        if (deployment := task.deployment()) is None:
             return None
-        if (kept := self._kept(task)) is not None:
+        if kept is not None:
             deployment.rates = kept.rates(deployment.cores)
             if not deployment.rates.pays:
                 return None

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from turnout_server.core.errors import FailedPrecondition
+from turnout_server.devices import onnx_graph
 from turnout_server.devices.weight_files import WeightFiles
 
 from tests import models
@@ -86,3 +87,21 @@ def test_a_file_that_has_changed_is_named(tmp_path: Path, changed: str, how: str
         other.replace(path)
     with pytest.raises(FailedPrecondition, match=f"^{changed} has changed since the model began to load"):
         files.require_unchanged()
+
+
+def test_a_file_is_read_once_for_as_long_as_it_does_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, reads = saved(tmp_path, "weights.bin"), list[Path]()
+    read = onnx_graph.read
+
+    def counted(path: Path) -> onnx_graph.Model:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(onnx_graph, "read", counted)
+    assert [WeightFiles.of(model) for _ in range(3)] == [WeightFiles.of(model)] * 3
+    assert onnx_graph.weights_of(model) == onnx_graph.Weights("fp32", frozenset({"weights.bin"}))
+    assert reads == [model]
+    saved(tmp_path)
+    os.utime(model, ns=(0, 1))
+    assert WeightFiles.of(model).paths == [model]
+    assert reads == [model, model]

@@ -13,7 +13,7 @@ from turnout_cli.family import SETTINGS, fail
 from turnout_server import settings_sources
 from turnout_server.cli import flags
 from turnout_server.cli.explain import page
-from turnout_server.cli.running_server import NOT_HTTP, is_not_http
+from turnout_server.cli.running_server import NOT_HTTP, fetch, is_not_http
 from turnout_server.cli.textpage import stdout_to_stderr
 from turnout_server.core.errors import InvalidRequest, NotFound, ServingError
 from turnout_server.explain import http as explain_http
@@ -152,18 +152,15 @@ def _explain_live(address: str, question: Question) -> Explanation:
     if not re.fullmatch(r".+:\d+", address):
         raise UsageError(f"--at: '{address}' is not HOST:PORT, such as 127.0.0.1:8002")
     try:
-        connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
-        connection.request("GET", f"{explain_http.PATH}?{explain_http.query_of(question)}")
-        answer = connection.getresponse()
-        text = answer.read().decode(errors="replace")
+        status, text = fetch(address, f"{explain_http.PATH}?{explain_http.query_of(question)}", _TIMEOUT_S)
     except (OSError, http.client.HTTPException) as error:
         if is_not_http(error):
             raise UsageError(f"--at: {NOT_HTTP.format(address=address)}") from None
         raise UsageError(f"--at {address}: no server answers there: {error}") from None
-    if answer.status == 503:
+    if status == 503:
         raise ServingError(text.strip())
     try:
-        return explain_http.explanation_of(text) if answer.status == 200 else _refused(text)
+        return explain_http.explanation_of(text) if status == 200 else _refused(text)
     except ValueError as error:
         raise UsageError(f"--at {address}: {error}") from None
 
